@@ -1,0 +1,228 @@
+"""Every setting, declared once: type, default, limits and the sentence that explains it.
+
+A frozen tree from a TOML file, `CORLLD_<SECTION>__<KEY>` environment variables, and credential files for secrets.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceSettings(Section):
+    """Where edit events come from."""
+
+    kind: Literal["kafka", "jsonl"] = Field("kafka", description="`kafka`, or `jsonl` for a file of events.")
+    path: Path | None = Field(None, description="jsonl: the file to read.")
+    follow: bool = Field(False, description="jsonl: wait for the file to grow, instead of stopping at its end.")
+
+
+class KafkaSettings(Section):
+    """The event bus. Names and meanings are kafka-python's where they exist there."""
+
+    bootstrap_servers: tuple[str, ...] = Field((), description="`host:port` of one or more brokers.")
+    topic: str = Field("edits", description="The topic of edit events. Never created by corlld.")
+    group_id: str = Field("corlld", description="The consumer group. A state store belongs to one group.")
+    group_instance_id: str | None = Field(
+        None, description="Static membership: a name unique to this daemon, so that a restart moves no partition."
+    )
+    client_id: str = Field("corlld", description="Shown in the broker's logs and quotas.")
+    start_at: Literal["earliest", "latest"] = Field(
+        "earliest", description="Where a new group starts. Later additions always start at their beginning."
+    )
+    assignor: Literal["cooperative-sticky", "range", "roundrobin", "sticky"] = Field(
+        "cooperative-sticky", description="How the group shares out partitions."
+    )
+    session_timeout_seconds: PositiveSeconds = Field(45.0, description="A member silent for so long is dropped.")
+    heartbeat_interval_seconds: PositiveSeconds = Field(3.0, description="At most a third of the session timeout.")
+    max_poll_interval_seconds: PositiveSeconds = Field(300.0, description="A loop that polls less often is dropped.")
+    request_timeout_seconds: PositiveSeconds = Field(30.0, description="An unanswered request fails after so long.")
+    max_poll_records: Positive = Field(500, description="Records handed over by one poll.")
+    max_partition_fetch_bytes: Positive = Field(1_048_576, description="Bytes fetched from a partition at a time.")
+    metadata_max_age_seconds: PositiveSeconds = Field(60.0, description="How often topic ids are checked again.")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="TLS and authentication."
+    )
+    ssl_cafile: Path | None = Field(None, description="CA certificates (PEM). None: the system's.")
+    ssl_certfile: Path | None = Field(None, description="Client certificate (PEM).")
+    ssl_keyfile: Path | None = Field(None, description="Client key (PEM).")
+    ssl_crlfile: Path | None = Field(None, description="Revocation list (PEM).")
+    ssl_password: SecretStr | None = Field(
+        None, description="Secret: password of the client key. Credential file `kafka_ssl_password`."
+    )
+    ssl_ciphers: str | None = Field(None, description="OpenSSL cipher list.")
+    ssl_check_hostname: bool = Field(True, description="Turn off for tests only.")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI"] | None = Field(
+        None, description="Needed for SASL_PLAINTEXT and SASL_SSL."
+    )
+    sasl_plain_username: str | None = Field(None, description="User of PLAIN and SCRAM.")
+    sasl_plain_password: SecretStr | None = Field(
+        None, description="Secret: password of PLAIN and SCRAM. Credential file `kafka_sasl_password`."
+    )
+    sasl_kerberos_name: str | None = Field(None, description="GSSAPI: principal.")
+    sasl_kerberos_service_name: str = Field("kafka", description="GSSAPI: service name.")
+    sasl_kerberos_domain_name: str | None = Field(None, description="GSSAPI: domain, where it isn't the host.")
+
+
+class EventSettings(Section):
+    """What counts as a valid event."""
+
+    max_record_bytes: Positive = Field(1_000_000, description="A larger record is set aside as `too_large`.")
+    max_text_chars: Positive = Field(20_000, description="Limit of each text: prompt or messages, proposed, edited.")
+    tombstones_erase: bool = Field(False, description="A record with a user's key and no value erases that user.")
+    cloudevents_edit_types: tuple[str, ...] = Field(
+        ("*.edit",), description="CloudEvents `type` patterns (shell-style) of edits."
+    )
+    cloudevents_erase_types: tuple[str, ...] = Field(
+        ("*.erase",), description="CloudEvents `type` patterns (shell-style) of erasures."
+    )
+
+
+class DeadLetterSettings(Section):
+    """Where records that can't be applied are set aside."""
+
+    topic: str = Field("edits.dead-letters", description="kafka: the dead-letter topic. Never created by corlld.")
+    path: Path | None = Field(None, description="jsonl: the dead-letter file. Default: beside the state store.")
+    payload: bool = Field(True, description="Keep the record's own key and value. Off: headers and position only.")
+    max_share: float = Field(
+        0.5, gt=0, le=1, description="A larger share of dead letters among recent records stops the daemon."
+    )
+    share_window: Positive = Field(1000, description="How many recent records the share is taken over.")
+
+
+class IdentitySettings(Section):
+    """Pseudonyms: uid = HMAC-SHA256(secret, user_id), 32 hex digits."""
+
+    secret: SecretStr | None = Field(
+        None,
+        description="Secret: at least 32 characters, never changed. Credential file `uid_secret`. "
+        "Make one with `openssl rand -hex 32`.",
+    )
+
+
+class BatchingSettings(Section):
+    """How edits are gathered into per-user micro-batches."""
+
+    max_events: Positive = Field(8, description="A user's micro-batch is ready at so many events.")
+    flush_after_seconds: float = Field(10.0, ge=0, description="... or when its oldest event waited so long.")
+    max_buffered_events: Positive = Field(10_000, description="Back-pressure: reading pauses at so many events.")
+    max_buffered_chars: Positive = Field(50_000_000, description="Back-pressure: or at so many characters of text.")
+    max_users_per_step: Positive = Field(8, description="Users handed to the learner in one call.")
+
+
+class ModelSettings(Section):
+    """The one resident base model."""
+
+    name: str | None = Field(
+        None,
+        description="A local folder, a hub id, a .gguf file, or `demo` (gemma3-270m, from the extra `demo`).",
+    )
+    revision: str | None = Field(None, description="Hub revision: a commit, tag or branch.")
+    served_name: str | None = Field(
+        None, description="`base_model_name_or_path` in published adapters, exactly as served. Default: `name`."
+    )
+    device: str = Field("auto", description="`auto` (cuda where there is one, else cpu), `cpu`, `cuda`, `cuda:1` ...")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="`auto`: bfloat16 on cuda, float32 on the cpu."
+    )
+    cache_folder: Path | None = Field(
+        None, description="Where converted GGUF models are kept. Default: $CACHE_DIRECTORY, else the user's cache."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of torch. 0: torch's own choice.")
+
+
+class AdapterSettings(Section):
+    """Shape of every user's LoRA adapter. A state store belongs to one shape."""
+
+    r: Positive = Field(8, description="Rank.")
+    lora_alpha: Positive = Field(16, description="Scale: the update is multiplied by lora_alpha / r.")
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="`all-linear` (all but the output head), or names of modules."
+    )
+    device_slots: Positive = Field(32, description="Users whose tensors stay on the device.")
+
+
+class LearningSettings(Section):
+    """The CoRLL rule. corlld is a reimplementation from the paper's abstract: these defaults are our choices."""
+
+    beta: float = Field(0.1, gt=0, description="Strength of the KL anchor: loss = -log sigma(beta * margin).")
+    epsilon: float = Field(0.0, ge=0, lt=0.5, description="Believed rate of edits that are not improvements.")
+    reference: Literal["base", "previous"] = Field(
+        "base", description="`base`: adapter off. `previous`: the adapter as the micro-batch began."
+    )
+    anchor: float = Field(0.0, ge=0, description="Lambda: weight of relu(drop of log pi(edited tail)).")
+    acceptance_weight: float = Field(0.0, ge=0, description="c: weight of log pi(text) of accepted drafts.")
+    lr: float = Field(1e-4, gt=0, description="Learning rate of a step of `pairs_per_step` pairs.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's beta2.")
+    adam_eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    max_gradient_norm: float = Field(1.0, gt=0, description="Gradient norm, clipped per user.")
+    pairs_per_step: Positive = Field(4, description="Pairs in one optimizer step; lr scales with fewer.")
+    steps_per_batch: Positive = Field(1, description="Passes over a micro-batch.")
+    max_response_tokens: Positive = Field(1024, description="A longer response is rejected as `too_long`.")
+    max_context_tokens: Positive = Field(1024, description="A longer context is cut at its left.")
+    max_row_tokens: Positive = Field(2048, description="Tokens of the pairs that share one forward pass.")
+
+
+class GuardSettings(Section):
+    """When a step is undone."""
+
+    max_drift_nats: float = Field(
+        1.0, gt=0, description="Largest mean |change of log pi| per tail token of a step's own pairs."
+    )
+    every_steps: Positive = Field(1, description="Measure drift every so many steps of a user.")
+
+
+class StateSettings(Section):
+    """Durable per-user states."""
+
+    path: Path = Field(Path("/var/lib/corlld/state"), description="Folder on a local filesystem.")
+    host_memory_bytes: Positive = Field(2_000_000_000, description="States kept in host memory, least recent out.")
+    recent_event_ids: Positive = Field(1024, description="Event ids remembered per user, against duplicates.")
+
+
+class PublishingSettings(Section):
+    """Refreshed adapters, in PEFT format."""
+
+    enabled: bool = Field(True, description="Off: learn without publishing.")
+    path: Path = Field(Path("/var/lib/corlld/adapters"), description="`<uid>/v<NNNNNN>/` are made in here.")
+    keep_versions: Positive = Field(3, description="Newest versions kept of each user.")
+    announce_topic: str | None = Field(None, description="kafka: a compacted topic for announcements. Unset: none.")
+    threads: Positive = Field(2, description="Threads that write states and adapters.")
+
+
+class OperationsSettings(Section):
+    """How the daemon is run and watched."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level shown.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto`: console where a terminal is attached, else json."
+    )
+    startup_timeout_seconds: PositiveSeconds = Field(60.0, description="How long the start waits for what is away.")
+    shutdown_timeout_seconds: PositiveSeconds = Field(60.0, description="How long a stop may take.")
+    retry_max_seconds: PositiveSeconds = Field(30.0, description="Longest pause between tries of what failed.")
+
+
+class Settings(Section):
+    """corlld's settings."""
+
+    source: SourceSettings = SourceSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    events: EventSettings = EventSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    identity: IdentitySettings = IdentitySettings()
+    batching: BatchingSettings = BatchingSettings()
+    model: ModelSettings = ModelSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    learning: LearningSettings = LearningSettings()
+    guard: GuardSettings = GuardSettings()
+    state: StateSettings = StateSettings()
+    publishing: PublishingSettings = PublishingSettings()
+    operations: OperationsSettings = OperationsSettings()
