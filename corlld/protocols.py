@@ -6,7 +6,9 @@ from typing import Protocol
 
 from corlld.records import (
     AdapterVersion,
+    Arrival,
     DeadLetter,
+    EditEvent,
     Head,
     ModelInfo,
     Polled,
@@ -148,3 +150,28 @@ class Publisher(Protocol):
         """Remove every published version of a user whose state is a tombstone. Raises RetriableError."""
 
     def close(self, timeout_seconds: float) -> None: ...
+
+
+class Observer:
+    """Told by the loop what happened, for metrics, progress and summaries. This one looks away."""
+
+    def admitted(self, arrival: Arrival) -> None:
+        """A valid event came in."""
+
+    def dead_letter(self, letter: DeadLetter) -> None:
+        """A record is being set aside."""
+
+    def step(self, users: int, seconds: float) -> None:
+        """One call of the learner came back."""
+
+    def update(self, state: UserState, events: Sequence[EditEvent], outcome: UpdateOutcome) -> None:
+        """One user's micro-batch was trained; `state` is the one that will be stored."""
+
+    def stored(self, state: UserState) -> None:
+        """A state is durable."""
+
+    def published(self, state: UserState) -> None:
+        """A version, or an erasure, is visible."""
+
+    def finished(self, arrivals: Sequence[Arrival], now: float) -> None:
+        """Arrivals have their durable outcome: they may be committed."""

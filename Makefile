@@ -1,0 +1,38 @@
+# make demo | test | test-real | lint        (make help tells more)
+VENV   ?= .venv
+PYTHON ?= python3.11
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+export HF_HUB_OFFLINE = 1
+
+.PHONY: help demo test test-real lint system-packages
+help:
+	@echo "make demo       gemma3-270m learns from a small file of edits, and the adapters are loaded back with PEFT"
+	@echo "make test       every test but those of test-real, against a real Kafka broker (installs what it needs)"
+	@echo "make test-real  the real model and, where they are, the real edits (about an hour)"
+	@echo "make lint       ruff, mypy --strict, import rules"
+	@echo "VENV=$(VENV) is the virtual environment that is made and used"
+
+$(STAMP): pyproject.toml deploy/constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev]'
+	touch $@
+
+system-packages:
+	deploy/install-test-packages.sh
+
+demo: $(STAMP)
+	deploy/demo/run.sh $(BIN)/corlld
+
+test: system-packages $(STAMP)
+	$(BIN)/python -m pytest -m "not real"
+
+test-real: system-packages $(STAMP)
+	$(BIN)/python -m pytest -m real --timeout 5400
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports

@@ -1,0 +1,111 @@
+"""Gathers each user's arrivals into micro-batches, by size or age, fairly, within bounds.
+
+Time is an argument. What was taken still counts for back-pressure until it is released: it stays in memory until a
+stored state covers it.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Container, Iterable, Iterator
+
+from corlld.records import Arrival, EraseEvent, MicroBatch, Tenure
+from corlld.settings import BatchingSettings
+
+LOW_MARK = 0.8  # reading goes on below this share of the limits; the gap keeps pauses from flapping
+
+
+class Batcher:
+    """Per-user queues in arrival order. Users take turns: the one served last waits longest."""
+
+    def __init__(self, settings: BatchingSettings) -> None:
+        self._settings = settings
+        self._queues: OrderedDict[str, deque[Arrival]] = OrderedDict()
+        self._with_erasure: set[str] = set()
+        self.draining = False  # input has ended: every user is ready
+        self.events = 0  # buffered and in flight
+        self.chars = 0
+
+    @property
+    def full(self) -> bool:
+        """The high mark: stop reading."""
+        return self.events >= self._settings.max_buffered_events or self.chars >= self._settings.max_buffered_chars
+
+    @property
+    def has_room(self) -> bool:
+        """The low mark: read on."""
+        return (
+            self.events < LOW_MARK * self._settings.max_buffered_events
+            and self.chars < LOW_MARK * self._settings.max_buffered_chars
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Arrivals in the queues, those in flight not counted."""
+        return sum(len(queue) for queue in self._queues.values())
+
+    def add(self, arrival: Arrival) -> None:
+        self._queues.setdefault(arrival.uid, deque()).append(arrival)
+        if isinstance(arrival.event, EraseEvent):
+            self._with_erasure.add(arrival.uid)
+        self.events += 1
+        self.chars += arrival.chars
+
+    def ready(self, now: float, exclude: Container[str] = ()) -> Iterator[str]:
+        """Users whose micro-batch is due, in turn. A full buffer makes everyone due, or nothing would ever leave it."""
+        everyone = self.draining or self.full
+        for uid, queue in self._queues.items():
+            if uid in exclude:
+                continue
+            if (
+                everyone
+                or len(queue) >= self._settings.max_events
+                or now - queue[0].arrived_at >= self._settings.flush_after_seconds
+                or uid in self._with_erasure
+            ):
+                yield uid
+
+    def take(self, uid: str, limit: int) -> MicroBatch:
+        """At most `limit` arrivals from the front; all up to the last erasure where one waits. May be empty."""
+        queue = self._queues.pop(uid, deque())
+        count = min(limit, len(queue))
+        if uid in self._with_erasure:
+            self._with_erasure.discard(uid)
+            # An erasure covers what came before it: those edits are not even trained on.
+            count = 1 + max(i for i, arrival in enumerate(queue) if isinstance(arrival.event, EraseEvent))
+        taken = tuple(queue.popleft() for _ in range(count))
+        if queue:
+            self._queues[uid] = queue  # at the end: others have their turn first
+        return MicroBatch(uid, taken)
+
+    def put_back(self, arrivals: Iterable[Arrival]) -> None:
+        """Return what was taken, in its order, to the front of each user's queue."""
+        for arrival in reversed(tuple(arrivals)):
+            self._queues.setdefault(arrival.uid, deque()).appendleft(arrival)
+            if isinstance(arrival.event, EraseEvent):
+                self._with_erasure.add(arrival.uid)
+
+    def release(self, arrivals: Iterable[Arrival]) -> None:
+        """What was taken is finished, or not ours any more."""
+        for arrival in arrivals:
+            self.events -= 1
+            self.chars -= arrival.chars
+
+    def drop(self, tenure: Tenure) -> None:
+        """Forget the waiting arrivals of an ended tenure: its next owner reads them again."""
+        for uid, queue in list(self._queues.items()):
+            kept = deque(arrival for arrival in queue if arrival.record.tenure != tenure)
+            if len(kept) == len(queue):
+                continue
+            self.release(arrival for arrival in queue if arrival.record.tenure == tenure)
+            if kept:
+                self._queues[uid] = kept
+            else:
+                del self._queues[uid]
+            if not any(isinstance(arrival.event, EraseEvent) for arrival in kept):
+                self._with_erasure.discard(uid)
+
+    def next_due_seconds(self, now: float) -> float | None:
+        """Seconds until the oldest waiting arrival reaches its age; None with nothing waiting."""
+        if not self._queues:
+            return None
+        oldest = min(queue[0].arrived_at for queue in self._queues.values())
+        return max(0.0, oldest + self._settings.flush_after_seconds - now)

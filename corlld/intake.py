@@ -1,0 +1,106 @@
+"""The way in: records to arrivals, or to the dead letters."""
+
+from collections import deque
+
+import structlog
+
+from corlld.errors import ExitCode, FatalError, InvalidEvent
+from corlld.events import EventDecoder
+from corlld.identity import Pseudonyms
+from corlld.jobs import Jobs
+from corlld.offsets import LowWatermarks
+from corlld.protocols import DeadLetters, Observer
+from corlld.records import Arrival, DeadLetter, Record
+from corlld.settings import DeadLetterSettings
+
+log = structlog.get_logger("corlld.intake")
+
+MIN_RECORDS_FOR_SHARE = 100  # a share of fewer records says nothing
+MAX_PENDING_DEAD_LETTERS = 1_000
+
+
+class Intake:
+    """Admits records, and sets aside what can't be applied. A dead letter is finished when it is acknowledged."""
+
+    def __init__(
+        self,
+        settings: DeadLetterSettings,
+        decoder: EventDecoder,
+        pseudonyms: Pseudonyms,
+        dead_letters: DeadLetters,
+        watermarks: LowWatermarks,
+        observer: Observer,
+        jobs: Jobs,
+    ) -> None:
+        self._settings = settings
+        self._decoder = decoder
+        self._pseudonyms = pseudonyms
+        self._dead_letters = dead_letters
+        self._watermarks = watermarks
+        self._observer = observer
+        self._jobs = jobs
+        self._recent_invalid: deque[bool] = deque(maxlen=settings.share_window)
+        self.pending = 0  # dead letters that are not acknowledged yet
+
+    @property
+    def full(self) -> bool:
+        return self.pending >= MAX_PENDING_DEAD_LETTERS
+
+    def admit(self, record: Record, now: float) -> Arrival | None:
+        """The record's arrival; None where it was set aside. Raises FatalError where too many are."""
+        self._watermarks.start(record)
+        try:
+            event = self._decoder.decode(record.key, record.value, record.headers)
+        except InvalidEvent as error:
+            self._judge_share(invalid=True)
+            self.set_aside(DeadLetter(record, error, self._uid_of_key(record.key)))
+            return None
+        self._judge_share(invalid=False)
+        return Arrival(self._pseudonyms.uid(event.user_id), event, record, now)
+
+    def set_aside(self, letter: DeadLetter) -> None:
+        self.pending += 1
+        self._observer.dead_letter(letter)
+        log.warning(
+            "dead_letter",
+            reason=letter.error.reason.value,
+            field=letter.error.field,
+            uid=letter.uid,
+            partition=letter.record.tenure.partition.partition,
+            offset=letter.record.offset,
+        )
+        self._send(letter)
+
+    def _send(self, letter: DeadLetter) -> None:
+        what = ("dead_letters", (letter.record.tenure.number, letter.record.offset))
+
+        self._jobs.when_done(
+            self._dead_letters.send(letter),
+            lambda future: (
+                None if self._jobs.failed(what, future, lambda: self._send(letter)) else self._acknowledged(letter)
+            ),
+        )
+
+    def _acknowledged(self, letter: DeadLetter) -> None:
+        self.pending -= 1
+        self._watermarks.finish(letter.record)
+
+    def _uid_of_key(self, key: bytes | None) -> str | None:
+        try:
+            return None if key is None else self._pseudonyms.uid(key.decode())
+        except UnicodeDecodeError:
+            return None
+
+    def _judge_share(self, *, invalid: bool) -> None:
+        recent = self._recent_invalid
+        recent.append(invalid)
+        if not invalid or len(recent) < min(MIN_RECORDS_FOR_SHARE, self._settings.share_window):
+            return
+        share = sum(recent) / len(recent)
+        if share > self._settings.max_share:
+            raise FatalError(
+                f"{share:.0%} of the last {len(recent)} records are invalid, more than dead_letters.max_share = "
+                f"{self._settings.max_share:.0%}: the wrong topic, or a producer's bug? "
+                "The dead letters name the reasons",
+                ExitCode.DATA,
+            )

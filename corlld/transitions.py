@@ -1,0 +1,100 @@
+"""How a user's state follows from the one before: the exactly-once rules, as pure functions.
+
+An arrival is covered where the state's `applied` has passed its offset, and a duplicate where its event id is among the
+recent ones. Both are judged against the very state that is trained, when the step starts.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from corlld.records import Arrival, EditEvent, Release, Statistics, UpdateOutcome, UserState
+from corlld.statistics import fold
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A user's arrivals, sorted by what the state already knows of them; each in order.
+
+    covered: in the stored state already, nothing is left to do. duplicates: the event id was seen at another offset;
+    `applied` must pass them durably, or a window of ids that moved on would let a replay count them again. fresh: new.
+    """
+
+    covered: tuple[Arrival, ...] = ()
+    duplicates: tuple[Arrival, ...] = ()
+    fresh: tuple[Arrival, ...] = ()
+
+    @property
+    def arrivals(self) -> tuple[Arrival, ...]:
+        return (*self.covered, *self.duplicates, *self.fresh)
+
+
+def select(state: UserState | None, arrivals: Iterable[Arrival], already: Selection | None = None) -> Selection:
+    """Sort `arrivals` against the state and what is `already` selected for the same step."""
+    already = already or Selection()
+    covered, duplicates, fresh = list(already.covered), list(already.duplicates), list(already.fresh)
+    applied = state.applied if state else {}
+    seen = set(state.recent_event_ids if state else ()) | {arrival.event.event_id for arrival in fresh}
+    for arrival in arrivals:
+        if arrival.record.offset < applied.get(arrival.record.tenure.partition.key, 0):
+            covered.append(arrival)
+        elif arrival.event.event_id in seen:
+            duplicates.append(arrival)
+        else:
+            seen.add(arrival.event.event_id)
+            fresh.append(arrival)
+    return Selection(tuple(covered), tuple(duplicates), tuple(fresh))
+
+
+def after_update(
+    uid: str, state: UserState | None, selection: Selection, outcome: UpdateOutcome, recent_event_ids: int
+) -> UserState:
+    """The state with the micro-batch in it. A new version only where tensors were trained.
+
+    Args:
+        uid: the user's pseudonym.
+        state: the state that was trained, None for a new user.
+        selection: what the step started from; every fresh event is an edit.
+        outcome: what the learner returned for the fresh events.
+        recent_event_ids: how many event ids are remembered.
+    """
+    before = state or UserState(uid)
+    events = [a.event for a in selection.fresh if isinstance(a.event, EditEvent)]
+    applied = _passed(before, (*selection.duplicates, *selection.fresh))
+    statistics = fold(before.statistics, events, outcome.pairs, trained=outcome.trained, head=before.version)
+    version, release = before.version, before.release
+    if outcome.trained:
+        version += 1
+        parent = before.release.version if before.release else None
+        release = Release(version, parent, applied, statistics)
+    return UserState(
+        uid=uid,
+        version=version,
+        adapter=outcome.adapter,
+        applied=applied,
+        recent_event_ids=(before.recent_event_ids + tuple(e.event_id for e in events))[-recent_event_ids:],
+        statistics=statistics,
+        release=release,
+        erased=before.erased and not events,
+    )
+
+
+def after_erasure(uid: str, state: UserState | None, arrivals: Sequence[Arrival]) -> UserState:
+    """The tombstone: nothing of the user but what keeps a replay from bringing it back."""
+    before = state or UserState(uid)
+    return replace(
+        before,
+        adapter=None,
+        applied=_passed(before, arrivals),
+        recent_event_ids=(),
+        statistics=Statistics(),
+        release=None,
+        erased=True,
+    )
+
+
+def _passed(state: UserState, arrivals: Iterable[Arrival]) -> dict[str, int]:
+    applied = dict(state.applied)
+    for arrival in arrivals:
+        key = arrival.record.tenure.partition.key
+        applied[key] = max(applied.get(key, 0), arrival.record.next_offset)
+    return applied
