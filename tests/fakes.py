@@ -1,0 +1,247 @@
+"""In-memory parts behind the daemon's protocols, for unit tests and for faults that can't be made otherwise.
+
+The learner's "tensors" are the ids of the events that were applied, in order: what the loop did can be read off.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from corlld.errors import LostSwap
+from corlld.records import (
+    AdapterVersion,
+    Arrival,
+    DeadLetter,
+    EditEvent,
+    EraseEvent,
+    Head,
+    ModelInfo,
+    PairOutcome,
+    PairStatus,
+    Polled,
+    Record,
+    SourcePartition,
+    StoreIdentity,
+    Tenure,
+    TrainingBatch,
+    UpdateOutcome,
+    UserState,
+)
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def tenure(partition: int = 0, number: int = 1, start_offset: int = 0) -> Tenure:
+    return Tenure(SourcePartition("edits", "topic-id", partition), number, start_offset)
+
+
+def edit(event_id: str, user_id: str = "ann", *, accepted: bool = False, version: int | None = None) -> EditEvent:
+    return EditEvent(event_id, user_id, NOON, "x", None, "draft", "draft" if accepted else "text", version)
+
+
+def record(offset: int, of: Tenure | None = None, **fields: bytes | None) -> Record:
+    return Record(of or tenure(), offset, offset + 1, fields.get("key"), fields.get("value"))
+
+
+def arrival(
+    offset: int,
+    event: EditEvent | EraseEvent | None = None,
+    *,
+    uid: str = "u1",
+    at: float = 0.0,
+    of: Tenure | None = None,
+) -> Arrival:
+    return Arrival(uid, event or edit(f"e{offset}"), record(offset, of), at)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """An adapter that is nothing but the list of the events that made it."""
+
+    event_ids: tuple[str, ...] = ()
+
+    @property
+    def optimizer_step(self) -> int:
+        return len(self.event_ids)
+
+    @property
+    def nbytes(self) -> int:
+        return 100
+
+
+class ListingLearner:
+    """Applies every edit that is not an acceptance; calls `before` first, where faults are injected."""
+
+    def __init__(self, before: Callable[[Sequence[TrainingBatch]], None] = lambda batches: None) -> None:
+        self._before = before
+        self.model_info = ModelInfo("tiny", "r1", "f1", supports_messages=False)
+
+    def update(self, batches: Sequence[TrainingBatch]) -> list[UpdateOutcome]:
+        self._before(batches)
+        outcomes = []
+        for batch in batches:
+            adapter = batch.adapter or Applied()
+            assert isinstance(adapter, Applied)
+            new = tuple(event.event_id for event in batch.events if not event.is_acceptance)
+            pairs = tuple(
+                PairOutcome(PairStatus.ACCEPTANCE if event.is_acceptance else PairStatus.APPLIED)
+                for event in batch.events
+            )
+            after = Applied(adapter.event_ids + new) if new else batch.adapter
+            outcomes.append(UpdateOutcome(batch.uid, after, trained=bool(new), pairs=pairs, steps=1))
+        return outcomes
+
+
+@dataclass
+class MemoryStore:
+    """Compare-and-swap in a dict. `faults` are raised, in turn, by the next saves, before or after they took effect."""
+
+    states: dict[str, tuple[UserState, int]] = field(default_factory=dict)
+    faults: list[Exception] = field(default_factory=list)
+    faults_take_effect: bool = False
+    load_faults: list[Exception] = field(default_factory=list)
+
+    def open(self, identity: StoreIdentity, *, must_exist: bool) -> None:
+        """Nothing to open."""
+
+    def load(self, uid: str) -> tuple[UserState | None, str]:
+        if self.load_faults:
+            raise self.load_faults.pop(0)
+        if uid not in self.states:
+            return None, "0"
+        state, number = self.states[uid]
+        return state, str(number)
+
+    def save(self, uid: str, state: UserState, token: str) -> str:
+        current = self.states[uid][1] if uid in self.states else 0
+        fault = self.faults.pop(0) if self.faults else None
+        if fault is not None and not self.faults_take_effect:
+            raise fault
+        if str(current) != token:
+            raise LostSwap("newer")
+        self.states[uid] = (state, current + 1)
+        if fault is not None:
+            raise fault
+        return str(current + 1)
+
+    def head(self, uid: str) -> Head | None:
+        return Head(self.states[uid][0].version, self.states[uid][0].erased) if uid in self.states else None
+
+    def uids(self) -> Iterator[str]:
+        return iter(self.states)
+
+    def load_position(self, name: str) -> Mapping[str, str | int] | None:
+        raise AssertionError("not used")
+
+    def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
+        raise AssertionError("not used")
+
+
+@dataclass
+class MemoryPublisher:
+    """Keeps what is out. `faults` are raised, in turn, by the next calls."""
+
+    out: dict[str, list[int]] = field(default_factory=dict)
+    faults: list[Exception] = field(default_factory=list)
+    closed: bool = False
+
+    def publish(self, state: UserState) -> AdapterVersion | None:
+        if self.faults:
+            raise self.faults.pop(0)
+        if state.release is None:
+            return None
+        versions = self.out.setdefault(state.uid, [])
+        if state.release.version not in versions:
+            versions.append(state.release.version)
+        return AdapterVersion(state.uid, state.release.version, "", "")
+
+    def withdraw(self, state: UserState) -> None:
+        if self.faults:
+            raise self.faults.pop(0)
+        self.out.pop(state.uid, None)
+
+    def close(self, timeout_seconds: float) -> None:
+        self.closed = True
+
+
+@dataclass
+class MemoryDeadLetters:
+    letters: list[DeadLetter] = field(default_factory=list)
+    faults: list[Exception] = field(default_factory=list)
+
+    def send(self, letter: DeadLetter) -> "Future[None]":
+        future: Future[None] = Future()
+        if self.faults:
+            future.set_exception(self.faults.pop(0))
+        else:
+            self.letters.append(letter)
+            future.set_result(None)
+        return future
+
+    def close(self, timeout_seconds: float) -> None:
+        """Nothing to close."""
+
+
+class ScriptedSource:
+    """Delivers the steps of a script, one a poll; afterwards it is exhausted (`finite`) or goes on idling.
+
+    A step is a `Polled`, or a callable that returns one (for what is to happen at that moment).
+    """
+
+    cluster_id = "memory"
+    healthy = True
+
+    def __init__(self, script: Sequence[Polled | Callable[[], Polled]], *, finite: bool = True) -> None:
+        self._script = list(script)
+        self._finite = finite
+        self._positions: dict[Tenure, int] = {}
+        self._committed: dict[Tenure, int] = {}
+        self.paused = False
+        self.commits: list[dict[Tenure, int]] = []
+        self.final: dict[Tenure, int] | None = None
+        self.idle: Callable[[], None] = lambda: None
+
+    @property
+    def exhausted(self) -> bool:
+        return self._finite and not self._script
+
+    def start(self, timeout_seconds: float) -> None:
+        """Nothing to reach."""
+
+    def has_commits(self) -> bool:
+        return False
+
+    def poll(self, timeout_seconds: float) -> Polled:
+        if not self._script or self.paused:
+            self.idle()
+            return Polled()
+        step = self._script.pop(0)
+        polled = step if isinstance(step, Polled) else step()
+        for ended in polled.ended:
+            self._positions.pop(ended, None)
+        for begun in polled.begun:
+            self._positions[begun] = begun.start_offset
+        for delivered in polled.records:
+            self._positions[delivered.tenure] = delivered.next_offset
+        return polled
+
+    def positions(self) -> Mapping[Tenure, int]:
+        return dict(self._positions)
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def commit(self, next_offsets: Mapping[Tenure, int]) -> bool:
+        self.commits.append(dict(next_offsets))
+        self._committed.update(next_offsets)
+        return True
+
+    def committed(self) -> Mapping[Tenure, int]:
+        return {**{t: t.start_offset for t in self._positions}, **self._committed}
+
+    def close(self, next_offsets: Mapping[Tenure, int], timeout_seconds: float) -> None:
+        self.final = dict(next_offsets)
