@@ -1,0 +1,68 @@
+"""The CoRLL loss: tensors in, tensors out.
+
+Source: Tucker, Brantley, Cahall, Joachims: Coactive Learning for Large Language Models using Implicit User Feedback,
+ICML 2024; a reimplementation from its abstract and from classical coactive theory. Reference policy, smoothing and
+anchor are our choices.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+
+
+class PairLosses(NamedTuple):
+    """losses: what each pair adds to the mean, (pairs,). margins: h in nats, (pairs,)."""
+
+    losses: torch.Tensor
+    margins: torch.Tensor
+
+
+def corll_loss(
+    chosen_logps: torch.Tensor,
+    rejected_logps: torch.Tensor,
+    ref_chosen_logps: torch.Tensor,
+    ref_rejected_logps: torch.Tensor,
+    *,
+    beta: float,
+    epsilon: float = 0.0,
+    anchor: float = 0.0,
+) -> PairLosses:
+    """-(1 - epsilon) log sigma(beta h) - epsilon log sigma(-beta h) + anchor relu(ref_chosen - chosen) for each pair.
+
+    h = (chosen - rejected) - (ref_chosen - ref_rejected).
+
+    Args:
+        chosen_logps: log pi(edited tail), summed over its tokens, in nats, shape (pairs,). Never length-normalised.
+        rejected_logps: log pi(proposed tail), likewise.
+        ref_chosen_logps: the same under the reference; no gradient is wanted through it.
+        ref_rejected_logps: likewise.
+        beta: strength of the KL anchor, > 0.
+        epsilon: believed rate of edits that are not improvements, in [0, 1/2).
+        anchor: lambda >= 0, weight of a fall of log pi(edited tail) below the reference.
+
+    Raises:
+        ValueError: where the shapes differ.
+    """
+    if not chosen_logps.shape == rejected_logps.shape == ref_chosen_logps.shape == ref_rejected_logps.shape:
+        raise ValueError("log-probabilities must have one shape")
+    margins = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    losses = -(1 - epsilon) * F.logsigmoid(beta * margins) - epsilon * F.logsigmoid(-beta * margins)
+    if anchor:
+        losses = losses + anchor * F.relu(ref_chosen_logps - chosen_logps)
+    return PairLosses(losses, margins)
+
+
+def margin(
+    chosen_logps: torch.Tensor,
+    rejected_logps: torch.Tensor,
+    ref_chosen_logps: torch.Tensor,
+    ref_rejected_logps: torch.Tensor,
+) -> torch.Tensor:
+    """The margin h in nats, shape (pairs,): exactly 0 where policy and reference are one."""
+    return (chosen_logps - rejected_logps) - (ref_chosen_logps - ref_rejected_logps)
+
+
+def acceptance_loss(chosen_logps: torch.Tensor, weight: float) -> torch.Tensor:
+    """-weight * log pi(accepted text) for each acceptance, shape (acceptances,)."""
+    return -weight * chosen_logps

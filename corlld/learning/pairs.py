@@ -1,0 +1,159 @@
+"""Edit events as token ids: context, common prefix of the two responses, and the two tails that differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from jinja2 import TemplateError
+
+from corlld.errors import RejectReason
+from corlld.records import EditEvent
+
+_SENTINEL = "corlldanswer"
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """What is scored. Prompt + chosen and prompt + rejected are the two texts that the model sees.
+
+    prompt: the context followed by the responses' common prefix, at least one id.
+    chosen: the edited response's tail, end token included, at least one id.
+    rejected: the proposed response's tail, at least one id; empty for an acceptance, which only has a `chosen`.
+    """
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+    @property
+    def is_acceptance(self) -> bool:
+        return not self.rejected
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the pair takes in a row."""
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+class NoPair(Enum):
+    NO_DIFFERENCE = auto()  # the texts differ, their token ids do not
+
+
+class PairEncoder:
+    """Encodes events with one tokenizer, within the limits of settings and model.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        max_context_tokens: a longer context is cut at its left (its first id stays where it is the bos token).
+        max_response_tokens: a longer response, end token included, is `too_long`: responses are never cut.
+        max_positions: positions that the model has; None where there is no limit.
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, max_context_tokens: int, max_response_tokens: int, max_positions: int | None = None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._max_context_tokens = max_context_tokens
+        self._max_response_tokens = max_response_tokens
+        self._max_positions = max_positions
+        self._bos: int | None = tokenizer.bos_token_id
+        self._eos: int | None = tokenizer.eos_token_id
+        self._turn_end = _end_of_turn(tokenizer)
+
+    def encode(self, event: EditEvent) -> PreferencePair | NoPair | RejectReason:
+        """The event as a pair, or why there is none.
+
+        A draft that stopped at its length limit has no end token, and neither has its edit: the user continued no
+        further than the draft reached, so nothing is known about where the text should end.
+        """
+        try:
+            context = self._context(event)
+        except TemplateError:
+            return RejectReason.UNRENDERABLE
+        chosen, rejected = self._plain(event.edited), self._plain(event.proposed)
+        if not (event.truncated and chosen and rejected):
+            end = self._end(event)
+            chosen, rejected = chosen + end, rejected + end
+        if event.is_acceptance:
+            return self._fit(context, chosen, (), shared=0)
+        if chosen == rejected:
+            return NoPair.NO_DIFFERENCE
+        return self._fit(context, chosen, rejected, shared=_common_prefix(chosen, rejected))
+
+    def _fit(
+        self, context: tuple[int, ...], chosen: tuple[int, ...], rejected: tuple[int, ...], *, shared: int
+    ) -> PreferencePair | RejectReason:
+        longest = max(len(chosen), len(rejected))
+        room = self._max_context_tokens
+        if self._max_positions is not None:
+            room = min(room, self._max_positions - longest)
+        if longest > self._max_response_tokens or room < 1:
+            return RejectReason.TOO_LONG
+        context = self._cut(context, room)
+        return PreferencePair(context + chosen[:shared], chosen[shared:], rejected[shared:])
+
+    def _cut(self, context: tuple[int, ...], room: int) -> tuple[int, ...]:
+        if len(context) <= room:
+            return context
+        if context[0] == self._bos:
+            # -0 would keep everything.
+            return context[:1] + (context[1 - room :] if room > 1 else ())
+        return context[-room:]
+
+    def _context(self, event: EditEvent) -> tuple[int, ...]:
+        if event.messages is not None:
+            messages = [{"role": m.role, "content": _well_formed(m.content)} for m in event.messages]
+            rendered = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            # The template wrote the special tokens already.
+            return self._plain(rendered)
+        ids = tuple(self._tokenizer(_well_formed(event.prompt or ""))["input_ids"])
+        if ids:
+            return ids
+        # Something must predict the first token; GPT-2 and its kin start their texts with eos.
+        return (self._bos,) if self._bos is not None else self._eos_ids()
+
+    def _plain(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(_well_formed(text), add_special_tokens=False)["input_ids"])
+
+    def _end(self, event: EditEvent) -> tuple[int, ...]:
+        return self._turn_end if event.messages is not None and self._turn_end else self._eos_ids()
+
+    def _eos_ids(self) -> tuple[int, ...]:
+        if self._eos is None:
+            raise ValueError("the tokenizer has no eos token")
+        return (self._eos,)
+
+
+def _end_of_turn(tokenizer: Any) -> tuple[int, ...]:
+    """Ids that the chat template puts after an assistant message, up to its first special token; () if unknown.
+
+    Generation stops at that token, so what templates write behind it (a line break) never belongs to a response.
+    """
+    if not tokenizer.chat_template:
+        return ()
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _SENTINEL}]
+    try:
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:
+        return ()
+    _, found, after = rendered.rpartition(_SENTINEL)
+    if not found:
+        return ()
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    for index, token in enumerate(ids):
+        if token in special:
+            return tuple(ids[: index + 1])
+    return ()
+
+
+def _common_prefix(chosen: Sequence[int], rejected: Sequence[int]) -> int:
+    """Length of the common prefix, at least one id short of either."""
+    limit = min(len(chosen), len(rejected)) - 1
+    return next((i for i in range(limit) if chosen[i] != rejected[i]), max(limit, 0))
+
+
+def _well_formed(text: str) -> str:
+    """JSON can hold half a surrogate pair, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,150 @@
+"""The one resident base model: loaded, frozen, with LoRA injected, and checked to be usable with shared prefixes."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import torch
+
+from corlld.errors import ConfigurationError
+from corlld.learning.adapter import AdapterLayout
+from corlld.learning.collate import make_row
+from corlld.learning.model_files import find_model_files, first_line
+from corlld.learning.pairs import PreferencePair
+from corlld.learning.scoring import Windows, mask_windows, token_logps
+from corlld.learning.stacked_lora import StackedLora, choose_modules
+from corlld.records import ModelInfo
+from corlld.settings import AdapterSettings, ModelSettings
+
+# Largest relative difference between a packed row and two plain ones; a wrong mask or position is off by far more.
+_CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+
+@dataclass(frozen=True, eq=False)
+class ResidentModel:
+    """model: in eval mode, every parameter frozen. max_positions: None where the model names no limit."""
+
+    model: Any
+    tokenizer: Any
+    lora: StackedLora
+    windows: Windows
+    info: ModelInfo
+    device: torch.device
+    max_positions: int | None
+
+    @property
+    def layout(self) -> AdapterLayout:
+        return self.lora.layout
+
+
+def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> ResidentModel:
+    """Load the base model that the settings name.
+
+    Raises:
+        ConfigurationError: the model can't be found, read, placed on its device, or trained on shared prefixes.
+        FatalError: the cache of converted models can't be written.
+    """
+    import transformers
+
+    if model.threads:
+        torch.set_num_threads(model.threads)
+    device = _device(model.device)
+    transformers.utils.logging.disable_progress_bar()
+    files = find_model_files(model)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(files.source, revision=files.hub_revision)
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            files.source,
+            revision=files.hub_revision,
+            dtype=_dtype(model.dtype, device),
+            use_safetensors=True,  # the other format is pickle
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ConfigurationError(f"model.name: {model.name} can't be loaded: {first_line(error)}") from error
+    revision = files.revision or getattr(loaded.config, "_commit_hash", None)
+    if revision is None:
+        raise ConfigurationError(f"model.name: the commit of {model.name} is unknown; name a local folder instead")
+    try:
+        loaded.to(device)
+    except RuntimeError as error:
+        raise ConfigurationError(f"model.device: {model.name} can't be placed on {device}") from error
+    resident = make_resident(loaded, tokenizer, adapter, name=model.served_name or str(model.name), revision=revision)
+    _check_packing(resident)
+    return resident
+
+
+def make_resident(model: Any, tokenizer: Any, adapter: AdapterSettings, *, name: str, revision: str) -> ResidentModel:
+    """Freeze a loaded model where it is, and inject LoRA.
+
+    Args:
+        model: a transformers causal language model, on its device; not to be used by anyone else from here on.
+        tokenizer: its tokenizer.
+        adapter: shape of every user's adapter.
+        name: `base_model_name_or_path` of published adapters.
+        revision: names the model's content.
+
+    Raises:
+        ConfigurationError: model, tokenizer and settings don't fit each other.
+    """
+    model.eval()
+    model.requires_grad_(False)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ConfigurationError(f"model.name: the tokenizer has {len(tokenizer)} ids, the model only {rows}")
+    if tokenizer.eos_token_id is None:
+        raise ConfigurationError("model.name: the tokenizer has no end-of-text token")
+    layout = AdapterLayout(adapter.r, adapter.lora_alpha, choose_modules(model, adapter.target_modules))
+    fingerprint = sha256(f"{revision}\0{layout.fingerprint}".encode()).hexdigest()[:16]
+    return ResidentModel(
+        model=model,
+        tokenizer=tokenizer,
+        lora=StackedLora(model, layout),
+        windows=mask_windows(model.config),
+        info=ModelInfo(name, revision, fingerprint, supports_messages=bool(tokenizer.chat_template)),
+        device=model.get_input_embeddings().weight.device,
+        max_positions=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"model.device: unknown device {name!r}; `auto`, `cpu`, `cuda`, `cuda:1` ..."
+        ) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(f"model.device: this machine has no {name}")
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+@torch.no_grad()
+def _check_packing(resident: ResidentModel) -> None:
+    """Score two texts packed on a shared prefix and each alone: a model that ignores masks or positions is refused."""
+    ids = resident.tokenizer("The cat sat on the mat and looked out", add_special_tokens=False)["input_ids"]
+    prompt, chosen, rejected = tuple(ids[:-4]), tuple(ids[-4:]), tuple(reversed(ids[-4:]))
+    try:
+        row = make_row([PreferencePair(prompt, chosen, rejected)], [0], resident.device)
+        packed = torch.cat(row.sums(token_logps(resident.model, resident.windows, row)))
+        alone = torch.stack([_plain_logp(resident, prompt, tail) for tail in (chosen, rejected)])
+    except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"model.name: this model can't be trained on packed rows: {first_line(error)}"
+        ) from error
+    tolerance = _CHECK_TOLERANCE.get(resident.model.dtype, 1e-3)
+    if not torch.allclose(packed, alone, rtol=tolerance, atol=tolerance):
+        raise ConfigurationError("model.name: this model can't be trained on packed rows: it ignores their masks")
+
+
+def _plain_logp(resident: ResidentModel, prompt: tuple[int, ...], tail: tuple[int, ...]) -> torch.Tensor:
+    ids = torch.tensor([prompt + tail], device=resident.device)
+    logits: torch.Tensor = resident.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    return logits.float().log_softmax(-1).gather(1, ids[0, len(prompt) :, None]).sum()
