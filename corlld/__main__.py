@@ -1,0 +1,7 @@
+"""`python -m corlld`."""
+
+import sys
+
+from corlld.cli import main
+
+sys.exit(main())

@@ -1,0 +1,132 @@
+"""Puts the parts together: the one place that knows which implementation stands behind which protocol."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from corlld.daemon import Daemon
+from corlld.errors import ConfigurationError
+from corlld.events import EventDecoder
+from corlld.identity import Pseudonyms
+from corlld.protocols import Announcements, DeadLetters, Observer, Source
+from corlld.records import StoreIdentity
+from corlld.settings import Settings
+from corlld.settings_file import check_for_run
+from corlld.state.store import LocalFolderStore
+
+if TYPE_CHECKING:
+    from corlld.learning.resident import ResidentModel
+
+log = structlog.get_logger("corlld.start")
+
+JSONL_GROUP = "jsonl"  # what `store.json` says in place of a consumer group
+
+
+def pseudonyms(settings: Settings) -> Pseudonyms:
+    """Raises ConfigurationError without a secret."""
+    if settings.identity.secret is None:
+        raise ConfigurationError(
+            "identity.secret is not set: put at least 32 characters into the credential file `uid_secret` or into "
+            "CORLLD_IDENTITY__SECRET; `openssl rand -hex 32` makes one"
+        )
+    return Pseudonyms(settings.identity.secret.get_secret_value())
+
+
+def build_source(settings: Settings, store: LocalFolderStore) -> Source:
+    """The input that the settings name, not started yet."""
+    if settings.source.kind == "kafka":
+        from corlld.sources.kafka import KafkaSource
+
+        return KafkaSource(settings.kafka)
+    from corlld.sources.jsonl import JsonlSource
+
+    assert settings.source.path is not None  # noqa: S101 - check_for_run has seen to it
+    return JsonlSource(settings.source.path, follow=settings.source.follow, positions=store)
+
+
+def build_dead_letters(settings: Settings, timeout_seconds: float) -> DeadLetters:
+    """Where records are set aside, reached."""
+    if settings.source.kind == "kafka":
+        from corlld.sources.kafka import KafkaDeadLetters
+
+        letters = KafkaDeadLetters(settings.kafka, settings.dead_letters)
+        letters.start(timeout_seconds)
+        return letters
+    from corlld.sources.jsonl import JsonlDeadLetters
+
+    return JsonlDeadLetters(dead_letter_file(settings), settings.dead_letters)
+
+
+def dead_letter_file(settings: Settings) -> Path:
+    """The JSONL source's dead letters lie beside the state store, unless the settings say where."""
+    return settings.dead_letters.path or settings.state.path / "dead-letters.jsonl"
+
+
+def store_identity(settings: Settings, names: Pseudonyms, source: Source, resident: "ResidentModel") -> StoreIdentity:
+    """What `store.json` has to say for these settings to go on with the store."""
+    return StoreIdentity(
+        secret_fingerprint=names.fingerprint,
+        cluster_id=source.cluster_id,
+        group=settings.kafka.group_id if settings.source.kind == "kafka" else JSONL_GROUP,
+        base_model=resident.info.name,
+        base_revision=resident.info.revision,
+        adapter_fingerprint=resident.info.fingerprint,
+    )
+
+
+def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon:
+    """A daemon that is ready to run: input reached, model resident, store opened.
+
+    Raises FatalError with a sentence for whatever is wrong, before anything is read or written.
+    """
+    if problems := check_for_run(settings):
+        raise ConfigurationError("\n".join(problems))
+    deadline = time.monotonic() + settings.operations.startup_timeout_seconds
+
+    def left() -> float:
+        return max(0.1, deadline - time.monotonic())
+
+    names = pseudonyms(settings)
+    store = LocalFolderStore(settings.state.path)
+    source = build_source(settings, store)
+    source.start(left())
+    dead_letters = build_dead_letters(settings, left())
+    announcements = _announcements(settings, left())
+    log.info("input_reached", kind=settings.source.kind)
+
+    # torch and transformers take seconds to import: what can be wrong without them has been found by now.
+    from corlld.learning.learner import CorllLearner
+    from corlld.learning.resident import load_resident_model
+    from corlld.publishing.announcer import Announcer
+    from corlld.publishing.folder import FolderTarget
+    from corlld.publishing.publisher import AdapterPublisher
+
+    resident = load_resident_model(settings.model, settings.adapter)
+    info = resident.info
+    log.info("model_loaded", model=info.name, revision=info.revision, device=str(resident.device))
+    store.open(store_identity(settings, names, source, resident), must_exist=source.has_commits())
+    target = FolderTarget(settings.publishing.path)
+    announcer = Announcer(announcements, store.head, target) if announcements else None
+    return Daemon(
+        settings,
+        source=source,
+        decoder=EventDecoder(settings.events, supports_messages=info.supports_messages),
+        dead_letters=dead_letters,
+        pseudonyms=names,
+        learner=CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots),
+        store=store,
+        publisher=AdapterPublisher(target, resident.layout, info, settings.publishing.keep_versions, announcer),
+        observer=observer,
+    )
+
+
+def _announcements(settings: Settings, timeout_seconds: float) -> Announcements | None:
+    if settings.publishing.announce_topic is None or not settings.publishing.enabled:
+        return None
+    from corlld.sources.kafka import KafkaAnnouncements
+
+    announcements = KafkaAnnouncements(settings.kafka, settings.publishing.announce_topic)
+    announcements.start(timeout_seconds)
+    return announcements

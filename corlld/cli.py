@@ -1,0 +1,203 @@
+"""Commands and exit codes. Heavy parts are imported by the command that needs them."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+from rich.console import Console
+
+from corlld import __version__
+from corlld.errors import CorlldError, ExitCode, FatalError
+from corlld.settings import Settings
+
+EXIT_CODES = """\
+exit codes:
+  0   done, or stopped by SIGTERM or SIGINT
+  2   wrong command line
+  65  the input was refused: too many dead letters, a file that shrank or was replaced, a recreated topic
+  69  broker, topic or model could not be reached before operations.startup_timeout_seconds
+  70  a bug, or an integrity alarm: a published version differs from its state
+  73  the state store or the adapters' folder can't be written
+  78  wrong settings, or a state store that belongs to other settings
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except FatalError as error:
+        return _fail(error, error.exit_code)
+    except CorlldError as error:
+        return _fail(error, ExitCode.UNAVAILABLE)
+    except KeyboardInterrupt:
+        print("corlld: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, as `| head` does
+        return ExitCode.OK
+
+
+def _fail(error: Exception, code: ExitCode) -> int:
+    for line in str(error).splitlines():
+        print(f"corlld: {line}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="corlld",
+        description="Learns from how users edit a language model's drafts: one LoRA adapter a user, always fresh.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"corlld {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings (TOML); default /etc/corlld/corlld.toml where it exists. "
+        "CORLLD_<SECTION>__<KEY> in the environment comes before the file",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, run: object, text: str, of: "argparse._SubParsersAction[argparse.ArgumentParser]" = commands):  # type: ignore[no-untyped-def]  # returns a parser
+        command = of.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(command=run)
+        return command
+
+    add("run", _run, "run the daemon: read edit events, learn, publish adapters, until stopped")
+    add("check", _check, "check settings, broker, topics, model folder and state store, and say what was found")
+    add("settings", _settings, "print every setting with its default as a commented TOML file")
+
+    uid = add("uid", _uid, "print the pseudonym of a user: what files, logs and topics call them")
+    uid.add_argument("user", metavar="USER", help="the user_id of the events; `-` reads it from standard input")
+
+    state = commands.add_parser("state", help="look into the state store")
+    show = add(
+        "show",
+        _state_show,
+        "show versions, applied offsets, recent event ids, counts and prequential figures",
+        state.add_subparsers(title="commands", required=True, metavar="COMMAND"),
+    )
+    who = show.add_mutually_exclusive_group()
+    who.add_argument("user", nargs="?", metavar="USER", help="one user, by user_id; without it: everyone, a line each")
+    who.add_argument("--uid", help="one user, by pseudonym")
+    show.add_argument("--json", action="store_true", help="for programs")
+
+    replay = add(
+        "replay",
+        _replay,
+        "replay an archive of events through the daemon's loop, on a temporary store, and summarise each user",
+    )
+    replay.add_argument("file", type=Path, metavar="FILE.jsonl", help="one event a line, as in the README")
+    replay.add_argument("--users", type=_positive, metavar="N", help="only the N users with the most events")
+    replay.add_argument("--limit", type=_positive, metavar="N", help="only the first N events of each user")
+    replay.add_argument("--json", action="store_true", help="print the summary as JSON")
+    replay.add_argument("--show-users", action="store_true", help="show the raw user ids of the archive")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _load(arguments: argparse.Namespace) -> Settings:
+    from corlld.operations.logs import configure_logging
+    from corlld.settings_file import load_settings
+
+    settings = load_settings(arguments.config)
+    configure_logging(settings.operations.log_level, settings.operations.log_format)
+    return settings
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from corlld.assembly import build_daemon
+    from corlld.signals import stop_on_signals
+
+    # Until the loop runs nothing has begun that would have to be finished.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(ExitCode.OK))
+    log = structlog.get_logger("corlld")
+    try:
+        settings = _load(arguments)
+        daemon = build_daemon(settings)
+        with stop_on_signals(daemon.request_stop):
+            log.info("running", version=__version__)
+            daemon.run()
+    except FatalError:
+        raise
+    except Exception:
+        log.exception("bug")
+        print("corlld: this is a bug in corlld; the log has its frames", file=sys.stderr)
+        return ExitCode.INTERNAL
+    log.info("stopped")
+    if daemon.abandoned:
+        # A thread is still in a step that the stop could not wait for; joining it would take as long.
+        sys.stderr.flush()
+        os._exit(ExitCode.OK)
+    return ExitCode.OK
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from corlld.check import check
+
+    return check(_load(arguments), Console(highlight=False, soft_wrap=True))
+
+
+def _settings(arguments: argparse.Namespace) -> int:
+    from corlld.settings_file import render_default_toml
+
+    print(render_default_toml(), end="")
+    return ExitCode.OK
+
+
+def _uid(arguments: argparse.Namespace) -> int:
+    from corlld.assembly import pseudonyms
+
+    user = sys.stdin.read().rstrip("\n") if arguments.user == "-" else arguments.user
+    print(pseudonyms(_load(arguments)).uid(user))
+    return ExitCode.OK
+
+
+def _state_show(arguments: argparse.Namespace) -> int:
+    from corlld.assembly import pseudonyms
+    from corlld.state.report import show_states
+    from corlld.state.store import LocalFolderStore
+
+    settings = _load(arguments)
+    uid = arguments.uid if arguments.user is None else pseudonyms(settings).uid(arguments.user)
+    return show_states(LocalFolderStore(settings.state.path), uid, as_json=arguments.json, console=_stdout())
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from corlld.replay import replay, summary_table, to_json
+
+    settings = _load(arguments)
+    summary = replay(
+        settings,
+        arguments.file,
+        users=arguments.users,
+        limit=arguments.limit,
+        console=Console(stderr=True),
+    )
+    if arguments.json:
+        print(to_json(summary, show_users=arguments.show_users))
+    else:
+        _stdout().print(summary_table(summary, show_users=arguments.show_users))
+        for reason, count in summary["dead_letters"].items():
+            print(f"set aside: {count} {reason}")
+    return ExitCode.OK
+
+
+def _stdout() -> Console:
+    """Wide enough for a table where the output is a file or a pipe."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
