@@ -43,7 +43,7 @@ class RejectReason(StrEnum):
     NON_FINITE = "non_finite"
     DRIFT = "drift"
     OUT_OF_MEMORY = "out_of_memory"
-    UNRENDERABLE = "unrenderable"  # the model's chat template refuses these messages (an unknown role, two in a row)
+    UNRENDERABLE = "unrenderable"  # the chat template refuses the messages, or the model has no embedding for a token
 
 
 class CorlldError(Exception):

@@ -4,11 +4,14 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
@@ -19,10 +22,14 @@ from transformers import (
     Qwen3Config,
 )
 
+from corlld.learning.resident import ResidentModel, make_resident
+from corlld.settings import AdapterSettings
+
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3", "gpt2")
 SLIDING_WINDOW = 8  # tokens; far shorter than the rows of the tests
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+UNKNOWN = "<|endoftext|>"  # transformers adds it to a Qwen2 tokenizer that has none
 TURN_START, TURN_END = "<|turn>", "<turn|>"
 MERGES = (("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("in", "g"), ("e", "r"))
 
@@ -65,7 +72,7 @@ def make_tiny_model(folder: Path, family: str = "llama", *, chat_template: bool 
 
 
 def _tokenizer(chat_template: bool) -> PreTrainedTokenizerFast:
-    specials = [PAD, BOS, EOS, TURN_START, TURN_END]
+    specials = [PAD, BOS, EOS, UNKNOWN, TURN_START, TURN_END]
     pieces = specials + sorted(pre_tokenizers.ByteLevel.alphabet()) + ["".join(merge) for merge in MERGES]
     vocab = {piece: index for index, piece in enumerate(pieces)}
     raw = Tokenizer(models.BPE(vocab=vocab, merges=list(MERGES)))
@@ -78,6 +85,7 @@ def _tokenizer(chat_template: bool) -> PreTrainedTokenizerFast:
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
+        unk_token=UNKNOWN,
         additional_special_tokens=[TURN_START, TURN_END],
     )
     if chat_template:
@@ -125,3 +133,37 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def tiny_resident(
+    folder: Path, *, dtype: torch.dtype = torch.float32, exact_norms: bool = False, **adapter: Any
+) -> ResidentModel:
+    """The tiny model in `folder` as the learner's resident model, its adapters of the shape `adapter` (settings).
+
+    exact_norms: see `with_exact_norms`.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    if exact_norms:
+        with_exact_norms(model)
+    shape = AdapterSettings(**{"r": 4, "lora_alpha": 8} | adapter)
+    return make_resident(model, AutoTokenizer.from_pretrained(folder), shape, name=str(folder), revision="1")
+
+
+def with_exact_norms(model: nn.Module) -> nn.Module:
+    """Replace RMS norms, which transformers computes in float32 whatever the model's dtype, by ones in its dtype."""
+    for name, module in list(model.named_modules()):
+        if type(module).__name__.endswith("RMSNorm"):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, _ExactNorm(module))
+    return model
+
+
+class _ExactNorm(nn.Module):
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight = norm.weight
+        self.offset = 1.0 if type(norm).__name__.startswith("Gemma") else 0.0
+        self.eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.offset + self.weight) * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)

@@ -65,6 +65,7 @@ class CorllLearner:
             max_context_tokens=learning.max_context_tokens,
             max_response_tokens=learning.max_response_tokens,
             max_positions=resident.max_positions,
+            vocabulary=resident.vocabulary,
         )
         self._arena = SlotArena(resident.lora, device_slots, resident.device, adapter_dtype)
         self._runner = StepRunner(resident, self._arena, learning, guard)

@@ -48,15 +48,23 @@ class PairEncoder:
         max_context_tokens: a longer context is cut at its left (its first id stays where it is the bos token).
         max_response_tokens: a longer response, end token included, is `too_long`: responses are never cut.
         max_positions: positions that the model has; None where there is no limit.
+        vocabulary: ids that the model has an embedding for; None where that is all of the tokenizer's.
     """
 
     def __init__(
-        self, tokenizer: Any, *, max_context_tokens: int, max_response_tokens: int, max_positions: int | None = None
+        self,
+        tokenizer: Any,
+        *,
+        max_context_tokens: int,
+        max_response_tokens: int,
+        max_positions: int | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._max_context_tokens = max_context_tokens
         self._max_response_tokens = max_response_tokens
         self._max_positions = max_positions
+        self._vocabulary = vocabulary
         self._bos: int | None = tokenizer.bos_token_id
         self._eos: int | None = tokenizer.eos_token_id
         self._turn_end = _end_of_turn(tokenizer)
@@ -90,6 +98,8 @@ class PairEncoder:
             room = min(room, self._max_positions - longest)
         if longest > self._max_response_tokens or room < 1:
             return RejectReason.TOO_LONG
+        if self._vocabulary is not None and max(*context, *chosen, *rejected) >= self._vocabulary:
+            return RejectReason.UNRENDERABLE
         context = self._cut(context, room)
         return PreferencePair(context + chosen[:shared], chosen[shared:], rejected[shared:])
 

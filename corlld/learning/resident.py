@@ -22,7 +22,10 @@ _CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.
 
 @dataclass(frozen=True, eq=False)
 class ResidentModel:
-    """model: in eval mode, every parameter frozen. max_positions: None where the model names no limit."""
+    """model: in eval mode, every parameter frozen. max_positions: None where the model names no limit.
+
+    vocabulary: ids that the model has an embedding for; some tokenizers know more.
+    """
 
     model: Any
     tokenizer: Any
@@ -31,6 +34,7 @@ class ResidentModel:
     info: ModelInfo
     device: torch.device
     max_positions: int | None
+    vocabulary: int
 
     @property
     def layout(self) -> AdapterLayout:
@@ -88,21 +92,20 @@ def make_resident(model: Any, tokenizer: Any, adapter: AdapterSettings, *, name:
     """
     model.eval()
     model.requires_grad_(False)
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise ConfigurationError(f"model.name: the tokenizer has {len(tokenizer)} ids, the model only {rows}")
     if tokenizer.eos_token_id is None:
         raise ConfigurationError("model.name: the tokenizer has no end-of-text token")
     layout = AdapterLayout(adapter.r, adapter.lora_alpha, choose_modules(model, adapter.target_modules))
     fingerprint = sha256(f"{revision}\0{layout.fingerprint}".encode()).hexdigest()[:16]
+    embeddings = model.get_input_embeddings().weight
     return ResidentModel(
         model=model,
         tokenizer=tokenizer,
         lora=StackedLora(model, layout),
         windows=mask_windows(model.config),
         info=ModelInfo(name, revision, fingerprint, supports_messages=bool(tokenizer.chat_template)),
-        device=model.get_input_embeddings().weight.device,
+        device=embeddings.device,
         max_positions=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        vocabulary=embeddings.shape[0],
     )
 
 

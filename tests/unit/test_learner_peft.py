@@ -1,0 +1,237 @@
+"""The learner against an independent one: plain PEFT, two plain rows a pair, torch's own optimizer."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from corlld.learning.adapter import AdapterLayout, AdapterTensors
+from corlld.learning.collate import pack
+from corlld.learning.learner import CorllLearner
+from corlld.learning.pairs import PairEncoder, PreferencePair
+from corlld.learning.resident import ResidentModel
+from corlld.learning.slots import SlotArena
+from corlld.learning.stacked_lora import new_adapter
+from corlld.learning.steps import StepRunner
+from corlld.records import EditEvent, TrainingBatch
+from corlld.settings import GuardSettings, LearningSettings
+from tests.tiny_models import FAMILIES, SLIDING_WINDOW, make_tiny_model, tiny_resident, with_exact_norms
+
+TEXTS = (
+    ("Dear team, ", "the meeting is on friday at nine", "the meeting is on monday at ten"),
+    ("the thing in the room is the thinner one: ", "a chair", "a chair, and the other one a table"),
+    ("", "nothing before it, and everything new", "all different"),
+    ("Once more ", "short", "sh"),
+)
+# PEFT 0.21 asks transformers 5.23 under the old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+NOT_TRUSTED = GuardSettings(max_drift_nats=1e9)  # the guard has its own tests
+
+
+def event(prompt: str, proposed: str, edited: str, number: int = 0) -> EditEvent:
+    return EditEvent(f"e{number}", "u", datetime(2026, 1, 1, tzinfo=UTC), prompt, None, proposed, edited)
+
+
+class Oracle:
+    """Two-row DPO written by hand on a PEFT model in float64: no shared prefix, no packing, no mask of ours."""
+
+    def __init__(self, folder: Path, layout: AdapterLayout) -> None:
+        base = with_exact_norms(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64))
+        config = LoraConfig(
+            r=layout.r,
+            lora_alpha=layout.lora_alpha,
+            lora_dropout=0.0,
+            target_modules=[module.name for module in layout.modules],
+            fan_in_fan_out=any(module.transposed for module in layout.modules),
+            task_type="CAUSAL_LM",
+        )
+        self.model: PeftModel = get_peft_model(base, config, autocast_adapter_dtype=False).eval()
+        self.layout = layout
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """A and B of each module, in the layout's order."""
+        found = []
+        for module in self.layout.modules:
+            layer = self.model.get_base_model().get_submodule(module.name)
+            found += [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+        return found
+
+    def load(self, flat: torch.Tensor) -> None:
+        with torch.no_grad():
+            start = 0
+            for parameter in self.parameters():
+                parameter.copy_(flat[start : start + parameter.numel()].view_as(parameter))
+                start += parameter.numel()
+
+    def flat(self, grad: bool = False) -> torch.Tensor:
+        return torch.cat([(p.grad if grad else p.detach()).flatten() for p in self.parameters()])  # type: ignore[union-attr]
+
+    def logps(self, prompt: str, response: str) -> torch.Tensor:
+        """Log-probability of each token of the response and its end token."""
+        context = self.tokenizer(prompt)["input_ids"]
+        answer = self.tokenizer(response, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
+        ids = torch.tensor([context + answer])
+        logits = self.model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
+        return logits[len(context) - 1 : -1].gather(1, ids[0, len(context) :, None])[:, 0]
+
+    def pair(self, prompt: str, proposed: str, edited: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log pi(edited), log pi(proposed) over whole responses, log pi(edited) from the first token that differs."""
+        chosen, rejected = self.logps(prompt, edited), self.logps(prompt, proposed)
+        a, b = (
+            self.tokenizer(t, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
+            for t in (edited, proposed)
+        )
+        same = 0
+        while a[same] == b[same]:
+            same += 1
+        return chosen.sum(), rejected.sum(), chosen[same:].sum()
+
+    def loss(
+        self, texts: Sequence[tuple[str, str, str]], rule: LearningSettings, previous: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Mean DPO loss; the reference is the base model, or the adapter `previous`."""
+        current = self.flat()
+        with torch.no_grad():
+            if previous is None:
+                with self.model.disable_adapter():
+                    references = [self.pair(*text) for text in texts]
+            else:
+                self.load(previous)
+                references = [self.pair(*text) for text in texts]
+                self.load(current)
+        total = torch.zeros((), dtype=torch.float64)
+        for text, (ref_chosen, ref_rejected, ref_tail) in zip(texts, references, strict=True):
+            chosen, rejected, tail = self.pair(*text)
+            h = (chosen - rejected) - (ref_chosen - ref_rejected)
+            total = total - (1 - rule.epsilon) * torch.log(torch.sigmoid(rule.beta * h))
+            total = total - rule.epsilon * torch.log(torch.sigmoid(-rule.beta * h))
+            total = total + rule.anchor * torch.clamp(ref_tail - tail, min=0)
+        return total / len(texts)
+
+
+def random_adapter(layout: AdapterLayout, seed: int) -> torch.Tensor:
+    """Flat float64 weights, large enough that policy and base model are nats apart."""
+    return torch.randn(layout.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.1
+
+
+def encode(resident: ResidentModel, texts: Sequence[tuple[str, str, str]]) -> list[PreferencePair]:
+    encoder = PairEncoder(resident.tokenizer, max_context_tokens=1024, max_response_tokens=1024)
+    pairs = [encoder.encode(event(*text)) for text in texts]
+    assert all(isinstance(pair, PreferencePair) for pair in pairs)
+    return pairs  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp(request.param), request.param)
+
+
+RULES: list[dict[str, Any]] = [
+    {},
+    {"epsilon": 0.2},
+    {"anchor": 0.7},
+    {"reference": "previous"},
+    {"reference": "previous", "epsilon": 0.1, "anchor": 0.3},
+]
+
+
+@pytest.mark.parametrize("max_row_tokens", [60, 4096], ids=["rows-of-one", "one-row"])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: ",".join(f"{k}={v}" for k, v in rule.items()) or "default")
+def test_loss_and_gradient_equal_a_hand_written_two_row_dpo_on_plain_peft(
+    folder: Path, rule: dict[str, Any], max_row_tokens: int
+) -> None:
+    settings = LearningSettings(beta=0.1, max_row_tokens=max_row_tokens, **rule)
+    resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
+    now, before = random_adapter(resident.layout, 1), random_adapter(resident.layout, 2)
+
+    arena = SlotArena(resident.lora, 1, resident.device, torch.float64)
+    slot = arena.place("u", AdapterTensors(now, torch.zeros_like(now), torch.zeros_like(now), 3))
+    arena.beginning.copy_(before)
+    runner = StepRunner(resident, arena, settings, NOT_TRUSTED)
+    pairs = encode(resident, TEXTS)
+    rows = pack(pairs, settings.max_row_tokens, resident.device)
+    assert len(rows) == (len(TEXTS) if max_row_tokens == 60 else 1)
+    assert max(len(p.prompt) + len(p.chosen) for p in pairs) > 2 * SLIDING_WINDOW
+    loss = torch.zeros((), dtype=torch.float64)
+    for row in rows:
+        part = runner.score_row(row, slot.leaves, untrained=False, at_beginning=False).loss / len(pairs)
+        part.backward()  # type: ignore[no-untyped-call]
+        loss += part.detach()
+
+    oracle = Oracle(folder, resident.layout)
+    oracle.load(now)
+    expected = oracle.loss(TEXTS, settings, before if settings.reference == "previous" else None)
+    expected.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(loss, expected.detach(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(arena.gradient, oracle.flat(grad=True), rtol=0, atol=1e-9)
+    assert arena.gradient.norm() > 1e-3
+
+
+def test_ten_interleaved_steps_of_three_users_equal_peft_with_torch_adamw(folder: Path) -> None:
+    rule = LearningSettings(lr=1e-2, pairs_per_step=4, max_gradient_norm=0.5)
+    resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
+    # Two slots for three users, so that tensors leave the device and come back.
+    learner = CorllLearner(resident, rule, NOT_TRUSTED, device_slots=2, adapter_dtype=torch.float64)
+    uids = ("ann", "bob", "cy")
+    texts = {uid: tuple((f"{uid}: {p}", y, f"{e} {uid}") for p, y, e in TEXTS) for uid in uids}
+    starts = {uid: new_adapter(resident.layout, uid, "1", torch.float64) for uid in uids}
+
+    oracles = {}
+    for uid in uids:
+        oracle = Oracle(folder, resident.layout)
+        oracle.load(starts[uid].weights)
+        oracles[uid] = (
+            oracle,
+            torch.optim.AdamW(
+                oracle.parameters(), lr=rule.lr, betas=(rule.beta1, rule.beta2), eps=rule.adam_eps, weight_decay=0.0
+            ),
+        )
+    adapters: dict[str, Any] = dict.fromkeys(uids)
+    for step in range(10):
+        uid = uids[(step * step) % 3] if step % 4 else "cy"
+        chosen = texts[uid][: 1 + step % 4]  # steps of 1 to 4 pairs
+        events = tuple(event(*text, number=step) for text in chosen)
+        (outcome,) = learner.update([TrainingBatch(uid, adapters[uid], events)])
+        adapters[uid] = outcome.adapter
+
+        oracle, optimizer = oracles[uid]
+        optimizer.param_groups[0]["lr"] = rule.lr * len(chosen) / rule.pairs_per_step
+        optimizer.zero_grad()
+        loss = oracle.loss(chosen, rule, None)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(oracle.parameters(), rule.max_gradient_norm)
+        optimizer.step()
+        assert outcome.loss == pytest.approx(float(loss.detach()), abs=1e-9)
+        assert outcome.gradient_norm == pytest.approx(float(norm), rel=1e-7)
+    assert all(adapter is not None for adapter in adapters.values())
+    for uid in uids:
+        torch.testing.assert_close(adapters[uid].weights, oracles[uid][0].flat(), rtol=0, atol=1e-9)
+        assert (adapters[uid].weights - starts[uid].weights).abs().max() > 1e-3
+
+
+def test_margins_equal_those_of_peft(folder: Path) -> None:
+    resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
+    learner = CorllLearner(resident, LearningSettings(), NOT_TRUSTED, device_slots=1, adapter_dtype=torch.float64)
+    flat = random_adapter(resident.layout, 5)
+    adapter = AdapterTensors(flat, torch.zeros_like(flat), torch.zeros_like(flat), 1)
+    (outcome,) = learner.update([TrainingBatch("u", adapter, tuple(event(*text) for text in TEXTS))])
+
+    oracle = Oracle(folder, resident.layout)
+    oracle.load(flat)
+    with torch.no_grad():
+        for text, pair in zip(TEXTS, outcome.pairs, strict=True):
+            chosen, rejected, _ = oracle.pair(*text)
+            with oracle.model.disable_adapter():
+                base_chosen, base_rejected, _ = oracle.pair(*text)
+            assert pair.base_margin == pytest.approx(float(base_chosen - base_rejected), abs=1e-9)
+            assert pair.margin == pytest.approx(float(chosen - rejected - base_chosen + base_rejected), abs=1e-9)
+            assert pair.scored_by_trained
+            assert F.sigmoid(torch.tensor(pair.margin)) > 0
