@@ -166,4 +166,5 @@ class _ExactNorm(nn.Module):
         self.eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (self.offset + self.weight) * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+        scaled: torch.Tensor = (self.offset + self.weight) * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+        return scaled

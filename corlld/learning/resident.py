@@ -5,6 +5,7 @@ from hashlib import sha256
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from corlld.errors import ConfigurationError
 from corlld.learning.adapter import AdapterLayout
@@ -57,14 +58,18 @@ def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> Resid
     files = find_model_files(model)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(files.source, revision=files.hub_revision)
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        loaded, loading = transformers.AutoModelForCausalLM.from_pretrained(
             files.source,
             revision=files.hub_revision,
             dtype=_dtype(model.dtype, device),
             use_safetensors=True,  # the other format is pickle
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ConfigurationError(f"model.name: {model.name} can't be loaded: {first_line(error)}") from error
+    if loading["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise ConfigurationError(f"model.name: {model.name} lacks weights, among them {min(loading['missing_keys'])}")
     revision = files.revision or getattr(loaded.config, "_commit_hash", None)
     if revision is None:
         raise ConfigurationError(f"model.name: the commit of {model.name} is unknown; name a local folder instead")

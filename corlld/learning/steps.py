@@ -151,14 +151,10 @@ class StepRunner:
             for place, score in zip(row.members, _finite_scores(row, scored), strict=True):
                 scores[place] = score
 
-        with torch.no_grad():
-            norm = clip_(gradient, self._learning.max_gradient_norm)
-            if not (total.isfinite() and guard.all_finite(norm)):
-                return StepResult(RejectReason.NON_FINITE, tuple(scores))
-            self._adamw(slot, count)
-            if not guard.all_finite(*slot.tensors):
-                self._arena.undo(slot)
-                return StepResult(RejectReason.NON_FINITE, tuple(scores))
+        norm = self.apply_gradient(slot, count)
+        if not (total.isfinite() and guard.all_finite(norm, *slot.tensors)):
+            self._arena.undo(slot)
+            return StepResult(RejectReason.NON_FINITE, tuple(scores))
 
         drift, deltas = None, None
         if guard.is_due(slot.optimizer_step, self._guard.every_steps):
@@ -169,8 +165,11 @@ class StepRunner:
                 return StepResult(failure, tuple(scores))
         return StepResult(None, tuple(scores), float(total) / count, float(norm), drift, deltas)
 
-    def _adamw(self, slot: Slot, count: int) -> None:
+    @torch.no_grad()
+    def apply_gradient(self, slot: Slot, count: int) -> torch.Tensor:
+        """Clip the gathered gradient of `count` pairs and take the step. Returns the norm before, a scalar tensor."""
         rule = self._learning
+        norm = clip_(self._arena.gradient, rule.max_gradient_norm)
         slot.optimizer_step += 1
         adamw_step_(
             slot.weights,
@@ -183,6 +182,7 @@ class StepRunner:
             beta2=rule.beta2,
             eps=rule.adam_eps,
         )
+        return norm
 
     def _measure(
         self, slot: Slot, rows: Sequence[Row], before: Sequence[torch.Tensor]

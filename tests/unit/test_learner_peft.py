@@ -80,7 +80,8 @@ class Oracle:
         answer = self.tokenizer(response, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
         ids = torch.tensor([context + answer])
         logits = self.model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
-        return logits[len(context) - 1 : -1].gather(1, ids[0, len(context) :, None])[:, 0]
+        tokens: torch.Tensor = logits[len(context) - 1 : -1].gather(1, ids[0, len(context) :, None])[:, 0]
+        return tokens
 
     def pair(self, prompt: str, proposed: str, edited: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Log pi(edited), log pi(proposed) over whole responses, log pi(edited) from the first token that differs."""

@@ -1,0 +1,404 @@
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from corlld.errors import RejectReason
+from corlld.learning.adapter import AdapterTensors
+from corlld.learning.learner import CorllLearner
+from corlld.learning.resident import ResidentModel
+from corlld.records import EditEvent, Message, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
+from corlld.settings import GuardSettings, LearningSettings
+from tests.tiny_models import make_tiny_model, tiny_resident
+
+TEXTS = (
+    ("see you on friday", "see you on monday"),
+    ("the meeting is at ten", "the meeting begins at ten"),
+    ("kind regards", "best wishes"),
+    ("one and two", "one or two"),
+)
+
+
+def event(proposed: str, edited: str, **fields: Any) -> EditEvent:
+    plain = EditEvent("e", "u", datetime(2026, 1, 1, tzinfo=UTC), "Dear all, ", None, proposed, edited)
+    return replace(plain, **fields)
+
+
+EDITS = tuple(event(*texts) for texts in TEXTS)
+
+
+@pytest.fixture(scope="module")
+def resident(tmp_path_factory: pytest.TempPathFactory) -> ResidentModel:
+    return tiny_resident(make_tiny_model(tmp_path_factory.mktemp("model"), "gemma3"))
+
+
+@pytest.fixture
+def make(resident: ResidentModel) -> Callable[..., CorllLearner]:
+    def learner(guard: GuardSettings | None = None, slots: int = 4, **rule: Any) -> CorllLearner:
+        settings = LearningSettings(**{"lr": 1e-2} | rule)
+        return CorllLearner(resident, settings, guard or GuardSettings(max_drift_nats=1e9), slots)
+
+    return learner
+
+
+def update(learner: CorllLearner, *events: EditEvent, uid: str = "ann", adapter: Any = None) -> UpdateOutcome:
+    (outcome,) = learner.update([TrainingBatch(uid, adapter, events)])
+    return outcome
+
+
+def weights(outcome: UpdateOutcome) -> torch.Tensor:
+    assert isinstance(outcome.adapter, AdapterTensors)
+    return outcome.adapter.weights
+
+
+def bits(adapter: Any) -> list[torch.Tensor]:
+    return [t.clone().view(torch.int32) for t in (adapter.weights, adapter.exp_avg, adapter.exp_avg_sq)]
+
+
+def same_bits(left: Any, right: Any) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(bits(left), bits(right), strict=True))
+
+
+# What an update says
+
+
+def test_repeated_edits_raise_the_margin_and_the_likelihood_that_the_edit_gains(
+    make: Callable[..., CorllLearner],
+) -> None:
+    learner, adapter = make(), None
+    margins: list[float] = []
+    for _ in range(6):
+        outcome = update(learner, EDITS[0], adapter=adapter)
+        adapter = outcome.adapter
+        margins.append(outcome.pairs[0].margin or 0.0)
+    assert margins == sorted(margins)
+    assert margins[-1] > 1.0
+    assert adapter is not None
+    assert adapter.optimizer_step == 6
+
+
+def test_a_users_very_first_pair_has_margin_exactly_zero_and_counts_as_scored_by_no_trained_adapter(
+    make: Callable[..., CorllLearner],
+) -> None:
+    first = update(make(pairs_per_step=4), *EDITS)
+    assert [pair.margin for pair in first.pairs] == [0.0] * 4
+    assert not any(pair.scored_by_trained for pair in first.pairs)
+    # With steps of one pair, the second pair is scored by an adapter that took a step.
+    second = update(make(pairs_per_step=1), *EDITS)
+    assert [pair.scored_by_trained for pair in second.pairs] == [False, True, True, True]
+    assert second.pairs[0].margin == 0.0
+    assert all(pair.margin != 0.0 for pair in second.pairs[1:])
+
+
+def test_exchanging_proposed_and_edited_negates_the_base_models_preference(make: Callable[..., CorllLearner]) -> None:
+    forth = update(make(), *EDITS).pairs
+    back = update(make(), *(event(e.edited, e.proposed) for e in EDITS)).pairs
+    for there, here in zip(forth, back, strict=True):
+        assert there.base_margin is not None
+        assert here.base_margin is not None
+        assert there.base_margin == pytest.approx(-here.base_margin, abs=1e-4)
+        assert abs(there.base_margin) > 0.01
+
+
+def test_every_event_has_its_outcome_in_order(make: Callable[..., CorllLearner]) -> None:
+    events = (
+        event("same", "same"),
+        EDITS[0],
+        event("caf\u00e9", "cafe\u0301"),
+        event("a" * 200, "b"),
+        EDITS[1],
+    )
+    pairs = update(make(max_response_tokens=100), *events).pairs
+    assert [pair.status for pair in pairs] == [
+        PairStatus.ACCEPTANCE,
+        PairStatus.APPLIED,
+        PairStatus.NO_DIFFERENCE,
+        PairStatus.REJECTED,
+        PairStatus.APPLIED,
+    ]
+    assert pairs[3].reason is RejectReason.TOO_LONG
+    for untouched in (pairs[0], pairs[2], pairs[3]):
+        assert untouched.margin is None
+        assert untouched.delta_chosen_logp is None
+
+
+def test_a_batch_without_a_pair_leaves_the_very_adapter_that_was_given(make: Callable[..., CorllLearner]) -> None:
+    learner = make()
+    adapter = update(learner, *EDITS).adapter
+    for given in (None, adapter):
+        outcome = update(learner, event("same", "same"), adapter=given)
+        assert outcome.adapter is given
+        assert not outcome.trained
+        assert outcome.steps == 0
+
+
+def test_steps_have_at_most_pairs_per_step_pairs_and_are_repeated_steps_per_batch_times(
+    make: Callable[..., CorllLearner],
+) -> None:
+    assert update(make(pairs_per_step=3), *EDITS).steps == 2
+    outcome = update(make(pairs_per_step=4, steps_per_batch=3), *EDITS)
+    assert outcome.steps == 3
+    # Prequential figures are from before the first pass.
+    assert [pair.margin for pair in outcome.pairs] == [0.0] * 4
+
+
+def test_the_change_of_the_edits_log_probability_is_measured_by_the_guards_forward_pass(
+    make: Callable[..., CorllLearner],
+) -> None:
+    learner = make(lr=3e-2)
+    first = update(learner, EDITS[0])
+    assert first.pairs[0].delta_chosen_logp is not None
+    assert first.drift_nats is not None
+    assert first.drift_nats > 0
+    unmeasured = update(make(GuardSettings(every_steps=2)), EDITS[0])
+    assert unmeasured.pairs[0].delta_chosen_logp is None
+    assert unmeasured.drift_nats is None
+
+
+def test_reference_previous_reports_margins_against_the_base_model_all_the_same(
+    make: Callable[..., CorllLearner],
+) -> None:
+    adapter = update(make(), *EDITS).adapter
+    base, previous = (
+        update(make(reference=reference), *EDITS, adapter=adapter).pairs for reference in ("base", "previous")
+    )
+    assert [pair.margin for pair in base] == [pair.margin for pair in previous]
+    assert all(pair.margin != 0 for pair in previous)
+
+
+def test_reference_previous_with_one_adam_step_a_batch_makes_beta_irrelevant(
+    make: Callable[..., CorllLearner],
+) -> None:
+    low, high = (
+        update(make(reference="previous", beta=beta, max_gradient_norm=1e9, adam_eps=1e-30), *EDITS)
+        for beta in (0.01, 1.0)
+    )
+    torch.testing.assert_close(weights(low), weights(high), rtol=1e-3, atol=1e-5)
+
+
+def test_the_saturated_share_counts_margins_whose_gradient_has_vanished(make: Callable[..., CorllLearner]) -> None:
+    adapter = None
+    for _ in range(5):
+        adapter = update(make(), EDITS[0], adapter=adapter).adapter
+    margin = update(make(), EDITS[0], adapter=adapter).pairs[0].margin
+    assert margin is not None
+    limit = math.log(9) / margin  # sigma(-beta h) is 1/10 at this beta
+    shares = [update(make(beta=limit * f), EDITS[0], adapter=adapter).saturated_share for f in (0.99, 1.01)]
+    assert shares == [0.0, 1.0]
+
+
+def test_an_update_is_deterministic(make: Callable[..., CorllLearner]) -> None:
+    assert same_bits(update(make(), *EDITS).adapter, update(make(), *EDITS).adapter)
+
+
+# Acceptances
+
+
+def test_an_acceptance_changes_nothing_by_default_and_gains_likelihood_with_a_weight(
+    make: Callable[..., CorllLearner], resident: ResidentModel
+) -> None:
+    accepted = event("best wishes", "best wishes")
+    assert not update(make(), accepted).trained
+
+    learner = make(acceptance_weight=0.5)
+    outcome = update(learner, accepted)
+    assert outcome.trained
+    assert outcome.pairs == (PairOutcome(PairStatus.ACCEPTANCE),)
+    again = update(learner, accepted, adapter=outcome.adapter)
+    assert outcome.loss is not None
+    assert again.loss is not None
+    assert again.loss < outcome.loss
+    # -c log pi(y), the mean over the step's one event: y by its own tokens after the prompt's.
+    ids = resident.tokenizer("Dear all, ")["input_ids"]
+    answer = resident.tokenizer("best wishes", add_special_tokens=False)["input_ids"] + [
+        resident.tokenizer.eos_token_id
+    ]
+    logits = resident.model(input_ids=torch.tensor([ids + answer])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+    logp = logits.gather(1, torch.tensor(answer)[:, None]).sum()
+    assert outcome.loss == pytest.approx(-0.5 * float(logp), rel=1e-5)
+
+
+def test_acceptances_and_pairs_share_a_step_and_its_mean(make: Callable[..., CorllLearner]) -> None:
+    accepted = event("best wishes", "best wishes")
+    alone = update(make(acceptance_weight=0.5), accepted).loss
+    pair = update(make(acceptance_weight=0.5), EDITS[0]).loss
+    together = update(make(acceptance_weight=0.5), accepted, EDITS[0]).loss
+    assert alone is not None
+    assert pair is not None
+    assert together == pytest.approx((alone + pair) / 2, rel=1e-5)
+
+
+# I4: an update changes the tensors of the users in its step, and nothing else
+
+
+def test_i4_an_update_changes_no_bit_of_other_users_or_of_the_base_model(
+    make: Callable[..., CorllLearner], resident: ResidentModel
+) -> None:
+    learner = make(slots=2)
+    uids = ("ann", "bob", "cy")
+    first = {o.uid: o.adapter for o in learner.update([TrainingBatch(uid, None, EDITS) for uid in uids])}
+    base = {name: tensor.clone() for name, tensor in resident.model.state_dict().items()}
+    before = {uid: bits(adapter) for uid, adapter in first.items()}
+
+    for _ in range(3):
+        outcome = update(learner, *EDITS[:2], uid="bob", adapter=first["bob"])
+    # What was given is never written to, not even bob's own.
+    for uid in uids:
+        assert all(torch.equal(a, b) for a, b in zip(bits(first[uid]), before[uid], strict=True))
+    assert not same_bits(outcome.adapter, first["bob"])
+    for name, tensor in resident.model.state_dict().items():
+        assert torch.equal(tensor, base[name])
+    # Nor what still lies on the device: ann goes on as on a learner that never saw bob.
+    assert same_bits(
+        update(learner, EDITS[2], uid="ann", adapter=first["ann"]).adapter,
+        update(make(), EDITS[2], uid="ann", adapter=first["ann"]).adapter,
+    )
+
+
+def test_users_in_one_call_are_trained_as_if_each_were_alone(make: Callable[..., CorllLearner]) -> None:
+    together = make().update([TrainingBatch("ann", None, EDITS), TrainingBatch("bob", None, EDITS[::-1])])
+    assert [outcome.uid for outcome in together] == ["ann", "bob"]
+    assert same_bits(together[0].adapter, update(make(), *EDITS, uid="ann").adapter)
+    assert same_bits(together[1].adapter, update(make(), *EDITS[::-1], uid="bob").adapter)
+
+
+def test_two_batches_of_one_user_in_one_call_are_refused(make: Callable[..., CorllLearner]) -> None:
+    with pytest.raises(ValueError, match="more than one batch"):
+        make().update([TrainingBatch("ann", None, EDITS), TrainingBatch("ann", None, EDITS)])
+
+
+# The guard
+
+
+def test_one_pair_that_is_not_finite_is_rejected_and_its_neighbours_in_the_step_are_applied(tmp_path: Path) -> None:
+    resident = tiny_resident(make_tiny_model(tmp_path, "llama"))
+    (token,) = resident.tokenizer("~", add_special_tokens=False)["input_ids"]
+    resident.model.get_input_embeddings().weight[token] = float("nan")
+    learner = CorllLearner(resident, LearningSettings(), GuardSettings(), 1)
+
+    outcome = update(learner, EDITS[0], event("see ~ then", "see ~ now"), EDITS[1])
+    assert [pair.status for pair in outcome.pairs] == [PairStatus.APPLIED, PairStatus.REJECTED, PairStatus.APPLIED]
+    assert outcome.pairs[1].reason is RejectReason.NON_FINITE
+    assert outcome.pairs[1].margin is None
+    assert outcome.steps == 2
+    adapter = outcome.adapter
+    assert isinstance(adapter, AdapterTensors)
+    assert all(tensor.isfinite().all() for tensor in (adapter.weights, adapter.exp_avg, adapter.exp_avg_sq))
+
+
+def test_a_rejected_step_leaves_the_very_adapter_and_every_bit_on_the_device(
+    make: Callable[..., CorllLearner],
+) -> None:
+    adapter = update(make(), *EDITS).adapter
+    learner = make(GuardSettings(max_drift_nats=1e-9))
+    refused = update(learner, *EDITS, adapter=adapter)
+    assert refused.adapter is adapter
+    assert not refused.trained
+    assert {pair.reason for pair in refused.pairs} == {RejectReason.DRIFT}
+    assert all(pair.margin is not None for pair in refused.pairs)
+    # The copy on the device is used again as it is: it must be what was given.
+    learner._runner._guard = GuardSettings(max_drift_nats=1e9)
+    assert same_bits(update(learner, *EDITS, adapter=adapter).adapter, update(make(), *EDITS, adapter=adapter).adapter)
+
+
+def test_only_the_pair_that_drifts_too_far_alone_is_guilty(make: Callable[..., CorllLearner]) -> None:
+    drifts = []
+    for edit in EDITS[:2]:
+        outcome = update(make(pairs_per_step=2), edit)
+        assert outcome.drift_nats is not None
+        drifts.append(outcome.drift_nats)
+    assert drifts[0] != pytest.approx(drifts[1], rel=0.1)
+    guilty = drifts.index(max(drifts))
+    both = update(make(pairs_per_step=2), *EDITS[:2])
+    assert both.drift_nats is not None
+    limit = (sum(drifts) / 2 + min(drifts)) / 2
+    assert both.drift_nats > limit  # so that the step of both fails first
+    order = (EDITS[guilty], EDITS[1 - guilty])
+    outcome = update(make(GuardSettings(max_drift_nats=limit), pairs_per_step=2), *order)
+    assert [pair.reason for pair in outcome.pairs] == [RejectReason.DRIFT, None]
+    # The innocent one was trained as if the guilty one had never been there.
+    assert same_bits(outcome.adapter, update(make(pairs_per_step=2), EDITS[1 - guilty]).adapter)
+
+
+def test_a_pair_that_was_applied_stays_applied_when_a_later_pass_over_it_fails(
+    make: Callable[..., CorllLearner],
+) -> None:
+    learner = make(GuardSettings(max_drift_nats=1e-9, every_steps=2), steps_per_batch=3)
+    outcome = update(learner, EDITS[0])  # step 1 is not measured, step 2 is, and fails; there is no third
+    assert outcome.pairs[0].status is PairStatus.APPLIED
+    assert outcome.steps == 1
+    assert outcome.adapter is not None
+    assert outcome.adapter.optimizer_step == 1
+
+
+# Memory
+
+
+@pytest.fixture
+def small_device(resident: ResidentModel) -> Iterator[list[int]]:
+    """The model runs out of memory on rows of more tokens than the list's last number."""
+    limit = [10**9]
+
+    def refuse(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        if kwargs["input_ids"].numel() > limit[-1]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = resident.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    yield limit
+    handle.remove()
+
+
+def tokens_of(resident: ResidentModel, edit: EditEvent) -> int:
+    learner = CorllLearner(resident, LearningSettings(), GuardSettings(), 1)
+    return learner._encoder.encode(edit).tokens  # type: ignore[union-attr]
+
+
+def test_a_row_that_does_not_fit_is_split_and_the_step_stays_the_same(
+    make: Callable[..., CorllLearner], resident: ResidentModel, small_device: list[int]
+) -> None:
+    whole = update(make(), *EDITS)
+    small_device.append(max(tokens_of(resident, edit) for edit in EDITS))
+    split = update(make(), *EDITS)
+    assert split.steps == whole.steps == 1
+    torch.testing.assert_close(weights(split), weights(whole), rtol=1e-3, atol=1e-4)
+
+
+def test_a_single_pair_that_does_not_fit_is_rejected_alone(
+    make: Callable[..., CorllLearner], resident: ResidentModel, small_device: list[int]
+) -> None:
+    sizes = [tokens_of(resident, edit) for edit in EDITS]
+    small_device.append(max(sizes) - 1)
+    outcome = update(make(), *EDITS)
+    expected = [RejectReason.OUT_OF_MEMORY if size == max(sizes) else None for size in sizes]
+    assert [pair.reason for pair in outcome.pairs] == expected
+    assert expected.count(None) == 3
+
+
+def test_an_error_that_is_not_about_memory_is_raised(
+    make: Callable[..., CorllLearner], resident: ResidentModel
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    handle = resident.model.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="a bug"):
+            update(make(), *EDITS)
+    finally:
+        handle.remove()
+
+
+def test_messages_are_learnt_from_where_the_model_has_a_chat_template(tmp_path: Path) -> None:
+    resident = tiny_resident(make_tiny_model(tmp_path, "llama", chat_template=True))
+    assert resident.info.supports_messages
+    learner = CorllLearner(resident, LearningSettings(), GuardSettings(), 1)
+    chat = replace(EDITS[0], prompt=None, messages=(Message("user", "When?"),))
+    refused = replace(chat, messages=(Message("oracle", "?"),))
+    outcome = update(learner, chat, refused)
+    assert outcome.trained
+    assert [pair.reason for pair in outcome.pairs] == [None, RejectReason.UNRENDERABLE]
