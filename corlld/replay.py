@@ -222,7 +222,19 @@ def _mean(values: Iterable[float]) -> float | None:
 def summary_table(summary: dict[str, Any], *, show_users: bool) -> Table:
     """The summary for people."""
     table = Table(title="Prequential figures: each pair was scored before it was learnt from", title_justify="left")
-    for title in ("user", "pairs", "rejected", "accuracy", "last ¼", "margin", "last ¼", "base", "words", "longer", "edit"):
+    for title in (
+        "user",
+        "pairs",
+        "rejected",
+        "accuracy",
+        "last ¼",
+        "margin",
+        "last ¼",
+        "base",
+        "words",
+        "longer",
+        "edit",
+    ):
         table.add_column(title, justify="left" if title == "user" else "right")
     for user in summary["users"]:
         rejected = ", ".join(f"{count} {reason}" for reason, count in user["rejected"].items())
@@ -245,8 +257,9 @@ def summary_table(summary: dict[str, Any], *, show_users: bool) -> Table:
             ),
         )
     table.caption = (
-        "accuracy: share of pairs whose margin against the base model prefers the edited text (ties ½).  base: the base\n"
-        "model's own preference.  words, longer: an online word-count perceptron and 'the longer one' on the same pairs."
+        "accuracy: share of pairs whose margin against the base model prefers the edited text (ties ½).\n"
+        "base: the base model's own preference. words, longer: an online word-count perceptron and\n"
+        "'the longer one' on the same pairs. margin: nats. edit: mean edit ratio of all events."
     )
     table.caption_justify = "left"
     return table

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from corlld.events import EventDecoder
+from corlld.identity import Pseudonyms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corlld.daemon import Daemon
 from corlld.errors import ExitCode, FatalError, InvalidReason, RetriableError, StateUnreadable
-from corlld.events import EventDecoder
-from corlld.identity import Pseudonyms
 from corlld.protocols import Observer, Source
 from corlld.records import Polled, Record, SourcePartition, Tenure, UserState
 from corlld.settings import EventSettings, Settings
@@ -154,7 +154,7 @@ def test_a_store_that_fails_for_now_is_tried_again_and_nothing_is_committed_mean
     source = ScriptedSource([begun(*records(value("a")))])
     daemon = parts.daemon(source)
     seen: list[tuple[list[str], bool]] = []
-    source.idle = lambda: seen.append((daemon.waiting_for, any(0 < n for c in source.commits for n in c.values())))
+    source.idle = lambda: seen.append((daemon.waiting_for, any(n > 0 for c in source.commits for n in c.values())))
     daemon.run()
     assert (["state"], False) in seen
     assert not any(committed for waits, committed in seen if waits)
@@ -241,7 +241,9 @@ def test_an_unreadable_state_sends_that_users_records_to_the_dead_letters_and_ot
 
 def test_a_full_buffer_pauses_reading_and_reads_on_when_there_is_room() -> None:
     parts = Parts(batching={"max_buffered_events": 4, "flush_after_seconds": 1e6, "max_events": 4})
-    source = ScriptedSource([begun(*records(*(value(f"e{i}") for i in range(4)))), Polled(records(value("e4"), first=4))])
+    source = ScriptedSource(
+        [begun(*records(*(value(f"e{i}") for i in range(4)))), Polled(records(value("e4"), first=4))]
+    )
     paused: list[bool] = []
     source.idle = lambda: paused.append(source.paused)
     parts.daemon(source).run()
