@@ -1,0 +1,307 @@
+"""Judges a finished run from the outside: what is on the disk and in the topics, against what was sent.
+
+A program of its own, which imports nothing of corlld: `python -I oracle.py CASE.json` prints a verdict as JSON. It
+reads the input topic, the dead letters, the group's committed offsets, every user's state and every published file by
+itself, and works out what each state must be. `CASE.json` says where things are, and which records are invalid and why.
+"""
+
+import hashlib
+import hmac
+import json
+import struct
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import load_file
+
+READ_TIMEOUT_MS = 20_000
+STATE_KEY = "corlld.state"
+COPY_HEADERS = ("__connect.errors.topic", "__connect.errors.partition", "__connect.errors.offset")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be judged. Paths are strings; offsets go by "partition/offset".
+
+    bad: reason of each record that must be set aside. copies_allowed: after kills a dead letter may be there twice.
+    pairs_per_step: at 1 Adam's step counter equals the number of applied pairs, however batches were cut.
+    tensors_folder: `<uid>.safetensors` of an undisturbed run, which the states must equal bit for bit.
+    """
+
+    bootstrap: str
+    topic: str
+    group: str
+    dead_letters_topic: str
+    state_folder: str
+    adapters_folder: str
+    secret: str
+    bad: dict[str, str]
+    records: int
+    keep_versions: int = 3
+    pairs_per_step: int = 4
+    announce_topic: str | None = None
+    copies_allowed: bool = False
+    tensors_folder: str | None = None
+
+
+@dataclass
+class Wanted:
+    """What the state of one user must say, worked out from the input topic."""
+
+    event_ids: list[str] = field(default_factory=list)  # distinct, in the order of the partition
+    acceptances: int = 0
+    duplicates: int = 0
+    applied: dict[str, int] = field(default_factory=dict)
+
+
+def main() -> int:
+    case = Case(**json.loads(Path(sys.argv[1]).read_text()))
+    problems: list[str] = []
+    figures = judge(case, problems)
+    figures["imported_corlld"] = any(name.split(".")[0] == "corlld" for name in sys.modules)
+    print(json.dumps({"ok": not problems, "problems": problems, "figures": figures}, indent=1))
+    return 1 if problems else 0
+
+
+def judge(case: Case, problems: list[str]) -> dict[str, Any]:
+    """Append a sentence for everything that is wrong. Returns figures for the reader."""
+    records = list(read_topic(case.bootstrap, case.topic))
+    if len(records) != case.records:
+        problems.append(f"the input topic holds {len(records)} records, {case.records} were sent")
+    wanted = wanted_states(case, records)
+    states = {
+        folder.name: read_newest_state(folder) for folder in sorted((Path(case.state_folder) / "users").iterdir())
+    }
+    if set(states) != set(wanted):
+        problems.append(f"{len(set(states) - set(wanted))} unknown users, {len(set(wanted) - set(states))} lost users")
+    for uid in sorted(set(states) & set(wanted)):
+        judge_state(case, uid, *states[uid], wanted[uid], problems)
+        judge_releases(case, uid, *states[uid], problems)
+    judge_dead_letters(case, problems)
+    if case.announce_topic:
+        judge_announcements(case, {uid: state["version"] for uid, (state, _) in states.items()}, problems)
+    lag = judge_offsets(case, problems)
+    return {
+        "records": len(records),
+        "users": len(wanted),
+        "events": sum(len(user.event_ids) for user in wanted.values()),
+        "acceptances": sum(user.acceptances for user in wanted.values()),
+        "duplicates": sum(user.duplicates for user in wanted.values()),
+        "dead_letters": len(case.bad),
+        "versions": sum(state["version"] for state, _ in states.values()),
+        "pairs_applied": sum(state["statistics"]["pairs_applied"] for state, _ in states.values()),
+        "lag": lag,
+    }
+
+
+# --- what must be -----------------------------------------------------------------------------------------------------
+
+
+def uid_of(case: Case, user_id: str) -> str:
+    return hmac.new(case.secret.encode(), user_id.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def read_event(record: Any) -> tuple[str, dict[str, Any]]:
+    """The id and the fields of a good record: plain JSON, or a CloudEvent in either mode."""
+    headers = {name: value.decode() for name, value in record.headers}
+    body = json.loads(record.value)
+    if "ce_id" in headers:
+        return f"{headers['ce_source']}/{headers['ce_id']}", body
+    if "specversion" in body:
+        return f"{body['source']}/{body['id']}", body["data"]
+    return body["event_id"], body
+
+
+def wanted_states(case: Case, records: list[Any]) -> dict[str, Wanted]:
+    """Each user's state as the input topic alone decides it: partitions in order, a repeated id counts once."""
+    topic_id = topic_id_of(case.bootstrap, case.topic)
+    wanted: dict[str, Wanted] = {}
+    for record in records:
+        if f"{record.partition}/{record.offset}" in case.bad:
+            continue
+        event_id, fields = read_event(record)
+        user = wanted.setdefault(uid_of(case, fields["user_id"]), Wanted())
+        user.applied[f"{topic_id}/{record.partition}"] = record.offset + 1
+        if event_id in user.event_ids:
+            user.duplicates += 1
+            continue
+        user.event_ids.append(event_id)
+        user.acceptances += fields["proposed"] == fields["edited"]
+    return wanted
+
+
+# --- what is ----------------------------------------------------------------------------------------------------------
+
+
+def judge_state(
+    case: Case, uid: str, state: dict[str, Any], tensors: dict[str, Any], wanted: Wanted, problems: list[str]
+) -> None:
+    figures = state["statistics"]
+    rejected = sum(figures["rejected"].values())
+    outcomes = figures["pairs_applied"] + figures["acceptances"] + figures["no_difference"] + rejected
+    expected = {
+        "uid": (state["uid"], uid),
+        "events": (figures["events"], len(wanted.event_ids)),
+        "events with an outcome": (outcomes, len(wanted.event_ids)),
+        "acceptances": (figures["acceptances"], wanted.acceptances),
+        "applied offsets": (state["applied"], wanted.applied),
+        "distinct recent event ids": (len(set(state["recent_event_ids"])), len(wanted.event_ids)),
+        "order of recent event ids": (state["recent_event_ids"], wanted.event_ids),
+        "versions, one for each update": (state["version"], figures["updates"]),
+        "events by producing version": (sum(d["events"] for d in figures["drafts"].values()), len(wanted.event_ids)),
+    }
+    problems.extend(
+        f"user {uid}: {name}: found {found}, expected {due}" for name, (found, due) in expected.items() if found != due
+    )
+    # The step counter lies beside the tensors it counts: a pair that was trained on twice shows here.
+    steps, pairs = state["optimizer_step"], figures["pairs_applied"]
+    fewest = max(figures["updates"], -(-pairs // case.pairs_per_step))
+    if not fewest <= steps <= pairs:
+        problems.append(f"user {uid}: {steps} optimizer steps for {pairs} pairs in {figures['updates']} updates")
+    if case.tensors_folder:
+        undisturbed = load_file(Path(case.tensors_folder) / f"{uid}.safetensors")
+        for name, tensor in undisturbed.items():
+            if tensor.tobytes() != tensors[name].tobytes():
+                furthest = float(abs(tensor - tensors[name]).max())
+                problems.append(f"user {uid}: {name} is up to {furthest:.2g} from the undisturbed run's")
+
+
+def judge_releases(case: Case, uid: str, state: dict[str, Any], tensors: dict[str, Any], problems: list[str]) -> None:
+    """The newest versions are out, without a gap, each whole; the newest holds the state's own tensors."""
+    folder = Path(case.adapters_folder) / uid
+    # A kill while an old version was being removed may leave a part of it: without its config it is no version.
+    out = sorted(int(config.parent.name[1:]) for config in folder.glob("v*/adapter_config.json"))
+    newest = state["version"]
+    due = list(range(max(1, newest - case.keep_versions + 1), newest + 1))
+    if out != due:
+        problems.append(f"user {uid}: versions {out} are out, expected {due}")
+        return
+    for version in out:
+        release = folder / f"v{version:06d}"
+        manifest = json.loads((release / "manifest.json").read_text())
+        data = (release / "adapter_model.safetensors").read_bytes()
+        if hashlib.sha256(data).hexdigest() not in json.dumps(manifest):
+            problems.append(f"user {uid}: the manifest of version {version} names another digest")
+        if manifest["version"] != version or manifest["uid"] != uid:
+            problems.append(f"user {uid}: the manifest of version {version} is another version's")
+        json.loads((release / "adapter_config.json").read_text())
+        if version == newest:
+            published = numpy.concatenate([tensor.ravel() for tensor in load_safetensors(data).values()])
+            # Sorted: which stretch of the flat state belongs to which module is no concern of the oracle.
+            if not numpy.array_equal(numpy.sort(published), numpy.sort(tensors["weights"])):
+                problems.append(f"user {uid}: version {version} does not hold the state's tensors")
+
+
+def judge_dead_letters(case: Case, problems: list[str]) -> None:
+    """Each bad record is there with its reason and under its key, and nothing else is."""
+    topic_id = topic_id_of(case.bootstrap, case.topic)
+    copies: Counter[str] = Counter()
+    for letter in read_topic(case.bootstrap, case.dead_letters_topic):
+        headers = {name: value.decode(errors="replace") for name, value in letter.headers}
+        topic, partition, offset = (headers.get(name) for name in COPY_HEADERS)
+        place = f"{partition}/{offset}"
+        copies[place] += 1
+        if topic != case.topic or place not in case.bad:
+            problems.append(f"dead letter for {place}, which is a good record")
+        elif headers["corlld.reason"] != case.bad[place]:
+            problems.append(f"dead letter for {place}: {headers['corlld.reason']}, expected {case.bad[place]}")
+        if not letter.key.decode().endswith(f"/{topic_id}/{place}"):
+            problems.append(f"dead letter for {place} has another record's key")
+    if lost := set(case.bad) - set(copies):
+        problems.append(f"bad records without a dead letter: {sorted(lost)}")
+    if not case.copies_allowed and (repeated := [place for place, count in copies.items() if count > 1]):
+        problems.append(f"dead letters sent more than once: {repeated}")
+
+
+def judge_announcements(case: Case, versions: dict[str, int], problems: list[str]) -> None:
+    """The last word on each user is the newest version: what a compacted topic keeps."""
+    assert case.announce_topic is not None
+    last = {record.key.decode(): record.value for record in read_topic(case.bootstrap, case.announce_topic)}
+    announced = {uid: json.loads(value)["version"] for uid, value in last.items()}
+    trained = {uid: version for uid, version in versions.items() if version}
+    if announced != trained:
+        problems.append(f"last announced versions {announced}, expected {trained}")
+
+
+def judge_offsets(case: Case, problems: list[str]) -> int:
+    """Committed equals end offset everywhere. Returns the lag, in records."""
+    committed, ends = group_offsets(case.bootstrap, case.topic, case.group)
+    if committed != ends:
+        problems.append(f"committed offsets {committed}, end offsets {ends}")
+    return sum(end - (committed[partition] or 0) for partition, end in ends.items())
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def consumer_of(bootstrap: str, **options: Any) -> KafkaConsumer:
+    return KafkaConsumer(
+        bootstrap_servers=bootstrap, enable_auto_commit=False, allow_auto_create_topics=False, **options
+    )
+
+
+def read_topic(bootstrap: str, topic: str) -> Iterator[Any]:
+    """Every record of the topic, partition by partition, in order."""
+    consumer = consumer_of(bootstrap, auto_offset_reset="earliest")
+    try:
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
+        ends = consumer.end_offsets(partitions)
+        for partition in partitions:
+            consumer.assign([partition])
+            consumer.seek_to_beginning(partition)
+            while consumer.position(partition) < ends[partition]:
+                yield from consumer.poll(timeout_ms=READ_TIMEOUT_MS).get(partition, [])
+    finally:
+        consumer.close()
+
+
+def group_offsets(bootstrap: str, topic: str, group: str) -> tuple[dict[int, int | None], dict[int, int]]:
+    """The group's committed offset of each partition (None: none), and the partitions' end offsets."""
+    consumer = consumer_of(bootstrap, group_id=group)
+    try:
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
+        ends = consumer.end_offsets(partitions)
+        return {p.partition: consumer.committed(p) for p in partitions}, {p.partition: ends[p] for p in partitions}
+    finally:
+        consumer.close()
+
+
+def topic_id_of(bootstrap: str, topic: str) -> str:
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        return str(admin.describe_topics([topic])[0]["topic_id"])
+    finally:
+        admin.close()
+
+
+def newest_state_file(folder: Path) -> Path:
+    return max(file for file in folder.iterdir() if file.stem.isdigit() and file.suffix == ".safetensors")
+
+
+def read_state_header(file: Path) -> dict[str, Any]:
+    """Everything of a state but its tensors: the JSON in the safetensors header's metadata."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    state: dict[str, Any] = json.loads(header["__metadata__"][STATE_KEY])
+    return state
+
+
+def read_newest_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    file = newest_state_file(folder)
+    return read_state_header(file), load_file(file)
+
+
+def to_json(case: Case) -> str:
+    return json.dumps(asdict(case))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
