@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corlld.learning import scoring
 from corlld.learning.collate import Row, make_row, pack
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.scoring import token_logps
@@ -112,3 +113,24 @@ def test_a_packed_row_gives_the_log_probabilities_of_plain_rows_in_every_family(
                 plain += [float(logits[i - 1, text[i]]) for i in range(len(pair.prompt), len(text))]
     assert packed.dtype == torch.float64
     torch.testing.assert_close(packed, torch.tensor(plain, dtype=torch.float64), rtol=0, atol=1e-10)
+
+
+def test_logits_handled_a_few_tokens_at_a_time_give_cross_entropy_and_its_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens, vocabulary = 7, 11
+    monkeypatch.setattr(scoring, "_LOGITS_AT_A_TIME", 3 * vocabulary)  # slices of 3, 3 and 1
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(vocabulary, (tokens,), generator=generator)
+    ours = (5 * torch.randn(tokens, vocabulary, generator=generator, dtype=torch.float64)).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    upstream = torch.randn(tokens, generator=generator, dtype=torch.float64)
+
+    logps = scoring._TargetLogps.apply(ours, targets)
+    expected = -torch.nn.functional.cross_entropy(theirs, targets, reduction="none")
+    torch.testing.assert_close(logps, expected, rtol=0, atol=1e-13)
+    logps.backward(upstream)
+    expected.backward(upstream)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-13)
+    half = scoring._TargetLogps.apply(ours.detach().bfloat16(), targets)
+    assert half.dtype == torch.float32
