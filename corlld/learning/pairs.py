@@ -75,9 +75,8 @@ class PairEncoder:
         A draft that stopped at its length limit has no end token, and neither has its edit: the user continued no
         further than the draft reached, so nothing is known about where the text should end.
         """
-        try:
-            context = self._context(event)
-        except TemplateError:
+        context = self._context(event)
+        if context is None:
             return RejectReason.UNRENDERABLE
         chosen, rejected = self._plain(event.edited), self._plain(event.proposed)
         if not (event.truncated and chosen and rejected):
@@ -111,12 +110,12 @@ class PairEncoder:
             return context[:1] + (context[1 - room :] if room > 1 else ())
         return context[-room:]
 
-    def _context(self, event: EditEvent) -> tuple[int, ...]:
+    def _context(self, event: EditEvent) -> tuple[int, ...] | None:
         if event.messages is not None:
-            messages = [{"role": m.role, "content": _well_formed(m.content)} for m in event.messages]
-            rendered = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            turns = [{"role": m.role, "content": m.content} for m in event.messages]
+            rendered = _render(self._tokenizer, turns, add_generation_prompt=True)
             # The template wrote the special tokens already.
-            return self._plain(rendered)
+            return None if rendered is None else self._plain(rendered)
         ids = tuple(self._tokenizer(_well_formed(event.prompt or ""))["input_ids"])
         if ids:
             return ids
@@ -143,11 +142,7 @@ def _end_of_turn(tokenizer: Any) -> tuple[int, ...]:
     if not tokenizer.chat_template:
         return ()
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _SENTINEL}]
-    try:
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-    except TemplateError:
-        return ()
-    _, found, after = rendered.rpartition(_SENTINEL)
+    _, found, after = (_render(tokenizer, turns) or "").rpartition(_SENTINEL)
     if not found:
         return ()
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
@@ -156,6 +151,17 @@ def _end_of_turn(tokenizer: Any) -> tuple[int, ...]:
         if token in special:
             return tuple(ids[: index + 1])
     return ()
+
+
+def _render(tokenizer: Any, turns: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str | None:
+    """The turns as text; None where the template refuses them. Its messages may quote a user: they go no further."""
+    try:
+        rendered: str = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+    except (TemplateError, TypeError, ValueError):
+        return None
+    return rendered
 
 
 def _common_prefix(chosen: Sequence[int], rejected: Sequence[int]) -> int:

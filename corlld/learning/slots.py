@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from corlld.errors import ConfigurationError
 from corlld.learning.adapter import AdapterTensors
 from corlld.learning.stacked_lora import StackedLora, Weights
 
@@ -38,13 +39,24 @@ class SlotArena:
         slots: at least 1.
         device: where the places are.
         dtype: of the adapters; float32, but for tests of exactness.
+
+    Raises:
+        ConfigurationError: the device has no room for so many slots.
     """
 
     def __init__(self, lora: StackedLora, slots: int, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         size = lora.layout.size
 
         def arena(places: int) -> torch.Tensor:
-            return torch.zeros(places, size, device=device, dtype=dtype)
+            try:
+                return torch.zeros(places, size, device=device, dtype=dtype)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                megabytes = 3 * size * dtype.itemsize / 1e6
+                raise ConfigurationError(
+                    f"adapter.device_slots: {device} has no room for {slots} slots of {megabytes:.0f} MB"
+                ) from error
 
         self.dtype = dtype
         self.gradient = arena(1)[0]  # one is enough: one user at a time
@@ -103,6 +115,11 @@ class SlotArena:
             for kept, tensor in zip(self._undo, slot.tensors, strict=True):
                 tensor.copy_(kept)
         slot.optimizer_step = self._undo_step
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device had too little memory. The CPU's allocator has no type of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _parts(adapter: AdapterTensors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from corlld.learning.optimizer import adamw_step_, clip_, scaled_lr
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.learning.scoring import token_logps
-from corlld.learning.slots import Slot, SlotArena
+from corlld.learning.slots import Slot, SlotArena, is_out_of_memory
 from corlld.learning.stacked_lora import Weights
 from corlld.settings import GuardSettings, LearningSettings
 
@@ -221,7 +221,6 @@ def _blaming(number: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # The CPU allocator raises no type of its own.
-        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        if is_out_of_memory(error):
             raise _RowTooLarge(number) from None
         raise

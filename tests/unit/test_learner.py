@@ -11,6 +11,7 @@ import torch
 from corlld.errors import RejectReason
 from corlld.learning.adapter import AdapterTensors
 from corlld.learning.learner import CorllLearner
+from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.records import EditEvent, Message, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings import GuardSettings, LearningSettings
@@ -147,14 +148,34 @@ def test_steps_have_at_most_pairs_per_step_pairs_and_are_repeated_steps_per_batc
     assert [pair.margin for pair in outcome.pairs] == [0.0] * 4
 
 
-def test_the_change_of_the_edits_log_probability_is_measured_by_the_guards_forward_pass(
-    make: Callable[..., CorllLearner],
+def test_drift_and_the_change_of_the_edits_log_probability_are_what_plain_rows_say(
+    make: Callable[..., CorllLearner], resident: ResidentModel
 ) -> None:
-    learner = make(lr=3e-2)
-    first = update(learner, EDITS[0])
-    assert first.pairs[0].delta_chosen_logp is not None
-    assert first.drift_nats is not None
-    assert first.drift_nats > 0
+    learner = make()
+    outcome = update(learner, *EDITS)
+
+    def logps(flat: torch.Tensor | None, response: str) -> torch.Tensor:
+        context = resident.tokenizer("Dear all, ")["input_ids"]
+        answer = resident.tokenizer(response, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([[*context, *answer, resident.tokenizer.eos_token_id]])
+        with torch.no_grad(), resident.lora.bind(None if flat is None else resident.lora.weights(flat)):
+            logits = resident.model(input_ids=ids).logits[0, len(context) - 1 : -1].log_softmax(-1)
+        return logits.gather(1, ids[0, len(context) :, None])[:, 0]
+
+    changes = []
+    for edit, pair in zip(EDITS, outcome.pairs, strict=True):
+        chosen, rejected = (logps(weights(outcome), t) - logps(None, t) for t in (edit.edited, edit.proposed))
+        encoded = learner._encoder.encode(edit)
+        assert isinstance(encoded, PreferencePair)
+        tails = chosen[-len(encoded.chosen) :], rejected[-len(encoded.rejected) :]
+        assert pair.delta_chosen_logp == pytest.approx(float(tails[0].sum()), abs=1e-4)
+        changes += tails
+    assert outcome.drift_nats == pytest.approx(float(torch.cat(changes).abs().mean()), abs=1e-5)
+    assert outcome.drift_nats is not None
+    assert outcome.drift_nats > 0.01
+
+
+def test_a_step_whose_drift_is_not_due_has_none(make: Callable[..., CorllLearner]) -> None:
     unmeasured = update(make(GuardSettings(every_steps=2)), EDITS[0])
     assert unmeasured.pairs[0].delta_chosen_logp is None
     assert unmeasured.drift_nats is None
@@ -275,11 +296,14 @@ def test_two_batches_of_one_user_in_one_call_are_refused(make: Callable[..., Cor
 # The guard
 
 
-def test_one_pair_that_is_not_finite_is_rejected_and_its_neighbours_in_the_step_are_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every_steps", [1, 100])
+def test_one_pair_that_is_not_finite_is_rejected_and_its_neighbours_in_the_step_are_applied(
+    tmp_path: Path, every_steps: int
+) -> None:
     resident = tiny_resident(make_tiny_model(tmp_path, "llama"))
     (token,) = resident.tokenizer("~", add_special_tokens=False)["input_ids"]
     resident.model.get_input_embeddings().weight[token] = float("nan")
-    learner = CorllLearner(resident, LearningSettings(), GuardSettings(), 1)
+    learner = CorllLearner(resident, LearningSettings(), GuardSettings(every_steps=every_steps), 1)
 
     outcome = update(learner, EDITS[0], event("see ~ then", "see ~ now"), EDITS[1])
     assert [pair.status for pair in outcome.pairs] == [PairStatus.APPLIED, PairStatus.REJECTED, PairStatus.APPLIED]

@@ -178,6 +178,15 @@ def test_a_slot_whose_training_never_ended_is_copied_to_again(arena: SlotArena) 
     assert arena.place("ann", ann).weights.eq(1).all()
 
 
+def test_more_slots_than_the_device_has_room_for_are_refused(tmp_path: Path) -> None:
+    model = load(make_tiny_model(tmp_path, "llama"))
+    lora = StackedLora(model, AdapterLayout(8, 8, choose_modules(model, "all-linear")))
+    with pytest.raises(
+        ConfigurationError, match=r"adapter\.device_slots: cpu has no room for 1000000000 slots of 0 MB"
+    ):
+        SlotArena(lora, 10**9, CPU)
+
+
 def test_undo_gives_back_every_bit_and_the_step(arena: SlotArena) -> None:
     slot = arena.place("ann", adapter_of(arena, 3))
     arena.save_undo(slot)
