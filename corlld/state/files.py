@@ -1,0 +1,103 @@
+"""Making small files durable: a whole temporary file first, then one link or rename, then fsync of the folder."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from corlld.errors import ExitCode, FatalError, RetriableError
+
+FOLDER_MODE = 0o750
+FILE_MODE = 0o640
+
+
+@contextlib.contextmanager
+def retriable(folder: Path) -> Iterator[None]:
+    """A disk that is full, gone or failing may work later. The message names the folder, never a user."""
+    try:
+        yield
+    except OSError as error:
+        raise RetriableError(f"{folder}: {error.strerror or type(error).__name__}") from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make what was linked, renamed or removed in the folder outlast a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folders(folder: Path) -> None:
+    """Make the folder and what is missing above it, durably."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(FOLDER_MODE)
+    fsync_folder(folder.parent)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a new file that nobody else knows of, and fsync it. Nothing is left of it after a failure."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def link_new(temporary: Path, path: Path) -> None:
+    """Give a written temporary file its name, unless the name is taken. The temporary name is gone either way.
+
+    Raises FileExistsError.
+    """
+    try:
+        os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def create(path: Path, data: bytes) -> None:
+    """A new file, whole or not at all. Raises FileExistsError where there is one: it is not touched."""
+    temporary = _temporary(path)
+    write_whole(temporary, data)
+    link_new(temporary, path)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """A new or another content, whole or not at all."""
+    temporary = _temporary(path)
+    write_whole(temporary, data)
+    try:
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Write, fsync, link and remove a real file, so that a full disk or one without links shows at the start.
+
+    Raises FatalError.
+    """
+    probe = folder / f".probe-{secrets.token_hex(8)}"
+    try:
+        make_folders(folder)
+        try:
+            create(probe, bytes(4096))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise FatalError(f"{folder} can't be written: {error.strerror}", ExitCode.CANNOT_WRITE) from error
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{secrets.token_hex(8)}.tmp")

@@ -1,0 +1,143 @@
+"""One user's state as bytes and back: a safetensors file whose header holds all that is not a tensor, checksummed."""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from corlld.errors import StateUnreadable
+from corlld.learning.adapter import AdapterLayout, AdapterTensors
+from corlld.records import DraftFigures, Head, Release, Statistics, UserState
+from corlld.state.tensor_file import canonical_json, parse_header, read_tensors, tensor_bytes, write_tensors
+
+FORMAT = 1
+STATE_KEY = "corlld.state"
+CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes in the order of their names
+
+_TENSORS = ("exp_avg", "exp_avg_sq", "weights")
+
+
+def encode(state: UserState, write_id: str | None = None) -> bytes:
+    """The snapshot. The same state is the same bytes, but for a `write_id` that tells one write from another."""
+    adapter = state.adapter
+    if adapter is not None and not isinstance(adapter, AdapterTensors):
+        raise TypeError("an adapter of another make")
+    text = canonical_json(
+        {
+            "format": FORMAT,
+            "uid": state.uid,
+            "version": state.version,
+            "optimizer_step": None if adapter is None else adapter.optimizer_step,
+            "applied": dict(state.applied),
+            "recent_event_ids": list(state.recent_event_ids),
+            "statistics": asdict(state.statistics),
+            "release": None if state.release is None else asdict(state.release),
+            "erased": state.erased,
+            "write_id": write_id,
+        }
+    )
+    tensors = {} if adapter is None else {name: getattr(adapter, name) for name in _TENSORS}
+    return write_tensors(tensors, {STATE_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)})
+
+
+def decode(data: bytes, uid: str, layout: AdapterLayout | None = None) -> UserState:
+    """The state that `encode` was given.
+
+    Args:
+        data: a whole snapshot.
+        uid: whose state it has to be.
+        layout: where given, the tensors have to be of its size.
+
+    Raises:
+        StateUnreadable: torn, corrupt, of another user, or of a format that this corlld does not know.
+    """
+    try:
+        metadata, tensors = read_tensors(data)
+        text = metadata[STATE_KEY]
+        if not hmac.compare_digest(_checksum(text, tensors), metadata[CHECKSUM_KEY]):
+            raise StateUnreadable("its checksum does not fit its content")
+        fields = _fields(text, uid)
+        adapter = _adapter(fields["optimizer_step"], tensors, layout)
+        release = fields["release"]
+        return UserState(
+            uid=uid,
+            version=fields["version"],
+            adapter=adapter,
+            applied=fields["applied"],
+            recent_event_ids=tuple(fields["recent_event_ids"]),
+            statistics=_statistics(fields["statistics"]),
+            release=None
+            if release is None
+            else Release(**release | {"statistics": _statistics(release["statistics"])}),
+            erased=fields["erased"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StateUnreadable(_why(error)) from None
+
+
+def decode_head(header: bytes, uid: str) -> Head:
+    """Version and erasure from the header alone (the file without its length and its tensors), unchecked.
+
+    A user who came back after an erasure counts as erased until there is a new version: nothing is to be announced.
+    Raises StateUnreadable.
+    """
+    try:
+        fields = _fields(parse_header(header)[0][STATE_KEY], uid)
+        nothing_out = fields["release"] is None and fields["version"] > 0
+        return Head(fields["version"], erased=fields["erased"] or nothing_out)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StateUnreadable(_why(error)) from None
+
+
+def write_id_of(data: bytes) -> str | None:
+    """The `write_id` that a snapshot was encoded with; None where it has none or can't be read."""
+    try:
+        write_id = json.loads(read_tensors(data)[0][STATE_KEY])["write_id"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return write_id if isinstance(write_id, str) else None
+
+
+def _checksum(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(tensor_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _fields(text: str, uid: str) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(text)
+    if fields["format"] != FORMAT:
+        raise StateUnreadable("it was written in a format that this version of corlld does not know")
+    if fields["uid"] != uid:
+        raise StateUnreadable("it belongs to another user")
+    return fields
+
+
+def _adapter(
+    optimizer_step: int | None, tensors: Mapping[str, torch.Tensor], layout: AdapterLayout | None
+) -> AdapterTensors | None:
+    if optimizer_step is None and not tensors:
+        return None
+    if optimizer_step is None or sorted(tensors) != sorted(_TENSORS):
+        raise StateUnreadable("tensors are missing")
+    adapter = AdapterTensors(optimizer_step=optimizer_step, **tensors)
+    sizes = {len(tensor) for tensor in tensors.values()}
+    if len(sizes) > 1 or (layout is not None and sizes != {layout.size}):
+        raise StateUnreadable("its tensors have another shape than the adapter")
+    return adapter
+
+
+def _statistics(fields: Mapping[str, Any]) -> Statistics:
+    drafts = {name: DraftFigures(**figures) for name, figures in fields["drafts"].items()}
+    return Statistics(**{**fields, "drafts": drafts})
+
+
+def _why(error: Exception) -> str:
+    """A sentence for a ValueError of ours. Python's own messages could quote the input."""
+    own = type(error) is ValueError and str(error).startswith("it ")
+    return str(error) if own else "its header is corrupt"

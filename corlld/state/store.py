@@ -1,0 +1,269 @@
+"""States in a local folder, by compare-and-swap without a lock file: a process that was stopped would hold one.
+
+    store.json                          whom the store belongs to
+    users/<uid>/<12 digits>.safetensors the generations of a user: the highest number is the state
+    temporary/<uid>-<random>            being written, or left over by a kill
+    positions/<name>.json               how far a file source has read
+
+A state is written whole under a temporary name, and linked to the next number: of two owners one finds the number
+taken. A number can be free again once it is old enough to be removed, hence the second look after the link.
+"""
+
+import contextlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
+from corlld.records import Head, StoreIdentity, UserState
+from corlld.state.files import (
+    FOLDER_MODE,
+    check_writable,
+    create,
+    fsync_folder,
+    link_new,
+    make_folders,
+    replace,
+    retriable,
+    write_whole,
+)
+from corlld.state.identity_file import check_identity, identity_file
+from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
+from corlld.state.snapshot import decode, decode_head, encode
+from corlld.state.tensor_file import LENGTH_BYTES, header_length
+
+NO_STATE = "0"  # the token of a user without a state
+LEFT_OVER_AFTER_SECONDS = 3600.0  # no write takes as long: an older temporary file belongs to a process that is gone
+READ_ATTEMPTS = 10
+
+_UID = re.compile(r"[0-9a-f]{32}")
+_GENERATION = re.compile(r"(\d{12})\.safetensors")
+_POSITION_NAME = re.compile(r"[0-9a-f]+")
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+class LocalFolderStore:
+    """See `StateStore`. The token is the number of the generation.
+
+    Without `open` it can be read (as `corlld state show` does) by a process that has no right to write.
+
+    Args:
+        path: the folder, on a local filesystem; made by `open`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._users = path / "users"
+        self._temporary = path / "temporary"
+        self._positions = path / "positions"
+        self._identity_file = path / "store.json"
+        self._opened = False
+
+    def open(self, identity: StoreIdentity, *, must_exist: bool) -> None:
+        """Create or verify `store.json`, and see that the folder can be written.
+
+        Raises:
+            ConfigurationError: the store belongs to other settings, is missing though `must_exist`, or lies on a
+                network filesystem.
+            FatalError: the folder can't be read or written.
+        """
+        self._refuse_network_filesystem()
+        try:
+            existing = self._read_identity_file()
+            if existing is None and (must_exist or any(self._users.glob("*"))):
+                reason = "this group has committed offsets" if must_exist else "there are users' states in the folder"
+                raise ConfigurationError(
+                    f"{self._identity_file} is missing, but {reason}: an unmounted folder must not look like new "
+                    "users; mount the state folder, or restore it from a backup"
+                )
+            if existing is not None:
+                check_identity(existing, identity, where=str(self._identity_file))
+            check_writable(self._path)
+            for folder in (self._users, self._temporary, self._positions):
+                make_folders(folder)
+            if existing is None:
+                with contextlib.suppress(FileExistsError):  # another daemon of the group was first
+                    create(self._identity_file, identity_file(identity))
+                check_identity(self._identity_file.read_bytes(), identity, where=str(self._identity_file))
+            self._remove_left_overs()
+        except OSError as error:
+            raise FatalError(f"{self._path} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from error
+        self._opened = True
+
+    def load(self, uid: str) -> tuple[UserState | None, str]:
+        """See the protocol. A torn state is never passed over for the generation before."""
+        folder = self._folder(uid)
+        with retriable(self._path):
+            for _ in range(READ_ATTEMPTS):
+                number = self._newest(folder)
+                if number is None:
+                    self._check_mounted()
+                    return None, NO_STATE
+                with contextlib.suppress(FileNotFoundError):  # another owner has moved on by two meanwhile
+                    data = _generation(folder, number).read_bytes()
+                    break
+            else:
+                raise RetriableError(f"{self._path}: states change faster than they can be read")
+            state = self._decode(data, uid, number)
+            if self._opened:
+                # Offsets will be committed on the strength of what was read: a kill may have come before its fsync.
+                fsync_folder(folder)
+                fsync_folder(self._users)
+                if state.erased:
+                    self._forget_before(uid, number)
+        return state, str(number)
+
+    def save(self, uid: str, state: UserState, token: str) -> str:
+        """See the protocol. A write whose outcome is unknown shows as LostSwap at the next try, to load again."""
+        folder = self._folder(uid)
+        number = int(token) + 1
+        data = encode(state)
+        with retriable(self._path):
+            if number == 1:
+                # Not its parents: they are there since `open`, or the folder is no longer mounted.
+                with contextlib.suppress(FileExistsError):
+                    folder.mkdir(FOLDER_MODE)
+                fsync_folder(self._users)
+            temporary = self._temporary / f"{uid}-{secrets.token_hex(8)}"
+            write_whole(temporary, data)
+            own = _generation(folder, number)
+            try:
+                link_new(temporary, own)
+            except FileExistsError:
+                raise LostSwap("another owner stored this user's state first") from None
+            if self._newest(folder) != number:
+                own.unlink(missing_ok=True)
+                raise LostSwap("another owner stored newer states of this user")
+            if state.erased:
+                self._forget_before(uid, number)
+            else:
+                self._remove_before(folder, number - 1)
+        return str(number)
+
+    def head(self, uid: str) -> Head | None:
+        """See the protocol. Raises StateUnreadable, RetriableError."""
+        folder = self._folder(uid)
+        with retriable(self._path):
+            for _ in range(READ_ATTEMPTS):
+                number = self._newest(folder)
+                if number is None:
+                    return None
+                with contextlib.suppress(FileNotFoundError), _generation(folder, number).open("rb") as stream:
+                    try:
+                        return decode_head(stream.read(header_length(stream.read(LENGTH_BYTES))), uid)
+                    except (ValueError, StateUnreadable) as error:
+                        raise self._unreadable(uid, number, error) from None
+        raise RetriableError(f"{self._path}: states change faster than they can be read")
+
+    def uids(self) -> Iterator[str]:
+        """See the protocol. In order."""
+        with retriable(self._path):
+            for folder in sorted(self._users.iterdir()) if self._users.is_dir() else ():
+                if _UID.fullmatch(folder.name) and self._newest(folder) is not None:
+                    yield folder.name
+
+    def load_position(self, name: str) -> Mapping[str, str | int] | None:
+        """See the protocol. Raises FatalError for a file that is not a position, RetriableError."""
+        path = self._position_file(name)
+        with retriable(self._path):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                return None
+        try:
+            position = json.loads(data)
+        except ValueError:
+            position = None
+        if not isinstance(position, dict):
+            raise FatalError(f"{path} is corrupt: restore it, or remove it to read the file again", ExitCode.DATA)
+        return position
+
+    def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
+        """See the protocol."""
+        with retriable(self._path):
+            replace(self._position_file(name), json.dumps(dict(position), sort_keys=True).encode())
+
+    # --- generations --------------------------------------------------------------------------------------------------
+
+    def _folder(self, uid: str) -> Path:
+        if not _UID.fullmatch(uid):
+            raise ValueError("a uid is 32 hex digits")
+        return self._users / uid
+
+    def _newest(self, folder: Path) -> int | None:
+        return max(_numbers(folder), default=None)
+
+    def _remove_before(self, folder: Path, number: int) -> None:
+        for older in _numbers(folder):
+            if older < number:
+                _generation(folder, older).unlink(missing_ok=True)
+
+    def _forget_before(self, uid: str, number: int) -> None:
+        """Nothing personal stays beside a tombstone: neither a generation before it, nor what a kill left over."""
+        folder = self._folder(uid)
+        self._remove_before(folder, number)
+        fsync_folder(folder)
+        for left_over in self._temporary.glob(f"{uid}-*"):
+            left_over.unlink(missing_ok=True)
+        fsync_folder(self._temporary)
+
+    def _decode(self, data: bytes, uid: str, number: int) -> UserState:
+        try:
+            return decode(data, uid)
+        except StateUnreadable as error:
+            raise self._unreadable(uid, number, error) from None
+
+    def _unreadable(self, uid: str, number: int, error: Exception) -> StateUnreadable:
+        return StateUnreadable(
+            f"{_generation(self._folder(uid), number)} can't be used: {error}. To repair: move the file away (the "
+            "generation before it is then the state), and redeliver this user's dead letters since"
+        )
+
+    # --- the folder as a whole ----------------------------------------------------------------------------------------
+
+    def _read_identity_file(self) -> bytes | None:
+        try:
+            return self._identity_file.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _check_mounted(self) -> None:
+        if not self._identity_file.exists():
+            raise RetriableError(f"{self._path} is not a state store: store.json is not there; is the folder mounted?")
+
+    def _position_file(self, name: str) -> Path:
+        if not _POSITION_NAME.fullmatch(name):
+            raise ValueError("a position's name is hex digits")
+        return self._positions / f"{name}.json"
+
+    def _remove_left_overs(self) -> None:
+        for path in self._temporary.iterdir():
+            # By age alone: the files of another live daemon look the same.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > LEFT_OVER_AFTER_SECONDS:
+                    path.unlink()
+
+    def _refuse_network_filesystem(self) -> None:
+        if not _MOUNTS.exists():
+            return
+        kind = filesystem_type(self._path.resolve(), _MOUNTS.read_text(errors="replace"))
+        if kind in NETWORK_FILESYSTEMS:
+            raise ConfigurationError(
+                f"state.path: {self._path} lies on a network filesystem ({kind}), which can't keep states safe; "
+                "use a local disk"
+            )
+
+
+def _generation(folder: Path, number: int) -> Path:
+    return folder / f"{number:012d}.safetensors"
+
+
+def _numbers(folder: Path) -> list[int]:
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+    return [int(match[1]) for name in names if (match := _GENERATION.fullmatch(name))]

@@ -1,0 +1,85 @@
+"""Flat fp32 tensors as safetensors bytes, written here so that the same values are the same bytes for ever.
+
+The safetensors library keeps metadata in an unordered map, and is free to lay a file out differently in its next
+release; what is written here is hashed, and compared with what was written before. Any safetensors reader reads it.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+LENGTH_BYTES = 8  # the header's length, little-endian, comes first
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_ALIGNMENT = 8
+_FLOAT = np.dtype("<f4")
+
+
+def canonical_json(value: object) -> str:
+    """The one way to write `value`: sorted keys, no spaces, ASCII; floats read back exactly."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The numbers of an fp32 tensor, little-endian, row by row. A view where the tensor lies so already."""
+    if tensor.dtype is not torch.float32:
+        raise ValueError(f"expected float32, got {tensor.dtype}")
+    array = tensor.detach().cpu().contiguous().numpy().astype(_FLOAT, copy=False)
+    return array.reshape(-1).view(np.uint8).data
+
+
+def write_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A whole safetensors file. Tensors lie in the order of their names."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    parts = []
+    start = 0
+    for name in sorted(tensors):
+        data = tensor_bytes(tensors[name])
+        end = start + data.nbytes
+        header[name] = {"dtype": "F32", "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+        parts.append(data)
+        start = end
+    head = canonical_json(header).encode()
+    head += b" " * (-len(head) % _ALIGNMENT)
+    return b"".join([len(head).to_bytes(LENGTH_BYTES, "little"), head, *parts])
+
+
+def header_length(beginning: bytes) -> int:
+    """Bytes of the header that follows the first `LENGTH_BYTES`. Raises ValueError where they can't be a file's."""
+    length = int.from_bytes(beginning[:LENGTH_BYTES], "little")
+    if len(beginning) < LENGTH_BYTES or not 2 <= length <= MAX_HEADER_BYTES:
+        raise ValueError("it has no header")
+    return length
+
+
+def parse_header(header: bytes) -> tuple[dict[str, str], dict[str, Any]]:
+    """Metadata, and what is said of each tensor. Raises ValueError."""
+    parsed = json.loads(header)
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("__metadata__"), dict):
+        raise ValueError("it has no header of safetensors")
+    return parsed.pop("__metadata__"), parsed
+
+
+def read_tensors(data: bytes) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Metadata and one-dimensional tensors of a file that `write_tensors` made. Raises ValueError for any other."""
+    start = LENGTH_BYTES + header_length(data)
+    if start > len(data):
+        raise ValueError("it ends within its header")
+    metadata, entries = parse_header(data[LENGTH_BYTES:start])
+    tensors = {}
+    for name, entry in sorted(entries.items()):
+        match entry:
+            case {"dtype": "F32", "shape": [int(size)]} if size >= 0:
+                end = start + size * _FLOAT.itemsize
+            case _:
+                raise ValueError("it holds other tensors than corlld writes")
+        if end > len(data):
+            raise ValueError("it is shorter than its header says")
+        # A copy: torch tensors over a read-only buffer could be written to.
+        tensors[name] = torch.from_numpy(np.frombuffer(data, _FLOAT, size, start).astype(np.float32))
+        start = end
+    if start != len(data):
+        raise ValueError("it is longer than its header says")
+    return metadata, tensors
