@@ -1,0 +1,104 @@
+"""Adapter versions in a local folder: `<path>/<uid>/v<NNNNNN>/`, each file written once."""
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from corlld.errors import FatalError
+from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, adapter_name
+from corlld.publishing.target import PublishedVersion
+from corlld.state.files import check_writable, create, fsync_folder, make_folders, retriable
+
+_VERSION = re.compile(r"v(\d{6,})")
+
+
+class FolderTarget:
+    """See `Target`. A version is out once its `adapter_config.json` is there.
+
+    Args:
+        path: made where it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def open(self) -> None:
+        """See that the folder can be written. Raises FatalError."""
+        check_writable(self._path)
+
+    def put(self, uid: str, version: int, files: Mapping[str, bytes]) -> str:
+        """See `Target`. Where the manifest is the expected one and the config is there, nothing more is read."""
+        folder = self._folder(uid, version)
+        with retriable(self._path):
+            if not ((folder / CONFIG_FILE).exists() and _content(folder / MANIFEST_FILE) == files[MANIFEST_FILE]):
+                make_folders(folder)
+                for name, data in files.items():
+                    _put_file(folder / name, data, alarm=f"version {version} of {uid}: {name}")
+        return str(folder)
+
+    def get(self, uid: str, version: int) -> PublishedVersion | None:
+        """See `Target`."""
+        folder = self._folder(uid, version)
+        with retriable(self._path):
+            manifest = _content(folder / MANIFEST_FILE) if (folder / CONFIG_FILE).exists() else None
+        return None if manifest is None else PublishedVersion(str(folder), json.loads(manifest))
+
+    def prune(self, uid: str, keep_versions: int) -> None:
+        """See `Target`."""
+        with retriable(self._path):
+            for _, folder in _versions(self._path / uid)[:-keep_versions]:
+                _remove(folder)
+
+    def withdraw(self, uid: str) -> None:
+        """See `Target`."""
+        with retriable(self._path):
+            for _, folder in _versions(self._path / uid):
+                _remove(folder)
+            with contextlib.suppress(FileNotFoundError):
+                (self._path / uid).rmdir()
+                fsync_folder(self._path)
+
+    def _folder(self, uid: str, version: int) -> Path:
+        return (self._path / adapter_name(uid, version)).absolute()
+
+
+def _put_file(path: Path, data: bytes, alarm: str) -> None:
+    if not path.exists():
+        try:
+            create(path, data)
+        except FileExistsError:
+            pass  # another owner makes the same version out of the same state
+        else:
+            return
+    if hashlib.sha256(path.read_bytes()).digest() != hashlib.sha256(data).digest():
+        raise FatalError(
+            f"integrity alarm: {alarm} was published with other content than its state says; nothing was overwritten"
+        )
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _versions(folder: Path) -> list[tuple[int, Path]]:
+    """The versions of one user, also half-published ones, oldest first."""
+    try:
+        return sorted((int(match[1]), path) for path in folder.iterdir() if (match := _VERSION.fullmatch(path.name)))
+    except FileNotFoundError:
+        return []
+
+
+def _remove(folder: Path) -> None:
+    """The config first: what is left after a kill is no adapter to any engine."""
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    fsync_folder(folder)
+    for path in folder.iterdir():
+        path.unlink(missing_ok=True)
+    folder.rmdir()
+    fsync_folder(folder.parent)

@@ -1,0 +1,73 @@
+"""Makes durable states visible at the primary target, and tells the announcer."""
+
+import json
+from collections.abc import Callable
+
+from corlld.errors import StateUnreadable
+from corlld.learning.adapter import AdapterLayout
+from corlld.publishing.announcer import Announcer
+from corlld.publishing.peft_format import MANIFEST_FILE, adapter_files
+from corlld.publishing.target import Target
+from corlld.records import AdapterVersion, Head, ModelInfo, UserState
+
+
+class AdapterPublisher:
+    """See `Publisher`.
+
+    Args:
+        target: where versions go.
+        layout: what the adapters' numbers mean.
+        model: the base model of every adapter.
+        keep_versions: newest versions kept of each user.
+        announcer: told of every publication, also of one that was out already: its announcement may have been lost.
+        head: reads the newest state. Where given, what a late owner put out after the user's erasure is taken back.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        layout: AdapterLayout,
+        model: ModelInfo,
+        keep_versions: int,
+        announcer: Announcer | None = None,
+        *,
+        head: Callable[[str], Head | None] | None = None,
+    ) -> None:
+        self._target = target
+        self._layout = layout
+        self._model = model
+        self._keep_versions = keep_versions
+        self._announcer = announcer
+        self._head = head
+
+    def publish(self, state: UserState) -> AdapterVersion | None:
+        """See the protocol."""
+        if state.release is None:
+            return None
+        files = adapter_files(state, self._layout, self._model)
+        location = self._target.put(state.uid, state.release.version, files)
+        if self._was_erased(state.uid):
+            self.withdraw(state)
+            return None
+        self._target.prune(state.uid, self._keep_versions)
+        if self._announcer is not None:
+            self._announcer.announce(state.uid)
+        return AdapterVersion(state.uid, state.release.version, location, json.loads(files[MANIFEST_FILE])["digest"])
+
+    def withdraw(self, state: UserState) -> None:
+        """See the protocol."""
+        self._target.withdraw(state.uid)
+        if self._announcer is not None:
+            self._announcer.announce(state.uid)
+
+    def close(self, timeout_seconds: float) -> None:
+        """Let pending announcements go out."""
+        if self._announcer is not None:
+            self._announcer.close(timeout_seconds)
+
+    def _was_erased(self, uid: str) -> bool:
+        try:
+            head = self._head(uid) if self._head is not None else None
+        except StateUnreadable:
+            return False  # said when the state is loaded next
+        return head is not None and head.erased
