@@ -1,19 +1,33 @@
 """Every setting, declared once: type, default, limits and the sentence that explains it.
 
-A frozen tree from a TOML file, `CORLLD_<SECTION>__<KEY>` environment variables, and credential files for secrets.
+A frozen tree; `settings_file` fills it from a TOML file, the environment and credential files. Combinations that can
+never work are refused here, section by section; what only `corlld run` needs is `settings_file.check_for_run`.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
+NonEmpty = Annotated[str, Field(min_length=1)]
+TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def problems(self) -> Iterator[str]:
+        """Combinations of values that can't work, each as `key: what was found, and what is allowed`."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _refuse_problems(self) -> Self:
+        if problems := list(self.problems()):
+            raise ValueError("\n".join(problems))
+        return self
 
 
 class SourceSettings(Section):
@@ -27,13 +41,13 @@ class SourceSettings(Section):
 class KafkaSettings(Section):
     """The event bus. Names and meanings are kafka-python's where they exist there."""
 
-    bootstrap_servers: tuple[str, ...] = Field((), description="`host:port` of one or more brokers.")
-    topic: str = Field("edits", description="The topic of edit events. Never created by corlld.")
-    group_id: str = Field("corlld", description="The consumer group. A state store belongs to one group.")
-    group_instance_id: str | None = Field(
+    bootstrap_servers: tuple[NonEmpty, ...] = Field((), description="`host:port` of one or more brokers.")
+    topic: TopicName = Field("edits", description="The topic of edit events. Never created by corlld.")
+    group_id: NonEmpty = Field("corlld", description="The consumer group. A state store belongs to one group.")
+    group_instance_id: TopicName | None = Field(
         None, description="Static membership: a name unique to this daemon, so that a restart moves no partition."
     )
-    client_id: str = Field("corlld", description="Shown in the broker's logs and quotas.")
+    client_id: NonEmpty = Field("corlld", description="Shown in the broker's logs and quotas.")
     start_at: Literal["earliest", "latest"] = Field(
         "earliest", description="Where a new group starts. Later additions always start at their beginning."
     )
@@ -43,7 +57,9 @@ class KafkaSettings(Section):
     session_timeout_seconds: PositiveSeconds = Field(45.0, description="A member silent for so long is dropped.")
     heartbeat_interval_seconds: PositiveSeconds = Field(3.0, description="At most a third of the session timeout.")
     max_poll_interval_seconds: PositiveSeconds = Field(300.0, description="A loop that polls less often is dropped.")
-    request_timeout_seconds: PositiveSeconds = Field(30.0, description="An unanswered request fails after so long.")
+    request_timeout_seconds: float = Field(
+        30.0, gt=0.5, lt=540, description="An unanswered request fails after so long."
+    )
     max_poll_records: Positive = Field(500, description="Records handed over by one poll.")
     max_partition_fetch_bytes: Positive = Field(1_048_576, description="Bytes fetched from a partition at a time.")
     metadata_max_age_seconds: PositiveSeconds = Field(60.0, description="How often topic ids are checked again.")
@@ -55,20 +71,56 @@ class KafkaSettings(Section):
     ssl_keyfile: Path | None = Field(None, description="Client key (PEM).")
     ssl_crlfile: Path | None = Field(None, description="Revocation list (PEM).")
     ssl_password: SecretStr | None = Field(
-        None, description="Secret: password of the client key. Credential file `kafka_ssl_password`."
+        None, description="Password of the client key.", json_schema_extra={"credential": "kafka_ssl_password"}
     )
     ssl_ciphers: str | None = Field(None, description="OpenSSL cipher list.")
     ssl_check_hostname: bool = Field(True, description="Turn off for tests only.")
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI"] | None = Field(
-        None, description="Needed for SASL_PLAINTEXT and SASL_SSL."
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "AWS_MSK_IAM"] | None = Field(
+        None,
+        description="Needed for SASL_PLAINTEXT and SASL_SSL. GSSAPI needs the package `gssapi`; AWS_MSK_IAM needs "
+        "`botocore`, and takes its credentials from AWS's own environment.",
     )
     sasl_plain_username: str | None = Field(None, description="User of PLAIN and SCRAM.")
     sasl_plain_password: SecretStr | None = Field(
-        None, description="Secret: password of PLAIN and SCRAM. Credential file `kafka_sasl_password`."
+        None, description="Password of PLAIN and SCRAM.", json_schema_extra={"credential": "kafka_sasl_password"}
     )
-    sasl_kerberos_name: str | None = Field(None, description="GSSAPI: principal.")
-    sasl_kerberos_service_name: str = Field("kafka", description="GSSAPI: service name.")
+    sasl_kerberos_name: str | None = Field(None, description="GSSAPI: principal, instead of service and domain.")
+    sasl_kerberos_service_name: NonEmpty = Field("kafka", description="GSSAPI: service name.")
     sasl_kerberos_domain_name: str | None = Field(None, description="GSSAPI: domain, where it isn't the host.")
+
+    def problems(self) -> Iterator[str]:
+        if self.heartbeat_interval_seconds > self.session_timeout_seconds / 3:
+            yield (
+                f"heartbeat_interval_seconds: found {self.heartbeat_interval_seconds:g}, allowed: at most a third of "
+                f"kafka.session_timeout_seconds = {self.session_timeout_seconds:g}"
+            )
+        yield from self._tls_problems()
+        yield from self._sasl_problems()
+
+    def _tls_problems(self) -> Iterator[str]:
+        tls = self.security_protocol.endswith("SSL")
+        for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile", "ssl_password", "ssl_ciphers"):
+            if not tls and getattr(self, key) is not None:
+                yield f"{key}: set, allowed: only with kafka.security_protocol SSL or SASL_SSL"
+        for key in ("ssl_keyfile", "ssl_password"):
+            if tls and getattr(self, key) is not None and self.ssl_certfile is None:
+                yield f"{key}: set, allowed: only together with kafka.ssl_certfile"
+
+    def _sasl_problems(self) -> Iterator[str]:
+        mechanism = self.sasl_mechanism
+        credentials = {"sasl_plain_username": self.sasl_plain_username, "sasl_plain_password": self.sasl_plain_password}
+        if not self.security_protocol.startswith("SASL"):
+            for key, value in {"sasl_mechanism": mechanism, **credentials}.items():
+                if value is not None:
+                    yield f"{key}: set, allowed: only with kafka.security_protocol SASL_PLAINTEXT or SASL_SSL"
+        elif mechanism is None:
+            yield f"sasl_mechanism: not set, needed for kafka.security_protocol {self.security_protocol}"
+        elif mechanism == "PLAIN" or mechanism.startswith("SCRAM"):
+            for key, value in credentials.items():
+                if value is None:
+                    yield f"{key}: not set, needed for kafka.sasl_mechanism {mechanism}"
+        elif mechanism == "AWS_MSK_IAM" and self.security_protocol != "SASL_SSL":
+            yield "sasl_mechanism: found AWS_MSK_IAM, allowed: only with kafka.security_protocol SASL_SSL"
 
 
 class EventSettings(Section):
@@ -77,10 +129,10 @@ class EventSettings(Section):
     max_record_bytes: Positive = Field(1_000_000, description="A larger record is set aside as `too_large`.")
     max_text_chars: Positive = Field(20_000, description="Limit of each text: prompt or messages, proposed, edited.")
     tombstones_erase: bool = Field(False, description="A record with a user's key and no value erases that user.")
-    cloudevents_edit_types: tuple[str, ...] = Field(
+    cloudevents_edit_types: tuple[NonEmpty, ...] = Field(
         ("*.edit",), description="CloudEvents `type` patterns (shell-style) of edits."
     )
-    cloudevents_erase_types: tuple[str, ...] = Field(
+    cloudevents_erase_types: tuple[NonEmpty, ...] = Field(
         ("*.erase",), description="CloudEvents `type` patterns (shell-style) of erasures."
     )
 
@@ -88,7 +140,7 @@ class EventSettings(Section):
 class DeadLetterSettings(Section):
     """Where records that can't be applied are set aside."""
 
-    topic: str = Field("edits.dead-letters", description="kafka: the dead-letter topic. Never created by corlld.")
+    topic: TopicName = Field("edits.dead-letters", description="kafka: the dead-letter topic. Never created by corlld.")
     path: Path | None = Field(None, description="jsonl: the dead-letter file. Default: beside the state store.")
     payload: bool = Field(True, description="Keep the record's own key and value. Off: headers and position only.")
     max_share: float = Field(
@@ -102,8 +154,9 @@ class IdentitySettings(Section):
 
     secret: SecretStr | None = Field(
         None,
-        description="Secret: at least 32 characters, never changed. Credential file `uid_secret`. "
-        "Make one with `openssl rand -hex 32`.",
+        min_length=32,
+        description="Never to be changed: it names every state. Make one with `openssl rand -hex 32`.",
+        json_schema_extra={"credential": "uid_secret"},
     )
 
 
@@ -116,19 +169,28 @@ class BatchingSettings(Section):
     max_buffered_chars: Positive = Field(50_000_000, description="Back-pressure: or at so many characters of text.")
     max_users_per_step: Positive = Field(8, description="Users handed to the learner in one call.")
 
+    def problems(self) -> Iterator[str]:
+        if self.max_events > self.max_buffered_events:
+            yield (
+                f"max_events: found {self.max_events}, allowed: at most batching.max_buffered_events = "
+                f"{self.max_buffered_events}"
+            )
+
 
 class ModelSettings(Section):
     """The one resident base model."""
 
-    name: str | None = Field(
+    name: NonEmpty | None = Field(
         None,
         description="A local folder, a hub id, a .gguf file, or `demo` (gemma3-270m, from the extra `demo`).",
     )
     revision: str | None = Field(None, description="Hub revision: a commit, tag or branch.")
-    served_name: str | None = Field(
+    served_name: NonEmpty | None = Field(
         None, description="`base_model_name_or_path` in published adapters, exactly as served. Default: `name`."
     )
-    device: str = Field("auto", description="`auto` (cuda where there is one, else cpu), `cpu`, `cuda`, `cuda:1` ...")
+    device: NonEmpty = Field(
+        "auto", description="`auto` (cuda where there is one, else cpu), `cpu`, `cuda`, `cuda:1` ..."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="`auto`: bfloat16 on cuda, float32 on the cpu."
     )
@@ -143,7 +205,7 @@ class AdapterSettings(Section):
 
     r: Positive = Field(8, description="Rank.")
     lora_alpha: Positive = Field(16, description="Scale: the update is multiplied by lora_alpha / r.")
-    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+    target_modules: Literal["all-linear"] | Annotated[tuple[NonEmpty, ...], Field(min_length=1)] = Field(
         "all-linear", description="`all-linear` (all but the output head), or names of modules."
     )
     device_slots: Positive = Field(32, description="Users whose tensors stay on the device.")
@@ -194,7 +256,9 @@ class PublishingSettings(Section):
     enabled: bool = Field(True, description="Off: learn without publishing.")
     path: Path = Field(Path("/var/lib/corlld/adapters"), description="`<uid>/v<NNNNNN>/` are made in here.")
     keep_versions: Positive = Field(3, description="Newest versions kept of each user.")
-    announce_topic: str | None = Field(None, description="kafka: a compacted topic for announcements. Unset: none.")
+    announce_topic: TopicName | None = Field(
+        None, description="kafka: a compacted topic for announcements. Unset: none."
+    )
     threads: Positive = Field(2, description="Threads that write states and adapters.")
 
 

@@ -1,0 +1,122 @@
+"""CloudEvents 1.0 over Kafka, structured and binary mode, to what an event is made of.
+
+The `cloudevents` library judges the attributes; JSON and time are read strictly here, since it keeps the last of
+repeated keys, and makes up an `id` and a `time` where there is none.
+"""
+
+import base64
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cloudevents.core.base import BaseCloudEvent
+from cloudevents.core.bindings import kafka as binding
+from cloudevents.core.exceptions import BaseCloudEventException, CloudEventValidationError
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+
+from corlld.errors import InvalidEvent, InvalidReason
+from corlld.strict_json import parse_object, parse_time
+
+CONTENT_TYPE = "content-type"
+_PREFIX = "ce_"
+_MEDIA_TYPE = "application/cloudevents"
+_REQUIRED_ATTRIBUTES = ("specversion", "id", "source", "type")
+_ATTRIBUTES = (*_REQUIRED_ATTRIBUTES, "time", "subject", "datacontenttype", "dataschema")
+
+
+@dataclass(frozen=True, slots=True)
+class CloudEdit:
+    """A valid CloudEvent with a JSON object as its data; what the data says is not judged yet."""
+
+    event_id: str  # source + "/" + id: only the two together are unique
+    type: str
+    occurred_at: str  # `time`, RFC 3339
+    data: dict[str, Any]
+
+
+def is_structured(headers: Mapping[str, bytes]) -> bool:
+    """Whether the content type says so. Raises InvalidEvent for a batch, or another format than JSON."""
+    content_type = headers.get(CONTENT_TYPE, b"").decode("latin-1").partition(";")[0].strip().lower()
+    if not content_type.startswith(_MEDIA_TYPE):
+        return False
+    if content_type != f"{_MEDIA_TYPE}+json":
+        raise _refusal(CONTENT_TYPE, f"{_MEDIA_TYPE}+json: one event a record")
+    return True
+
+
+def is_binary(headers: Mapping[str, bytes]) -> bool:
+    return any(name.startswith(_PREFIX) for name in headers)
+
+
+def from_structured(fields: Mapping[str, Any]) -> CloudEdit:
+    """The event that is the whole value. Raises InvalidEvent."""
+    attributes = {k: v for k, v in fields.items() if v is not None and k not in ("data", "data_base64")}
+    attributes["time"] = _check_presence(attributes)
+    data, encoded = fields.get("data"), fields.get("data_base64")
+    if data is not None and encoded is not None:
+        raise _refusal("data_base64", "data or data_base64, not both")
+    return _finish(_checked(lambda: CloudEvent(attributes)), data if encoded is None else _decode(encoded))
+
+
+def from_binary(headers: Mapping[str, bytes], value: bytes) -> CloudEdit:
+    """The event whose attributes are headers (names in lower case), and whose data is the value. Raises InvalidEvent."""
+    # The library decodes every header that it is given; others than CloudEvents' own may be no text at all.
+    own = {name: raw for name, raw in headers.items() if name.startswith(_PREFIX) or name == CONTENT_TYPE}
+    _check_presence({name.removeprefix(_PREFIX): raw.decode("latin-1") for name, raw in own.items()})
+    message = binding.KafkaMessage(headers=own, key=None, value=b"")
+    event = _checked(lambda: binding.from_binary(message, JSONFormat(), CloudEvent))
+    content_type = event.get_datacontenttype()
+    if content_type is not None and not JSONFormat.JSON_CONTENT_TYPE_PATTERN.match(content_type):
+        raise _refusal(CONTENT_TYPE, "a JSON type, as application/json")
+    return _finish(event, value)
+
+
+def _check_presence(attributes: Mapping[str, Any]) -> datetime:
+    """Look for the required attributes, ours is `time` too; returns the latter."""
+    for name in _REQUIRED_ATTRIBUTES:
+        if name not in attributes:
+            raise _refusal(name, "required")
+    if "time" not in attributes:
+        raise InvalidEvent(InvalidReason.MISSING_FIELD, field="time", detail="an RFC 3339 time with an offset")
+    try:
+        return parse_time(attributes["time"])
+    except ValueError:
+        pass
+    raise InvalidEvent(InvalidReason.INVALID_FIELD, field="time", detail="an RFC 3339 time with an offset")
+
+
+def _checked(make: Callable[[], BaseCloudEvent]) -> BaseCloudEvent:
+    """What the library makes, or which attribute it refuses."""
+    refused: Collection[str] = ()
+    try:
+        return make()
+    except CloudEventValidationError as error:
+        refused = error.errors.keys()
+    except (BaseCloudEventException, ValueError, TypeError):
+        pass
+    # Names of extensions come from the input: they are not repeated.
+    known = next((name for name in _ATTRIBUTES if name in refused), None)
+    raise _refusal(known, "as in CloudEvents 1.0; names of extensions have lower-case letters and digits")
+
+
+def _decode(encoded: object) -> bytes:
+    try:
+        return base64.b64decode(encoded if isinstance(encoded, str) else "?", validate=True)
+    except ValueError:
+        pass
+    raise _refusal("data_base64", "base64")
+
+
+def _finish(event: BaseCloudEvent, data: object) -> CloudEdit:
+    if isinstance(data, bytes):
+        data = parse_object(data)
+    if not isinstance(data, dict):
+        raise InvalidEvent(InvalidReason.NOT_AN_OBJECT, field="data", detail="a JSON object")
+    event_id = f"{event.get_source()}/{event.get_id()}"
+    return CloudEdit(event_id, event.get_type(), event.get_attributes()["time"].isoformat(), data)
+
+
+def _refusal(field: str | None, detail: str) -> InvalidEvent:
+    return InvalidEvent(InvalidReason.NOT_CLOUDEVENTS, field=field, detail=detail)

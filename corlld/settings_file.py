@@ -1,0 +1,243 @@
+"""From a TOML file, credential files and the environment to one frozen `Settings`; each mistake in one line.
+
+Later ones win: the file, then credential files (secrets only), then `CORLLD_<SECTION>__<KEY>`. No message quotes a
+secret, nor the value of a key that is unknown (it might be a misspelt secret).
+"""
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from corlld.errors import ConfigurationError
+from corlld.settings import Settings
+from corlld.settings_text import (
+    CREDENTIALS,
+    ENVIRONMENT_PREFIX,
+    KEYS,
+    SECTIONS,
+    Name,
+    allowed,
+    is_secret,
+    variable,
+    where_secrets_go,
+)
+from corlld.settings_text import render_default_toml as render_default_toml
+
+DEFAULT_FILE = Path("/etc/corlld/corlld.toml")
+
+# Not settings: the tests' own switches, and what Kubernetes sets in every pod beside a service called `corlld`.
+_FOREIGN_VARIABLES = re.compile(r"CORLLD_(TEST_.*|SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_.*)?)")
+_LONGEST_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value with where it came from."""
+
+    value: Any
+    origin: str
+    from_file: bool = False
+
+
+_Layer = dict[Name, _Given]
+
+
+def load_settings(config: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings, from wherever they are given.
+
+    Args:
+        config: a TOML file that must exist. None: /etc/corlld/corlld.toml where it exists.
+        environ: environment variables. An empty one counts as not set; lists are JSON or comma-separated.
+
+    Raises ConfigurationError, with one line for each problem.
+    """
+    problems: list[str] = []
+    file = config if config is not None else DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    given: _Layer = {
+        **(_read_file(file, problems) if file is not None else {}),
+        **_read_credentials(environ, problems),
+        **_read_environment(environ, problems),
+    }
+    errors = _errors(given)
+    problems.extend(errors)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return Settings.model_validate(_nested(given))
+
+
+def check_for_run(settings: Settings) -> list[str]:
+    """What `corlld run` needs beyond settings that are each right: one line for each problem."""
+    return list(_missing_for_run(settings))
+
+
+def _missing_for_run(settings: Settings) -> Iterator[str]:
+    kafka, source, publishing = settings.kafka, settings.source, settings.publishing
+    if settings.identity.secret is None:
+        name = ("identity", "secret")
+        yield f"identity.secret: not set, needed: {allowed(name)}, in {where_secrets_go(name)}"
+    if settings.model.name is None:
+        yield "model.name: not set, needed: a local folder, a hub id, a .gguf file, or `demo`"
+    if source.kind == "jsonl" and source.path is None:
+        yield "source.path: not set, needed for source.kind jsonl: the file to read"
+    announces = publishing.enabled and publishing.announce_topic is not None
+    if not kafka.bootstrap_servers and (source.kind == "kafka" or announces):
+        what = "source.kind kafka" if source.kind == "kafka" else "publishing.announce_topic"
+        yield f"kafka.bootstrap_servers: not set, needed for {what}: `host:port` of one or more brokers"
+    if source.kind == "kafka" and settings.dead_letters.topic == kafka.topic:
+        yield f"dead_letters.topic: found {kafka.topic!r}, allowed: another topic than kafka.topic"
+    if announces and publishing.announce_topic in (kafka.topic, settings.dead_letters.topic):
+        yield (
+            f"publishing.announce_topic: found {publishing.announce_topic!r}, "
+            "allowed: another topic than kafka.topic and dead_letters.topic"
+        )
+    if source.kind == "jsonl" and source.path is not None and settings.dead_letters.path == source.path:
+        yield "dead_letters.path: found the path of source.path, allowed: another file"
+    if publishing.enabled and publishing.path == settings.state.path:
+        yield "publishing.path: found the path of state.path, allowed: another folder"
+
+
+def _read_file(file: Path, problems: list[str]) -> _Layer:
+    origin = str(file)
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        _refuse(f"{origin}: can't be read: {error.strerror}")
+    except UnicodeDecodeError:
+        _refuse(f"{origin}: not valid TOML: not in UTF-8")
+    except tomllib.TOMLDecodeError as error:
+        _refuse(f"{origin}: not valid TOML: {error}")  # names line and column
+    layer: _Layer = {}
+    for section, keys in document.items():
+        if section not in SECTIONS:
+            problems.append(f"{_unknown(section)}; in {origin}")
+        elif not isinstance(keys, dict):
+            problems.append(f"{section}: found a value, allowed: a section [{section}]; in {origin}")
+        else:
+            for key, value in keys.items():
+                name = (section, key)
+                if name not in KEYS:
+                    problems.append(f"{_unknown(f'{section}.{key}')}; in {origin}")
+                elif is_secret(name):
+                    problems.append(f"{section}.{key}: found a secret, allowed: {where_secrets_go(name)}; in {origin}")
+                else:
+                    layer[name] = _Given(value, origin, from_file=True)
+    return layer
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigurationError(message) from None
+
+
+def _read_credentials(environ: Mapping[str, str], problems: list[str]) -> _Layer:
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    layer: _Layer = {}
+    for credential, name in CREDENTIALS.items() if folder else ():
+        file = Path(folder or "") / credential
+        try:
+            layer[name] = _Given(file.read_text(encoding="utf-8").rstrip("\r\n"), f"credential file {file}")
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not in UTF-8"
+            problems.append(f"{'.'.join(name)}: credential file {file} can't be read: {why}")
+    return layer
+
+
+class _Layout(Settings, BaseSettings):
+    """The tree as pydantic-settings looks for it in the environment. Never instantiated."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__")
+
+
+class _EnvironmentSource(EnvSettingsSource):
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """A list, as JSON or comma-separated; a word that the setting knows (`all-linear`) stays a word."""
+        if value == field.default:
+            return value
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return [part.strip() for part in value.split(",")]
+
+
+def _read_environment(environ: Mapping[str, str], problems: list[str]) -> _Layer:
+    known = {variable(name): name for name in KEYS}
+    for unknown in sorted(set(environ) - set(known)):
+        if unknown.startswith(ENVIRONMENT_PREFIX) and not _FOREIGN_VARIABLES.fullmatch(unknown):
+            close = difflib.get_close_matches(unknown, known, n=1)
+            suggestion = f", did you mean {close[0]}?" if close else ", allowed: CORLLD_<SECTION>__<KEY>"
+            problems.append(f"environment variable {unknown}: unknown{suggestion}")
+    source = _EnvironmentSource(_Layout)
+    source.env_vars = {name.lower(): environ[name] for name in known if environ.get(name)}
+    return {
+        (section, key): _Given(value, f"environment variable {variable((section, key))}")
+        for section, keys in source().items()
+        for key, value in keys.items()
+    }
+
+
+def _unknown(dotted: str) -> str:
+    """A section or a key that does not exist, with the closest that does."""
+    names = [".".join(name) for name in KEYS]
+    section, _, key = dotted.partition(".")
+    if not key:
+        elsewhere = [name for name in names if name.endswith(f".{section}")]
+        close = elsewhere or [f"[{name}]" for name in difflib.get_close_matches(section, SECTIONS, n=1)]
+        rest = f"allowed: the sections {', '.join(SECTIONS)}"
+    else:
+        close = [name for name in names if name.endswith(f".{key}")] or difflib.get_close_matches(dotted, names, n=1)
+        rest = f"allowed: {', '.join(name[1] for name in KEYS if name[0] == section)}"
+    return f"{dotted}: unknown, " + (f"did you mean {close[0]}?" if close else rest)
+
+
+def _nested(layer: _Layer) -> dict[str, dict[str, Any]]:
+    nested: dict[str, dict[str, Any]] = {}
+    for (section, key), given in layer.items():
+        nested.setdefault(section, {})[key] = given.value
+    return nested
+
+
+def _errors(given: _Layer) -> list[str]:
+    """What the models say against the values, one line for each setting; never in pydantic's words, which quote."""
+    lines: dict[str, None] = {}  # an ordered set: a union reports each of its branches
+    try:
+        Settings.model_validate(_nested(given))
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            location = problem["loc"]
+            if len(location) > 1:
+                lines[_wrong_value((str(location[0]), str(location[1])), given)] = None
+            else:
+                for line in str(problem["ctx"]["error"]).splitlines():
+                    name = (str(location[0]), line.partition(":")[0])
+                    origin = f"; in {given[name].origin}" if name in given else ""
+                    lines[f"{name[0]}.{line}{origin}"] = None
+    # The environment has texts only, so above "8" may stand for 8; a TOML file has types, and there it may not.
+    typed = json.dumps(_nested({name: value for name, value in given.items() if value.from_file}), default=str)
+    try:
+        Settings.model_validate_json(typed, strict=True)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            if len(problem["loc"]) > 1:
+                lines[_wrong_value((str(problem["loc"][0]), str(problem["loc"][1])), given)] = None
+    return list(lines)
+
+
+def _wrong_value(name: Name, given: _Layer) -> str:
+    found = "a secret that does not fit" if is_secret(name) else _shown(given[name].value)
+    return f"{'.'.join(name)}: found {found}, allowed: {allowed(name)}; in {given[name].origin}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."

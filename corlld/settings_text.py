@@ -1,0 +1,107 @@
+"""Words about settings, made from the models themselves: what is allowed, and the commented default file.
+
+Knows the models' JSON schema only, neither files nor the environment.
+"""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from corlld.settings import Settings
+
+ENVIRONMENT_PREFIX = "CORLLD_"
+
+Name = tuple[str, str]  # section, key
+Schema = dict[str, Any]
+
+_BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+_WIDTH = 110
+
+
+def _read_schema() -> tuple[dict[str, str], dict[Name, Schema]]:
+    schema = Settings.model_json_schema()
+    sections, keys = {}, {}
+    for section, reference in schema["properties"].items():
+        model = schema["$defs"][reference["$ref"].rpartition("/")[2]]
+        sections[section] = model["description"]
+        keys.update({(section, key): field for key, field in model["properties"].items()})
+    return sections, keys
+
+
+SECTIONS, KEYS = _read_schema()  # section -> its sentence; (section, key) -> its JSON schema
+CREDENTIALS: dict[str, Name] = {field["credential"]: name for name, field in KEYS.items() if "credential" in field}
+
+
+def is_secret(name: Name) -> bool:
+    return name in KEYS and "credential" in KEYS[name]
+
+
+def variable(name: Name) -> str:
+    """The environment variable of a setting."""
+    return f"{ENVIRONMENT_PREFIX}{name[0]}__{name[1]}".upper()
+
+
+def where_secrets_go(name: Name) -> str:
+    return f"the credential file `{KEYS[name]['credential']}` or the environment variable {variable(name)}"
+
+
+def allowed(name: Name) -> str:
+    """What a setting may be, in words: its values, its type with bounds."""
+    return _describe(KEYS[name])
+
+
+def _describe(schema: Schema) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_describe(choice) for choice in schema["anyOf"] if choice.get("type") != "null")
+    if "const" in schema or "enum" in schema:
+        return ", ".join(json.dumps(value) for value in schema.get("enum", [schema.get("const")]))
+    bounds = [f"{sign} {schema[bound]:g}" for bound, sign in _BOUNDS.items() if bound in schema]
+    match schema["type"]:
+        case "boolean":
+            return "true or false"
+        case "integer" | "number" as kind:
+            return " ".join(["an integer" if kind == "integer" else "a number", " and ".join(bounds)]).strip()
+        case "array":
+            return "a list of texts" + (", not empty" if schema.get("minItems") else "")
+        case _ if "pattern" in schema:
+            return f"a text like {schema['pattern']}"
+        case _ if schema.get("format") == "path":
+            return "a path"
+        case _:
+            least = schema.get("minLength", 0)
+            return "a text" if not least else "a text, not empty" if least == 1 else f"at least {least} characters"
+
+
+def render_default_toml() -> str:
+    """A TOML file of every setting with its default. Unset settings and secrets are commented out."""
+    blocks = [
+        "# Settings of corlld, with their defaults. CORLLD_<SECTION>__<KEY> in the environment comes before them.\n"
+    ]
+    for section, sentence in SECTIONS.items():
+        names = [name for name in KEYS if name[0] == section]
+        blocks.append("\n".join([*_comment(sentence), f"[{section}]"]))
+        blocks.extend("\n".join(_setting(name)) for name in names)
+    return "\n\n".join(block.rstrip("\n") for block in blocks) + "\n"
+
+
+def _setting(name: Name) -> Iterator[str]:
+    field = KEYS[name]
+    yield from _comment(field["description"])
+    if is_secret(name):
+        yield from _comment(f"A secret ({allowed(name)}): not in this file, but in {where_secrets_go(name)}.")
+        yield f"# {name[1]}"
+        return
+    yield from _comment(f"Allowed: {allowed(name)}." + (" Not set by default." if field["default"] is None else ""))
+    yield f'# {name[1]} = ""' if field["default"] is None else f"{name[1]} = {_toml(field['default'])}"
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
+
+
+def _toml(value: object) -> str:
+    """A default as TOML. Texts, lists of texts and booleans are written as in JSON."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:_}"
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
