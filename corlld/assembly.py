@@ -108,7 +108,11 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
     log.info("model_loaded", model=info.name, revision=info.revision, device=str(resident.device))
     store.open(store_identity(settings, names, source, resident), must_exist=source.has_commits())
     target = FolderTarget(settings.publishing.path)
-    announcer = Announcer(announcements, store.head, target) if announcements else None
+    if settings.publishing.enabled:
+        target.open()
+    announcer = None
+    if announcements is not None:
+        announcer = Announcer(announcements, store.head, target, settings.operations.retry_max_seconds)
     return Daemon(
         settings,
         source=source,
@@ -117,7 +121,9 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
         pseudonyms=names,
         learner=CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots),
         store=store,
-        publisher=AdapterPublisher(target, resident.layout, info, settings.publishing.keep_versions, announcer),
+        publisher=AdapterPublisher(
+            target, resident.layout, info, settings.publishing.keep_versions, announcer, head=store.head
+        ),
         observer=observer,
     )
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from corlld.events import EventDecoder
-from corlld.identity import Pseudonyms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corlld.daemon import Daemon
 from corlld.errors import ExitCode, FatalError, InvalidReason, RetriableError, StateUnreadable
+from corlld.events import EventDecoder
+from corlld.identity import Pseudonyms
 from corlld.protocols import Observer, Source
 from corlld.records import Polled, Record, SourcePartition, Tenure, UserState
 from corlld.settings import EventSettings, Settings
@@ -58,6 +58,7 @@ class Parts:
                 "events": overrides.get("events", {}),
                 "dead_letters": overrides.get("dead_letters", {}),
                 "publishing": overrides.get("publishing", {}),
+                "state": overrides.get("state", {}),
             }
         )
         self.store = MemoryStore()
@@ -263,8 +264,21 @@ def test_a_stop_finishes_what_has_begun_and_leaves_the_rest_to_a_replay() -> Non
     assert parts.publisher.closed
 
 
+def test_waiting_edits_of_an_ended_tenure_are_not_trained_here() -> None:
+    parts = Parts(batching={"flush_after_seconds": 1e6})
+    trained: list[str] = []
+    parts.learner = ListingLearner(lambda batches: trained.extend(e.event_id for b in batches for e in b.events))
+    again = tenure(number=2)
+    source = parts.run(begun(*records(value("a"))), Polled(records(value("b"), of=again), ended=(T0,), begun=(again,)))
+    assert trained == ["b"]
+    assert source.final == {again: 1}
+
+
 class Killed(BaseException):
     """kill -9, as far as one process can play it."""
+
+
+WINDOW = 6  # event ids remembered: a replay goes back further than that, a duplicate does not
 
 
 class MemoryTopic:
@@ -337,7 +351,9 @@ class FaultyParts(Parts):
     """Fails, stalls and dies at random in every part that the daemon touches."""
 
     def __init__(self, rng: random.Random, topic: MemoryTopic) -> None:
-        super().__init__(dead_letters={"max_share": 1.0}, batching={"max_users_per_step": 2})
+        super().__init__(
+            dead_letters={"max_share": 1.0}, batching={"max_users_per_step": 2}, state={"recent_event_ids": WINDOW}
+        )
         self.rng = rng
         self.topic = topic
         self.calm = False
@@ -353,6 +369,9 @@ class FaultyParts(Parts):
             def save(self, uid: str, state: UserState, token: str) -> str:
                 parts.fault()
                 parts.intrude()
+                if not parts.calm and uid in self.states and parts.rng.random() < 0.1:
+                    held, number = self.states[uid]
+                    self.states[uid] = (held, number + 1)  # another owner wrote, and none of these events
                 token = super().save(uid, state, token)
                 parts.fault()
                 return token
@@ -393,7 +412,7 @@ class FaultyParts(Parts):
         self.calm = False
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32))
 def test_every_event_is_applied_exactly_once_and_in_order_through_faults_kills_and_rebalances(seed: int) -> None:
     rng = random.Random(seed)
@@ -408,7 +427,7 @@ def test_every_event_is_applied_exactly_once_and_in_order_through_faults_kills_a
         if kind < 0.1:
             home.append((user.encode(), b"{"))
         elif kind < 0.2 and expected[user]:
-            home.append((user.encode(), value(rng.choice(expected[user]), user)))  # a duplicate
+            home.append((user.encode(), value(rng.choice(expected[user][-3:]), user)))  # a duplicate
         else:
             expected[user].append(event_id)
             home.append((user.encode(), value(event_id, user)))
