@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -11,13 +10,10 @@ from corlld.errors import ConfigurationError
 from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
 from corlld.protocols import Announcements, DeadLetters, Observer, Source
-from corlld.records import StoreIdentity
+from corlld.records import ModelInfo, StoreIdentity
 from corlld.settings import Settings
 from corlld.settings_file import check_for_run
 from corlld.state.store import LocalFolderStore
-
-if TYPE_CHECKING:
-    from corlld.learning.resident import ResidentModel
 
 log = structlog.get_logger("corlld.start")
 
@@ -64,15 +60,26 @@ def dead_letter_file(settings: Settings) -> Path:
     return settings.dead_letters.path or settings.state.path / "dead-letters.jsonl"
 
 
-def store_identity(settings: Settings, names: Pseudonyms, source: Source, resident: "ResidentModel") -> StoreIdentity:
+def build_announcements(settings: Settings, timeout_seconds: float) -> Announcements | None:
+    """The topic of newest versions, reached; None where the settings name none."""
+    if settings.publishing.announce_topic is None or not settings.publishing.enabled:
+        return None
+    from corlld.sources.kafka import KafkaAnnouncements
+
+    announcements = KafkaAnnouncements(settings.kafka, settings.publishing.announce_topic)
+    announcements.start(timeout_seconds)
+    return announcements
+
+
+def store_identity(settings: Settings, names: Pseudonyms, source: Source, model: ModelInfo) -> StoreIdentity:
     """What `store.json` has to say for these settings to go on with the store."""
     return StoreIdentity(
         secret_fingerprint=names.fingerprint,
         cluster_id=source.cluster_id,
         group=settings.kafka.group_id if settings.source.kind == "kafka" else JSONL_GROUP,
-        base_model=resident.info.name,
-        base_revision=resident.info.revision,
-        adapter_fingerprint=resident.info.fingerprint,
+        base_model=model.name,
+        base_revision=model.revision,
+        adapter_fingerprint=model.fingerprint,
     )
 
 
@@ -93,7 +100,7 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
     source = build_source(settings, store)
     source.start(left())
     dead_letters = build_dead_letters(settings, left())
-    announcements = _announcements(settings, left())
+    announcements = build_announcements(settings, left())
     log.info("input_reached", kind=settings.source.kind)
 
     # torch and transformers take seconds to import: what can be wrong without them has been found by now.
@@ -106,7 +113,7 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
     resident = load_resident_model(settings.model, settings.adapter)
     info = resident.info
     log.info("model_loaded", model=info.name, revision=info.revision, device=str(resident.device))
-    store.open(store_identity(settings, names, source, resident), must_exist=source.has_commits())
+    store.open(store_identity(settings, names, source, info), must_exist=source.has_commits())
     target = FolderTarget(settings.publishing.path)
     if settings.publishing.enabled:
         target.open()
@@ -126,13 +133,3 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
         ),
         observer=observer,
     )
-
-
-def _announcements(settings: Settings, timeout_seconds: float) -> Announcements | None:
-    if settings.publishing.announce_topic is None or not settings.publishing.enabled:
-        return None
-    from corlld.sources.kafka import KafkaAnnouncements
-
-    announcements = KafkaAnnouncements(settings.kafka, settings.publishing.announce_topic)
-    announcements.start(timeout_seconds)
-    return announcements

@@ -1,0 +1,135 @@
+"""`corlld check`: looks at everything that `corlld run` needs, changes nothing, and says what it found."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from corlld.assembly import (
+    build_announcements,
+    build_dead_letters,
+    build_source,
+    dead_letter_file,
+    pseudonyms,
+    store_identity,
+)
+from corlld.errors import ConfigurationError, ExitCode, FatalError
+from corlld.protocols import Source
+from corlld.records import ModelInfo
+from corlld.settings import Settings
+from corlld.settings_file import check_for_run
+from corlld.state.store import LocalFolderStore
+
+
+class Check:
+    """The parts that were found so far, and the exit code of the first problem."""
+
+    def __init__(self, settings: Settings, console: Console) -> None:
+        self._settings = settings
+        self._console = console
+        self._deadline = time.monotonic() + settings.operations.startup_timeout_seconds
+        self._store = LocalFolderStore(settings.state.path)
+        self._source: Source | None = None
+        self._model: ModelInfo | None = None
+        self.exit_code = ExitCode.OK
+
+    def run(self) -> int:
+        """Every look, also after a problem. Returns the exit code of the first one."""
+        if self._look("settings", self._check_settings):
+            self._look("input", self._check_source)
+            self._look("dead letters", self._check_dead_letters)
+            if self._settings.publishing.announce_topic is not None:
+                self._look("announcements", self._check_announcements)
+            self._look("model", self._check_model)
+            self._look("state store", self._check_store)
+            self._look("adapters", self._check_adapters)
+        if self._source is not None:
+            self._source.close({}, self._left())
+        return self.exit_code
+
+    def _look(self, name: str, check: Callable[[], str]) -> bool:
+        try:
+            found, mark = check(), "ok"
+        except FatalError as error:
+            found, mark = str(error), "problem"
+            self.exit_code = self.exit_code or error.exit_code
+        first, *more = found.splitlines()
+        self._console.print(f"{mark:8} {name:14} {first}", markup=False)
+        for line in more:
+            self._console.print(f"{'':23} {line}", markup=False)
+        return mark == "ok"
+
+    def _left(self) -> float:
+        return max(0.1, self._deadline - time.monotonic())
+
+    def _check_settings(self) -> str:
+        if problems := check_for_run(self._settings):
+            raise ConfigurationError("\n".join(problems))
+        return f"complete; users' pseudonyms are made with the secret {pseudonyms(self._settings).fingerprint}"
+
+    def _check_source(self) -> str:
+        source = build_source(self._settings, self._store)
+        source.start(self._left())
+        self._source = source
+        known = "has committed before" if source.has_commits() else "is new"
+        if self._settings.source.kind == "kafka":
+            kafka = self._settings.kafka
+            return f"topic {kafka.topic} of cluster {source.cluster_id}; group {kafka.group_id} {known}"
+        return f"the file can be read; its reader {known}"
+
+    def _check_dead_letters(self) -> str:
+        if self._settings.source.kind == "kafka":
+            build_dead_letters(self._settings, self._left()).close(self._left())
+            return f"topic {self._settings.dead_letters.topic}"
+        file = dead_letter_file(self._settings)
+        _may_write(file if file.exists() else file.parent)
+        return f"file {file}"
+
+    def _check_announcements(self) -> str:
+        if (announcements := build_announcements(self._settings, self._left())) is None:
+            return "off, as publishing.enabled is"
+        announcements.close(self._left())
+        return f"topic {self._settings.publishing.announce_topic}"
+
+    def _check_model(self) -> str:
+        from corlld.learning.resident import load_resident_model
+
+        resident = load_resident_model(self._settings.model, self._settings.adapter)
+        self._model = resident.info
+        templates = "with" if resident.info.supports_messages else "without"
+        return (
+            f"{resident.info.name}, revision {resident.info.revision[:12]}, {templates} a chat template, on "
+            f"{resident.device}; an adapter has {resident.layout.size:,} numbers, a state about "
+            f"{12 * resident.layout.size / 1e6:.0f} MB"
+        )
+
+    def _check_store(self) -> str:
+        path = self._settings.state.path
+        if self._source is None or self._model is None:
+            raise FatalError("not compared with the settings: it takes the input and the model", self.exit_code)
+        if not (path / "store.json").exists() and not self._source.has_commits():
+            _may_write(path)
+            return f"none yet in {path}; `corlld run` makes it"
+        identity = store_identity(self._settings, pseudonyms(self._settings), self._source, self._model)
+        self._store.open(identity, must_exist=self._source.has_commits())
+        return f"{path} belongs to these settings; it holds {sum(1 for _ in self._store.uids())} users"
+
+    def _check_adapters(self) -> str:
+        if not self._settings.publishing.enabled:
+            return "not published, as publishing.enabled is off"
+        _may_write(self._settings.publishing.path)
+        return f"published to {self._settings.publishing.path}"
+
+
+def check(settings: Settings, console: Console) -> int:
+    """Look at everything, print a line each, return the exit code of the first problem."""
+    return Check(settings, console).run()
+
+
+def _may_write(path: Path) -> None:
+    """Whether the path, or the nearest folder above it that exists, can be written. Raises FatalError."""
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not os.access(existing, os.W_OK | (os.X_OK if existing.is_dir() else 0)):
+        raise FatalError(f"{existing} can't be written", ExitCode.CANNOT_WRITE)
