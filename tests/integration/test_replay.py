@@ -1,0 +1,73 @@
+"""`corlld replay`: the loop over an archive, on a store of its own, and a summary that can be trusted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corlld.cli import main
+from tests.integration.test_commands import event, write_events
+from tests.tiny_models import make_tiny_model
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def replayed(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    monkeypatch.setenv("CORLLD_MODEL__NAME", str(tiny_model))
+    monkeypatch.setenv("CORLLD_LEARNING__LR", "1e-2")
+
+    def run(file: Path, *arguments: str) -> dict[str, Any]:
+        assert main(["replay", str(file), "--json", *arguments]) == 0
+        summary: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return summary
+
+    return run
+
+
+def test_each_user_gets_a_summary_and_bad_lines_are_counted(tmp_path: Path, replayed: Any) -> None:
+    file = write_events(
+        tmp_path / "archive.jsonl", *(event(n, u) for n in range(12) for u in ("ann", "bob")), event(99, "ann")
+    )
+    with file.open("a") as lines:
+        lines.write("{broken\n")
+    summary = replayed(file)
+    assert [(user["events"], user["pairs"]) for user in summary["users"]] == [(13, 13), (12, 12)]
+    assert summary["dead_letters"] == {"not_json": 1}
+    assert all(user["prequential_accuracy"] is not None for user in summary["users"])
+    assert "user_id" not in summary["users"][0], "raw ids only where they are asked for"
+
+
+def test_users_and_limit_choose_what_is_replayed(tmp_path: Path, replayed: Any) -> None:
+    file = write_events(tmp_path / "archive.jsonl", *(event(n, u) for n in range(6) for u in ("a", "b")), event(9, "b"))
+    summary = replayed(file, "--users", "1", "--limit", "2", "--show-users")
+    assert [(user["user_id"], user["events"]) for user in summary["users"]] == [("b", 2)]
+
+
+def test_a_first_event_alone_counts_in_no_accuracy(tmp_path: Path, replayed: Any) -> None:
+    user = replayed(write_events(tmp_path / "archive.jsonl", event(0)))["users"][0]
+    assert (user["pairs"], user["prequential_pairs"], user["prequential_accuracy"]) == (1, 0, None)
+
+
+def test_proposed_and_edited_exchanged_give_one_minus_the_base_preference(tmp_path: Path, replayed: Any) -> None:
+    events = [event(n, edited="goes " * (n % 4) + f"down {n}", proposed=f"sleeps {n * 7}") for n in range(9)]
+    there = replayed(write_events(tmp_path / "there.jsonl", *events))["users"][0]
+    turned = [{**each, "proposed": each["edited"], "edited": each["proposed"]} for each in events]
+    back = replayed(write_events(tmp_path / "back.jsonl", *turned))["users"][0]
+    assert 0 < there["base_preference"] < 1
+    assert back["base_preference"] == pytest.approx(1 - there["base_preference"])
+
+
+def test_a_replay_is_repeatable(tmp_path: Path, replayed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORLLD_IDENTITY__SECRET", "a secret of the tests, which is long enough")
+    file = write_events(tmp_path / "archive.jsonl", *(event(n, u) for n in range(9) for u in ("ann", "bob")))
+    assert replayed(file) == replayed(file)
+
+
+def test_a_missing_archive_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(tmp_path / "none.jsonl")]) == 78
+    assert "none.jsonl" in capsys.readouterr().err
