@@ -315,6 +315,18 @@ def test_one_pair_that_is_not_finite_is_rejected_and_its_neighbours_in_the_step_
     assert all(tensor.isfinite().all() for tensor in (adapter.weights, adapter.exp_avg, adapter.exp_avg_sq))
 
 
+def test_a_step_that_makes_a_tensor_infinite_is_undone_even_where_its_drift_is_not_due(
+    make: Callable[..., CorllLearner],
+) -> None:
+    fine = update(make(), *EDITS).adapter
+    assert isinstance(fine, AdapterTensors)
+    adapter = AdapterTensors(fine.weights, torch.full_like(fine.exp_avg, 3e38), fine.exp_avg_sq, fine.optimizer_step)
+    outcome = update(make(GuardSettings(every_steps=100), lr=1e10), EDITS[0], adapter=adapter)
+    assert outcome.pairs[0].reason is RejectReason.NON_FINITE
+    assert outcome.pairs[0].margin is not None
+    assert outcome.adapter is adapter
+
+
 def test_a_rejected_step_leaves_the_very_adapter_and_every_bit_on_the_device(
     make: Callable[..., CorllLearner],
 ) -> None:
@@ -358,6 +370,16 @@ def test_a_pair_that_was_applied_stays_applied_when_a_later_pass_over_it_fails(
     assert outcome.steps == 1
     assert outcome.adapter is not None
     assert outcome.adapter.optimizer_step == 1
+
+
+def test_a_guilty_pair_is_not_tried_again_in_later_passes(
+    make: Callable[..., CorllLearner], resident: ResidentModel
+) -> None:
+    passes = []
+    handle = resident.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    update(make(GuardSettings(max_drift_nats=1e-9), steps_per_batch=5), EDITS[0])
+    handle.remove()
+    assert len(passes) == 2  # scored and trained, and its drift
 
 
 # Memory

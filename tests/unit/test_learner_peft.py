@@ -236,3 +236,29 @@ def test_margins_equal_those_of_peft(folder: Path) -> None:
             assert pair.margin == pytest.approx(float(chosen - rejected - base_chosen + base_rejected), abs=1e-9)
             assert pair.scored_by_trained
             assert F.sigmoid(torch.tensor(pair.margin)) > 0
+
+
+@pytest.mark.parametrize("reference", ["base", "previous"])
+def test_several_steps_on_a_batch_are_held_to_the_reference_as_the_batch_began(folder: Path, reference: str) -> None:
+    rule = LearningSettings.model_validate(
+        {"lr": 1e-2, "pairs_per_step": 2, "steps_per_batch": 2, "reference": reference, "anchor": 0.5, "beta": 0.3}
+    )
+    resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
+    learner = CorllLearner(resident, rule, NOT_TRUSTED, device_slots=1, adapter_dtype=torch.float64)
+    oracle = Oracle(folder, resident.layout)
+    oracle.load(new_adapter(resident.layout, "ann", "1", torch.float64).weights)
+    optimizer = torch.optim.AdamW(oracle.parameters(), lr=rule.lr, weight_decay=0.0)
+    adapter = None
+    for _batch in range(2):
+        (outcome,) = learner.update([TrainingBatch("ann", adapter, tuple(event(*text) for text in TEXTS))])
+        adapter = outcome.adapter
+        assert outcome.steps == 4
+
+        beginning = oracle.flat()
+        for chosen in (TEXTS[:2], TEXTS[2:]) * 2:
+            optimizer.zero_grad()
+            oracle.loss(chosen, rule, beginning if reference == "previous" else None).backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(oracle.parameters(), rule.max_gradient_norm)
+            optimizer.step()
+    assert isinstance(adapter, AdapterTensors)
+    torch.testing.assert_close(adapter.weights, oracle.flat(), rtol=0, atol=1e-9)
