@@ -160,9 +160,10 @@ def test_drift_and_the_change_of_the_edits_log_probability_are_what_plain_rows_s
         ids = torch.tensor([[*context, *answer, resident.tokenizer.eos_token_id]])
         with torch.no_grad(), resident.lora.bind(None if flat is None else resident.lora.weights(flat)):
             logits = resident.model(input_ids=ids).logits[0, len(context) - 1 : -1].log_softmax(-1)
-        return logits.gather(1, ids[0, len(context) :, None])[:, 0]
+        tokens: torch.Tensor = logits.gather(1, ids[0, len(context) :, None])[:, 0]
+        return tokens
 
-    changes = []
+    changes: list[torch.Tensor] = []
     for edit, pair in zip(EDITS, outcome.pairs, strict=True):
         chosen, rejected = (logps(weights(outcome), t) - logps(None, t) for t in (edit.edited, edit.proposed))
         encoded = learner._encoder.encode(edit)

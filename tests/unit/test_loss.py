@@ -39,7 +39,7 @@ def test_with_smoothing_the_best_margin_is_log_odds_over_beta() -> None:
     best = math.log((1 - epsilon) / epsilon) / beta
     chosen = column(best).requires_grad_()
     zero = column(0.0)
-    corll_loss(chosen, zero, zero, zero, beta=beta, epsilon=epsilon).losses.sum().backward()
+    torch.autograd.backward(corll_loss(chosen, zero, zero, zero, beta=beta, epsilon=epsilon).losses)
     assert chosen.grad is not None
     assert chosen.grad.item() == pytest.approx(0.0, abs=1e-15)
 
@@ -93,9 +93,8 @@ def test_with_reference_previous_the_first_gradient_is_half_beta_of_the_plain_di
     """-(beta / 2)(1 - 2 epsilon) grad [log pi(edited) - log pi(proposed)]; at its kink the anchor adds 0."""
     beta, epsilon = 0.4, 0.15
     chosen, rejected = column(-5.0).requires_grad_(), column(-6.0).requires_grad_()
-    corll_loss(
-        chosen, rejected, chosen.detach(), rejected.detach(), beta=beta, epsilon=epsilon, anchor=3.0
-    ).losses.sum().backward()
+    references = chosen.detach(), rejected.detach()
+    torch.autograd.backward(corll_loss(chosen, rejected, *references, beta=beta, epsilon=epsilon, anchor=3.0).losses)
     assert chosen.grad is not None
     assert rejected.grad is not None
     expected = -beta / 2 * (1 - 2 * epsilon)
