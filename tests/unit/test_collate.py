@@ -130,7 +130,7 @@ def test_logits_handled_a_few_tokens_at_a_time_give_cross_entropy_and_its_gradie
     expected = -torch.nn.functional.cross_entropy(theirs, targets, reduction="none")
     torch.testing.assert_close(logps, expected, rtol=0, atol=1e-13)
     torch.autograd.backward(logps, upstream)
-    expected.backward(upstream)
+    expected.backward(upstream)  # type: ignore[no-untyped-call] # untyped in torch
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-13)
     half = scoring._TargetLogps.apply(ours.detach().bfloat16(), targets)
     assert half.dtype == torch.float32
