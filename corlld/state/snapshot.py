@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -61,36 +61,33 @@ def decode(data: bytes, uid: str, layout: AdapterLayout | None = None) -> UserSt
         if not hmac.compare_digest(_checksum(text, tensors), metadata[CHECKSUM_KEY]):
             raise StateUnreadable("its checksum does not fit its content")
         fields = _fields(text, uid)
-        adapter = _adapter(fields["optimizer_step"], tensors, layout)
-        release = fields["release"]
-        return UserState(
-            uid=uid,
-            version=fields["version"],
-            adapter=adapter,
-            applied=fields["applied"],
-            recent_event_ids=tuple(fields["recent_event_ids"]),
-            statistics=_statistics(fields["statistics"]),
-            release=None
-            if release is None
-            else Release(**release | {"statistics": _statistics(release["statistics"])}),
-            erased=fields["erased"],
-        )
+        return replace(_state(fields), adapter=_adapter(fields["optimizer_step"], tensors, layout))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateUnreadable(_why(error)) from None
 
 
-def decode_head(header: bytes, uid: str) -> Head:
-    """Version and erasure from the header alone (the file without its length and its tensors), unchecked.
+def decode_header(header: bytes, uid: str) -> UserState:
+    """The state without its tensors, unchecked.
 
-    A user who came back after an erasure counts as erased until there is a new version: nothing is to be announced.
-    Raises StateUnreadable.
+    Args:
+        header: of a snapshot, without its length before it and the tensors behind it.
+        uid: whose state it has to be.
+
+    Raises:
+        StateUnreadable: as `decode`.
     """
     try:
-        fields = _fields(parse_header(header)[0][STATE_KEY], uid)
-        nothing_out = fields["release"] is None and fields["version"] > 0
-        return Head(fields["version"], erased=fields["erased"] or nothing_out)
+        return _state(_fields(parse_header(header)[0][STATE_KEY], uid))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateUnreadable(_why(error)) from None
+
+
+def head_of(state: UserState) -> Head:
+    """What an announcement needs to know.
+
+    A user who came back after an erasure counts as erased until there is a new version: nothing may be announced.
+    """
+    return Head(state.version, erased=state.erased or (state.release is None and state.version > 0))
 
 
 def write_id_of(data: bytes) -> str | None:
@@ -116,6 +113,21 @@ def _fields(text: str, uid: str) -> dict[str, Any]:
     if fields["uid"] != uid:
         raise StateUnreadable("it belongs to another user")
     return fields
+
+
+def _state(fields: Mapping[str, Any]) -> UserState:
+    release = fields["release"]
+    if release is not None:
+        release = Release(**{**release, "statistics": _statistics(release["statistics"])})
+    return UserState(
+        uid=fields["uid"],
+        version=fields["version"],
+        applied=fields["applied"],
+        recent_event_ids=tuple(fields["recent_event_ids"]),
+        statistics=_statistics(fields["statistics"]),
+        release=release,
+        erased=fields["erased"],
+    )
 
 
 def _adapter(

@@ -32,7 +32,7 @@ from corlld.state.files import (
 )
 from corlld.state.identity_file import check_identity, identity_file
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
-from corlld.state.snapshot import decode, decode_head, encode
+from corlld.state.snapshot import decode, decode_header, encode, head_of
 from corlld.state.tensor_file import LENGTH_BYTES, header_length
 
 NO_STATE = "0"  # the token of a user without a state
@@ -145,6 +145,11 @@ class LocalFolderStore:
 
     def head(self, uid: str) -> Head | None:
         """See the protocol. Raises StateUnreadable, RetriableError."""
+        state = self.load_header(uid)
+        return None if state is None else head_of(state)
+
+    def load_header(self, uid: str) -> UserState | None:
+        """The newest state without its tensors, and without a check of its sum: quick. Raises as `load`."""
         folder = self._folder(uid)
         with retriable(self._path):
             for _ in range(READ_ATTEMPTS):
@@ -153,15 +158,16 @@ class LocalFolderStore:
                     return None
                 with contextlib.suppress(FileNotFoundError), _generation(folder, number).open("rb") as stream:
                     try:
-                        return decode_head(stream.read(header_length(stream.read(LENGTH_BYTES))), uid)
+                        return decode_header(stream.read(header_length(stream.read(LENGTH_BYTES))), uid)
                     except (ValueError, StateUnreadable) as error:
                         raise self._unreadable(uid, number, error) from None
         raise RetriableError(f"{self._path}: states change faster than they can be read")
 
     def uids(self) -> Iterator[str]:
         """See the protocol. In order."""
+        self._check_mounted()
         with retriable(self._path):
-            for folder in sorted(self._users.iterdir()) if self._users.is_dir() else ():
+            for folder in sorted(self._users.iterdir()):
                 if _UID.fullmatch(folder.name) and self._newest(folder) is not None:
                     yield folder.name
 
