@@ -27,7 +27,7 @@ _ATTRIBUTES = (*_REQUIRED_ATTRIBUTES, "time", "subject", "datacontenttype", "dat
 
 
 @dataclass(frozen=True, slots=True)
-class CloudEdit:
+class Envelope:
     """A valid CloudEvent with a JSON object as its data; what the data says is not judged yet."""
 
     event_id: str  # source + "/" + id: only the two together are unique
@@ -50,7 +50,7 @@ def is_binary(headers: Mapping[str, bytes]) -> bool:
     return any(name.startswith(_PREFIX) for name in headers)
 
 
-def from_structured(fields: Mapping[str, Any]) -> CloudEdit:
+def from_structured(fields: Mapping[str, Any]) -> Envelope:
     """The event that is the whole value. Raises InvalidEvent."""
     attributes = {k: v for k, v in fields.items() if v is not None and k not in ("data", "data_base64")}
     attributes["time"] = _check_presence(attributes)
@@ -60,8 +60,8 @@ def from_structured(fields: Mapping[str, Any]) -> CloudEdit:
     return _finish(_checked(lambda: CloudEvent(attributes)), data if encoded is None else _decode(encoded))
 
 
-def from_binary(headers: Mapping[str, bytes], value: bytes) -> CloudEdit:
-    """The event whose attributes are headers (names in lower case), and whose data is the value. Raises InvalidEvent."""
+def from_binary(headers: Mapping[str, bytes], value: bytes) -> Envelope:
+    """The event whose attributes are headers (in lower case), and whose data is the value. Raises InvalidEvent."""
     # The library decodes every header that it is given; others than CloudEvents' own may be no text at all.
     own = {name: raw for name, raw in headers.items() if name.startswith(_PREFIX) or name == CONTENT_TYPE}
     _check_presence({name.removeprefix(_PREFIX): raw.decode("latin-1") for name, raw in own.items()})
@@ -109,13 +109,13 @@ def _decode(encoded: object) -> bytes:
     raise _refusal("data_base64", "base64")
 
 
-def _finish(event: BaseCloudEvent, data: object) -> CloudEdit:
+def _finish(event: BaseCloudEvent, data: object) -> Envelope:
     if isinstance(data, bytes):
         data = parse_object(data)
     if not isinstance(data, dict):
         raise InvalidEvent(InvalidReason.NOT_AN_OBJECT, field="data", detail="a JSON object")
     event_id = f"{event.get_source()}/{event.get_id()}"
-    return CloudEdit(event_id, event.get_type(), event.get_attributes()["time"].isoformat(), data)
+    return Envelope(event_id, event.get_type(), event.get_attributes()["time"].isoformat(), data)
 
 
 def _refusal(field: str | None, detail: str) -> InvalidEvent:

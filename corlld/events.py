@@ -11,9 +11,9 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from corlld.cloud_events import CloudEdit, from_binary, from_structured, is_binary, is_structured
+from corlld.cloud_events import Envelope, from_binary, from_structured, is_binary, is_structured
 from corlld.errors import InvalidEvent, InvalidReason
 from corlld.records import EditEvent, EraseEvent, Message
 from corlld.settings import EventSettings
@@ -48,28 +48,37 @@ def _parse_version(value: object) -> object:
     return int(match[1]) if match else value
 
 
+def _encodable(text: str) -> str:
+    """JSON can write a lone surrogate, UTF-8 can't: such a text could never be hashed, tokenised or stored."""
+    text.encode()
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]  # its UnicodeEncodeError is a ValueError, as pydantic expects
+
+
 class _Wire(BaseModel):
-    """Strict, as JSON has types. A lone surrogate in a text is an error: it could never be encoded again."""
+    """Strict: JSON has types."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
 class _WireMessage(_Wire):
-    role: str = Field(min_length=1, max_length=MAX_ROLE_CHARS)
-    content: str
+    role: Text = Field(min_length=1, max_length=MAX_ROLE_CHARS)
+    content: Text
 
 
 class _WireErase(_Wire):
-    event_id: str = Field(min_length=1, max_length=MAX_EVENT_ID_CHARS)
-    user_id: str = Field(min_length=1, max_length=MAX_USER_ID_CHARS)
+    event_id: Text = Field(min_length=1, max_length=MAX_EVENT_ID_CHARS)
+    user_id: Text = Field(min_length=1, max_length=MAX_USER_ID_CHARS)
     occurred_at: Annotated[datetime, BeforeValidator(parse_time)]
 
 
 class _WireEdit(_WireErase):
-    prompt: str | None = None
+    prompt: Text | None = None
     messages: Annotated[list[_WireMessage], Field(min_length=1)] | None = None
-    proposed: str
-    edited: str
+    proposed: Text
+    edited: Text
     adapter_version: Annotated[int, Field(ge=0, le=_MAX_VERSION), BeforeValidator(_parse_version)] | None = None
     truncated: bool | None = None
 
@@ -146,7 +155,7 @@ class EventDecoder:
             raise InvalidEvent(reason, field="type", detail="edit or erase")
         return self._build(fields, erase=kind == "erase", cloud=False)
 
-    def _cloud(self, event: CloudEdit) -> EditEvent | EraseEvent:
+    def _cloud(self, event: Envelope) -> EditEvent | EraseEvent:
         # Erasures are asked first: where patterns overlap, a wish to be forgotten is never taken for an edit.
         erase = _matches(event.type, self._settings.cloudevents_erase_types)
         if not erase and not _matches(event.type, self._settings.cloudevents_edit_types):

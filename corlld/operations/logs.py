@@ -1,0 +1,180 @@
+"""Logs: one line of JSON an entry, or a console's, for corlld's own entries and for those of every library.
+
+Nothing here may show a user's text. So values are shown only where their type can't hold a record, exceptions show
+type and frames, and their message only where corlld worded it; libraries speak from `warning` up, at debug level from
+`info` up, but for the few whose debug lines were read and hold offsets only.
+"""
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import PurePath
+from traceback import walk_tb
+from types import TracebackType
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.stdlib import ProcessorFormatter
+
+from corlld.errors import CorlldError
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "console"]
+
+# At debug level. The rest of kafka-python writes whole requests, keys and values, SASL's answers too.
+_OPEN_AT_DEBUG = ("kafka.consumer", "kafka.coordinator", "kafka.cluster")
+# Shows the bytes of a response that it can't read, and that at level error.
+_NEVER = ("kafka.protocol.parser",)
+# Libraries that put a handler of their own on their logger when they are imported.
+_WITH_OWN_HANDLERS = ("transformers", "huggingface_hub")
+
+_MAX_FRAMES = 40  # an exception's innermost
+_MAX_CHAIN = 6  # exceptions and their causes
+
+
+def configure_logging(level: LogLevel, format: LogFormat, stream: TextIO | None = None) -> None:  # noqa: A002
+    """Send every entry of structlog, logging and warnings to one stream. May be called again.
+
+    Args:
+        level: the least severe level that is shown of corlld itself.
+        format: `auto` is `console` where the stream is a terminal, else `json`.
+        stream: standard error by default.
+    """
+    stream = stream or sys.stderr
+    terminal = stream.isatty()
+    console = format == "console" or (format == "auto" and terminal)
+    renderer: structlog.typing.Processor
+    if console:
+        renderer = structlog.dev.ConsoleRenderer(colors=terminal and not os.environ.get("NO_COLOR"))
+    else:
+        renderer = structlog.processors.JSONRenderer()
+    common: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.ExceptionRenderer(describe_exception),
+        _show_plain_values_only,
+    ]
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *common, ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = _Handler(stream)
+    handler.setFormatter(
+        ProcessorFormatter(foreign_pre_chain=common, processors=[ProcessorFormatter.remove_processors_meta, renderer])
+    )
+    logging.root.handlers[:] = [handler]
+    _set_levels(level)
+    logging.captureWarnings(True)
+
+
+def log_uncaught_errors() -> None:
+    """Log what nobody caught, instead of printing it with its message. For a process that is corlld's own."""
+
+    def of_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+        else:
+            structlog.get_logger("corlld").critical("uncaught", exc_info=(kind, error, trace))
+
+    def of_thread(hook: threading.ExceptHookArgs) -> None:
+        if hook.exc_value is not None and not issubclass(hook.exc_type, SystemExit):
+            of_process(hook.exc_type, hook.exc_value, hook.exc_traceback)
+
+    sys.excepthook = of_process
+    threading.excepthook = of_thread
+
+
+def describe_exception(exc_info: structlog.typing.ExcInfo) -> str:
+    """An exception and its causes: type and frames (no local variables), corlld's own messages, no others."""
+    return "\n".join(_describe(exc_info[1]))
+
+
+def _describe(error: BaseException) -> Iterator[str]:
+    following: BaseException | None = error
+    for depth in range(_MAX_CHAIN):
+        if following is None:
+            return
+        yield ("" if depth == 0 else "after " if error.__cause__ is None else "because of ") + _name(following)
+        frames = [(frame.f_code, line) for frame, line in walk_tb(following.__traceback__)]
+        for code, line in frames[-_MAX_FRAMES:]:
+            yield f"  {code.co_filename}:{line} in {code.co_qualname}"
+        error = following
+        following = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _name(error: BaseException) -> str:
+    name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    if isinstance(error, CorlldError):
+        return f"{name}: {error}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{name}: {os.strerror(error.errno)}"
+    return name
+
+
+def _show_plain_values_only(_: Any, __: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Numbers, texts, paths, times and collections of them; anything else, a record for one, shows its type alone."""
+    for key, value in entry.items():
+        if not key.startswith("_"):  # structlog's own
+            entry[key] = _plain(value)
+    return entry
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, PurePath | datetime):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset) and not hasattr(value, "_fields"):
+        return [_plain(item) for item in value]
+    return _name(value) if isinstance(value, BaseException) else f"<{type(value).__qualname__}>"
+
+
+def _set_levels(level: LogLevel) -> None:
+    own = logging.getLevelNamesMapping()[level.upper()]
+    debug = own == logging.DEBUG
+    logging.root.setLevel(logging.INFO if debug else max(own, logging.WARNING))
+    logging.getLogger("corlld").setLevel(own)
+    for name in _OPEN_AT_DEBUG:
+        logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.NOTSET)
+    for name in _NEVER:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    for name in _WITH_OWN_HANDLERS:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.__class__ = _RoutedLogger
+    # They set their own level when they are imported.
+    logging.root.handlers[0].setLevel(own)
+
+
+class _RoutedLogger(logging.Logger):
+    """A library's logger that takes no handler and always passes its entries on, whatever the library asks for."""
+
+    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802
+        pass
+
+    @property
+    def propagate(self) -> bool:
+        return True
+
+    @propagate.setter
+    def propagate(self, value: bool) -> None:
+        pass
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """An entry that can't be rendered: said without its arguments, which logging would print."""
+        entry = {"level": "error", "event": "log_entry_failed", "logger": record.name, "line": record.lineno}
+        with suppress(OSError, ValueError):  # the stream is gone: nobody is left to be told
+            self.stream.write(json.dumps(entry) + self.terminator)
+            self.flush()
