@@ -1,0 +1,70 @@
+"""Dead letters to a file: one JSON object a line, durable before it counts."""
+
+import base64
+import json
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from corlld.errors import RetriableError
+from corlld.records import DeadLetter
+from corlld.settings import DeadLetterSettings
+from corlld.sources.dead_letters import letter_headers, letter_key
+
+
+class JsonlDeadLetters:
+    """Implements `corlld.protocols.DeadLetters`. Writing has a thread of its own: an fsync takes milliseconds.
+
+    Args:
+        path: made at the first letter, readable by its owner alone.
+        settings: `payload` decides whether the record's own bytes are kept (base64, since they may not be UTF-8).
+    """
+
+    def __init__(self, path: Path, settings: DeadLetterSettings) -> None:
+        self._path = path
+        self._payload = settings.payload
+        self._writer = ThreadPoolExecutor(1, "dead-letters")
+
+    def send(self, letter: DeadLetter) -> "Future[None]":
+        line: dict[str, object] = {"key": letter_key(letter), "headers": letter_headers(letter)}
+        if self._payload and letter.record.value is not None:
+            line["payload"] = base64.b64encode(letter.record.value).decode()
+        return self._writer.submit(self._append, json.dumps(line).encode() + b"\n")
+
+    def close(self, timeout_seconds: float) -> None:
+        """Waits for what is under way; local writes are not waited for by the clock."""
+        self._writer.shutdown(wait=True)
+
+    def _append(self, line: bytes) -> None:
+        try:
+            new = not self._path.exists()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._write(file, line)
+            finally:
+                os.close(file)
+            if new:
+                _sync_folder(self._path.parent)
+        except OSError as error:
+            raise RetriableError(f"{self._path} can't be written: {error.strerror}") from None
+
+    @staticmethod
+    def _write(file: int, line: bytes) -> None:
+        size = os.fstat(file).st_size
+        try:
+            left = memoryview(line)
+            while left:
+                left = left[os.write(file, left) :]
+            os.fsync(file)
+        except OSError:
+            os.ftruncate(file, size)  # half a line would spoil the next one
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

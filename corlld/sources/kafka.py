@@ -1,0 +1,283 @@
+"""Kafka as the input: a consumer group's member that commits low watermarks by itself, tenure by tenure."""
+
+import itertools
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from typing import Any
+
+import structlog
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError
+from kafka.structs import MemberState
+
+from corlld.errors import ConfigurationError, UnavailableError
+from corlld.records import Polled, Record, Tenure
+from corlld.settings import KafkaSettings
+from corlld.sources.kafka_client import TopicLookup, TopicView, connect
+from corlld.sources.kafka_errors import fatal_error, recreated
+from corlld.sources.kafka_options import consumer_options
+from corlld.sources.kafka_producers import KafkaAnnouncements, KafkaDeadLetters
+from corlld.sources.kafka_tenures import RebalanceListener, Tenures
+
+__all__ = ["KafkaAnnouncements", "KafkaDeadLetters", "KafkaSource"]
+
+log = structlog.get_logger("corlld.kafka")
+
+CHECK_SECONDS = 5.0  # how often the cluster is asked whether it is there, and the topic whether it is the same
+RETRY_SECONDS = 1.0  # ... after a question that got no answer
+UNSTABLE_SECONDS = 10.0  # a member that isn't settled in its group for so long is not healthy
+FIRST_COMMIT_SECONDS = 5.0
+COMMIT_GRACE_SECONDS = 5.0  # a commit that got no answer is given up so long after its request timed out
+
+
+class KafkaSource:
+    """Implements `corlld.protocols.Source`. All of it is called from one thread.
+
+    A second connection, in a thread of its own, asks about topic and commits, so that a poll never waits for an answer
+    that does not come. A newly assigned partition is parked until such an answer tells where it begins.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._servers = ", ".join(settings.bootstrap_servers)
+        self._lookup = TopicLookup(settings, settings.topic, settings.group_id)
+        self._asking = ThreadPoolExecutor(1, "kafka-lookup")
+        self._answer: Future[TopicView | None] | None = None
+        self._answer_serves = 0  # the newest assignment when the question was put
+        self._next_question = 0.0
+        self._consumer: KafkaConsumer = None
+        self._listener: RebalanceListener
+        self._tenures: Tenures
+        self._first_view: TopicView
+        self._cluster_id = ""
+        self._paused = False
+        self._reached = False
+        self._stable_at = float("inf")  # nothing is expected of the group before the first poll
+        self._commit_numbers = itertools.count(1)
+        self._outstanding: tuple[int, float] | None = None  # the commit under way, and when it is given up
+
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def cluster_id(self) -> str:
+        return self._cluster_id
+
+    @property
+    def exhausted(self) -> bool:
+        return False
+
+    @property
+    def healthy(self) -> bool:
+        return self._reached and time.monotonic() - self._stable_at < UNSTABLE_SECONDS
+
+    def has_commits(self) -> bool:
+        return bool(self._first_view.committed)
+
+    def positions(self) -> Mapping[Tenure, int]:
+        return dict(self._tenures.positions)
+
+    def committed(self) -> Mapping[Tenure, int]:
+        return dict(self._tenures.committed)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self, timeout_seconds: float) -> None:
+        """Reaches cluster and topic. The group is joined by the first poll: loading the model may take minutes."""
+        deadline = time.monotonic() + timeout_seconds
+        self._first_view = self._lookup.wait_for_topic(timeout_seconds)
+        self._tenures = Tenures(self._settings.topic, self._settings.start_at, self._first_view)
+        try:
+            self._cluster_id = self._lookup.cluster_id()
+        except KafkaError as error:
+            raise UnavailableError(f"{self._servers} does not tell its cluster id ({type(error).__name__})") from None
+        left = max(1.0, deadline - time.monotonic())
+        self._consumer = connect(KafkaConsumer, consumer_options(self._settings), left)
+        self._listener = RebalanceListener(self._consumer)
+        self._consumer.subscribe([self._settings.topic], listener=self._listener)
+        self._reached = True
+
+    def close(self, next_offsets: Mapping[Tenure, int], timeout_seconds: float) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        self._asking.shutdown(wait=True, cancel_futures=True)  # a question is bounded by its own timeouts
+        self._lookup.close()
+        if self._consumer is None:
+            return
+        if offsets := self._tenures.offsets(next_offsets):
+            try:
+                self._consumer.commit(_commits(offsets), timeout_ms=_left_ms(deadline))
+            except KafkaError as error:  # the next owner replays, and filters what was applied
+                log.warning("last_commit_failed", error=type(error).__name__)
+        self._consumer.close(autocommit=False, timeout_ms=_left_ms(deadline))
+        self._consumer = None
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def poll(self, timeout_seconds: float) -> Polled:
+        deadline = time.monotonic() + timeout_seconds
+        if self._stable_at == float("inf"):
+            self._stable_at = time.monotonic()
+        batches = self._poll(timeout_seconds)
+        ended = self._tenures.apply(self._listener.take_changes())
+        if batches is None:
+            self._rewind()
+        begun = self._ask(deadline)
+        records = tuple(
+            _record(tenure, record)
+            for partition, batch in (batches or {}).items()
+            if (tenure := self._tenures.live.get(partition)) is not None
+            for record in batch
+        )
+        self._note_positions()
+        if self._consumer.group_metadata().state is MemberState.STABLE and not self._tenures.waiting:
+            self._stable_at = time.monotonic()
+        if not batches and not begun:  # kafka-python comes back at once where it can't reach its coordinator
+            _sleep_until(deadline)
+        return Polled(records, tuple(ended), tuple(begun))
+
+    def pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._consumer.pause(*self._tenures.live)
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._consumer.resume(*self._tenures.live)
+
+    def _poll(self, timeout_seconds: float) -> dict[TopicPartition, list[Any]] | None:
+        """None after an error that passes with time. Raises FatalError for the others."""
+        try:
+            return dict(self._consumer.poll(timeout_ms=round(timeout_seconds * 1000)))
+        except KafkaError as error:
+            self._away_or_fatal(error)
+            return None
+
+    def _note_positions(self) -> None:
+        # With the poll, not when asked: a later look could be ahead of what was handed over.
+        for partition, tenure in self._tenures.live.items():
+            try:
+                self._tenures.positions[tenure] = self._consumer.position(partition, timeout_ms=0)
+            except KafkaError as error:
+                self._away_or_fatal(error)
+
+    def _rewind(self) -> None:
+        # A poll that failed handed nothing over, but may have moved positions before it failed.
+        for partition, tenure in self._tenures.live.items():
+            self._consumer.seek(partition, self._tenures.positions[tenure])
+
+    def _away_or_fatal(self, error: KafkaError) -> None:
+        if (fatal := fatal_error(error, self._settings)) is not None:
+            raise fatal from None
+        self._away(error)
+
+    def _away(self, error: Exception) -> None:
+        if self._reached:
+            log.warning("kafka_away", error=type(error).__name__)
+        self._reached = False
+        self._next_question = min(self._next_question, time.monotonic() + RETRY_SECONDS)
+
+    # --- tenures ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, deadline: float) -> list[Tenure]:
+        """Keep asking about topic and commits; begin what an answer lets begin."""
+        begun: list[Tenure] = []
+        now = time.monotonic()
+        newly_parked = self._tenures.waiting and self._answer_serves < self._tenures.newest_assignment
+        if self._answer is None and (newly_parked or now >= self._next_question):
+            self._answer_serves = self._tenures.newest_assignment
+            self._next_question = now + min(CHECK_SECONDS, self._settings.metadata_max_age_seconds)
+            self._answer = self._asking.submit(self._lookup.look)
+        if self._answer is None:
+            return begun
+        if self._tenures.waiting:  # mostly it takes milliseconds, and nothing can be read before
+            wait_for([self._answer], max(0.0, deadline - time.monotonic()))
+        if not self._answer.done():
+            return begun
+        answer, self._answer = self._answer, None
+        error = answer.exception()
+        if isinstance(error, KafkaError | UnavailableError | ConfigurationError):
+            self._away(error)
+            self._answer_serves = 0
+            self._next_question = time.monotonic() + RETRY_SECONDS
+            return begun
+        if (view := answer.result()) is None:  # deleted: if it comes back, it is another one
+            self._reached = False
+            return begun
+        if view.topic_id != self._first_view.topic_id:
+            raise recreated(self._settings)
+        if not self._reached:
+            log.info("kafka_reached")
+        self._reached = True
+        return self._begin(view)
+
+    def _begin(self, view: TopicView) -> list[Tenure]:
+        known, chosen = self._tenures.starts(view, self._answer_serves)
+        if chosen:
+            try:
+                self._consumer.commit(_commits(chosen), timeout_ms=round(FIRST_COMMIT_SECONDS * 1000))
+            except KafkaError as error:  # the group is rebalancing once more, or the coordinator is away
+                log.info("first_commit_failed", error=type(error).__name__)
+                chosen = {}
+                self._answer_serves = 0
+        starts = known | chosen
+        for partition, offset in starts.items():
+            self._consumer.seek(partition, offset)
+            if not self._paused:
+                self._consumer.resume(partition)
+        return self._tenures.begin(starts)
+
+    # --- committing ---------------------------------------------------------------------------------------------------
+
+    def commit(self, next_offsets: Mapping[Tenure, int]) -> bool:
+        now = time.monotonic()
+        if self._outstanding is not None and now < self._outstanding[1]:
+            return False
+        offsets = self._tenures.offsets(next_offsets)
+        if not offsets:
+            return False
+        tenures = {tenure: next_offsets[tenure] for tenure in self._tenures.live.values() if tenure in next_offsets}
+        number = next(self._commit_numbers)
+        self._outstanding = (number, now + self._settings.request_timeout_seconds + COMMIT_GRACE_SECONDS)
+
+        def answered(_: object, result: object) -> None:
+            if self._outstanding is not None and self._outstanding[0] == number:
+                self._outstanding = None
+            if isinstance(result, Exception):
+                return
+            for tenure, next_offset in tenures.items():
+                if self._tenures.is_live(tenure):
+                    self._tenures.committed[tenure] = next_offset
+
+        try:
+            self._consumer.commit_async(_commits(offsets), callback=answered)
+        except KafkaError:  # told by the next poll as well, which knows what to do
+            self._outstanding = None
+            return False
+        return True
+
+
+def _record(tenure: Tenure, record: Any) -> Record:
+    return Record(
+        tenure,
+        record.offset,
+        next_offset=record.offset + 1,
+        key=record.key,
+        value=record.value,
+        headers=tuple((name, value or b"") for name, value in record.headers),
+        timestamp_seconds=record.timestamp / 1000 if record.timestamp is not None and record.timestamp >= 0 else None,
+    )
+
+
+def _commits(offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+    return {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
+
+
+def _left_ms(deadline: float) -> int:
+    return max(100, round((deadline - time.monotonic()) * 1000))
+
+
+def _sleep_until(deadline: float) -> None:
+    threading.Event().wait(max(0.0, deadline - time.monotonic()))

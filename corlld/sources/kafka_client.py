@@ -1,0 +1,180 @@
+"""Reaching a cluster, and asking it about a topic and a group."""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
+from kafka.errors import KafkaError, for_code
+from kafka.net.compat import KafkaNetClient
+
+from corlld.errors import ConfigurationError, UnavailableError
+from corlld.settings import KafkaSettings
+from corlld.sources.kafka_errors import explain_refusal
+from corlld.sources.kafka_options import LOOKUP_SECONDS, admin_options
+
+FIRST_TRY_SECONDS = 2.0  # tries get longer, so that a slow network is reached too
+RETRY_SECONDS = 0.2
+UNKNOWN_TOPIC_OR_PARTITION = 3  # Kafka's error code
+
+
+def quiet_kafka_logs() -> None:
+    """kafka-python logs whole requests, so texts and passwords, at its debug level: never let it."""
+    logger = logging.getLogger("kafka")
+    if logger.getEffectiveLevel() < logging.WARNING:
+        logger.setLevel(logging.WARNING)
+
+
+def connect(make: Callable[..., Any], options: Mapping[str, Any], timeout_seconds: float) -> Any:
+    """A client of kafka-python (`make` is its class) that has reached a broker.
+
+    Raises UnavailableError after `timeout_seconds`, ConfigurationError as soon as a broker refuses TLS or credentials.
+    """
+    quiet_kafka_logs()
+    deadline = time.monotonic() + timeout_seconds
+    servers = ", ".join(options["bootstrap_servers"])
+    this_try = FIRST_TRY_SECONDS
+    while True:
+        left = max(0.1, deadline - time.monotonic())
+        nets: list[KafkaNetClient] = []
+
+        def make_net(nets: list[KafkaNetClient] = nets, **config: Any) -> KafkaNetClient:
+            nets.append(KafkaNetClient(**config))
+            return nets[-1]
+
+        with _connection_failures() as failures:
+            try:
+                return make(**options, bootstrap_timeout_ms=round(min(this_try, left) * 1000), kafka_client=make_net)
+            except KafkaError as error:
+                failures.append(error)
+                for net in nets:  # a client whose constructor failed leaves its thread behind
+                    net.close()
+        for failure in failures:
+            if (refusal := explain_refusal(failure)) is not None:
+                raise ConfigurationError(f"{servers}: {refusal}")
+        if time.monotonic() >= deadline:
+            raise UnavailableError(f"no broker of {servers} could be reached within {timeout_seconds:.3g} s")
+        this_try *= 2
+
+
+@dataclass(frozen=True, slots=True)
+class TopicView:
+    """What the cluster says of a topic and of the group's place in it.
+
+    beginnings, ends: of partitions that the group has no commit for (end: of what read_committed may see).
+    """
+
+    topic_id: str
+    partitions: frozenset[int]
+    committed: Mapping[int, int] = field(default_factory=dict)
+    beginnings: Mapping[int, int] = field(default_factory=dict)
+    ends: Mapping[int, int] = field(default_factory=dict)
+
+
+class TopicLookup:
+    """Asks about one topic, and one group's commits, over a connection of its own. One call at a time.
+
+    A connection that failed is given up: kafka-python remembers a coordinator that moved away, and a refused login.
+    """
+
+    def __init__(self, settings: KafkaSettings, topic: str, group: str | None = None) -> None:
+        self._options = admin_options(settings)
+        self._servers = ", ".join(settings.bootstrap_servers)
+        self._topic = topic
+        self._group = group
+        self._admin: KafkaAdminClient | None = None
+
+    def wait_for_topic(self, timeout_seconds: float) -> TopicView:
+        """The topic, once it is there. Raises UnavailableError after the timeout, ConfigurationError for refusals."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            missing = False
+            try:
+                if (view := self.look(max(0.1, deadline - time.monotonic()))) is not None:
+                    return view
+                missing = True
+            except KafkaError as error:
+                if (refusal := explain_refusal(error)) is not None:
+                    raise ConfigurationError(f"{self._servers}: {refusal}") from None
+            if time.monotonic() >= deadline:
+                break
+            threading.Event().wait(RETRY_SECONDS)
+        if missing:
+            raise UnavailableError(
+                f"topic {self._topic} does not exist at {self._servers} (waited {timeout_seconds:.3g} s): create it"
+            )
+        raise UnavailableError(
+            f"{self._servers} gave no answer about topic {self._topic} within {timeout_seconds:.3g} s"
+        )
+
+    def look(self, connect_seconds: float = LOOKUP_SECONDS) -> TopicView | None:
+        """The topic as it is now; None where there is none. Raises KafkaError, UnavailableError, ConfigurationError."""
+        if self._admin is None:
+            self._admin = connect(KafkaAdminClient, self._options, connect_seconds)
+        try:
+            return self._ask(self._admin)
+        except BaseException:
+            self.close()
+            raise
+
+    def cluster_id(self) -> str:
+        """After `look`. Raises KafkaError."""
+        assert self._admin is not None  # noqa: S101 - the order of calls is ours
+        return str(self._admin.describe_cluster()["cluster_id"])
+
+    def close(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            admin.close()
+
+    def _ask(self, admin: KafkaAdminClient) -> TopicView | None:
+        (topic,) = admin.describe_topics([self._topic])
+        if topic["error_code"] == UNKNOWN_TOPIC_OR_PARTITION:
+            return None
+        if topic["error_code"]:
+            raise for_code(topic["error_code"])()
+        topic_id = uuid.UUID(str(topic["topic_id"])).hex
+        partitions = frozenset(int(p["partition_index"]) for p in topic["partitions"])
+        if self._group is None:
+            return TopicView(topic_id, partitions)
+        asked = [TopicPartition(self._topic, partition) for partition in partitions]
+        answer = admin.list_group_offsets({self._group: asked})[self._group]
+        committed = {tp.partition: commit.offset for tp, commit in answer.items() if commit.offset >= 0}
+        unknown = [tp for tp in asked if tp.partition not in committed]
+        beginnings = self._offsets(admin, unknown, OffsetSpec.EARLIEST)
+        ends = self._offsets(admin, unknown, OffsetSpec.LATEST)
+        return TopicView(topic_id, partitions, committed, beginnings, ends)
+
+    @staticmethod
+    def _offsets(admin: KafkaAdminClient, asked: list[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
+        if not asked:
+            return {}
+        answer = admin.list_partition_offsets(dict.fromkeys(asked, spec), IsolationLevel.READ_COMMITTED)
+        return {tp.partition: found.offset for tp, found in answer.items()}
+
+
+class _Failures(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.seen: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, tuple):
+            self.seen += [arg for arg in record.args if isinstance(arg, BaseException)]
+
+
+@contextmanager
+def _connection_failures() -> Iterator[list[BaseException]]:
+    """Why connections failed meanwhile. While it bootstraps, kafka-python tells that to its log alone."""
+    handler = _Failures()
+    logger = logging.getLogger("kafka.net")
+    logger.addHandler(handler)
+    try:
+        yield handler.seen
+    finally:
+        logger.removeHandler(handler)

@@ -1,0 +1,95 @@
+"""Kafka's errors in a sentence: which ones waiting can't mend, and what to do about them."""
+
+import ssl
+
+from kafka import TopicPartition
+from kafka.errors import (
+    AuthorizationError,
+    FencedInstanceIdError,
+    IllegalSaslStateError,
+    InconsistentGroupProtocolError,
+    KafkaError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+    SaslAuthenticationFailedError,
+    UnsupportedSaslMechanismError,
+)
+
+from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
+from corlld.settings import KafkaSettings
+
+
+def explain_refusal(error: BaseException) -> str | None:
+    """A sentence for errors that waiting can't mend: credentials, certificates, rights. None for all others."""
+    if isinstance(error, UnsupportedSaslMechanismError | IllegalSaslStateError):
+        return "the broker does not offer kafka.sasl_mechanism on this listener"
+    if isinstance(error, SaslAuthenticationFailedError):
+        return "the broker refused the user name or the password: check kafka.sasl_plain_username and its password"
+    if isinstance(error, AuthorizationError):
+        return f"the broker's access rules forbid it ({type(error).__name__}): topic or group is not allowed"
+    tls = _tls_error(error)
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        return f"the broker's certificate is not trusted ({tls.verify_message}): check kafka.ssl_cafile and the name"
+    if tls is not None:
+        reason = (tls.reason or "handshake failure").replace("_", " ").lower()
+        return f"TLS failed ({reason}): check kafka.security_protocol, kafka.ssl_certfile and kafka.ssl_keyfile"
+    return None
+
+
+def fatal_error(error: KafkaError, settings: KafkaSettings) -> FatalError | None:
+    """What a running consumer stops for; None where it is to go on trying."""
+    if isinstance(error, OffsetOutOfRangeError):
+        partition, offset = next(iter(error.args[0].items()))
+        return _out_of_range(partition, f"offset {offset}", settings)
+    if isinstance(error, LogTruncationError):
+        return _out_of_range(next(iter(error.divergent_offsets)), "the group's position", settings)
+    if isinstance(error, FencedInstanceIdError):
+        return ConfigurationError(
+            f"another member of group {settings.group_id} has the same kafka.group_instance_id = "
+            f"{settings.group_instance_id}: give every daemon its own"
+        )
+    if isinstance(error, InconsistentGroupProtocolError):
+        return ConfigurationError(
+            f"group {settings.group_id} has members with another assignor than kafka.assignor = {settings.assignor}: "
+            "give all of them the same, or use another kafka.group_id"
+        )
+    if (refusal := explain_refusal(error)) is not None:  # it was allowed at the start, and may be again
+        return UnavailableError(f"{', '.join(settings.bootstrap_servers)}: {refusal}")
+    return None
+
+
+def recreated(settings: KafkaSettings) -> FatalError:
+    """The topic's id changed."""
+    return FatalError(
+        f"topic {settings.topic} was deleted and created again (its id changed), so the offsets of before mean "
+        f"nothing: stop all daemons of group {settings.group_id}, then `{_reset(settings.topic, settings)}`, and start "
+        "again",
+        ExitCode.DATA,
+    )
+
+
+def _out_of_range(partition: TopicPartition, place: str, settings: KafkaSettings) -> FatalError:
+    where = f"{partition.topic}:{partition.partition}"
+    return FatalError(
+        f"{place} of {where} is not in the topic any more: records expired before they were read, or the log was "
+        f"truncated. To go on with what is there, stop all daemons of group {settings.group_id}, then "
+        f"`{_reset(where, settings)}`, and start again",
+        ExitCode.DATA,
+    )
+
+
+def _reset(topic: str, settings: KafkaSettings) -> str:
+    return (
+        f"kafka-consumer-groups --bootstrap-server {settings.bootstrap_servers[0]} --group {settings.group_id} "
+        f"--topic {topic} --reset-offsets --to-earliest --execute"
+    )
+
+
+def _tls_error(error: BaseException) -> ssl.SSLError | None:
+    """The TLS error inside; an end of file is none, since a broker that stops looks the same."""
+    chain: list[BaseException | None] = [error, error.__cause__, error.__context__]
+    chain += [arg for arg in error.args if isinstance(arg, BaseException)]
+    for link in chain:
+        if isinstance(link, ssl.SSLError) and not isinstance(link, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return link
+    return None

@@ -1,0 +1,90 @@
+"""What the tests of sources share: settings with a test's patience, and polling until something is seen."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from kafka import KafkaProducer
+
+from corlld.protocols import Source
+from corlld.records import Polled, Record, Tenure
+from corlld.settings import KafkaSettings
+
+PATIENCE_SECONDS = 60.0
+POLL_SECONDS = 0.1
+
+
+def unique(name: str) -> str:
+    return f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+def kafka_settings(bootstrap: str, topic: str, **more: Any) -> KafkaSettings:
+    """A group named after the topic, and members that are missed after 6 seconds."""
+    quick = {"session_timeout_seconds": 6.0, "heartbeat_interval_seconds": 0.3, "request_timeout_seconds": 10.0}
+    values = {"bootstrap_servers": (bootstrap,), "topic": topic, "group_id": f"{topic}-group"} | quick | more
+    return KafkaSettings.model_validate(values)
+
+
+def produce(bootstrap: str, topic: str, values: Mapping[int, Iterable[bytes]]) -> None:
+    """Writes values to partitions, and returns once all are acknowledged."""
+    with KafkaProducer(bootstrap_servers=bootstrap, allow_auto_create_topics=False) as producer:
+        sent = [producer.send(topic, value, partition=p) for p, some in values.items() for value in some]
+        for one in sent:
+            one.get(timeout=30)
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
+
+
+class Reader:
+    """Polls a source as the loop does, and keeps what it brought. Fails where the contract of `Polled` is broken."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.records: list[Record] = []
+        self.live: dict[int, Tenure] = {}
+        self.ended: list[Tenure] = []
+        self.begun: list[Tenure] = []
+
+    def poll(self) -> Polled:
+        polled = self.source.poll(POLL_SECONDS)
+        for tenure in polled.ended:
+            assert self.live.pop(tenure.partition.partition) == tenure
+            self.ended.append(tenure)
+        for tenure in polled.begun:
+            assert tenure.partition.partition not in self.live
+            assert tenure not in self.begun
+            self.live[tenure.partition.partition] = tenure
+            self.begun.append(tenure)
+        for record in polled.records:
+            assert self.live.get(record.tenure.partition.partition) == record.tenure
+            self.records.append(record)
+        return polled
+
+    def poll_until(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+        def polled() -> bool:
+            self.poll()
+            return condition()
+
+        if not condition():
+            wait_until(polled, what, seconds)
+
+    def read(self, count: int) -> list[Record]:
+        """The records so far, once there are `count`."""
+        self.poll_until(lambda: len(self.records) >= count, f"{count} records (there are {len(self.records)})")
+        return self.records
+
+    def values(self, partition: int | None = None) -> list[bytes | None]:
+        return [r.value for r in self.records if partition in (None, r.tenure.partition.partition)]
+
+    def commit(self, next_offsets: Mapping[Tenure, int]) -> None:
+        """Returns once the source knows that it is committed."""
+        self.poll_until(lambda: self.source.commit(next_offsets), "a commit begins")
+        self.poll_until(
+            lambda: all(self.source.committed().get(tenure) == offset for tenure, offset in next_offsets.items()),
+            "the commit is known",
+        )
