@@ -68,8 +68,7 @@ def load_settings(config: Path | None, environ: Mapping[str, str] = os.environ) 
         **_read_credentials(environ, problems),
         **_read_environment(environ, problems),
     }
-    errors = _errors(given)
-    problems.extend(errors)
+    problems.extend(_errors(given))
     if problems:
         raise ConfigurationError("\n".join(problems))
     return Settings.model_validate(_nested(given))
@@ -188,15 +187,16 @@ def _read_environment(environ: Mapping[str, str], problems: list[str]) -> _Layer
 
 def _unknown(dotted: str) -> str:
     """A section or a key that does not exist, with the closest that does."""
-    names = [".".join(name) for name in KEYS]
     section, _, key = dotted.partition(".")
-    if not key:
-        elsewhere = [name for name in names if name.endswith(f".{section}")]
-        close = elsewhere or [f"[{name}]" for name in difflib.get_close_matches(section, SECTIONS, n=1)]
+    if not key:  # perhaps a key that lacks its section
+        close = [f"{name[0]}.{section}" for name in KEYS if name[1] == section]
+        close += [f"[{name}]" for name in difflib.get_close_matches(section, SECTIONS, n=1)]
         rest = f"allowed: the sections {', '.join(SECTIONS)}"
     else:
-        close = [name for name in names if name.endswith(f".{key}")] or difflib.get_close_matches(dotted, names, n=1)
-        rest = f"allowed: {', '.join(name[1] for name in KEYS if name[0] == section)}"
+        keys = [name[1] for name in KEYS if name[0] == section]
+        close = [f"{section}.{name}" for name in difflib.get_close_matches(key, keys, n=1)]
+        close += [".".join(name) for name in KEYS if name[1] == key]
+        rest = f"allowed: {', '.join(keys)}"
     return f"{dotted}: unknown, " + (f"did you mean {close[0]}?" if close else rest)
 
 

@@ -1,0 +1,403 @@
+"""Settings from a file, credential files and the environment; each mistake is one line, and no line tells a secret."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from corlld import settings_file
+from corlld.errors import ConfigurationError, ExitCode
+from corlld.settings import Settings
+from corlld.settings_file import check_for_run, load_settings, render_default_toml
+from corlld.settings_text import CREDENTIALS, KEYS, is_secret, variable
+
+SECRET = "c4n4ry-" * 6
+
+
+@pytest.fixture(autouse=True)
+def _no_default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings_file, "DEFAULT_FILE", tmp_path / "no-default.toml")
+
+
+def load(tmp_path: Path, toml: str = "", **environ: str) -> Settings:
+    file = tmp_path / "corlld.toml"
+    file.write_text(toml, encoding="utf-8")
+    return load_settings(file, environ)
+
+
+def problems(tmp_path: Path, toml: str = "", **environ: str) -> list[str]:
+    """The lines, with the file's folder taken out."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, toml, **environ)
+    assert caught.value.exit_code == ExitCode.CONFIGURATION
+    return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+# Where settings come from
+
+
+def test_without_a_file_and_variables_there_are_the_defaults() -> None:
+    assert load_settings(None, {}) == Settings()
+
+
+def test_the_environment_comes_before_credential_files_and_these_before_the_file(tmp_path: Path) -> None:
+    (tmp_path / "uid_secret").write_text("x" * 40 + "\n")
+    toml = '[kafka]\ntopic = "from-file"\ngroup_id = "from-file"'
+    settings = load(tmp_path, toml, CREDENTIALS_DIRECTORY=str(tmp_path), CORLLD_KAFKA__TOPIC="from-environment")
+    assert (settings.kafka.topic, settings.kafka.group_id) == ("from-environment", "from-file")
+    assert settings.identity.secret == SecretStr("x" * 40)
+    overridden = load(tmp_path, CREDENTIALS_DIRECTORY=str(tmp_path), CORLLD_IDENTITY__SECRET=SECRET)
+    assert overridden.identity.secret == SecretStr(SECRET)
+
+
+def test_the_default_file_is_read_where_it_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = tmp_path / "default.toml"
+    monkeypatch.setattr(settings_file, "DEFAULT_FILE", default)
+    assert load_settings(None, {}) == Settings()
+    default.write_text("[adapter]\nr = 4\n")
+    assert load_settings(None, {}).adapter.r == 4
+    assert load(tmp_path).adapter.r == Settings().adapter.r  # a file that is named replaces it
+
+
+def test_texts_of_the_environment_become_what_the_setting_is(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        CORLLD_ADAPTER__R="4",
+        CORLLD_LEARNING__BETA="0.02",
+        CORLLD_SOURCE__FOLLOW="true",
+        CORLLD_STATE__PATH="/srv/state",
+        CORLLD_KAFKA__BOOTSTRAP_SERVERS="one:9092, two:9092",
+        CORLLD_EVENTS__CLOUDEVENTS_EDIT_TYPES='["a,b", "c"]',
+        CORLLD_EVENTS__CLOUDEVENTS_ERASE_TYPES="*.gone",
+        CORLLD_ADAPTER__TARGET_MODULES="q_proj,v_proj",
+        CORLLD_KAFKA__CLIENT_ID="5",
+    )
+    assert (settings.adapter.r, settings.learning.beta, settings.source.follow) == (4, 0.02, True)
+    assert settings.state.path == Path("/srv/state")
+    assert settings.kafka.bootstrap_servers == ("one:9092", "two:9092")
+    assert settings.events.cloudevents_edit_types == ("a,b", "c")
+    assert settings.events.cloudevents_erase_types == ("*.gone",)
+    assert settings.adapter.target_modules == ("q_proj", "v_proj")
+    assert settings.kafka.client_id == "5"
+    assert load(tmp_path, CORLLD_ADAPTER__TARGET_MODULES="all-linear").adapter.target_modules == "all-linear"
+
+
+def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
+    assert load(tmp_path, "[adapter]\nr = 4", CORLLD_ADAPTER__R="").adapter.r == 4
+
+
+def test_every_setting_can_be_given_by_its_variable(tmp_path: Path) -> None:
+    shipped = tomllib.loads(render_default_toml())
+    environ = {
+        variable((section, key)): value if isinstance(value, str) else json.dumps(value)
+        for section, keys in shipped.items()
+        for key, value in keys.items()
+        if value not in ("", [])
+    }
+    assert load(tmp_path, **environ) == Settings()
+
+
+def test_variables_of_tests_and_of_kubernetes_are_not_ours(tmp_path: Path) -> None:
+    foreign = {
+        "CORLLD_TEST_KAFKA": "localhost:9092",
+        "CORLLD_SERVICE_HOST": "10.0.0.1",
+        "CORLLD_SERVICE_PORT_METRICS": "9464",
+        "CORLLD_PORT": "tcp://10.0.0.1:9464",
+        "CORLLD_PORT_9464_TCP_ADDR": "10.0.0.1",
+        "PATH": "/bin",
+    }
+    assert load(tmp_path, **foreign) == Settings()
+
+
+def test_integers_do_for_numbers(tmp_path: Path) -> None:
+    assert load(tmp_path, "[batching]\nflush_after_seconds = 3").batching.flush_after_seconds == 3.0
+
+
+# Mistakes
+
+
+def test_each_mistake_is_a_line_with_what_was_found_what_is_allowed_and_where(tmp_path: Path) -> None:
+    toml = """
+        [kafka]
+        assignor = "fair"
+        session_timeout_seconds = -1
+        bootstrap_servers = "broker:9092"
+        [learning]
+        epsilon = 0.5
+    """
+    assert problems(tmp_path, toml, CORLLD_ADAPTER__R="eight", CORLLD_ADAPTER__TARGET_MODULES="[]") == [
+        "kafka.bootstrap_servers: found 'broker:9092', allowed: a list of texts; in corlld.toml",
+        "kafka.assignor: found 'fair', "
+        'allowed: "cooperative-sticky", "range", "roundrobin", "sticky"; in corlld.toml',
+        "kafka.session_timeout_seconds: found -1, allowed: a number > 0; in corlld.toml",
+        "adapter.r: found 'eight', allowed: an integer > 0; in environment variable CORLLD_ADAPTER__R",
+        'adapter.target_modules: found [], allowed: "all-linear" or a list of texts, not empty; '
+        "in environment variable CORLLD_ADAPTER__TARGET_MODULES",
+        "learning.epsilon: found 0.5, allowed: a number >= 0 and < 0.5; in corlld.toml",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("adapter.r", "true", "an integer > 0"),
+        ("adapter.r", '"8"', "an integer > 0"),
+        ("adapter.r", "8.5", "an integer > 0"),
+        ("learning.lr", "true", "a number > 0"),
+        ("learning.lr", "nan", "a number > 0"),
+        ("batching.flush_after_seconds", "inf", "a number >= 0"),
+        ("source.follow", "1", "true or false"),
+        ("source.path", "5", "a path"),
+        ("kafka.topic", '"two words"', "a text like ^[a-zA-Z0-9._-]{1,249}$"),
+        ("kafka.group_id", '""', "a text, not empty"),
+        ("kafka.group_id", "2026-01-01", "a text, not empty"),
+        ("kafka.bootstrap_servers", "[1]", "a list of texts"),
+        ("kafka.bootstrap_servers", "{ x = 1 }", "a list of texts"),
+    ],
+)
+def test_a_wrong_type_in_the_file_is_one_line(tmp_path: Path, key: str, value: str, allowed: str) -> None:
+    section, name = key.split(".")
+    (line,) = problems(tmp_path, f"[{section}]\n{name} = {value}")
+    assert line.startswith(f"{key}: found ")
+    assert line.endswith(f", allowed: {allowed}; in corlld.toml")
+
+
+def test_a_long_value_is_cut(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, f'[kafka]\nassignor = "{"x" * 1000}"')
+    assert len(line) < 200
+
+
+def test_an_unknown_key_or_section_is_refused_with_the_closest_that_exists(tmp_path: Path) -> None:
+    toml = """
+        topic = "edits"
+        [kafka]
+        topik = "edits"
+        r = 8
+        zzz = 1
+        [kafak]
+        topic = "edits"
+    """
+    lines = problems(tmp_path, toml)
+    assert lines[:3] == [
+        "topic: unknown, did you mean kafka.topic?; in corlld.toml",
+        "kafka.topik: unknown, did you mean kafka.topic?; in corlld.toml",
+        "kafka.r: unknown, did you mean adapter.r?; in corlld.toml",
+    ]
+    assert lines[3].startswith("kafka.zzz: unknown, allowed: bootstrap_servers, topic, ")
+    assert lines[4:] == ["kafak: unknown, did you mean [kafka]?; in corlld.toml"]
+
+
+def test_an_unknown_variable_is_refused_and_its_value_is_not_shown(tmp_path: Path) -> None:
+    lines = problems(
+        tmp_path, CORLLD_KAFKA_TOPIC="x", CORLLD_IDENTITY__SECERT=SECRET, CORLLD_KAFKA='{"topic": "x"}', CORLLD_XYZ="1"
+    )
+    assert lines == [
+        "environment variable CORLLD_IDENTITY__SECERT: unknown, did you mean CORLLD_IDENTITY__SECRET?",
+        "environment variable CORLLD_KAFKA: unknown, did you mean CORLLD_KAFKA__TOPIC?",
+        "environment variable CORLLD_KAFKA_TOPIC: unknown, did you mean CORLLD_KAFKA__TOPIC?",
+        "environment variable CORLLD_XYZ: unknown, allowed: CORLLD_<SECTION>__<KEY>",
+    ]
+
+
+def test_a_value_in_place_of_a_section_is_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path, f'identity = "{SECRET}"') == [
+        "identity: found a value, allowed: a section [identity]; in corlld.toml"
+    ]
+
+
+def test_bad_toml_names_line_and_column(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path, "[kafka]\ntopic = edits\n")
+    assert line.startswith("corlld.toml: not valid TOML: ")
+    assert "line 2, column 9" in line
+
+
+def test_a_file_that_can_t_be_read_is_one_sentence(tmp_path: Path) -> None:
+    for file, why in ((tmp_path / "none.toml", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(ConfigurationError, match=f"^{file}: can't be read: {why}$"):
+            load_settings(file, {})
+    (tmp_path / "latin.toml").write_bytes(b"# \xe9")
+    with pytest.raises(ConfigurationError, match="not in UTF-8"):
+        load_settings(tmp_path / "latin.toml", {})
+
+
+# Secrets
+
+
+def test_a_secret_in_the_file_is_refused_with_where_it_belongs(tmp_path: Path) -> None:
+    for credential, (section, key) in CREDENTIALS.items():
+        (line,) = problems(tmp_path, f'[{section}]\n{key} = "{SECRET}"')
+        name = variable((section, key))
+        assert line == (
+            f"{section}.{key}: found a secret, allowed: the credential file `{credential}` "
+            f"or the environment variable {name}; in corlld.toml"
+        )
+
+
+def test_a_wrong_secret_is_never_shown(tmp_path: Path) -> None:
+    short = SECRET[:31]
+    assert problems(tmp_path, CORLLD_IDENTITY__SECRET=short) == [
+        "identity.secret: found a secret that does not fit, allowed: at least 32 characters; "
+        "in environment variable CORLLD_IDENTITY__SECRET"
+    ]
+    (tmp_path / "uid_secret").write_text(short)
+    (line,) = problems(tmp_path, CREDENTIALS_DIRECTORY=str(tmp_path))
+    assert line.endswith("allowed: at least 32 characters; in credential file uid_secret")
+
+
+def test_a_credential_that_can_t_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "uid_secret").write_bytes(b"\xff" * 40)
+    (tmp_path / "kafka_ssl_password").mkdir()
+    assert problems(tmp_path, CREDENTIALS_DIRECTORY=str(tmp_path)) == [
+        "kafka.ssl_password: credential file kafka_ssl_password can't be read: Is a directory",
+        "identity.secret: credential file uid_secret can't be read: not in UTF-8",
+    ]
+
+
+def test_settings_do_not_show_their_secrets(tmp_path: Path) -> None:
+    settings = load(tmp_path, CORLLD_IDENTITY__SECRET=SECRET)
+    assert SECRET not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+# Combinations
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        (
+            "[kafka]\nheartbeat_interval_seconds = 16",
+            "kafka.heartbeat_interval_seconds: found 16, allowed: at most a third of kafka.session_timeout_seconds = 45"
+            "; in corlld.toml",
+        ),
+        (
+            '[kafka]\nsecurity_protocol = "SASL_SSL"',
+            "kafka.sasl_mechanism: not set, needed for kafka.security_protocol SASL_SSL",
+        ),
+        (
+            '[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "PLAIN"\nsasl_plain_username = "u"',
+            "kafka.sasl_plain_password: not set, needed for kafka.sasl_mechanism PLAIN",
+        ),
+        (
+            '[kafka]\nsasl_mechanism = "GSSAPI"',
+            "kafka.sasl_mechanism: set, allowed: only with kafka.security_protocol SASL_PLAINTEXT or SASL_SSL"
+            "; in corlld.toml",
+        ),
+        (
+            '[kafka]\nsecurity_protocol = "SASL_PLAINTEXT"\nsasl_mechanism = "AWS_MSK_IAM"',
+            "kafka.sasl_mechanism: found AWS_MSK_IAM, allowed: only with kafka.security_protocol SASL_SSL"
+            "; in corlld.toml",
+        ),
+        (
+            '[kafka]\nssl_cafile = "/ca.pem"',
+            "kafka.ssl_cafile: set, allowed: only with kafka.security_protocol SSL or SASL_SSL; in corlld.toml",
+        ),
+        (
+            '[kafka]\nsecurity_protocol = "SSL"\nssl_keyfile = "/key.pem"',
+            "kafka.ssl_keyfile: set, allowed: only together with kafka.ssl_certfile; in corlld.toml",
+        ),
+        (
+            "[batching]\nmax_events = 9\nmax_buffered_events = 8",
+            "batching.max_events: found 9, allowed: at most batching.max_buffered_events = 8; in corlld.toml",
+        ),
+    ],
+)
+def test_an_impossible_combination_is_one_line(tmp_path: Path, toml: str, line: str) -> None:
+    assert problems(tmp_path, toml) == [line]
+
+
+def test_several_impossible_combinations_are_a_line_each(tmp_path: Path) -> None:
+    toml = '[kafka]\nsecurity_protocol = "SASL_PLAINTEXT"\nsasl_mechanism = "SCRAM-SHA-512"\nssl_ciphers = "x"'
+    keys = [line.partition(":")[0] for line in problems(tmp_path, toml)]
+    assert keys == ["kafka.ssl_ciphers", "kafka.sasl_plain_username", "kafka.sasl_plain_password"]
+
+
+def test_every_way_to_authenticate_that_works_is_accepted(tmp_path: Path) -> None:
+    for mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "AWS_MSK_IAM"):
+        toml = f'[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "{mechanism}"\n'
+        environ = {}
+        if mechanism not in ("GSSAPI", "AWS_MSK_IAM"):
+            toml += 'sasl_plain_username = "u"'
+            environ = {"CORLLD_KAFKA__SASL_PLAIN_PASSWORD": "p"}
+        assert load(tmp_path, toml, **environ).kafka.sasl_mechanism == mechanism
+
+
+# What only `run` needs
+
+RUNNABLE = {
+    "source": {"kind": "kafka"},
+    "kafka": {"bootstrap_servers": ["broker:9092"]},
+    "identity": {"secret": SECRET},
+    "model": {"name": "demo"},
+}
+
+
+def keys_in_the_way(**changed: dict[str, object]) -> list[str]:
+    settings = Settings.model_validate({**RUNNABLE, **changed})
+    lines = check_for_run(settings)
+    assert all(line.count("\n") == 0 and SECRET not in line for line in lines)
+    return [line.partition(":")[0] for line in lines]
+
+
+def test_settings_that_name_broker_model_and_secret_can_run() -> None:
+    assert keys_in_the_way() == []
+
+
+def test_the_defaults_alone_can_t_run_and_every_gap_is_named() -> None:
+    lines = check_for_run(Settings())
+    assert [line.partition(":")[0] for line in lines] == ["identity.secret", "model.name", "kafka.bootstrap_servers"]
+    assert "`uid_secret`" in lines[0]
+    assert "CORLLD_IDENTITY__SECRET" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"source": {"kind": "jsonl"}}, "source.path"),
+        ({"source": {"kind": "jsonl", "path": "e"}, "dead_letters": {"path": "e"}}, "dead_letters.path"),
+        ({"kafka": {}}, "kafka.bootstrap_servers"),
+        ({"dead_letters": {"topic": "edits"}}, "dead_letters.topic"),
+        ({"publishing": {"announce_topic": "edits"}}, "publishing.announce_topic"),
+        ({"publishing": {"announce_topic": "edits.dead-letters"}}, "publishing.announce_topic"),
+        ({"publishing": {"path": "/s"}, "state": {"path": "/s"}}, "publishing.path"),
+        (
+            {"source": {"kind": "jsonl", "path": "e"}, "publishing": {"announce_topic": "a"}, "kafka": {}},
+            "kafka.bootstrap_servers",
+        ),
+    ],
+)
+def test_what_run_can_t_work_with_is_named(changed: dict[str, dict[str, object]], key: str) -> None:
+    assert keys_in_the_way(**changed) == [key]
+
+
+def test_a_file_of_events_needs_no_broker_and_no_publishing_needs_no_topic() -> None:
+    assert keys_in_the_way(source={"kind": "jsonl", "path": "e"}, kafka={}) == []
+    assert keys_in_the_way(publishing={"enabled": False, "announce_topic": "edits"}) == []
+
+
+# The default file
+
+
+def test_the_default_file_gives_the_defaults_and_shows_every_setting(tmp_path: Path) -> None:
+    text = render_default_toml()
+    assert load(tmp_path, text) == Settings()
+    assert Settings.model_validate(tomllib.loads(text)) == Settings()
+    section, seen = "", set()
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif " = " in line or (line.startswith("# ") and is_secret((section, line[2:]))):
+            seen.add((section, line.removeprefix("# ").partition(" = ")[0]))
+    assert seen >= set(KEYS)
+    assert set(KEYS) == {(s, k) for s, f in Settings.model_fields.items() for k in f.annotation.model_fields}  # type: ignore[union-attr]  # every section is a model
+
+
+def test_the_default_file_says_of_each_setting_what_it_is_and_what_is_allowed() -> None:
+    text = render_default_toml()
+    for name, field in KEYS.items():
+        assert field.get("description"), name
+    assert '# Allowed: "kafka", "jsonl".\nkind = "kafka"' in text
+    assert "# Rank.\n# Allowed: an integer > 0.\nr = 8\n" in text
+    assert "# Allowed: a path. Not set by default.\n# path = " in text
+    assert max(map(len, text.splitlines())) <= 120
