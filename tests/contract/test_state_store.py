@@ -1,0 +1,265 @@
+"""What every state store promises: compare-and-swap, nothing stale ever wins, nothing torn is ever taken for new."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from corlld.errors import ConfigurationError, LostSwap, RetriableError, StateUnreadable
+from corlld.protocols import StateStore
+from corlld.records import Head, StoreIdentity, UserState
+from corlld.state.store import LocalFolderStore
+from tests.states import OTHER_UID, UID, released_state, same_state, tombstone
+
+IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
+
+
+class Backend:
+    """Makes views of one store, and reaches behind it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def connect(self) -> StateStore:
+        return LocalFolderStore(self._folder)
+
+    def stored(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self._folder)): p.read_bytes() for p in self._folder.rglob("*") if p.is_file()}
+
+    def overwrite(self, name: str, data: bytes) -> None:
+        (self._folder / name).write_bytes(data)
+
+    def remove(self, name: str) -> None:
+        (self._folder / name).unlink()
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Backend:
+    return Backend(tmp_path / "state")
+
+
+@pytest.fixture
+def store(backend: Backend) -> StateStore:
+    return opened(backend)
+
+
+def opened(backend: Backend) -> StateStore:
+    store = backend.connect()
+    store.open(IDENTITY, must_exist=False)
+    return store
+
+
+def snapshots(backend: Backend, uid: str = UID) -> list[str]:
+    return sorted(name for name in backend.stored() if f"/{uid}" in f"/{name}" and not name.endswith(".json"))
+
+
+# --- load and save ----------------------------------------------------------------------------------------------------
+
+
+def test_a_user_without_a_state_is_new(store: StateStore) -> None:
+    assert store.load(UID) == (None, "0")
+    assert store.head(UID) is None
+    assert list(store.uids()) == []
+
+
+def test_what_was_saved_is_loaded_also_by_another_process(backend: Backend, store: StateStore) -> None:
+    token = store.save(UID, released_state(3), "0")
+    state, loaded_token = opened(backend).load(UID)
+    assert state is not None
+    assert same_state(state, released_state(3))
+    assert loaded_token == token
+
+
+def test_a_chain_of_saves_goes_on_from_token_to_token(store: StateStore) -> None:
+    token = "0"
+    for version in range(1, 6):
+        token = store.save(UID, released_state(version), token)
+    state, newest = store.load(UID)
+    assert newest == token
+    assert state is not None
+    assert same_state(state, released_state(5))
+
+
+def test_users_do_not_meet(store: StateStore) -> None:
+    store.save(UID, released_state(3), "0")
+    store.save(OTHER_UID, released_state(8, uid=OTHER_UID), "0")
+    assert store.head(UID) == Head(3, erased=False)
+    assert store.head(OTHER_UID) == Head(8, erased=False)
+    assert list(store.uids()) == sorted([UID, OTHER_UID])
+
+
+def test_only_a_uid_can_name_a_state(store: StateStore) -> None:
+    for name in ("../../etc", "u1", UID.upper(), UID + "\n"):
+        with pytest.raises(ValueError, match="32 hex digits"):
+            store.load(name)
+
+
+# --- compare and swap (I6) --------------------------------------------------------------------------------------------
+
+
+def test_i6_a_stale_owner_never_overwrites_newer_state(backend: Backend, store: StateStore) -> None:
+    """However far the others have moved on: the number after a stale token may be free again by then."""
+    stale = opened(backend)
+    tokens = ["0"]
+    for version in range(1, 8):
+        tokens.append(store.save(UID, released_state(version), tokens[-1]))
+    for token in tokens[:-1]:
+        with pytest.raises(LostSwap):
+            stale.save(UID, released_state(99), token)
+        assert store.load(UID)[1] == tokens[-1]
+    state, _ = store.load(UID)
+    assert state is not None
+    assert same_state(state, released_state(7))
+    assert store.save(UID, released_state(8), tokens[-1]) not in tokens
+
+
+def test_of_racing_owners_exactly_one_wins_each_round(backend: Backend) -> None:
+    owners = [opened(backend) for _ in range(4)]
+    start = threading.Barrier(len(owners), timeout=10)
+
+    def race(owner: int, version: int, token: str) -> str | None:
+        start.wait()
+        try:
+            return owners[owner].save(UID, released_state(version, seed=owner), token)
+        except LostSwap:
+            return None
+
+    token = "0"
+    with ThreadPoolExecutor(len(owners)) as pool:
+        for version in range(1, 9):
+            races = [pool.submit(race, owner, version, token) for owner in range(len(owners))]
+            [(winner, won)] = [(owner, new) for owner, run in enumerate(races) if (new := run.result()) is not None]
+            state, token = owners[0].load(UID)
+            assert token == won
+            assert state is not None
+            assert same_state(state, released_state(version, seed=winner))
+
+
+def test_the_generation_before_is_kept_and_older_ones_are_not(backend: Backend, store: StateStore) -> None:
+    token = "0"
+    kept = []
+    for version in range(1, 5):
+        token = store.save(UID, released_state(version), token)
+        kept.append(len(snapshots(backend)))
+    assert kept == [1, 2, 2, 2]
+
+
+# --- erasure (I8) -----------------------------------------------------------------------------------------------------
+
+
+def test_i8_beside_a_tombstone_no_generation_is_left(backend: Backend, store: StateStore) -> None:
+    token = "0"
+    for version in range(1, 4):
+        token = store.save(UID, released_state(version), token)
+    token = store.save(UID, tombstone(3), token)
+    assert store.load(UID) == (tombstone(3), token)
+    assert store.head(UID) == Head(3, erased=True)
+    assert list(store.uids()) == [UID]
+    assert len(snapshots(backend)) == 1
+    assert not any(b"lora" in data or b"e1" in data for name, data in backend.stored().items() if UID in name)
+
+
+def test_i8_what_a_kill_left_beside_a_tombstone_goes_with_the_next_load(backend: Backend, store: StateStore) -> None:
+    token = store.save(UID, released_state(3), "0")
+    before = {name: data for name, data in backend.stored().items() if UID in name}
+    store.save(UID, tombstone(3), token)
+    for name, data in before.items():
+        if name not in backend.stored():
+            backend.overwrite(name, data)
+    store.load(UID)
+    assert len(snapshots(backend)) == 1
+
+
+def test_a_user_comes_back_after_an_erasure(store: StateStore) -> None:
+    token = store.save(UID, tombstone(3), "0")
+    token = store.save(UID, replace(tombstone(3), erased=False), token)
+    assert store.head(UID) == Head(3, erased=True)  # nothing to announce yet
+    store.save(UID, released_state(4), token)
+    assert store.head(UID) == Head(4, erased=False)
+
+
+# --- torn states ------------------------------------------------------------------------------------------------------
+
+
+def _newest(backend: Backend, before: dict[str, bytes]) -> str:
+    """The object that changed last: the newest generation."""
+    [name] = [name for name, data in backend.stored().items() if before.get(name) != data and b'version\\":4' in data]
+    return name
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[: len(d) // 2], lambda d: b"", lambda d: d[:-1] + b"\x55"])
+def test_a_torn_state_is_unreadable_for_ever_and_never_passed_over(
+    backend: Backend, store: StateStore, damage: Callable[[bytes], bytes]
+) -> None:
+    token = store.save(UID, released_state(3), "0")
+    before = backend.stored()
+    store.save(UID, released_state(4), token)
+    name = _newest(backend, before)
+    torn = damage(backend.stored()[name])
+    backend.overwrite(name, torn)
+    for _ in range(2):
+        with pytest.raises(StateUnreadable, match="move"):
+            store.load(UID)
+    assert backend.stored()[name] == torn
+    assert list(store.uids()) == [UID]
+
+
+# --- whom the store belongs to ----------------------------------------------------------------------------------------
+
+
+def test_a_store_opens_again_for_the_same_settings(backend: Backend, store: StateStore) -> None:
+    store.save(UID, released_state(3), "0")
+    again = backend.connect()
+    again.open(IDENTITY, must_exist=True)
+    assert again.head(UID) == Head(3, erased=False)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(StoreIdentity)])
+def test_a_store_of_other_settings_is_refused_by_what_differs(backend: Backend, store: StateStore, field: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        backend.connect().open(replace(IDENTITY, **{field: "another"}), must_exist=True)
+    assert f"was {getattr(IDENTITY, field)!r} and is now 'another'" in str(caught.value)
+    assert str(caught.value).count("is now") == 1
+
+
+def test_a_missing_store_must_not_look_like_new_users(backend: Backend) -> None:
+    with pytest.raises(ConfigurationError, match="must not look like new users"):
+        backend.connect().open(IDENTITY, must_exist=True)
+    assert backend.stored() == {}
+
+
+def test_states_without_a_store_file_are_not_adopted(backend: Backend, store: StateStore) -> None:
+    store.save(UID, released_state(3), "0")
+    backend.remove("store.json")
+    with pytest.raises(ConfigurationError, match="must not look like new users"):
+        backend.connect().open(IDENTITY, must_exist=False)
+
+
+def test_a_store_that_went_away_does_not_make_users_new(backend: Backend, store: StateStore) -> None:
+    store.save(UID, released_state(3), "0")
+    for name in list(backend.stored()):
+        backend.remove(name)
+    with pytest.raises(RetriableError, match=r"store\.json"):
+        store.load(UID)
+
+
+# --- positions --------------------------------------------------------------------------------------------------------
+
+
+def test_a_position_is_kept_and_replaced(backend: Backend, store: StateStore) -> None:
+    assert store.load_position("ab12") is None
+    store.save_position("ab12", {"file": "x", "next_offset": 7})
+    store.save_position("ab12", {"file": "x", "next_offset": 9})
+    assert opened(backend).load_position("ab12") == {"file": "x", "next_offset": 9}
+    with pytest.raises(ValueError, match="hex"):
+        store.load_position("../store")
+
+
+def test_a_new_user_without_a_release_is_stored_as_well(store: StateStore) -> None:
+    state = UserState(UID, applied={"t/0": 4}, recent_event_ids=("e",))
+    store.save(UID, state, "0")
+    assert store.load(UID)[0] == state
+    assert store.head(UID) == Head(0, erased=False)
