@@ -1,0 +1,200 @@
+"""The last word on a compacted topic is the newest version, or that there is none, however slow and torn the way."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from corlld.errors import ExitCode, FatalError, RetriableError
+from corlld.publishing.announcer import Announcer
+from corlld.publishing.folder import FolderTarget
+from corlld.publishing.peft_format import MANIFEST_FILE, adapter_files
+from corlld.publishing.publisher import AdapterPublisher
+from corlld.records import Head, ModelInfo
+from tests.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
+
+MODEL = ModelInfo("served/name", "r1", "fingerprint", supports_messages=False)
+
+
+class Topic:
+    """A compacted topic. `before_send` runs in the announcer's thread with what is being sent."""
+
+    def __init__(self) -> None:
+        self.values: list[tuple[str, bytes | None]] = []
+        self.faults: list[Exception] = []
+        self.before_send: Callable[[str, bytes | None], None] = lambda uid, value: None
+        self.acknowledges = True
+        self.closed = False
+
+    def send(self, uid: str, value: bytes | None) -> "Future[None]":
+        self.before_send(uid, value)
+        future: Future[None] = Future()
+        if self.faults:
+            future.set_exception(self.faults.pop(0))
+        elif self.acknowledges:
+            self.values.append((uid, value))
+            future.set_result(None)
+        return future
+
+    def close(self, timeout_seconds: float) -> None:
+        self.closed = True
+
+    def last_version(self, uid: str) -> int | None:
+        value = [value for of, value in self.values if of == uid][-1]
+        return None if value is None else int(json.loads(value)["version"])
+
+
+class World:
+    """States' heads, a target and a topic, with the announcer between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.heads: dict[str, Head] = {}
+        self.target = FolderTarget(folder)
+        self.topic = Topic()
+        self.announcer = Announcer(self.topic, self.heads.get, self.target, retry_max_seconds=0.01)
+        self.publisher = AdapterPublisher(self.target, SMALL_LAYOUT, MODEL, 3, self.announcer)
+
+    def publish(self, version: int, uid: str = UID) -> None:
+        self.heads[uid] = Head(version, erased=False)
+        self.publisher.publish(released_state(version, uid=uid))
+
+    def erase(self, version: int, uid: str = UID) -> None:
+        self.heads[uid] = Head(version, erased=True)
+        self.publisher.withdraw(tombstone(version, uid))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path / "adapters")
+    yield world
+    world.announcer.close(0)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.001)
+
+
+def test_an_announcement_says_what_an_engine_needs(world: World) -> None:
+    world.publish(3)
+    until(lambda: world.topic.values)
+    [(key, value)] = world.topic.values
+    published = world.target.get(UID, 3)
+    assert published is not None
+    assert value is not None
+    assert key == UID
+    assert json.loads(value) == {
+        "uid": UID,
+        "version": 3,
+        "name": f"{UID}/v000003",
+        "location": published.location,
+        "base_model": "served/name",
+        "base_revision": "r1",
+        "digest": json.loads(adapter_files(released_state(3), SMALL_LAYOUT, MODEL)[MANIFEST_FILE])["digest"],
+    }
+
+
+def test_an_erased_user_is_withdrawn(world: World) -> None:
+    world.publish(3)
+    until(lambda: world.announcer.pending == 0)
+    world.erase(3)
+    until(lambda: world.announcer.pending == 0)
+    assert world.topic.values[-1] == (UID, None)
+
+
+def test_versions_that_came_while_the_topic_was_away_are_one_announcement(world: World) -> None:
+    gate = threading.Event()
+    world.topic.before_send = lambda uid, value: gate.wait(10) and None
+    world.publish(1)
+    for version in range(2, 6):
+        world.publish(version)
+        assert world.announcer.pending == 1
+    gate.set()
+    until(lambda: world.announcer.pending == 0)
+    assert world.topic.last_version(UID) == 5
+    assert len(world.topic.values) <= 2
+
+
+def test_a_late_owner_cannot_leave_an_old_version_as_the_last_word(world: World) -> None:
+    def another_owner_is_faster(uid: str, value: bytes | None) -> None:
+        world.topic.before_send = lambda uid, value: None
+        world.heads[UID] = Head(4, erased=False)
+        world.target.put(UID, 4, adapter_files(released_state(4), SMALL_LAYOUT, MODEL))
+        world.topic.values.append((UID, b'{"version": 4}'))  # announced there; ours of version 3 comes after it
+
+    world.topic.before_send = another_owner_is_faster
+    world.publish(3)
+    until(lambda: world.announcer.pending == 0)
+    assert world.topic.last_version(UID) == 4
+    assert len(world.topic.values) == 3
+
+
+def test_a_late_owner_cannot_bring_back_an_erased_user(world: World) -> None:
+    def erased_meanwhile(uid: str, value: bytes | None) -> None:
+        world.topic.before_send = lambda uid, value: None
+        world.heads[UID] = Head(3, erased=True)
+
+    world.topic.before_send = erased_meanwhile
+    world.publish(3)
+    until(lambda: world.announcer.pending == 0)
+    assert world.topic.values[-1] == (UID, None)
+
+
+def test_a_version_that_is_not_out_yet_is_left_to_who_puts_it_out(world: World) -> None:
+    world.publish(3)
+    until(lambda: world.announcer.pending == 0)
+    world.heads[UID] = Head(4, erased=False)  # stored by another owner, about to be published
+    world.announcer.announce(UID)
+    until(lambda: world.announcer.pending == 0)
+    assert world.topic.last_version(UID) == 3
+    assert len(world.topic.values) == 1
+
+
+def test_a_topic_that_is_away_is_tried_again_until_it_is_back(world: World) -> None:
+    world.topic.faults += [RetriableError("away")] * 5
+    world.publish(3)
+    world.publish(7, OTHER_UID)
+    until(lambda: world.announcer.pending == 0)
+    assert world.topic.last_version(UID) == 3
+    assert world.topic.last_version(OTHER_UID) == 7
+
+
+def test_a_topic_that_refuses_for_good_ends_the_daemon(world: World) -> None:
+    world.topic.faults.append(FatalError("not authorized", ExitCode.CONFIGURATION))
+    world.publish(3)
+    with pytest.raises(FatalError, match="not authorized"):
+        until(lambda: world.publish(3))
+
+
+def test_publishing_never_waits_for_the_topic(world: World) -> None:
+    world.topic.acknowledges = False
+    for version in range(1, 5):
+        world.publish(version)
+    assert world.target.get(UID, 4) is not None
+    assert world.announcer.pending == 1
+
+
+def test_closing_lets_what_is_pending_go_out(world: World) -> None:
+    world.topic.faults += [RetriableError("away")] * 2
+    world.publish(3)
+    world.publish(7, OTHER_UID)
+    world.publisher.close(10)
+    assert world.topic.closed
+    assert (world.topic.last_version(UID), world.topic.last_version(OTHER_UID)) == (3, 7)
+
+
+def test_closing_gives_up_at_its_deadline(world: World) -> None:
+    world.topic.acknowledges = False
+    world.publish(3)
+    until(lambda: world.announcer.pending == 1)
+    started = time.monotonic()
+    world.publisher.close(0.05)
+    assert time.monotonic() - started < 5
+    assert world.topic.closed
+    assert world.announcer.pending == 1
