@@ -45,7 +45,7 @@ def test_no_event_is_lost_or_applied_twice_through_20_kills(
         producer.send(records[number * share : (number + 1) * share])
         falls.append(kill_once(launcher, site, config, plan, number))
     last = launcher.start(config, site.log())
-    site.wait_for_end(60, site.log())
+    site.wait_for_end(last)
     assert last.stop() == 0
     producer.close()
 

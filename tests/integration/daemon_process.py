@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.integration import oracle
 from tests.integration.traffic import MAX_TEXT_CHARS, Producer
@@ -28,17 +28,27 @@ STOP_SECONDS = 60.0
 PAUSE_SECONDS = 0.1  # between looks at a condition
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str, log: Path | None = None) -> None:
-    """Returns as soon as the condition holds; fails with `what`, and the log's end, after `seconds`."""
+class Daemon(Protocol):
+    """A running daemon, however it was started."""
+
+    log: Path
+
+    @property
+    def code(self) -> int | None:
+        """The exit code; None while it runs."""
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str, by: Daemon) -> None:
+    """Returns as soon as the condition holds. Fails with `what` and the log's end after `seconds`, or if `by` ends."""
     deadline = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {seconds:.0f} s\n{tail(log)}")
+        assert by.code is None, f"{what}: the daemon ended with {by.code}\n{tail(by.log)}"
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s\n{tail(by.log)}"
         threading.Event().wait(PAUSE_SECONDS)
 
 
-def tail(log: Path | None, chars: int = 4000) -> str:
-    return log.read_text(errors="replace")[-chars:] if log and log.exists() else ""
+def tail(log: Path, chars: int = 4000) -> str:
+    return log.read_text(errors="replace")[-chars:] if log.exists() else "no log"
 
 
 @dataclass(frozen=True)
@@ -109,12 +119,13 @@ class Site:
         committed, ends = oracle.group_offsets(self.bootstrap, self.topic, self.group)
         return sum(end - (committed[partition] or 0) for partition, end in ends.items())
 
-    def wait_for_end(self, seconds: float, log: Path | None = None) -> None:
-        wait_until(lambda: self.lag() == 0, seconds, f"lag 0 (it is {self.lag()})", log)
+    def wait_for_end(self, by: Daemon, seconds: float = 90.0) -> None:
+        """Until everything is committed."""
+        wait_until(lambda: self.lag() == 0, seconds, "lag 0", by)
 
-    def wait_for_progress(self, seconds: float, log: Path | None = None) -> None:
+    def wait_for_progress(self, by: Daemon, seconds: float = 60.0) -> None:
         """Until some user has a state."""
-        wait_until(lambda: any(self.states.glob("users/*/*.safetensors")), seconds, "a first state", log)
+        wait_until(lambda: any(self.states.glob("users/*/0*.safetensors")), seconds, "a first state", by)
 
     def verdict(self, producer: Producer, **case: Any) -> dict[str, Any]:
         """What the oracle says, from a process of its own that can't see this one's modules."""
@@ -146,8 +157,9 @@ class Site:
 
 
 def _toml(section: str, values: Mapping[str, Any]) -> str:
-    # JSON writes strings, numbers, booleans and lists as TOML does.
-    return f"[{section}]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()) + "\n"
+    # JSON writes strings, numbers, booleans and lists as TOML does. None: left at its default.
+    lines = (f"{name} = {json.dumps(value)}\n" for name, value in values.items() if value is not None)
+    return f"[{section}]\n{''.join(lines)}\n"
 
 
 class DaemonProcess:
@@ -164,6 +176,10 @@ class DaemonProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
+
+    @property
+    def code(self) -> int | None:
+        return self._process.poll()
 
     def stop(self, seconds: float = STOP_SECONDS) -> int:
         """SIGTERM, and the exit code."""

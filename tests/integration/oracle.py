@@ -10,6 +10,7 @@ import hmac
 import json
 import struct
 import sys
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -274,9 +275,10 @@ def group_offsets(bootstrap: str, topic: str, group: str) -> tuple[dict[int, int
 
 
 def topic_id_of(bootstrap: str, topic: str) -> str:
+    """32 hex digits, as states and dead letters name it."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
-        return str(admin.describe_topics([topic])[0]["topic_id"])
+        return uuid.UUID(str(admin.describe_topics([topic])[0]["topic_id"])).hex
     finally:
         admin.close()
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.integration import oracle
-from tests.integration.daemon_process import Launcher, Site, tail, wait_until
+from tests.integration.daemon_process import Launcher, Site, tail
 from tests.integration.traffic import MAX_TEXT_CHARS, Producer, Sent
 from tests.kafka.broker import KafkaCluster
 from tests.tiny_models import make_tiny_model
@@ -163,10 +163,10 @@ def test_a_run_on_kafka_writes_no_user_text_and_no_raw_id(
     producer = Producer(site.bootstrap, site.topic)
     producer.send([Sent(0, USER.encode(), json.dumps(fields).encode()) for fields in good_bodies()] + bad)
     life = launcher.start(config, site.log())
-    site.wait_for_end(60, site.log())
+    site.wait_for_end(life)
     erasure = {"type": "erase", "event_id": "last", "user_id": f"{CANARY}-2", "occurred_at": "2026-03-04T05:06:07Z"}
     producer.send([Sent(0, f"{CANARY}-2".encode(), json.dumps(erasure).encode())])
-    site.wait_for_end(60, site.log())
+    site.wait_for_end(life)
     assert life.stop() == 0
     producer.close()
 
@@ -203,12 +203,12 @@ def test_a_run_on_a_file_writes_no_user_text_and_no_raw_id(
         source={"kind": "jsonl", "path": str(edits)},
         # Without payload everything in the file is corlld's own.
         dead_letters={"path": str(letters), "payload": False, "max_share": 1.0},
+        publishing={"announce_topic": None},
         operations={"log_level": "debug"},
     )
     life = launcher.start(config, site.log())
-    wait_until(life.ended.is_set, 60, "the end of the file", site.log())
 
-    assert life.code == 0, tail(site.log())
+    assert life.wait(60) == 0, tail(site.log())
     assert len(letters.read_text().splitlines()) == len(bad)
     assert any(site.adapters.glob("*/v*/adapter_config.json"))
     # The settings file names the input file, whose name its owner chose.

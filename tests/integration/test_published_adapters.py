@@ -16,6 +16,9 @@ from tests.integration.daemon_process import ENVIRON, Launcher, Site
 from tests.kafka.broker import KafkaCluster
 from tests.tiny_models import make_tiny_model
 
+# PEFT reads an attribute that transformers renames.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
 TOLERANCE = 1e-4  # of fp32 logits
 FAMILIES = ("llama", "qwen3", "gemma3", "gpt2")
 
@@ -36,7 +39,7 @@ def learnt(
     producer.send(traffic.edits(60, traffic.users(3), 2, seed=3))
     producer.close()
     life = launcher.start(config, site.log())
-    site.wait_for_end(60, site.log())
+    site.wait_for_end(life)
     assert life.stop() == 0
     return site, config
 

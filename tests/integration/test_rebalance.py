@@ -39,10 +39,10 @@ class Member:
         return self.log.read_text().count(f'"{event}"') if self.log.exists() else 0
 
     def wait_for(self, stage: str) -> None:
-        wait_until(lambda: self.marks(stage) > 0, WAIT_SECONDS, f"the first mark {stage!r}", self.log)
+        wait_until(lambda: self.marks(stage) > 0, WAIT_SECONDS, f"the first mark {stage!r}", self.life)
 
     def wait_for_assignments(self, count: int) -> None:
-        wait_until(lambda: self.assignments() >= count, WAIT_SECONDS, f"{count} assignments", self.log)
+        wait_until(lambda: self.assignments() >= count, WAIT_SECONDS, f"{count} assignments", self.life)
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def test_a_second_daemon_joins_and_leaves_twice_mid_run(
             guest.wait_for("saved")  # it has worked on users that the other one keeps in memory
             assert guest.life.stop() == 0
             stays.wait_for_assignments(before + 1)  # what the guest had comes back
-    site.wait_for_end(WAIT_SECONDS, stays.log)
+    site.wait_for_end(stays.life)
     assert stays.life.stop() == 0
 
     judge(site, producer, config, records)
@@ -117,15 +117,15 @@ def test_a_stopped_daemon_that_wakes_up_overwrites_nothing(
     stale.life.signal(signal.SIGSTOP)
     other = Member(launcher, site, config, "other")
     producer.send(records[EVENTS // 4 :])
-    site.wait_for_end(WAIT_SECONDS, other.log)
+    site.wait_for_end(other.life)
     assert other.assignments() >= PARTITIONS
     stale.life.signal(signal.SIGCONT)
     stale.wait_for_assignments(PARTITIONS + 1)  # it is back in the group, with a part of the partitions
     if stage == "saving":
-        wait_until(lambda: stale.logged("lost_swap") > 0, WAIT_SECONDS, "a lost swap", stale.log)
+        wait_until(lambda: stale.logged("lost_swap") > 0, WAIT_SECONDS, "a lost swap", stale.life)
     else:
-        wait_until(lambda: stale.marks("published") >= 3, WAIT_SECONDS, "the late publication", stale.log)
-    site.wait_for_end(WAIT_SECONDS, other.log)
+        wait_until(lambda: stale.marks("published") >= 3, WAIT_SECONDS, "the late publication", stale.life)
+    site.wait_for_end(other.life)
     assert [stale.life.stop(), other.life.stop()] == [0, 0]
 
     judge(site, producer, config, records)

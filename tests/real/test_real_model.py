@@ -55,7 +55,7 @@ def test_the_real_model_learns_every_good_event_once(
     producer.send(traffic.mixed(EVENTS, edits(), PARTITIONS, seed=9))
     started = time.monotonic()
     with running(config, site.log()) as daemon:
-        site.wait_for_end(LIMIT_SECONDS, site.log())
+        site.wait_for_end(daemon, LIMIT_SECONDS)
         seconds = time.monotonic() - started
         assert daemon.stop(120) == 0
     producer.close()
