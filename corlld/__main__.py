@@ -2,6 +2,6 @@
 
 import sys
 
-from corlld.cli import main
+from corlld.cli import entry
 
-sys.exit(main())
+sys.exit(entry())

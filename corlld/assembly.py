@@ -1,6 +1,7 @@
 """Puts the parts together: the one place that knows which implementation stands behind which protocol."""
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ from corlld.state.store import LocalFolderStore
 
 log = structlog.get_logger("corlld.start")
 
+CLOSE_SECONDS = 5.0  # for each part, when the start has failed
 JSONL_GROUP = "jsonl"  # what `store.json` says in place of a consumer group
 
 
@@ -90,6 +92,13 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
     """
     if problems := check_for_run(settings):
         raise ConfigurationError("\n".join(problems))
+    with ExitStack() as opened:  # closed again where a later part fails
+        daemon = _build(settings, observer, opened)
+        opened.pop_all()
+    return daemon
+
+
+def _build(settings: Settings, observer: Observer | None, opened: ExitStack) -> Daemon:
     deadline = time.monotonic() + settings.operations.startup_timeout_seconds
 
     def left() -> float:
@@ -98,9 +107,13 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
     names = pseudonyms(settings)
     store = LocalFolderStore(settings.state.path)
     source = build_source(settings, store)
+    opened.callback(source.close, {}, CLOSE_SECONDS)
     source.start(left())
     dead_letters = build_dead_letters(settings, left())
+    opened.callback(dead_letters.close, CLOSE_SECONDS)
     announcements = build_announcements(settings, left())
+    if announcements is not None:
+        opened.callback(announcements.close, CLOSE_SECONDS)
     log.info("input_reached", kind=settings.source.kind)
 
     # torch and transformers take seconds to import: what can be wrong without them has been found by now.
@@ -117,16 +130,21 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
     target = FolderTarget(settings.publishing.path)
     if settings.publishing.enabled:
         target.open()
+    learner = CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots)
     announcer = None
     if announcements is not None:
         announcer = Announcer(announcements, store.head, target, settings.operations.retry_max_seconds)
     return Daemon(
         settings,
         source=source,
-        decoder=EventDecoder(settings.events, supports_messages=info.supports_messages),
+        decoder=EventDecoder(
+            settings.events,
+            supports_messages=info.supports_messages,
+            key_required=settings.source.kind == "kafka",  # a file has no keys
+        ),
         dead_letters=dead_letters,
         pseudonyms=names,
-        learner=CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots),
+        learner=learner,
         store=store,
         publisher=AdapterPublisher(
             target, resident.layout, info, settings.publishing.keep_versions, announcer, head=store.head

@@ -31,7 +31,8 @@ class Check:
         self._console = console
         self._deadline = time.monotonic() + settings.operations.startup_timeout_seconds
         self._store = LocalFolderStore(settings.state.path)
-        self._source: Source | None = None
+        self._opened: Source | None = None
+        self._source: Source | None = None  # once it was reached
         self._model: ModelInfo | None = None
         self.exit_code = ExitCode.OK
 
@@ -45,8 +46,8 @@ class Check:
             self._look("model", self._check_model)
             self._look("state store", self._check_store)
             self._look("adapters", self._check_adapters)
-        if self._source is not None:
-            self._source.close({}, self._left())
+        if self._opened is not None:
+            self._opened.close({}, self._left())
         return self.exit_code
 
     def _look(self, name: str, check: Callable[[], str]) -> bool:
@@ -70,7 +71,7 @@ class Check:
         return f"complete; users' pseudonyms are made with the secret {pseudonyms(self._settings).fingerprint}"
 
     def _check_source(self) -> str:
-        source = build_source(self._settings, self._store)
+        source = self._opened = build_source(self._settings, self._store)
         source.start(self._left())
         self._source = source
         known = "has committed before" if source.has_commits() else "is new"

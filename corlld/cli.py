@@ -26,6 +26,14 @@ exit codes:
 """
 
 
+def entry() -> int:
+    """What the installed `corlld` calls: `main`, in a process of its own."""
+    from corlld.operations.logs import log_uncaught_errors
+
+    log_uncaught_errors()
+    return main()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
@@ -115,6 +123,7 @@ def _load(arguments: argparse.Namespace) -> Settings:
     from corlld.operations.logs import configure_logging
     from corlld.settings_file import load_settings
 
+    configure_logging("info", "auto")  # until it is known what the settings say
     settings = load_settings(arguments.config)
     configure_logging(settings.operations.log_level, settings.operations.log_format)
     return settings

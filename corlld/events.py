@@ -92,19 +92,16 @@ class EventDecoder:
     Args:
         settings: limits, and which CloudEvents `type`s are edits and erasures.
         supports_messages: whether the base model's tokenizer has a chat template.
+        key_required: False where the source has no keys, as a file has not. A key that is there must still match.
     """
 
-    def __init__(self, settings: EventSettings, *, supports_messages: bool) -> None:
+    def __init__(self, settings: EventSettings, *, supports_messages: bool, key_required: bool = True) -> None:
         self._settings = settings
         self._supports_messages = supports_messages
+        self._key_required = key_required
 
     def decode(
-        self,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Sequence[tuple[str, bytes]],
-        *,
-        key_required: bool = True,
+        self, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
     ) -> EditEvent | EraseEvent:
         """The record's event.
 
@@ -113,13 +110,12 @@ class EventDecoder:
             value: the record's value. None is a tombstone: it erases where the settings say so, and its event id is
                 `TOMBSTONE_EVENT_ID`.
             headers: the record's headers; of two with the same name the later one counts.
-            key_required: False where the source has no keys, as a file has not. A key that is there must still match.
 
         Raises InvalidEvent, which never quotes the input.
         """
         if value is None:
             return self._tombstone(key)
-        if key is None and key_required:
+        if key is None and self._key_required:
             raise InvalidEvent(InvalidReason.KEY_MISSING, field="key", detail="the UTF-8 of user_id")
         if len(value) > self._settings.max_record_bytes:
             raise _too_large("value", self._settings.max_record_bytes, "bytes")

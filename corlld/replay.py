@@ -114,7 +114,7 @@ def select_lines(archive: Path, decoder: EventDecoder, users: int | None, limit:
     owners: list[str | None] = []
     for line in lines:
         try:
-            owners.append(decoder.decode(None, line, (), key_required=False).user_id)
+            owners.append(decoder.decode(None, line, ()).user_id)
         except InvalidEvent:
             owners.append(None)
     chosen = [user for user, _ in Counter(owner for owner in owners if owner is not None).most_common(users)]
@@ -164,7 +164,9 @@ def replay(
     from corlld.assembly import build_daemon
     from corlld.signals import stop_on_signals
 
-    lines = select_lines(archive, EventDecoder(settings.events, supports_messages=True), users, limit)
+    lines = select_lines(
+        archive, EventDecoder(settings.events, supports_messages=True, key_required=False), users, limit
+    )
     with tempfile.TemporaryDirectory(prefix="corlld-replay-") as name:
         folder = Path(name)
         (folder / "events.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))

@@ -55,8 +55,8 @@ def decode(
     **settings: Any,
 ) -> EditEvent | EraseEvent:
     raw = value if isinstance(value, bytes) or value is None else json.dumps(value).encode()
-    decoder = EventDecoder(EventSettings(**settings), supports_messages=messages)
-    return decoder.decode(key, raw, headers, key_required=key_required)
+    decoder = EventDecoder(EventSettings(**settings), supports_messages=messages, key_required=key_required)
+    return decoder.decode(key, raw, headers)
 
 
 def refused(*args: Any, **kwargs: Any) -> tuple[InvalidReason, str | None]:
