@@ -13,7 +13,7 @@ from tests.integration import oracle
 from tests.integration.daemon_process import Hold, Launcher, Life, Site
 
 LONGEST_RUN_SECONDS = 5.0  # a life that passes no chosen stage is killed all the same
-LONGEST_DELAY_SECONDS = 0.4
+LONGEST_DELAY_SECONDS = 1.0
 HOLD_SECONDS = 60.0  # longer than it takes to kill
 
 
@@ -35,7 +35,7 @@ class Fall:
     """Where a kill fell.
 
     last_mark: the last stage that the daemon passed. polled_uncommitted: records were polled whose offsets are not
-    committed. stored_unpublished: a state on disk names a version that is not out.
+    committed. stored_unpublished: a state that this life was saving is on disk, and its version is not out.
     """
 
     plan: Plan
@@ -121,15 +121,14 @@ def kill_once(launcher: Launcher, site: Site, config: Path, plan: Plan, number: 
     marked.run_and_kill(plan)
     committed, _ = oracle.group_offsets(site.bootstrap, site.topic, site.group)
     passed = [mark[0] for mark in marked.marks if mark[0] != "held"]
+    saved = {mark[1] for mark in marked.marks if mark[0] == "saving"}
     return Fall(
         plan,
         last_mark=passed[-1] if passed else "none",
         polled_uncommitted=sum(
             max(0, offset - (committed[partition] or 0)) for partition, offset in marked.polled_offsets().items()
         ),
-        stored_unpublished=sum(
-            1 for state in newest_states(site) if state["version"] and not is_out(site, state["uid"], state["version"])
-        ),
+        stored_unpublished=sum(not is_out(site, state) for state in newest_states(site) if state["uid"] in saved),
     )
 
 
@@ -138,5 +137,7 @@ def newest_states(site: Site) -> list[dict[str, Any]]:
     return [oracle.read_state_header(oracle.newest_state_file(f)) for f in folders if any(f.glob("0*.safetensors"))]
 
 
-def is_out(site: Site, uid: str, version: int) -> bool:
-    return (site.adapters / uid / f"v{version:06d}" / "adapter_config.json").exists()
+def is_out(site: Site, state: Mapping[str, Any]) -> bool:
+    """Whether the state's version is published, or there is none to publish."""
+    config = site.adapters / state["uid"] / f"v{state['version']:06d}" / "adapter_config.json"
+    return state["version"] == 0 or config.exists()
