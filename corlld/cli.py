@@ -188,9 +188,12 @@ def _state_show(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
+    from corlld.operations.logs import configure_logging
     from corlld.replay import replay, summary_table, to_json
 
     settings = _load(arguments)
+    if settings.operations.log_level == "info":
+        configure_logging("warning", settings.operations.log_format)  # the progress bar says the rest
     summary = replay(
         settings,
         arguments.file,

@@ -1,11 +1,12 @@
 """Loads each user's newest adapter with PEFT and lets the model continue a text, without it and with it."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
 from corlld.learning.model_files import find_model_files
 from corlld.settings import ModelSettings
@@ -24,6 +25,8 @@ def continuation(model: torch.nn.Module, tokenizer: AutoTokenizer) -> str:
 
 def main(adapters: Path) -> None:
     """Print the base model's draft, and each user's."""
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # peft still uses a name that transformers deprecates
     base = find_model_files(ModelSettings(name="demo")).source
     tokenizer = AutoTokenizer.from_pretrained(base)
     print(f"The model continues: {PROMPT.strip()}")
