@@ -53,7 +53,7 @@ def released_state(
         version=version,
         adapter=adapter(layout, version if seed is None else seed),
         applied=applied,
-        recent_event_ids=("e1", "ünï", "e3"),
+        recent_event_ids=("event-one", "ünï", "e3"),
         statistics=FIGURES,
         release=Release(version, version - 1 or None, applied, FIGURES),
     )

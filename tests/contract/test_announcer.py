@@ -172,6 +172,18 @@ def test_a_topic_that_refuses_for_good_ends_the_daemon(world: World) -> None:
         until(lambda: world.publish(3))
 
 
+def test_who_waits_longest_is_announced_first(world: World) -> None:
+    gate = threading.Event()
+    world.topic.before_send = lambda uid, value: gate.wait(10) and None
+    uids = [f"{number:032x}" for number in range(5)]
+    for uid in uids:
+        world.publish(1, uid)
+    world.publish(2, uids[1])  # news of one who waits already do not send it to the back
+    gate.set()
+    until(lambda: world.announcer.pending == 0)
+    assert [uid for uid, _ in world.topic.values] == uids
+
+
 def test_publishing_never_waits_for_the_topic(world: World) -> None:
     world.topic.acknowledges = False
     for version in range(1, 5):
