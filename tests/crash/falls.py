@@ -139,5 +139,5 @@ def newest_states(site: Site) -> list[dict[str, Any]]:
 
 def is_out(site: Site, state: Mapping[str, Any]) -> bool:
     """Whether the state's version is published, or there is none to publish."""
-    config = site.adapters / state["uid"] / f"v{state['version']:06d}" / "adapter_config.json"
-    return state["version"] == 0 or config.exists()
+    version: int = state["version"]
+    return version == 0 or (site.adapters / state["uid"] / f"v{version:06d}" / "adapter_config.json").exists()

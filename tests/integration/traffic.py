@@ -117,10 +117,10 @@ def _good(draw: random.Random, place: int, user_id: str, body: dict[str, Any]) -
     }
     if form == 0:
         structured = {**about, "datacontenttype": "application/json", "data": data}
-        headers = (("content-type", b"application/cloudevents+json"),)
-        return Sent(place, user_id.encode(), json.dumps(structured).encode(), headers)
-    headers = tuple((f"ce_{name}", value.encode()) for name, value in about.items())
-    headers += (("content-type", b"application/json"),)
+        structured_mode = ("content-type", b"application/cloudevents+json")
+        return Sent(place, user_id.encode(), json.dumps(structured).encode(), (structured_mode,))
+    attributes = ((f"ce_{name}", value.encode()) for name, value in about.items())
+    headers = (*attributes, ("content-type", b"application/json"))
     return Sent(place, user_id.encode(), json.dumps(data).encode(), headers)
 
 
