@@ -242,6 +242,7 @@ class UserState:
     statistics: Statistics = field(default_factory=Statistics)
     release: Release | None = None  # None: nothing is to be published
     erased: bool = False  # a tombstone: nothing of before is left
+    erased_through: int = 0  # versions up to this one belong to what was erased: none of them may be out
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +251,7 @@ class Head:
 
     version: int
     erased: bool
+    erased_through: int = 0
 
 
 @dataclass(frozen=True, slots=True)

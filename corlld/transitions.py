@@ -75,6 +75,7 @@ def after_update(
         statistics=statistics,
         release=release,
         erased=before.erased and not events,
+        erased_through=before.erased_through,
     )
 
 
@@ -89,6 +90,7 @@ def after_erasure(uid: str, state: UserState | None, arrivals: Sequence[Arrival]
         statistics=Statistics(),
         release=None,
         erased=True,
+        erased_through=before.version,
     )
 
 

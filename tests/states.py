@@ -60,7 +60,7 @@ def released_state(
 
 
 def tombstone(version: int = 3, uid: str = UID) -> UserState:
-    return UserState(uid=uid, version=version, applied={"topic-id/0": 99}, erased=True)
+    return UserState(uid=uid, version=version, applied={"topic-id/0": 99}, erased=True, erased_through=version)
 
 
 def same_state(one: UserState, other: UserState) -> bool:

@@ -52,14 +52,17 @@ class FolderTarget:
             for _, folder in _versions(self._path / uid)[:-keep_versions]:
                 _remove(folder)
 
-    def withdraw(self, uid: str) -> None:
+    def withdraw(self, uid: str, through: int) -> None:
         """See `Target`."""
         with retriable(self._path):
-            for _, folder in _versions(self._path / uid):
-                _remove(folder)
-            with contextlib.suppress(FileNotFoundError):
-                (self._path / uid).rmdir()
-                fsync_folder(self._path)
+            versions = _versions(self._path / uid)
+            for version, folder in versions:
+                if version <= through:
+                    _remove(folder)
+            if all(version <= through for version, _ in versions):
+                with contextlib.suppress(FileNotFoundError):
+                    (self._path / uid).rmdir()
+                    fsync_folder(self._path)
 
     def _folder(self, uid: str, version: int) -> Path:
         return (self._path / adapter_name(uid, version)).absolute()

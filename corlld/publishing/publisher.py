@@ -46,8 +46,11 @@ class AdapterPublisher:
             return None
         files = adapter_files(state, self._layout, self._model)
         location = self._target.put(state.uid, state.release.version, files)
-        if self._was_erased(state.uid):
-            self.withdraw(state)
+        # A late owner, this one or another, may have put out what was erased meanwhile.
+        through = max(state.erased_through, self._erased_through(state.uid))
+        if through:
+            self._target.withdraw(state.uid, through)
+        if state.release.version <= through:
             return None
         self._target.prune(state.uid, self._keep_versions)
         if self._announcer is not None:
@@ -56,7 +59,7 @@ class AdapterPublisher:
 
     def withdraw(self, state: UserState) -> None:
         """See the protocol."""
-        self._target.withdraw(state.uid)
+        self._target.withdraw(state.uid, state.erased_through)
         if self._announcer is not None:
             self._announcer.announce(state.uid)
 
@@ -65,9 +68,10 @@ class AdapterPublisher:
         if self._announcer is not None:
             self._announcer.close(timeout_seconds)
 
-    def _was_erased(self, uid: str) -> bool:
+    def _erased_through(self, uid: str) -> int:
+        """Read after the version is out: either we see the erasure, or the erasure sees the version."""
         try:
             head = self._head(uid) if self._head is not None else None
         except StateUnreadable:
-            return False  # said when the state is loaded next
-        return head is not None and head.erased
+            return 0  # said when the state is loaded next
+        return head.erased_through if head is not None else 0

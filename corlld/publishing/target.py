@@ -30,5 +30,5 @@ class Target(Protocol):
     def prune(self, uid: str, keep_versions: int) -> None:
         """Remove all but the newest versions. Raises RetriableError."""
 
-    def withdraw(self, uid: str) -> None:
-        """Remove everything of a user. Raises RetriableError."""
+    def withdraw(self, uid: str, through: int) -> None:
+        """Remove a user's versions up to `through`. Raises RetriableError."""

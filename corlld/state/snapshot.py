@@ -37,6 +37,7 @@ def encode(state: UserState, write_id: str | None = None) -> bytes:
             "statistics": asdict(state.statistics),
             "release": None if state.release is None else asdict(state.release),
             "erased": state.erased,
+            "erased_through": state.erased_through,
             "write_id": write_id,
         }
     )
@@ -87,7 +88,8 @@ def head_of(state: UserState) -> Head:
 
     A user who came back after an erasure counts as erased until there is a new version: nothing may be announced.
     """
-    return Head(state.version, erased=state.erased or (state.release is None and state.version > 0))
+    came_back = state.release is None and state.version > 0
+    return Head(state.version, erased=state.erased or came_back, erased_through=state.erased_through)
 
 
 def write_id_of(data: bytes) -> str | None:
@@ -127,6 +129,7 @@ def _state(fields: Mapping[str, Any]) -> UserState:
         statistics=_statistics(fields["statistics"]),
         release=release,
         erased=fields["erased"],
+        erased_through=fields["erased_through"],
     )
 
 

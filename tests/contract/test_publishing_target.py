@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,8 +128,8 @@ def test_i8_a_withdrawn_user_leaves_nothing(backend: Backend, target: FolderTarg
     put(target, [3, 4])
     put(target, [4], OTHER_UID)
     backend.remove(f"{UID}/v000003/{CONFIG_FILE}")  # a half-pruned one
-    target.withdraw(UID)
-    target.withdraw(UID)
+    target.withdraw(UID, 99)
+    target.withdraw(UID, 99)
     assert all(name.startswith(OTHER_UID) for name in backend.published())
     put(target, [5])
     assert target.get(UID, 5) is not None
@@ -168,7 +169,7 @@ def test_the_config_appears_last_and_goes_first(
     watch("link")
     watch("unlink")
     put(target, [3])
-    target.withdraw(UID)
+    target.withdraw(UID, 99)
     whole = {TENSORS_FILE, MANIFEST_FILE, CONFIG_FILE}
     assert whole in seen
     assert {TENSORS_FILE, MANIFEST_FILE} in seen
@@ -219,6 +220,32 @@ def test_a_state_without_a_release_publishes_nothing(backend: Backend, target: F
 
 
 def test_i8_what_a_late_owner_publishes_after_an_erasure_is_taken_back(backend: Backend, target: FolderTarget) -> None:
-    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2, head=lambda uid: Head(3, erased=True))
+    head = Head(3, erased=True, erased_through=3)
+    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2, head=lambda uid: head)
     assert publisher.publish(released_state(3)) is None
     assert not backend.published()
+
+
+def test_i8_a_late_owner_leaves_nothing_of_before_the_erasure_although_the_user_came_back(
+    backend: Backend, target: FolderTarget
+) -> None:
+    head = Head(4, erased=False, erased_through=3)
+    late = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=3, head=lambda uid: head)
+    put(target, [4])
+    assert late.publish(released_state(3)) is None
+    assert {name.split("/")[1] for name in backend.published()} == {"v000004"}
+
+
+def test_i8_what_a_late_owner_that_was_killed_left_goes_with_the_next_publication(
+    backend: Backend, target: FolderTarget
+) -> None:
+    put(target, [3])  # by the late owner, killed before it looked at the head
+    back = replace(released_state(4), erased_through=3)
+    AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=3).publish(back)
+    assert {name.split("/")[1] for name in backend.published()} == {"v000004"}
+
+
+def test_i8_withdrawing_leaves_what_came_after_the_erasure(backend: Backend, target: FolderTarget) -> None:
+    put(target, [3, 4])
+    target.withdraw(UID, 3)
+    assert {name.split("/")[1] for name in backend.published()} == {"v000004"}

@@ -184,7 +184,7 @@ def test_i8_beside_a_tombstone_no_generation_is_left(backend: Backend, store: St
     assert any(b"event-one" in data for data in backend.stored().values())
     token = store.save(UID, tombstone(3), token)
     assert store.load(UID) == (tombstone(3), token)
-    assert store.head(UID) == Head(3, erased=True)
+    assert store.head(UID) == Head(3, erased=True, erased_through=3)
     assert list(store.uids()) == [UID]
     assert len(snapshots(backend)) == 1
     assert not any(b"event-one" in data for name, data in backend.stored().items() if UID in name)
@@ -206,7 +206,7 @@ def test_i8_what_a_kill_left_beside_a_tombstone_goes_with_the_next_load(backend:
 def test_a_user_comes_back_after_an_erasure(store: StateStore) -> None:
     token = store.save(UID, tombstone(3), "0")
     token = store.save(UID, replace(tombstone(3), erased=False), token)
-    assert store.head(UID) == Head(3, erased=True)  # nothing to announce yet
+    assert store.head(UID) == Head(3, erased=True, erased_through=3)  # nothing to announce yet
     store.save(UID, released_state(4), token)
     assert store.head(UID) == Head(4, erased=False)
 

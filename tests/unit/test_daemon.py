@@ -205,7 +205,9 @@ def test_an_erasure_leaves_a_tombstone_withdraws_and_trains_nothing_before_it() 
     parts.learner = ListingLearner(lambda batches: trained.extend(e.event_id for b in batches for e in b.events))
     source = parts.run(begun(*records(value("b"), value("c", type="erase"), first=1)))
     assert trained == []
-    assert parts.state() == UserState(PSEUDONYMS.uid("ann"), version=1, applied={T0.partition.key: 3}, erased=True)
+    assert parts.state() == UserState(
+        PSEUDONYMS.uid("ann"), version=1, applied={T0.partition.key: 3}, erased=True, erased_through=1
+    )
     assert parts.publisher.out == {}
     assert source.final == {T0: 3}
     parts.run(begun(*records(value("a"), value("b"), value("c", type="erase"), value("d"))))

@@ -143,6 +143,7 @@ def test_the_header_alone_tells_all_but_the_tensors() -> None:
 
 def test_a_head_is_erased_until_there_is_a_version_again() -> None:
     assert head_of(released_state(5)) == Head(5, erased=False)
-    assert head_of(tombstone(5)) == Head(5, erased=True)
-    assert head_of(replace(tombstone(5), erased=False)) == Head(5, erased=True)  # came back, with an acceptance so far
+    assert head_of(tombstone(5)) == Head(5, erased=True, erased_through=5)
+    came_back = replace(tombstone(5), erased=False)  # with an acceptance so far
+    assert head_of(came_back) == Head(5, erased=True, erased_through=5)
     assert head_of(UserState(UID)) == Head(0, erased=False)  # nothing was ever published

@@ -69,13 +69,14 @@ def test_the_window_of_event_ids_is_bounded_and_keeps_the_newest() -> None:
 def test_an_erasure_leaves_applied_and_the_version_counter_alone() -> None:
     state = after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10)
     tombstone = after_erasure("u1", state, [arrival(1), arrival(2, EraseEvent("e2", "ann", NOON))])
-    assert tombstone == UserState("u1", version=1, applied={KEY: 3}, erased=True)
+    assert tombstone == UserState("u1", version=1, applied={KEY: 3}, erased=True, erased_through=1)
 
 
 def test_after_an_erasure_versions_go_on_without_a_parent() -> None:
-    tombstone = UserState("u1", version=7, applied={KEY: 3}, erased=True)
+    tombstone = UserState("u1", version=7, applied={KEY: 3}, erased=True, erased_through=7)
     after = after_update("u1", tombstone, select(tombstone, [arrival(3)]), outcome("e3"), 10)
     assert (after.version, after.erased, after.release and after.release.parent) == (8, False, None)
+    assert after.erased_through == 7, "a late owner's versions of before are known as such for ever"
     assert after.release is not None
 
 
