@@ -18,9 +18,9 @@ from corlld.records import Polled, Record, Tenure
 from corlld.settings import KafkaSettings
 from corlld.sources.kafka_client import TopicLookup, TopicView, connect
 from corlld.sources.kafka_errors import fatal_error, recreated
-from corlld.sources.kafka_options import consumer_options
+from corlld.sources.kafka_options import LOOKUP_SECONDS, consumer_options
 from corlld.sources.kafka_producers import KafkaAnnouncements, KafkaDeadLetters
-from corlld.sources.kafka_tenures import RebalanceListener, Tenures
+from corlld.sources.kafka_tenures import RebalanceListener, Tenures, keep_finished_join
 
 __all__ = ["KafkaAnnouncements", "KafkaDeadLetters", "KafkaSource"]
 
@@ -149,6 +149,7 @@ class KafkaSource:
 
     def _poll(self, timeout_seconds: float) -> dict[TopicPartition, list[Any]] | None:
         """None after an error that passes with time. Raises FatalError for the others."""
+        keep_finished_join(self._consumer)
         try:
             return dict(self._consumer.poll(timeout_ms=round(timeout_seconds * 1000)))
         except KafkaError as error:
@@ -170,8 +171,16 @@ class KafkaSource:
 
     def _away_or_fatal(self, error: KafkaError) -> None:
         if (fatal := fatal_error(error, self._settings)) is not None:
-            raise fatal from None
+            # A recreated topic shows as lost offsets too; what to do about it is told by its id.
+            raise (recreated(self._settings) if self._is_another_topic() else fatal) from None
         self._away(error)
+
+    def _is_another_topic(self) -> bool:
+        try:
+            view = self._asking.submit(self._lookup.look).result(LOOKUP_SECONDS)
+        except (KafkaError, UnavailableError, ConfigurationError, TimeoutError):
+            return False
+        return view is not None and view.topic_id != self._first_view.topic_id
 
     def _away(self, error: Exception) -> None:
         if self._reached:
@@ -190,6 +199,9 @@ class KafkaSource:
             self._answer_serves = self._tenures.newest_assignment
             self._next_question = now + min(CHECK_SECONDS, self._settings.metadata_max_age_seconds)
             self._answer = self._asking.submit(self._lookup.look)
+            if self._settings.group_instance_id is not None:
+                # kafka-python keeps to itself that another member took our place, until a commit is refused.
+                self.commit(self._tenures.committed)
         if self._answer is None:
             return begun
         if self._tenures.waiting:  # mostly it takes milliseconds, and nothing can be read before

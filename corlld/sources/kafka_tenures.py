@@ -41,6 +41,28 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # kaf
         return [self._changes.popleft() for _ in range(len(self._changes))]
 
 
+class _NotYetSeen:
+    """A finished join of the group, looking unfinished until it is waited for."""
+
+    is_done = False
+
+    def __init__(self, join: Any) -> None:
+        self.add_callback = join.add_callback
+        self.add_errback = join.add_errback
+
+
+def keep_finished_join(consumer: KafkaConsumer) -> None:
+    """To be called before each poll. Without it short polls may never get into the group.
+
+    A join goes on between polls. Where it finishes there, kafka-python 3.0 throws its result away and joins once more,
+    which makes every member join once more: a loop that is busy between short polls rebalances for ever (seen).
+    """
+    coordinator = consumer._coordinator
+    join = coordinator._join_task
+    if join is not None and join.is_done:
+        coordinator._join_task = _NotYetSeen(join)
+
+
 class Tenures:
     """The live tenures of one topic, and the partitions that wait for theirs.
 
