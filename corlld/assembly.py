@@ -3,6 +3,7 @@
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -10,11 +11,14 @@ from corlld.daemon import Daemon
 from corlld.errors import ConfigurationError
 from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
-from corlld.protocols import Announcements, DeadLetters, Observer, Source
+from corlld.protocols import Announcements, DeadLetters, Observer, Source, StateStore
 from corlld.records import ModelInfo, StoreIdentity
 from corlld.settings import Settings
 from corlld.settings_file import check_for_run
 from corlld.state.store import LocalFolderStore
+
+if TYPE_CHECKING:
+    from corlld.state.object_store import ObjectStore
 
 log = structlog.get_logger("corlld.start")
 
@@ -32,7 +36,18 @@ def pseudonyms(settings: Settings) -> Pseudonyms:
     return Pseudonyms(settings.identity.secret.get_secret_value())
 
 
-def build_source(settings: Settings, store: LocalFolderStore) -> Source:
+def build_store(settings: Settings) -> "LocalFolderStore | ObjectStore":
+    """The state store that the settings name, not opened yet. Raises ConfigurationError."""
+    if settings.state.url is None:
+        return LocalFolderStore(settings.state.path)
+    try:
+        from corlld.state.object_store import ObjectStore
+    except ImportError:
+        raise ConfigurationError("state.url needs the extra `s3`: pip install 'corlld[s3]'") from None
+    return ObjectStore(settings.state.url)
+
+
+def build_source(settings: Settings, store: StateStore) -> Source:
     """The input that the settings name, not started yet."""
     if settings.source.kind == "kafka":
         from corlld.sources.kafka import KafkaSource
@@ -105,7 +120,7 @@ def _build(settings: Settings, observer: Observer | None, opened: ExitStack) -> 
         return max(0.1, deadline - time.monotonic())
 
     names = pseudonyms(settings)
-    store = LocalFolderStore(settings.state.path)
+    store = build_store(settings)
     source = build_source(settings, store)
     opened.callback(source.close, {}, CLOSE_SECONDS)
     source.start(left())

@@ -11,12 +11,13 @@ from corlld.assembly import (
     build_announcements,
     build_dead_letters,
     build_source,
+    build_store,
     dead_letter_file,
     pseudonyms,
     store_identity,
 )
 from corlld.errors import ConfigurationError, ExitCode, FatalError
-from corlld.protocols import Source
+from corlld.protocols import Source, StateStore
 from corlld.records import ModelInfo
 from corlld.settings import Settings
 from corlld.settings_file import check_for_run
@@ -30,7 +31,7 @@ class Check:
         self._settings = settings
         self._console = console
         self._deadline = time.monotonic() + settings.operations.startup_timeout_seconds
-        self._store = LocalFolderStore(settings.state.path)
+        self._store: StateStore = LocalFolderStore(settings.state.path)  # until the settings were looked at
         self._opened: Source | None = None
         self._source: Source | None = None  # once it was reached
         self._model: ModelInfo | None = None
@@ -71,6 +72,7 @@ class Check:
         return f"complete; users' pseudonyms are made with the secret {pseudonyms(self._settings).fingerprint}"
 
     def _check_source(self) -> str:
+        self._store = build_store(self._settings)
         source = self._opened = build_source(self._settings, self._store)
         source.start(self._left())
         self._source = source
@@ -107,15 +109,16 @@ class Check:
         )
 
     def _check_store(self) -> str:
-        path = self._settings.state.path
+        place = self._settings.state.url or self._settings.state.path
         if self._source is None or self._model is None:
             raise FatalError("not compared with the settings: it takes the input and the model", self.exit_code)
-        if not (path / "store.json").exists() and not self._source.has_commits():
-            _may_write(path)
-            return f"none yet in {path}; `corlld run` makes it"
+        if not self._store.is_made() and not self._source.has_commits():
+            if self._settings.state.url is None:
+                _may_write(self._settings.state.path)
+            return f"none yet in {place}; `corlld run` makes it"
         identity = store_identity(self._settings, pseudonyms(self._settings), self._source, self._model)
         self._store.open(identity, must_exist=self._source.has_commits())
-        return f"{path} belongs to these settings; it holds {sum(1 for _ in self._store.uids())} users"
+        return f"{place} belongs to these settings; it holds {sum(1 for _ in self._store.uids())} users"
 
     def _check_adapters(self) -> str:
         if not self._settings.publishing.enabled:

@@ -178,13 +178,12 @@ def _uid(arguments: argparse.Namespace) -> int:
 
 
 def _state_show(arguments: argparse.Namespace) -> int:
-    from corlld.assembly import pseudonyms
+    from corlld.assembly import build_store, pseudonyms
     from corlld.state.report import show_states
-    from corlld.state.store import LocalFolderStore
 
     settings = _load(arguments)
     uid = arguments.uid if arguments.user is None else pseudonyms(settings).uid(arguments.user)
-    return show_states(LocalFolderStore(settings.state.path), uid, as_json=arguments.json, console=_stdout())
+    return show_states(build_store(settings), uid, as_json=arguments.json, console=_stdout())
 
 
 def _replay(arguments: argparse.Namespace) -> int:

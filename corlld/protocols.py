@@ -112,6 +112,9 @@ class StateStore(Protocol):
         Raises ConfigurationError on a mismatch (naming what differs), or where `must_exist` and there is none.
         """
 
+    def is_made(self) -> bool:
+        """Whether there is a `store.json`. Changes nothing. Raises UnavailableError, or FatalError."""
+
     def load(self, uid: str) -> tuple[UserState | None, str]:
         """The newest state (None where there never was one) and the token for the next `save`.
 

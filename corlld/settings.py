@@ -246,6 +246,12 @@ class StateSettings(Section):
     """Durable per-user states."""
 
     path: Path = Field(Path("/var/lib/corlld/state"), description="Folder on a local filesystem.")
+    url: str | None = Field(
+        None,
+        pattern=r"s3://[^/]+(/.*)?",
+        description="`s3://bucket/prefix`: an object store in place of the folder (extra `s3`), for daemons on several "
+        "machines. Credentials, region and endpoint come from the environment, under AWS's names.",
+    )
     host_memory_bytes: Positive = Field(2_000_000_000, description="States kept in host memory, least recent out.")
     recent_event_ids: Positive = Field(1024, description="Event ids remembered per user, against duplicates.")
 

@@ -101,6 +101,8 @@ def _missing_for_run(settings: Settings) -> Iterator[str]:
         )
     if source.kind == "jsonl" and source.path is not None and settings.dead_letters.path == source.path:
         yield "dead_letters.path: found the path of source.path, allowed: another file"
+    if source.kind == "jsonl" and settings.state.url is not None and settings.dead_letters.path is None:
+        yield "dead_letters.path: not set, needed for source.kind jsonl where states are in state.url: a file"
     if publishing.enabled and publishing.path == settings.state.path:
         yield "publishing.path: found the path of state.path, allowed: another folder"
 

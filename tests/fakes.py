@@ -105,6 +105,9 @@ class MemoryStore:
     def open(self, identity: StoreIdentity, *, must_exist: bool) -> None:
         """Nothing to open."""
 
+    def is_made(self) -> bool:
+        return bool(self.states)
+
     def load(self, uid: str) -> tuple[UserState | None, str]:
         if self.load_faults:
             raise self.load_faults.pop(0)

@@ -99,6 +99,13 @@ class ObjectStore:
         except (BaseError, OSError) as error:
             raise UnavailableError(f"{self._url} can't be used: {_why(error)}") from None
 
+    def is_made(self) -> bool:
+        """See the protocol."""
+        try:
+            return self._read(_IDENTITY) is not None
+        except (BaseError, OSError) as error:
+            raise UnavailableError(f"{self._url} can't be reached: {_why(error)}") from None
+
     def load(self, uid: str) -> tuple[UserState | None, str]:
         """See the protocol. A torn state is never passed over for the generation before."""
         with self._retriable():

@@ -93,6 +93,13 @@ class LocalFolderStore:
             raise FatalError(f"{self._path} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from error
         self._opened = True
 
+    def is_made(self) -> bool:
+        """See the protocol."""
+        try:
+            return self._read_identity_file() is not None
+        except OSError as error:
+            raise FatalError(f"{self._path} can't be read: {error.strerror}", ExitCode.CANNOT_WRITE) from error
+
     def load(self, uid: str) -> tuple[UserState | None, str]:
         """See the protocol. A torn state is never passed over for the generation before."""
         folder = self._folder(uid)

@@ -293,3 +293,7 @@ def test_a_new_user_without_a_release_is_stored_as_well(store: StateStore) -> No
     store.save(UID, state, "0")
     assert store.load(UID)[0] == state
     assert store.head(UID) == Head(0, erased=False)
+
+
+def test_a_store_is_made_by_opening_it_and_looking_changes_nothing(backend: Backend, store: StateStore) -> None:
+    assert store.is_made()

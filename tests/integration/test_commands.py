@@ -15,6 +15,7 @@ import pytest
 from corlld.cli import main
 from corlld.identity import Pseudonyms
 from tests.kafka.broker import KafkaCluster
+from tests.s3 import new_bucket_name, s3_server
 from tests.tiny_models import make_tiny_model
 
 SECRET = "a secret of the tests, which is long enough"
@@ -243,6 +244,26 @@ def test_a_torn_state_sets_its_user_aside_and_others_go_on(site: Path, capsys: p
     main(["state", "show", "bob", "--json"])
     assert json.loads(capsys.readouterr().out)["recent_event_ids"][-1] == "bob-21"
     assert main(["state", "show", "ann"]) == 65
+
+
+def test_states_can_live_in_a_bucket(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with s3_server():
+        monkeypatch.setenv("CORLLD_STATE__URL", f"s3://{new_bucket_name()}/states")
+        code, problem = fails(capsys, "run")
+        assert (code, "dead_letters.path" in problem) == (78, True)
+        monkeypatch.setenv("CORLLD_DEAD_LETTERS__PATH", str(site / "dead-letters.jsonl"))
+        assert main(["check"]) == 0
+        assert "none yet in s3://" in capsys.readouterr().out
+        assert main(["run"]) == 0
+        assert not (site / "state").exists()
+        assert {folder.name for folder in (site / "adapters").iterdir()} == {
+            Pseudonyms(SECRET).uid(user) for user in ("ann", "bob")
+        }
+        capsys.readouterr()
+        assert main(["state", "show", "ann", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["statistics"]["pairs_applied"] == 4
 
 
 # --- the filesystem: as root, file modes stop nobody, so real mounts in a namespace of their own do ------------------
