@@ -31,6 +31,7 @@ log = structlog.get_logger("corlld.daemon")
 BUSY_POLL_SECONDS = 0.02  # with work under way: its completions are handled between polls
 IDLE_POLL_SECONDS = 0.25
 COMMIT_EVERY_SECONDS = 1.0
+LEAST_CLOSE_SECONDS = 1.0  # for each part, also where a stop has used up its time
 
 
 class Phase(Enum):
@@ -120,14 +121,16 @@ class Daemon:
         pool = ThreadPoolExecutor(self._settings.publishing.threads, "store")
         self._trainer: Executor = trainer
         self._pool: Executor = pool
+        deadline: float | None = None
         try:
             while not self._stop and not self._input_is_finished():
                 self._turn()
-            self._drain()
+            deadline = self._clock() + self._settings.operations.shutdown_timeout_seconds
+            self._drain(deadline)
         finally:
             for executor in (trainer, pool):
                 executor.shutdown(wait=not self.abandoned, cancel_futures=True)
-            self._close()
+            self._close(deadline or self._clock() + self._settings.operations.shutdown_timeout_seconds)
 
     def _turn(self) -> None:
         now = self._clock()
@@ -177,9 +180,8 @@ class Daemon:
         if behind and self._source.commit(behind):
             self._next_commit = now + COMMIT_EVERY_SECONDS
 
-    def _drain(self) -> None:
+    def _drain(self, deadline: float) -> None:
         """Let what has begun become durable and visible, without starting anything new."""
-        deadline = self._clock() + self._settings.operations.shutdown_timeout_seconds
         under_way = {Phase.TRAINING, Phase.STORING, Phase.PUBLISHING}
         while self._intake.pending or any(claim.phase in under_way for claim in self._claims.values()):
             now = self._clock()
@@ -190,11 +192,13 @@ class Daemon:
             self._jobs.handle_completions(wait_seconds=BUSY_POLL_SECONDS)
             self._jobs.run_due_retries(now)
 
-    def _close(self) -> None:
-        timeout = self._settings.operations.shutdown_timeout_seconds
-        self._publisher.close(timeout)
-        self._dead_letters.close(timeout)
-        self._source.close(self._watermarks.committable(self._source.positions()), timeout)
+    def _close(self, deadline: float) -> None:
+        def left() -> float:
+            return max(LEAST_CLOSE_SECONDS, deadline - self._clock())
+
+        self._publisher.close(left())
+        self._dead_letters.close(left())
+        self._source.close(self._watermarks.committable(self._source.positions()), left())
 
     # --- a claim: load, train, store, publish, finish -----------------------------------------------------------------
 

@@ -54,7 +54,11 @@ class Parts:
         self.settings = Settings.model_validate(
             {
                 "batching": {"max_events": 2, "flush_after_seconds": 0, **overrides.get("batching", {})},
-                "operations": {"retry_max_seconds": 0.01, "shutdown_timeout_seconds": 5},
+                "operations": {
+                    "retry_max_seconds": 0.01,
+                    "shutdown_timeout_seconds": 5,
+                    **overrides.get("operations", {}),
+                },
                 "events": overrides.get("events", {}),
                 "dead_letters": overrides.get("dead_letters", {}),
                 "publishing": overrides.get("publishing", {}),
@@ -264,6 +268,17 @@ def test_a_stop_finishes_what_has_begun_and_leaves_the_rest_to_a_replay() -> Non
     assert parts.applied_ids() == ("e0",)
     assert source.final == {T0: 1}
     assert parts.publisher.closed
+
+
+def test_a_stop_that_runs_out_of_time_commits_nothing_that_is_not_durable() -> None:
+    parts = Parts(operations={"shutdown_timeout_seconds": 0.2, "retry_max_seconds": 0.01})
+    parts.store.faults = [RetriableError("disk full")] * 1000
+    source = ScriptedSource([begun(*records(value("a")))], finite=False)
+    daemon = parts.daemon(source)
+    source.idle = lambda: daemon.request_stop() if daemon.waiting_for else None
+    daemon.run()
+    assert daemon.abandoned
+    assert source.final == {T0: 0}
 
 
 def test_waiting_edits_of_an_ended_tenure_are_not_trained_here() -> None:
