@@ -153,6 +153,7 @@ class Site:
         assert done.stdout, done.stderr
         verdict: dict[str, Any] = json.loads(done.stdout)
         assert not verdict["figures"]["imported_corlld"]
+        print(*verdict["problems"], sep="\n")  # all of them; an assertion shows the first ones
         return verdict
 
 
