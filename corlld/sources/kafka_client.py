@@ -28,6 +28,8 @@ def quiet_kafka_logs() -> None:
     logger = logging.getLogger("kafka")
     if logger.getEffectiveLevel() < logging.WARNING:
         logger.setLevel(logging.WARNING)
+    # Its connections tell every failure of theirs with a traceback, at every try. We say it once, in a sentence.
+    logging.getLogger("kafka.net").propagate = False
 
 
 def connect(make: Callable[..., Any], options: Mapping[str, Any], timeout_seconds: float) -> Any:

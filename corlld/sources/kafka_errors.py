@@ -31,7 +31,7 @@ def explain_refusal(error: BaseException) -> str | None:
     if isinstance(tls, ssl.SSLCertVerificationError):
         return f"the broker's certificate is not trusted ({tls.verify_message}): check kafka.ssl_cafile and the name"
     if tls is not None:
-        reason = (tls.reason or "handshake failure").replace("_", " ").lower()
+        reason = (getattr(tls, "reason", None) or "handshake failure").replace("_", " ").lower()
         return f"TLS failed ({reason}): check kafka.security_protocol, kafka.ssl_certfile and kafka.ssl_keyfile"
     return None
 

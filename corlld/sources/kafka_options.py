@@ -18,6 +18,7 @@ ASSIGNORS = {
     "roundrobin": RoundRobinPartitionAssignor,
     "sticky": StickyPartitionAssignor,
 }
+SASL_PACKAGES = {"GSSAPI": "gssapi", "AWS_MSK_IAM": "botocore"}
 RECONNECT_MAX_SECONDS = 5.0  # kafka-python's own 30 s would keep the daemon away long after the broker is back
 FETCH_MAX_WAIT_SECONDS = 0.5
 LOOKUP_SECONDS = 5.0  # an unanswered question about topic or group is asked again after so long
@@ -74,7 +75,6 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
 def producer_options(settings: KafkaSettings) -> dict[str, Any]:
     return client_options(settings) | {
         "acks": "all",
-        "enable_idempotence": True,
         "allow_auto_create_topics": False,
         "max_request_size": MAX_REQUEST_BYTES,
         "max_block_ms": _ms(SEND_BLOCKS_SECONDS),
@@ -116,27 +116,24 @@ def ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
 
 
 def _sasl_options(settings: KafkaSettings) -> dict[str, Any]:
-    options: dict[str, Any] = {"sasl_mechanism": settings.sasl_mechanism}
-    if settings.sasl_mechanism == "GSSAPI":
-        if find_spec("gssapi") is None:
-            raise ConfigurationError("kafka.sasl_mechanism = GSSAPI needs the Python package `gssapi`")
-        options["sasl_kerberos_name"] = settings.sasl_kerberos_name
-        options["sasl_kerberos_service_name"] = settings.sasl_kerberos_service_name
-        options["sasl_kerberos_domain_name"] = settings.sasl_kerberos_domain_name
-        return options
-    if settings.sasl_plain_username is None or settings.sasl_plain_password is None:
-        raise ConfigurationError(
-            f"kafka.sasl_mechanism = {settings.sasl_mechanism} needs kafka.sasl_plain_username and "
-            "kafka.sasl_plain_password (credential file `kafka_sasl_password`)"
-        )
-    options["sasl_plain_username"] = settings.sasl_plain_username
-    options["sasl_plain_password"] = settings.sasl_plain_password.get_secret_value()
-    return options
+    package = SASL_PACKAGES.get(settings.sasl_mechanism or "")
+    if package is not None and find_spec(package) is None:
+        raise ConfigurationError(f"kafka.sasl_mechanism = {settings.sasl_mechanism} needs the Python package {package}")
+    password = settings.sasl_plain_password
+    options = {
+        "sasl_mechanism": settings.sasl_mechanism,
+        "sasl_plain_username": settings.sasl_plain_username,
+        "sasl_plain_password": password.get_secret_value() if password else None,
+        "sasl_kerberos_name": settings.sasl_kerberos_name,
+        "sasl_kerberos_service_name": settings.sasl_kerberos_service_name,
+        "sasl_kerberos_domain_name": settings.sasl_kerberos_domain_name,
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _why(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
-        return (error.reason or "not what OpenSSL expects").replace("_", " ").lower()
+        return (getattr(error, "reason", None) or "not what OpenSSL expects").replace("_", " ").lower()
     return (error.strerror or "it can't be read") if isinstance(error, OSError) else "not what OpenSSL expects"
 
 

@@ -1,17 +1,17 @@
 """Dead letters and announcements to Kafka: acknowledged by all replicas, to topics that exist already."""
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from kafka import KafkaProducer
-from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka import KafkaProducer, errors
 
-from corlld.errors import RetriableError
+from corlld.errors import ConfigurationError, RetriableError, UnavailableError
 from corlld.records import DeadLetter
 from corlld.settings import DeadLetterSettings, KafkaSettings
 from corlld.sources.dead_letters import RECORD_KEY_HEADER, letter_headers, letter_key
 from corlld.sources.kafka_client import TopicLookup, connect
-from corlld.sources.kafka_options import producer_options
+from corlld.sources.kafka_options import LOOKUP_SECONDS, producer_options
 
 PAYLOAD_DROPPED_HEADER = "corlld.payload"
 
@@ -21,12 +21,21 @@ class TooLargeForTopic(RetriableError):
 
 
 class TopicProducer:
-    """Sends to one topic. `send` may be called from any thread."""
+    """Sends to one topic. `send` may be called from any thread.
 
-    def __init__(self, settings: KafkaSettings, topic: str) -> None:
+    Args:
+        idempotent: a retry can neither double a record nor overtake a later one. Such a producer of kafka-python is of
+            no use any more after an error that is not retriable, so it is replaced then.
+    """
+
+    def __init__(self, settings: KafkaSettings, topic: str, *, idempotent: bool) -> None:
         self._settings = settings
         self._topic = topic
+        self._idempotent = idempotent
+        self._lock = threading.Lock()
         self._producer: KafkaProducer = None
+        self._broken: KafkaProducer = None
+        self._closed = False
 
     def start(self, timeout_seconds: float) -> None:
         """Raises UnavailableError where broker or topic are not there in time, ConfigurationError for a refusal."""
@@ -35,22 +44,25 @@ class TopicProducer:
             lookup.wait_for_topic(timeout_seconds)
         finally:
             lookup.close()
-        self._producer = connect(KafkaProducer, producer_options(self._settings), timeout_seconds)
-        self._producer.partitions_for(self._topic)  # from now on sending finds the topic's metadata
+        self._producer = self._connect(timeout_seconds)
 
     def send(self, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> "Future[None]":
         """Done once acknowledged. RetriableError as its exception where it was not."""
         done: Future[None] = Future()
+        producer: KafkaProducer = None
 
         def failed(error: BaseException) -> None:
+            if self._idempotent and not isinstance(error, errors.RetriableError):
+                self._broken = producer
             # The error's own text may show the record: its type has to do.
-            too_large = isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError)
+            too_large = isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError)
             kind = TooLargeForTopic if too_large else RetriableError
             done.set_exception(kind(f"topic {self._topic} did not acknowledge ({type(error).__name__})"))
 
         try:
-            sent = self._producer.send(self._topic, key=key, value=value, headers=list(headers))
-        except KafkaError as error:
+            producer = self._working_producer()
+            sent = producer.send(self._topic, key=key, value=value, headers=list(headers))
+        except (errors.KafkaError, UnavailableError, ConfigurationError) as error:
             failed(error)
             return done
         sent.add_callback(lambda _: done.set_result(None))
@@ -59,13 +71,35 @@ class TopicProducer:
 
     def close(self, timeout_seconds: float) -> None:
         """Waits for what is under way. What isn't acknowledged by then has failed, and is replayed."""
-        if self._producer is None:
-            return
-        try:
-            self._producer.close(timeout_seconds)
-        except KafkaError:  # the flush ran out of time: close for good
-            self._producer.close(0)
-        self._producer = None
+        with self._lock:
+            self._closed = True
+            producer, self._producer = self._producer, None
+        if producer is not None:
+            _close(producer, timeout_seconds)
+
+    def _connect(self, timeout_seconds: float) -> KafkaProducer:
+        options = producer_options(self._settings) | {"enable_idempotence": self._idempotent}
+        producer = connect(KafkaProducer, options, timeout_seconds)
+        producer.partitions_for(self._topic)  # from now on sending finds the topic's metadata
+        return producer
+
+    def _working_producer(self) -> KafkaProducer:
+        with self._lock:
+            if self._closed:
+                raise errors.IllegalStateError("closed")
+            if self._producer is self._broken:
+                if self._broken is not None:
+                    _close(self._broken, 0)
+                self._producer = self._broken = None
+                self._producer = self._connect(LOOKUP_SECONDS)
+            return self._producer
+
+
+def _close(producer: KafkaProducer, timeout_seconds: float) -> None:
+    try:
+        producer.close(timeout_seconds)
+    except errors.KafkaError:  # the flush ran out of time: close for good
+        producer.close(0)
 
 
 class KafkaDeadLetters:
@@ -73,7 +107,8 @@ class KafkaDeadLetters:
 
     def __init__(self, kafka: KafkaSettings, settings: DeadLetterSettings) -> None:
         self._payload = settings.payload
-        self._producer = TopicProducer(kafka, settings.topic)
+        # A letter that is too large would break an idempotent producer, and a letter twice does no harm.
+        self._producer = TopicProducer(kafka, settings.topic, idempotent=False)
 
     def start(self, timeout_seconds: float) -> None:
         """Raises UnavailableError where broker or topic are not there in time, ConfigurationError for a refusal."""
@@ -119,7 +154,7 @@ class KafkaAnnouncements:
     """Implements `corlld.protocols.Announcements`."""
 
     def __init__(self, kafka: KafkaSettings, topic: str) -> None:
-        self._producer = TopicProducer(kafka, topic)
+        self._producer = TopicProducer(kafka, topic, idempotent=True)  # the last word on a user must stay the last
 
     def start(self, timeout_seconds: float) -> None:
         """Raises UnavailableError where broker or topic are not there in time, ConfigurationError for a refusal."""

@@ -1,7 +1,6 @@
 """KafkaSource against a real broker: rebalances, recreated topics, lost offsets, and brokers that go away."""
 
 import contextlib
-import gc
 import os
 import signal
 import time
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.errors import NodeNotReadyError
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
 from corlld.settings import KafkaSettings
@@ -17,15 +17,6 @@ from tests.kafka.broker import KafkaBroker, KafkaCluster
 from tests.kafka.helpers import Reader, kafka_settings, produce, unique, wait_until
 
 PARTITIONS = 4
-
-# kafka-python leaves the sockets of refused connections to the garbage collector: `collected` has them go here.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    yield
-    gc.collect()
 
 
 def new_topic(cluster: KafkaCluster, partitions: int = 1) -> str:
@@ -196,9 +187,9 @@ def test_another_assignor_in_the_group_is_said_in_a_sentence(kafka_broker: Kafka
     topic = new_topic(kafka_broker)
     with started(kafka_settings(kafka_broker.bootstrap, topic, assignor="range")) as first:
         first.poll_until(lambda: bool(first.begun), "the tenure begins")
-        with started(kafka_settings(kafka_broker.bootstrap, topic, assignor="roundrobin")) as second:
-            with pytest.raises(ConfigurationError, match=r"kafka\.assignor = roundrobin"):
-                second.poll_until(lambda: False, "it is refused")
+        other = kafka_settings(kafka_broker.bootstrap, topic, assignor="roundrobin")
+        with started(other) as second, pytest.raises(ConfigurationError, match=r"kafka\.assignor = roundrobin"):
+            second.poll_until(lambda: False, "it is refused")
 
 
 # --- where reading starts ---------------------------------------------------------------------------------------------
@@ -326,6 +317,30 @@ def test_polling_goes_on_while_the_broker_is_away_and_reading_when_it_is_back(ow
         reader.poll_until(lambda: reader.values()[-1:] == [b"b"], "the new record is read")
         reader.poll_until(lambda: reader.source.healthy, "it is healthy again")
         reader.commit({reader.live[0]: 2})
+
+
+def test_what_a_failed_poll_had_taken_already_is_delivered_by_a_later_one(
+    kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = new_topic(kafka_broker)
+    produce(kafka_broker.bootstrap, topic, {0: [b"a", b"b"]})
+    source = KafkaSource(kafka_settings(kafka_broker.bootstrap, topic))
+    source.start(30)
+    reader = Reader(source)
+    real_poll, lost = source._consumer.poll, []
+
+    def failing_poll(**arguments: int) -> object:
+        batches = real_poll(**arguments)
+        if batches and not lost:
+            lost.append(batches)
+            raise NodeNotReadyError
+        return batches
+
+    monkeypatch.setattr(source._consumer, "poll", failing_poll)
+    reader.read(2)
+    source.close({}, 10)
+    assert lost
+    assert reader.values() == [b"a", b"b"]
 
 
 def test_a_broker_that_hangs_blocks_neither_polling_nor_later_commits(own_kafka_broker: KafkaBroker) -> None:

@@ -1,0 +1,107 @@
+"""Dead letters and announcements on a real broker."""
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+
+from corlld.errors import InvalidEvent, InvalidReason, RetriableError, UnavailableError
+from corlld.records import DeadLetter, Record, SourcePartition, Tenure
+from corlld.settings import DeadLetterSettings
+from corlld.sources.dead_letters import letter_headers, letter_key
+from corlld.sources.kafka import KafkaAnnouncements, KafkaDeadLetters
+from tests.kafka.broker import KafkaBroker, KafkaCluster
+from tests.kafka.helpers import kafka_settings, unique, wait_until
+
+
+def a_letter(value: bytes = b"not json") -> DeadLetter:
+    tenure = Tenure(SourcePartition("edits", "0" * 32, 3), number=1, start_offset=0)
+    record = Record(tenure, 41, 42, key=b"user", value=value, headers=(("trace", b"t"),))
+    return DeadLetter(record, InvalidEvent(InvalidReason.NOT_JSON), uid="u1")
+
+
+def records_of(cluster: KafkaCluster, topic: str, count: int) -> list[object]:
+    with KafkaConsumer(bootstrap_servers=cluster.bootstrap, auto_offset_reset="earliest") as consumer:
+        consumer.assign([TopicPartition(topic, 0)])
+        records: list[object] = []
+
+        def all_there() -> bool:
+            for batch in consumer.poll(timeout_ms=100).values():
+                records.extend(batch)
+            return len(records) >= count
+
+        wait_until(all_there, f"{count} records")
+        return records
+
+
+def dead_letters(cluster: KafkaCluster, topic: str, **kafka: float) -> KafkaDeadLetters:
+    letters = KafkaDeadLetters(kafka_settings(cluster.bootstrap, "edits", **kafka), DeadLetterSettings(topic=topic))
+    letters.start(30)
+    return letters
+
+
+def test_a_dead_letter_is_in_the_topic_once_it_is_acknowledged(kafka_broker: KafkaCluster) -> None:
+    topic = unique("dead")
+    kafka_broker.create_topic(topic, 1)
+    letters = dead_letters(kafka_broker, topic)
+    letters.send(a_letter()).result(30)
+    letters.close(10)
+    (record,) = records_of(kafka_broker, topic, 1)
+    assert (record.key, record.value) == (letter_key(a_letter()).encode(), b"not json")  # type: ignore[attr-defined]  # kafka-python has no types
+    headers = {name: value.decode() for name, value in record.headers}  # type: ignore[attr-defined]  # as above
+    assert headers == letter_headers(a_letter()) | {"trace": "t", "corlld.record.key": "user"}
+
+
+def test_a_letter_that_the_topic_finds_too_large_arrives_without_its_payload(kafka_broker: KafkaCluster) -> None:
+    topic = unique("dead")
+    kafka_broker.create_topic(topic, 1, {"max.message.bytes": "5000"})
+    letters = dead_letters(kafka_broker, topic)
+    letters.send(a_letter(b"x" * 6000)).result(30)
+    letters.send(a_letter(b"fits")).result(30)
+    letters.close(10)
+    assert [record.value for record in records_of(kafka_broker, topic, 2)] == [b"", b"fits"]  # type: ignore[attr-defined]  # as above
+
+
+def test_an_announcement_and_its_withdrawal_arrive_in_order(kafka_broker: KafkaCluster) -> None:
+    topic = unique("adapters")
+    kafka_broker.create_topic(topic, 1, {"cleanup.policy": "compact"})
+    announcements = KafkaAnnouncements(kafka_settings(kafka_broker.bootstrap, "edits"), topic)
+    announcements.start(30)
+    sent = [announcements.send("u1", value) for value in (b"1", b"2", None)]
+    assert [one.result(30) for one in sent] == [None] * 3
+    announcements.close(10)
+    records = records_of(kafka_broker, topic, 3)
+    assert [(record.key, record.value) for record in records] == [(b"u1", b"1"), (b"u1", b"2"), (b"u1", None)]  # type: ignore[attr-defined]  # as above
+
+
+def test_an_announcement_that_was_refused_does_not_break_the_next_ones(kafka_broker: KafkaCluster) -> None:
+    topic = unique("adapters")
+    kafka_broker.create_topic(topic, 1, {"max.message.bytes": "5000"})
+    announcements = KafkaAnnouncements(kafka_settings(kafka_broker.bootstrap, "edits"), topic)
+    announcements.start(30)
+    assert isinstance(announcements.send("u1", b"x" * 6000).exception(30), RetriableError)
+    announcements.send("u1", b"fits").result(30)
+    announcements.close(10)
+    assert [record.value for record in records_of(kafka_broker, topic, 1)] == [b"fits"]  # type: ignore[attr-defined]  # as above
+
+
+def test_a_missing_topic_is_said_at_the_start_and_never_created(kafka_broker: KafkaCluster) -> None:
+    topic = unique("missing")
+    settings = kafka_settings(kafka_broker.bootstrap, "edits")
+    for producer in (KafkaDeadLetters(settings, DeadLetterSettings(topic=topic)), KafkaAnnouncements(settings, topic)):
+        with pytest.raises(UnavailableError, match=f"topic {topic} does not exist"):
+            producer.start(0.5)
+        producer.close(1)
+    with kafka_broker.admin() as admin:
+        assert topic not in admin.list_topics()
+
+
+def test_a_broker_that_is_away_fails_the_letter_as_retriable_and_takes_it_when_it_is_back(
+    own_kafka_broker: KafkaBroker,
+) -> None:
+    topic = unique("dead")
+    own_kafka_broker.create_topic(topic, 1)
+    letters = dead_letters(own_kafka_broker, topic, request_timeout_seconds=1.0)
+    own_kafka_broker.stop()
+    assert isinstance(letters.send(a_letter()).exception(30), RetriableError)
+    own_kafka_broker.start()
+    wait_until(lambda: letters.send(a_letter()).exception(30) is None, "a letter is acknowledged")
+    letters.close(10)

@@ -1,0 +1,251 @@
+"""What the JSONL source does with unfinished, odd, replaced and shrunken files."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from corlld.errors import ConfigurationError, ExitCode, FatalError, RetriableError, UnavailableError
+from corlld.records import Record
+from corlld.sources import jsonl
+from corlld.sources.jsonl import JsonlSource
+
+LINES = [b'{"n": 1}\n', b'{"n": 2}\n', b'{"n": 3}\n']
+
+
+class Positions:
+    def __init__(self) -> None:
+        self.saved: dict[str, str] = {}
+        self.fails = False
+
+    def load_position(self, name: str) -> Mapping[str, str | int] | None:
+        return json.loads(self.saved[name]) if name in self.saved else None
+
+    def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
+        if self.fails:
+            raise RetriableError("disk full")
+        self.saved[name] = json.dumps(dict(position))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "alice@example.com.jsonl"
+    path.write_bytes(b"".join(LINES))
+    return path
+
+
+@pytest.fixture
+def positions() -> Positions:
+    return Positions()
+
+
+@pytest.fixture
+def opened(path: Path, positions: Positions) -> Iterator[Callable[..., JsonlSource]]:
+    sources: list[JsonlSource] = []
+
+    def open_source(*, follow: bool = False) -> JsonlSource:
+        source = JsonlSource(path, follow=follow, positions=positions)
+        sources.append(source)
+        source.start(0.1)
+        return source
+
+    yield open_source
+    for source in sources:
+        source.close({}, 1)
+
+
+def read(source: JsonlSource, polls: int = 2) -> list[Record]:
+    return [record for _ in range(polls) for record in source.poll(0.001).records]
+
+
+def read_and_commit(source: JsonlSource, count: int) -> None:
+    """Leaves the file read and committed behind its `count`th line, and closed."""
+    records = read(source)
+    assert source.commit({records[0].tenure: records[count - 1].next_offset})
+    source.close({}, 1)
+
+
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+def test_offsets_are_byte_positions(opened: Callable[..., JsonlSource]) -> None:
+    starts = [0, len(LINES[0]), len(LINES[0]) + len(LINES[1])]
+    records = read(opened())
+    assert [record.offset for record in records] == starts
+    assert [record.next_offset for record in records] == [*starts[1:], sum(map(len, LINES))]
+    assert [record.value for record in records] == [line[:-1] for line in LINES]
+
+
+def test_the_end_of_the_file_is_known_with_its_last_records(opened: Callable[..., JsonlSource]) -> None:
+    source = opened()
+    assert len(source.poll(0.001).records) == len(LINES)
+    assert source.exhausted
+    assert source.unfinished_bytes == 0
+
+
+def test_the_files_name_is_nowhere(opened: Callable[..., JsonlSource], positions: Positions) -> None:
+    records = read(opened())
+    assert records[0].tenure.partition.topic == "jsonl"
+    assert "alice" not in f"{records[0].tenure} {positions.saved}"
+
+
+def test_a_line_without_its_end_is_left_alone_and_counted(opened: Callable[..., JsonlSource], path: Path) -> None:
+    append(path, b'{"n": 4')
+    source = opened()
+    assert len(read(source)) == len(LINES)
+    assert source.exhausted
+    assert source.unfinished_bytes == len(b'{"n": 4')
+
+
+def test_a_line_without_its_end_waits_while_the_file_is_followed(
+    opened: Callable[..., JsonlSource], path: Path
+) -> None:
+    append(path, b'{"n":')
+    source = opened(follow=True)
+    assert len(read(source)) == len(LINES)
+    append(path, b" 4}")
+    assert read(source) == []
+    append(path, b'\n{"n": 5}\n')
+    assert [record.value for record in read(source)] == [b'{"n": 4}', b'{"n": 5}']
+    assert not source.exhausted
+
+
+def test_empty_lines_are_passed_over_and_carriage_returns_cut(opened: Callable[..., JsonlSource], path: Path) -> None:
+    path.write_bytes(b"\n \r\n{}\r\n\n")
+    source = opened()
+    (record,) = read(source)
+    assert (record.offset, record.value, record.next_offset) == (4, b"{}", 8)
+    assert list(source.positions().values()) == [9]
+
+
+def test_a_line_over_the_limit_becomes_its_beginning(
+    opened: Callable[..., JsonlSource], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 10)
+    monkeypatch.setattr(jsonl, "SKIP_BYTES", 7)
+    path.write_bytes(b"x" * 50 + b"\n{}\n")
+    long, short = read(opened())
+    assert (long.value, long.next_offset) == (b"x" * 11, 51)
+    assert (short.offset, short.value) == (51, b"{}")
+
+
+def test_a_line_over_the_limit_waits_for_its_end_too(
+    opened: Callable[..., JsonlSource], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 10)
+    path.write_bytes(b"x" * 50)
+    source = opened(follow=True)
+    assert read(source) == []
+    append(path, b"x\n")
+    (record,) = read(source)
+    assert (record.value, record.next_offset) == (b"x" * 11, 52)
+
+
+def test_one_poll_brings_a_bounded_number_of_lines_and_bytes(
+    opened: Callable[..., JsonlSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "MAX_POLL_LINES", 2)
+    source = opened()
+    assert [len(source.poll(0.001).records) for _ in range(2)] == [2, 1]
+    source.close({}, 1)
+    monkeypatch.setattr(jsonl, "MAX_POLL_BYTES", len(LINES[0]))
+    assert len(opened().poll(0.001).records) == 1
+
+
+def test_the_files_id_is_durable_before_its_first_record_and_stays(
+    opened: Callable[..., JsonlSource], positions: Positions
+) -> None:
+    positions.fails = True
+    source = opened()
+    polled = source.poll(0.001)
+    assert (polled.begun, polled.records) == ((), ())
+    positions.fails = False
+    first = read(source)
+    source.close({}, 1)
+    again = read(opened())
+    assert first[0].tenure.partition == again[0].tenure.partition
+
+
+def test_a_commit_that_can_not_be_saved_shows_as_not_committed(
+    opened: Callable[..., JsonlSource], positions: Positions
+) -> None:
+    source = opened()
+    records = read(source)
+    positions.fails = True
+    assert not source.commit({records[0].tenure: records[0].next_offset})
+    assert source.committed() == {records[0].tenure: 0}
+
+
+def test_a_second_reader_is_refused(opened: Callable[..., JsonlSource]) -> None:
+    opened()
+    with pytest.raises(UnavailableError, match="another reader"):
+        opened()
+
+
+def test_a_file_that_grew_goes_on_where_it_was(opened: Callable[..., JsonlSource], path: Path) -> None:
+    read_and_commit(opened(), 2)
+    append(path, b'{"n": 4}\n')
+    assert [record.value for record in read(opened())] == [b'{"n": 3}', b'{"n": 4}']
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda path: path.write_bytes(LINES[0]), "shrank"),
+        (lambda path: path.write_bytes(b"".join(reversed(LINES))), "was replaced"),
+        (lambda path: path.write_bytes(b"x" * 1000), "was replaced"),
+    ],
+)
+def test_another_file_at_the_start_is_refused_with_what_to_do(
+    opened: Callable[..., JsonlSource], path: Path, change: Callable[[Path], object], what: str
+) -> None:
+    read_and_commit(opened(), 2)
+    change(path)
+    with pytest.raises(FatalError, match=f"{what} .*set source.path") as refused:
+        opened()
+    assert refused.value.exit_code is ExitCode.DATA
+
+
+def test_a_file_whose_beginning_alone_is_the_same_is_refused(
+    opened: Callable[..., JsonlSource], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "HEAD_BYTES", 4)
+    read_and_commit(opened(), 2)
+    path.write_bytes(b'{"n": 1, "longer": 1}\n' * 3)
+    with pytest.raises(FatalError, match="was replaced"):
+        opened()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda path: os.truncate(path, 1), "shrank"),
+        (lambda path: path.rename(path.with_name("old")), "was removed"),
+        (lambda path: (path.rename(path.with_name("old")), path.touch()), "was replaced"),
+    ],
+)
+def test_another_file_while_it_is_followed_is_refused(
+    opened: Callable[..., JsonlSource], path: Path, change: Callable[[Path], object], what: str
+) -> None:
+    source = opened(follow=True)
+    read(source)
+    change(path)
+    with pytest.raises(FatalError, match=what) as refused:
+        source.poll(0.001)
+    assert refused.value.exit_code is ExitCode.DATA
+
+
+def test_a_missing_file_is_waited_for_where_it_is_followed(tmp_path: Path, positions: Positions) -> None:
+    with pytest.raises(UnavailableError, match=r"did not appear within 0\.05 s"):
+        JsonlSource(tmp_path / "missing", follow=True, positions=positions).start(0.05)
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        JsonlSource(tmp_path / "missing", follow=False, positions=positions).start(0.05)
+
+
+def test_a_folder_is_no_input(tmp_path: Path, positions: Positions) -> None:
+    with pytest.raises(ConfigurationError, match=r"source\.path"):
+        JsonlSource(tmp_path, follow=False, positions=positions).start(0.05)
