@@ -4,27 +4,22 @@ One thread owns the source and everything in this module; one trains; a small po
 return values through futures whose handlers run in the loop, so nothing here is shared between threads.
 """
 
-import itertools
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
 from corlld.batching import Batcher
-from corlld.errors import InvalidEvent, InvalidReason, LostSwap, StateUnreadable
+from corlld.claims import Claims
 from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
 from corlld.intake import Intake
 from corlld.jobs import Jobs
 from corlld.offsets import LowWatermarks
 from corlld.protocols import DeadLetters, Learner, Observer, Publisher, Source, StateStore
-from corlld.records import Arrival, DeadLetter, EditEvent, Tenure, TrainingBatch, UpdateOutcome, UserState
+from corlld.records import Tenure
 from corlld.settings import Settings
-from corlld.state.residency import Residency
-from corlld.transitions import Selection, after_erasure, after_update, select
 
 log = structlog.get_logger("corlld.daemon")
 
@@ -32,28 +27,6 @@ BUSY_POLL_SECONDS = 0.02  # with work under way: its completions are handled bet
 IDLE_POLL_SECONDS = 0.25
 COMMIT_EVERY_SECONDS = 1.0
 LEAST_CLOSE_SECONDS = 1.0  # for each part, also where a stop has used up its time
-
-
-class Phase(Enum):
-    """Where a claimed user is. A claim has at most one job under way, so a user has at most one load or write."""
-
-    LOADING = auto()
-    READY = auto()
-    TRAINING = auto()
-    STORING = auto()
-    PUBLISHING = auto()
-
-
-@dataclass
-class Claim:
-    """A user that the loop is working on, from the load of the state until its arrivals are finished."""
-
-    uid: str
-    phase: Phase
-    state: UserState | None = None
-    token: str = ""
-    selection: Selection = field(default_factory=Selection)
-    stale: bool = False  # an assignment ended meanwhile: forget the state afterwards, another owner may write it
 
 
 class Daemon:
@@ -83,8 +56,6 @@ class Daemon:
         self._settings = settings
         self._source = source
         self._dead_letters = dead_letters
-        self._learner = learner
-        self._store = store
         self._publisher = publisher
         self._observer = observer or Observer()
         self._clock = clock
@@ -94,9 +65,22 @@ class Daemon:
         self._intake = Intake(
             settings.dead_letters, decoder, pseudonyms, dead_letters, self._watermarks, self._observer, self._jobs
         )
-        self._residency = Residency(settings.state.host_memory_bytes)
-        self._claims: dict[str, Claim] = {}
-        self._training = False
+        self._trainer = ThreadPoolExecutor(1, "trainer")
+        self._pool = ThreadPoolExecutor(settings.publishing.threads, "store")
+        self._claims = Claims(
+            settings,
+            batcher=self._batcher,
+            watermarks=self._watermarks,
+            intake=self._intake,
+            jobs=self._jobs,
+            trainer=self._trainer,
+            pool=self._pool,
+            learner=learner,
+            store=store,
+            publisher=publisher,
+            observer=self._observer,
+            clock=clock,
+        )
         self._next_commit = 0.0
         self._stop = False
         self.abandoned = False  # a stop ran out of time with a job still under way
@@ -113,14 +97,10 @@ class Daemon:
         return [*([] if self._source.healthy else ["input"]), *self._jobs.failing_stages]
 
     def run(self) -> None:
-        """Until stopped, or until the input has ended and all of it is finished.
+        """Until stopped, or until the input has ended and all of it is finished. To be called once.
 
         Raises FatalError; any other exception is a bug. Either way nothing is committed that is not finished.
         """
-        trainer = ThreadPoolExecutor(1, "trainer")
-        pool = ThreadPoolExecutor(self._settings.publishing.threads, "store")
-        self._trainer: Executor = trainer
-        self._pool: Executor = pool
         deadline: float | None = None
         try:
             while not self._stop and not self._input_is_finished():
@@ -128,7 +108,7 @@ class Daemon:
             deadline = self._clock() + self._settings.operations.shutdown_timeout_seconds
             self._drain(deadline)
         finally:
-            for executor in (trainer, pool):
+            for executor in (self._trainer, self._pool):
                 executor.shutdown(wait=not self.abandoned, cancel_futures=True)
             self._close(deadline or self._clock() + self._settings.operations.shutdown_timeout_seconds)
 
@@ -150,8 +130,8 @@ class Daemon:
         self._batcher.draining = self._source.exhausted
         self._jobs.handle_completions()
         self._jobs.run_due_retries(now)
-        self._claim_users(now)
-        self._start_step()
+        self._claims.claim_users(now)
+        self._claims.start_step()
         if self._batcher.full or self._intake.full:
             self._source.pause()
         elif self._batcher.has_room:
@@ -165,11 +145,7 @@ class Daemon:
         log.info("partition_ended", partition=tenure.partition.partition)
         self._watermarks.end(tenure)
         self._batcher.drop(tenure)
-        # Another owner may write these states from now on. A stale copy could not overwrite anything (its swap would
-        # be lost), but its step would be wasted.
-        for claim in self._claims.values():
-            claim.stale = True
-        self._residency.drop_where(lambda state: tenure.partition.key in state.applied)
+        self._claims.end_tenure(tenure)
 
     def _commit(self, now: float) -> None:
         if now < self._next_commit:
@@ -182,8 +158,7 @@ class Daemon:
 
     def _drain(self, deadline: float) -> None:
         """Let what has begun become durable and visible, without starting anything new."""
-        under_way = {Phase.TRAINING, Phase.STORING, Phase.PUBLISHING}
-        while self._intake.pending or any(claim.phase in under_way for claim in self._claims.values()):
+        while self._intake.pending or self._claims.under_way:
             now = self._clock()
             if now >= deadline:
                 log.warning("stopped_with_work_under_way", users=len(self._claims))
@@ -199,160 +174,3 @@ class Daemon:
         self._publisher.close(left())
         self._dead_letters.close(left())
         self._source.close(self._watermarks.committable(self._source.positions()), left())
-
-    # --- a claim: load, train, store, publish, finish -----------------------------------------------------------------
-
-    def _claim_users(self, now: float) -> None:
-        # Twice a step's worth: while one step trains, the states of the next one are loaded.
-        waiting = sum(claim.phase in (Phase.LOADING, Phase.READY) for claim in self._claims.values())
-        room = max(0, 2 * self._settings.batching.max_users_per_step - waiting)
-        for uid in list(itertools.islice(self._batcher.ready(now, exclude=self._claims), room)):
-            claim = self._claims[uid] = Claim(uid, Phase.LOADING)
-            if (resident := self._residency.get(uid)) is not None:
-                claim.phase, claim.state, claim.token = Phase.READY, resident.state, resident.token
-            else:
-                self._load(claim)
-
-    def _load(self, claim: Claim) -> None:
-        def load() -> tuple[UserState | None, str]:
-            state, token = self._store.load(claim.uid)
-            if state is not None:
-                self._make_visible(state)  # a kill between storing and publishing left it out
-            return state, token
-
-        def loaded(future: "Future[tuple[UserState | None, str]]") -> None:
-            if isinstance(error := future.exception(), StateUnreadable):
-                self._set_user_aside(claim, error)
-            elif not self._jobs.failed(("state", claim.uid), future, lambda: self._load(claim)):
-                claim.state, claim.token = future.result()
-                claim.phase = Phase.READY
-
-        self._jobs.submit(self._pool, loaded, load)
-
-    def _set_user_aside(self, claim: Claim, error: StateUnreadable) -> None:
-        log.error("state_unreadable", uid=claim.uid, problem=str(error))
-        arrivals = self._batcher.take(claim.uid, self._batcher.events).arrivals
-        self._batcher.release(arrivals)
-        for arrival in arrivals:
-            problem = InvalidEvent(InvalidReason.STATE_UNREADABLE, detail="the user's stored state can't be read")
-            self._intake.set_aside(DeadLetter(arrival.record, problem, claim.uid))
-        del self._claims[claim.uid]
-
-    def _start_step(self) -> None:
-        if self._training:
-            return
-        claims: list[Claim] = []
-        for claim in [claim for claim in self._claims.values() if claim.phase is Phase.READY]:
-            if len(claims) == self._settings.batching.max_users_per_step:
-                break
-            self._select(claim)
-            if claim.phase is Phase.TRAINING:
-                claims.append(claim)
-        if not claims:
-            return
-        started = self._clock()
-
-        def trained(future: "Future[list[UpdateOutcome]]") -> None:
-            self._training = False
-            self._observer.step(len(claims), self._clock() - started)
-            for claim, outcome in zip(claims, future.result(), strict=True):
-                self._conclude(claim, outcome)
-
-        self._training = True
-        batches = [TrainingBatch(c.uid, c.state.adapter if c.state else None, _edits(c)) for c in claims]
-        self._jobs.submit(self._trainer, trained, self._learner.update, batches)
-
-    def _select(self, claim: Claim) -> None:
-        """Take the user's micro-batch; what its state knows already is refilled from the buffer."""
-        limit = self._settings.batching.max_events
-        while len(claim.selection.fresh) < limit:
-            batch = self._batcher.take(claim.uid, limit - len(claim.selection.fresh))
-            if batch.erases:
-                self._erase(claim, batch.arrivals)
-                return
-            claim.selection = select(claim.state, batch.arrivals, claim.selection)
-            if not batch.arrivals:
-                break
-        if claim.selection.fresh:
-            claim.phase = Phase.TRAINING
-        elif claim.selection.duplicates:
-            adapter = claim.state.adapter if claim.state else None
-            self._conclude(claim, UpdateOutcome(claim.uid, adapter, trained=False, pairs=()))
-        else:
-            self._finish(claim)
-
-    def _erase(self, claim: Claim, arrivals: tuple[Arrival, ...]) -> None:
-        news = select(claim.state, arrivals)
-        everything = (*claim.selection.arrivals, *arrivals)
-        if not (news.fresh or news.duplicates):
-            claim.selection = Selection(covered=everything)
-            self._finish(claim)
-            return
-        log.info("erasing", uid=claim.uid)
-        claim.selection = Selection(fresh=everything)
-        self._save(claim, after_erasure(claim.uid, claim.state, everything), make_visible=True)
-
-    def _conclude(self, claim: Claim, outcome: UpdateOutcome) -> None:
-        state = after_update(claim.uid, claim.state, claim.selection, outcome, self._settings.state.recent_event_ids)
-        self._observer.update(state, _edits(claim), outcome)
-        self._save(claim, state, make_visible=outcome.trained)
-
-    def _save(self, claim: Claim, state: UserState, *, make_visible: bool) -> None:
-        claim.phase = Phase.STORING
-        again = lambda: self._save(claim, state, make_visible=make_visible)  # noqa: E731
-
-        def saved(future: "Future[str]") -> None:
-            if isinstance(future.exception(), LostSwap):
-                self._lost(claim)
-            elif not self._jobs.failed(("state", claim.uid), future, again):
-                claim.state, claim.token = state, future.result()
-                self._observer.stored(state)
-                if make_visible:
-                    self._publish(claim, state)
-                else:
-                    self._finish(claim)
-
-        self._jobs.submit(self._pool, saved, self._store.save, claim.uid, state, claim.token)
-
-    def _lost(self, claim: Claim) -> None:
-        """Another owner wrote first: forget our copy, and let the stored one decide what is still to be applied."""
-        log.warning("lost_swap", uid=claim.uid)
-        arrivals = sorted(claim.selection.arrivals, key=lambda a: (a.record.tenure.number, a.record.offset))
-        live = [arrival for arrival in arrivals if self._watermarks.is_live(arrival.record.tenure)]
-        self._batcher.put_back(live)
-        self._batcher.release(a for a in arrivals if not self._watermarks.is_live(a.record.tenure))
-        self._residency.drop(claim.uid)
-        del self._claims[claim.uid]
-
-    def _publish(self, claim: Claim, state: UserState) -> None:
-        claim.phase = Phase.PUBLISHING
-
-        def published(future: "Future[None]") -> None:
-            if not self._jobs.failed(("publishing", claim.uid), future, lambda: self._publish(claim, state)):
-                self._observer.published(state)
-                self._finish(claim)
-
-        self._jobs.submit(self._pool, published, self._make_visible, state)
-
-    def _make_visible(self, state: UserState) -> None:
-        if state.erased:
-            self._publisher.withdraw(state)  # also where publishing was turned off since
-        elif self._settings.publishing.enabled:
-            self._publisher.publish(state)
-
-    def _finish(self, claim: Claim) -> None:
-        """Every arrival of the claim has a durable outcome that is out: they may be committed."""
-        arrivals = claim.selection.arrivals
-        for arrival in arrivals:
-            self._watermarks.finish(arrival.record)
-        self._batcher.release(arrivals)
-        self._observer.finished(arrivals, self._clock())
-        del self._claims[claim.uid]
-        if claim.state is None or claim.stale:
-            self._residency.drop(claim.uid)
-        else:
-            self._residency.put(claim.uid, claim.state, claim.token)
-
-
-def _edits(claim: Claim) -> tuple[EditEvent, ...]:
-    return tuple(a.event for a in claim.selection.fresh if isinstance(a.event, EditEvent))

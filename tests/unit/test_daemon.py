@@ -270,6 +270,24 @@ def test_a_stop_finishes_what_has_begun_and_leaves_the_rest_to_a_replay() -> Non
     assert parts.publisher.closed
 
 
+def test_i9_a_store_that_is_away_does_not_fill_the_memory_with_trained_states() -> None:
+    users = [f"user-{number}" for number in range(50)]
+    parts = Parts(
+        batching={"max_events": 1, "max_users_per_step": 2},
+        operations={"shutdown_timeout_seconds": 0.1, "retry_max_seconds": 0.01},
+    )
+    parts.store.faults = [RetriableError("away")] * 100_000
+    trained: list[str] = []
+    parts.learner = ListingLearner(lambda batches: trained.extend(batch.uid for batch in batches))
+    delivered = [records(value("e", user), user=user, first=first)[0] for first, user in enumerate(users)]
+    source = ScriptedSource([begun(*delivered)], finite=False)
+    daemon = parts.daemon(source)
+    turns = iter(range(200))
+    source.idle = lambda: daemon.request_stop() if next(turns, None) is None else None
+    daemon.run()
+    assert 0 < len(trained) <= 4 * 2, "four steps' worth of users at most"
+
+
 def test_a_stop_that_runs_out_of_time_commits_nothing_that_is_not_durable() -> None:
     parts = Parts(operations={"shutdown_timeout_seconds": 0.2, "retry_max_seconds": 0.01})
     parts.store.faults = [RetriableError("disk full")] * 1000
