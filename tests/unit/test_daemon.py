@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -282,8 +283,14 @@ def test_i9_a_store_that_is_away_does_not_fill_the_memory_with_trained_states() 
     delivered = [records(value("e", user), user=user, first=first)[0] for first, user in enumerate(users)]
     source = ScriptedSource([begun(*delivered)], finite=False)
     daemon = parts.daemon(source)
-    turns = iter(range(200))
-    source.idle = lambda: daemon.request_stop() if next(turns, None) is None else None
+    turns = iter(range(500))
+
+    def idle() -> None:
+        threading.Event().wait(0.001)  # as a poll does; the trainer has its turn
+        if next(turns, None) is None:
+            daemon.request_stop()
+
+    source.idle = idle
     daemon.run()
     assert 0 < len(trained) <= 4 * 2, "four steps' worth of users at most"
 
