@@ -50,8 +50,12 @@ class Batcher:
         self.chars += arrival.chars
 
     def ready(self, now: float, exclude: Container[str] = ()) -> Iterator[str]:
-        """Users whose micro-batch is due, in turn. A full buffer makes everyone due, or nothing would ever leave it."""
-        everyone = self.draining or self.full
+        """Users whose micro-batch is due, in turn.
+
+        Without room everyone is: reading pauses at the high mark until the low one, and between them there may be
+        nobody whose batch is large or old enough.
+        """
+        everyone = self.draining or not self.has_room
         for uid, queue in self._queues.items():
             if uid in exclude:
                 continue

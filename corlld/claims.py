@@ -6,7 +6,7 @@ Workers return values through futures whose handlers run in the loop, so nothing
 import itertools
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 import structlog
@@ -17,7 +17,7 @@ from corlld.intake import Intake
 from corlld.jobs import Jobs
 from corlld.offsets import LowWatermarks
 from corlld.protocols import Learner, Observer, Publisher, StateStore
-from corlld.records import Arrival, DeadLetter, EditEvent, Tenure, TrainingBatch, UpdateOutcome, UserState
+from corlld.records import Arrival, DeadLetter, EditEvent, EraseEvent, Tenure, TrainingBatch, UpdateOutcome, UserState
 from corlld.settings import Settings
 from corlld.state.residency import Residency
 from corlld.transitions import Selection, after_erasure, after_update, select
@@ -143,20 +143,33 @@ class Claims:
         self._jobs.submit(self._trainer, trained, self._learner.update, batches)
 
     def _load(self, claim: Claim) -> None:
-        def load() -> tuple[UserState | None, str]:
-            state, token = self._store.load(claim.uid)
-            if state is not None:
-                self._make_visible(state)  # a kill between storing and publishing left it out
-            return state, token
-
         def loaded(future: "Future[tuple[UserState | None, str]]") -> None:
             if isinstance(error := future.exception(), StateUnreadable):
+                self._jobs.forget(("state", claim.uid))
                 self._set_user_aside(claim, error)
             elif not self._jobs.failed(("state", claim.uid), future, lambda: self._load(claim)):
                 claim.state, claim.token = future.result()
+                if claim.state is None:
+                    claim.phase = Phase.READY
+                else:
+                    self._look_at_published(claim, claim.state)
+
+        self._jobs.submit(self._pool, loaded, self._store.load, claim.uid)
+
+    def _look_at_published(self, claim: Claim, state: UserState) -> None:
+        """A kill between storing and publishing left the version out; a restored state is behind what is out."""
+
+        def look() -> int:
+            self._make_visible(state)
+            return self._publisher.newest(state.uid)
+
+        def looked(future: "Future[int]") -> None:
+            if not self._jobs.failed(("publishing", claim.uid), future, lambda: self._look_at_published(claim, state)):
+                # Versions never go back, also after a restore or a repair.
+                claim.state = replace(state, version=max(state.version, future.result()))
                 claim.phase = Phase.READY
 
-        self._jobs.submit(self._pool, loaded, load)
+        self._jobs.submit(self._pool, looked, look)
 
     def _set_user_aside(self, claim: Claim, error: StateUnreadable) -> None:
         log.error("state_unreadable", uid=claim.uid, problem=str(error))
@@ -172,10 +185,10 @@ class Claims:
         limit = self._settings.batching.max_events
         while len(claim.selection.fresh) < limit:
             batch = self._batcher.take(claim.uid, limit - len(claim.selection.fresh))
-            if batch.erases:
-                self._erase(claim, batch.arrivals)
-                return
             claim.selection = select(claim.state, batch.arrivals, claim.selection)
+            if any(isinstance(arrival.event, EraseEvent) for arrival in claim.selection.fresh):
+                self._erase(claim)
+                return
             if not batch.arrivals:
                 break
         if claim.selection.fresh:
@@ -186,16 +199,15 @@ class Claims:
         else:
             self._finish(claim)
 
-    def _erase(self, claim: Claim, arrivals: tuple[Arrival, ...]) -> None:
-        news = select(claim.state, arrivals)
-        everything = (*claim.selection.arrivals, *arrivals)
-        if not (news.fresh or news.duplicates):
-            claim.selection = Selection(covered=everything)
-            self._finish(claim)
-            return
+    def _erase(self, claim: Claim) -> None:
+        """Everything up to the last erasure that is new is covered by it; what came after waits for its own batch."""
+        last = max(place(a) for a in claim.selection.fresh if isinstance(a.event, EraseEvent))
+        arrivals = sorted(claim.selection.arrivals, key=place)
+        erased = [arrival for arrival in arrivals if place(arrival) <= last]
+        self._batcher.put_back(arrival for arrival in arrivals if place(arrival) > last)
         log.info("erasing", uid=claim.uid)
-        claim.selection = Selection(fresh=everything)
-        self._save(claim, after_erasure(claim.uid, claim.state, everything), make_visible=True)
+        claim.selection = Selection(fresh=tuple(erased))
+        self._save(claim, after_erasure(claim.uid, claim.state, erased), make_visible=True)
 
     def _conclude(self, claim: Claim, outcome: UpdateOutcome) -> None:
         state = after_update(claim.uid, claim.state, claim.selection, outcome, self._settings.state.recent_event_ids)
@@ -208,6 +220,7 @@ class Claims:
 
         def saved(future: "Future[str]") -> None:
             if isinstance(future.exception(), LostSwap):
+                self._jobs.forget(("state", claim.uid))
                 self._lost(claim)
             elif not self._jobs.failed(("state", claim.uid), future, again):
                 claim.state, claim.token = state, future.result()
@@ -222,7 +235,7 @@ class Claims:
     def _lost(self, claim: Claim) -> None:
         """Another owner wrote first: forget our copy, and let the stored one decide what is still to be applied."""
         log.warning("lost_swap", uid=claim.uid)
-        arrivals = sorted(claim.selection.arrivals, key=lambda a: (a.record.tenure.number, a.record.offset))
+        arrivals = sorted(claim.selection.arrivals, key=place)
         live = [arrival for arrival in arrivals if self._watermarks.is_live(arrival.record.tenure)]
         self._batcher.put_back(live)
         self._batcher.release(a for a in arrivals if not self._watermarks.is_live(a.record.tenure))
@@ -261,3 +274,8 @@ class Claims:
 
 def _edits(claim: Claim) -> tuple[EditEvent, ...]:
     return tuple(a.event for a in claim.selection.fresh if isinstance(a.event, EditEvent))
+
+
+def place(arrival: Arrival) -> tuple[float, int, int]:
+    """Orders arrivals as they came."""
+    return arrival.arrived_at, arrival.record.tenure.number, arrival.record.offset

@@ -95,7 +95,12 @@ def _parser() -> argparse.ArgumentParser:
         state.add_subparsers(title="commands", required=True, metavar="COMMAND"),
     )
     who = show.add_mutually_exclusive_group()
-    who.add_argument("user", nargs="?", metavar="USER", help="one user, by user_id; without it: everyone, a line each")
+    who.add_argument(
+        "user",
+        nargs="?",
+        metavar="USER",
+        help="one user, by user_id (`-`: from standard input); without it: everyone, a line each",
+    )
     who.add_argument("--uid", help="one user, by pseudonym")
     show.add_argument("--json", action="store_true", help="for programs")
 
@@ -172,8 +177,7 @@ def _settings(arguments: argparse.Namespace) -> int:
 def _uid(arguments: argparse.Namespace) -> int:
     from corlld.assembly import pseudonyms
 
-    user = sys.stdin.read().rstrip("\n") if arguments.user == "-" else arguments.user
-    print(pseudonyms(_load(arguments)).uid(user))
+    print(pseudonyms(_load(arguments)).uid(_user(arguments)))
     return ExitCode.OK
 
 
@@ -182,7 +186,7 @@ def _state_show(arguments: argparse.Namespace) -> int:
     from corlld.state.report import show_states
 
     settings = _load(arguments)
-    uid = arguments.uid if arguments.user is None else pseudonyms(settings).uid(arguments.user)
+    uid = arguments.uid if arguments.user is None else pseudonyms(settings).uid(_user(arguments))
     return show_states(build_store(settings), uid, as_json=arguments.json, console=_stdout())
 
 
@@ -207,6 +211,12 @@ def _replay(arguments: argparse.Namespace) -> int:
         for reason, count in summary["dead_letters"].items():
             print(f"set aside: {count} {reason}")
     return ExitCode.OK
+
+
+def _user(arguments: argparse.Namespace) -> str:
+    """The user id; `-` reads it from standard input, since a command line can be seen by everyone on the machine."""
+    user: str = arguments.user
+    return sys.stdin.read().rstrip("\n") if user == "-" else user
 
 
 def _stdout() -> Console:

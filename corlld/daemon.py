@@ -123,6 +123,10 @@ class Daemon:
             log.info("partition_assigned", partition=tenure.partition.partition, start_offset=tenure.start_offset)
             self._watermarks.begin(tenure)
         now = self._clock()
+        # All of them before the first is looked at: the source's positions are past the whole poll already, and
+        # where the loop ends in the middle none of the rest may be committed.
+        for record in polled.records:
+            self._watermarks.start(record)
         for record in polled.records:
             if (arrival := self._intake.admit(record, now)) is not None:
                 self._observer.admitted(arrival)

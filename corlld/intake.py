@@ -47,8 +47,10 @@ class Intake:
         return self.pending >= MAX_PENDING_DEAD_LETTERS
 
     def admit(self, record: Record, now: float) -> Arrival | None:
-        """The record's arrival; None where it was set aside. Raises FatalError where too many are."""
-        self._watermarks.start(record)
+        """The arrival of a record whose offset was started; None where it was set aside.
+
+        Raises FatalError where too many are.
+        """
         try:
             event = self._decoder.decode(record.key, record.value, record.headers)
         except InvalidEvent as error:

@@ -90,6 +90,10 @@ class Jobs:
         heapq.heappush(self._retries, (self._clock() + pause, next(self._sequence), again))
         return True
 
+    def forget(self, what: What) -> None:
+        """The thing ended in another way than by a try that worked."""
+        self._failures.pop(what, None)
+
     def run_due_retries(self, now: float) -> None:
         while self._retries and self._retries[0][0] <= now:
             heapq.heappop(self._retries)[2]()

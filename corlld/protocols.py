@@ -149,6 +149,9 @@ class Publisher(Protocol):
         Raises RetriableError; FatalError where the version is already there with other content.
         """
 
+    def newest(self, uid: str) -> int:
+        """The newest version that is out, or partly out; 0 for none. Raises RetriableError."""
+
     def withdraw(self, state: UserState) -> None:
         """Remove every published version of a user whose state is a tombstone. Raises RetriableError."""
 

@@ -109,14 +109,10 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """One user's arrivals, flushed together, in order. An erasure is always the last one, and covers all before it."""
+    """One user's arrivals, flushed together, in order. An erasure covers all before it."""
 
     uid: str
     arrivals: tuple[Arrival, ...]
-
-    @property
-    def erases(self) -> bool:
-        return bool(self.arrivals) and isinstance(self.arrivals[-1].event, EraseEvent)
 
 
 @dataclass(frozen=True, slots=True)

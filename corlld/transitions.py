@@ -7,7 +7,7 @@ recent ones. Both are judged against the very state that is trained, when the st
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from corlld.records import Arrival, EditEvent, Release, Statistics, UpdateOutcome, UserState
+from corlld.records import Arrival, EditEvent, EraseEvent, Release, Statistics, UpdateOutcome, UserState
 from corlld.statistics import fold
 
 
@@ -37,7 +37,7 @@ def select(state: UserState | None, arrivals: Iterable[Arrival], already: Select
     for arrival in arrivals:
         if arrival.record.offset < applied.get(arrival.record.tenure.partition.key, 0):
             covered.append(arrival)
-        elif arrival.event.event_id in seen:
+        elif arrival.event.event_id in seen and arrival.event.event_id:  # a Kafka tombstone has none
             duplicates.append(arrival)
         else:
             seen.add(arrival.event.event_id)
@@ -80,13 +80,18 @@ def after_update(
 
 
 def after_erasure(uid: str, state: UserState | None, arrivals: Sequence[Arrival]) -> UserState:
-    """The tombstone: nothing of the user but what keeps a replay from bringing it back."""
+    """The tombstone: nothing of the user but what keeps a replay from bringing it back.
+
+    The erasures' own event ids stay: one that is delivered twice must not erase what came between.
+    """
     before = state or UserState(uid)
     return replace(
         before,
         adapter=None,
         applied=_passed(before, arrivals),
-        recent_event_ids=(),
+        recent_event_ids=tuple(
+            a.event.event_id for a in arrivals if isinstance(a.event, EraseEvent) and a.event.event_id
+        ),
         statistics=Statistics(),
         release=None,
         erased=True,

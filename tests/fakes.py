@@ -159,6 +159,9 @@ class MemoryPublisher:
             versions.append(state.release.version)
         return AdapterVersion(state.uid, state.release.version, "", "")
 
+    def newest(self, uid: str) -> int:
+        return max(self.out.get(uid, []), default=0)
+
     def withdraw(self, state: UserState) -> None:
         if self.faults:
             raise self.faults.pop(0)

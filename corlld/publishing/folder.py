@@ -46,6 +46,11 @@ class FolderTarget:
             manifest = _content(folder / MANIFEST_FILE) if (folder / CONFIG_FILE).exists() else None
         return None if manifest is None else PublishedVersion(str(folder), json.loads(manifest))
 
+    def newest(self, uid: str) -> int:
+        """See `Target`."""
+        with retriable(self._path):
+            return max((version for version, _ in _versions(self._path / uid)), default=0)
+
     def prune(self, uid: str, keep_versions: int) -> None:
         """See `Target`."""
         with retriable(self._path):

@@ -57,6 +57,10 @@ class AdapterPublisher:
             self._announcer.announce(state.uid)
         return AdapterVersion(state.uid, state.release.version, location, json.loads(files[MANIFEST_FILE])["digest"])
 
+    def newest(self, uid: str) -> int:
+        """See the protocol."""
+        return self._target.newest(uid)
+
     def withdraw(self, state: UserState) -> None:
         """See the protocol."""
         self._target.withdraw(state.uid, state.erased_through)

@@ -27,6 +27,9 @@ class Target(Protocol):
     def get(self, uid: str, version: int) -> PublishedVersion | None:
         """The version, None where it is not, or not wholly, out. Raises RetriableError."""
 
+    def newest(self, uid: str) -> int:
+        """The newest version that is out, or partly out; 0 for none. Raises RetriableError."""
+
     def prune(self, uid: str, keep_versions: int) -> None:
         """Remove all but the newest versions. Raises RetriableError."""
 

@@ -246,7 +246,7 @@ class ObjectStore:
     def _unreadable(self, uid: str, error: Exception) -> StateUnreadable:
         return StateUnreadable(
             f"{self._url}/{_state_key(uid)} can't be used: {error}. To repair: move the object away, copy "
-            "previous.safetensors beside it to its name, and redeliver this user's dead letters since"
+            "previous.safetensors beside it to its name, and send this user's records again, from its `applied` on"
         )
 
     @contextlib.contextmanager

@@ -232,7 +232,7 @@ class LocalFolderStore:
     def _unreadable(self, uid: str, number: int, error: Exception) -> StateUnreadable:
         return StateUnreadable(
             f"{_generation(self._folder(uid), number)} can't be used: {error}. To repair: move the file away (the "
-            "generation before it is then the state), and redeliver this user's dead letters since"
+            "generation before it is then the state), and send this user's records again, from its `applied` on"
         )
 
     # --- the folder as a whole ----------------------------------------------------------------------------------------

@@ -3,10 +3,14 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +66,25 @@ def site(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
+@contextmanager
+def started_run(site: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """`corlld run` as a process; its log is `site / "log"`."""
+    with (site / "log").open("wb") as log:
+        run = subprocess.Popen([sys.executable, "-m", "corlld", "run"], stdout=log, stderr=log)
+    try:
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.05)
+
+
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit code and the sentence of a command that is expected to fail."""
     code = main(arguments)
@@ -103,6 +126,30 @@ def test_an_erasure_from_a_file_leaves_a_tombstone_and_no_adapter(site: Path) ->
         file.write(json.dumps(erase) + "\n")
     assert main(["run"]) == 0
     assert [folder.name for folder in (site / "adapters").iterdir()] == [Pseudonyms(SECRET).uid("bob")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_with_exit_code_0(site: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setenv("CORLLD_SOURCE__FOLLOW", "true")
+    with started_run(site) as run:
+        wait_for(lambda: (site / "adapters").exists() and len(list((site / "adapters").glob("*/*/manifest.json"))) >= 2)
+        run.send_signal(number)
+        assert run.wait(30) == 0
+
+
+def test_a_second_signal_ends_the_process_at_once(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The dead letters' folder is a file: what is set aside is never acknowledged, and a stop waits for it.
+    monkeypatch.setenv("CORLLD_SOURCE__FOLLOW", "true")
+    with (site / "events.jsonl").open("a") as file:
+        file.write("{broken\n")
+    monkeypatch.setenv("CORLLD_DEAD_LETTERS__PATH", "/dev/full")
+    with started_run(site) as run:
+        wait_for(lambda: "will_try_again" in (site / "log").read_text())
+        run.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(1)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(5) == -signal.SIGTERM
 
 
 def test_the_settings_command_prints_what_check_accepts(

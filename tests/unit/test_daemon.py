@@ -154,6 +154,48 @@ def test_too_large_a_share_of_dead_letters_stops_the_daemon() -> None:
     assert stopped.value.exit_code is ExitCode.DATA
 
 
+def test_i1_a_loop_that_ends_in_the_middle_of_a_poll_commits_none_of_the_rest() -> None:
+    other = tenure(1, 2)
+    parts = Parts(dead_letters={"max_share": 0.5, "share_window": 10})
+    bad, good = records(*([b"{"] * 12)), records(*(value(f"x{i}", "bob") for i in range(5)), of=other, user="bob")
+    source = ScriptedSource([Polled((*bad, *good), begun=(T0, other))])
+    with pytest.raises(FatalError):
+        parts.daemon(source).run()
+    assert source.final is not None
+    assert source.final[other] == 0
+
+
+def test_what_failed_and_then_ended_otherwise_is_not_waited_for() -> None:
+    parts = Parts()
+    parts.store.load_faults = [RetriableError("away"), StateUnreadable("torn")]
+    source = ScriptedSource([begun(*records(value("a")))])
+    daemon = parts.daemon(source)
+    daemon.run()
+    assert daemon.waiting_for == []
+    parts = Parts()
+    parts.store.faults = [RetriableError("time-out")]
+    parts.store.faults_take_effect = True
+    daemon = parts.daemon(ScriptedSource([begun(*records(value("a")))]))
+    daemon.run()
+    assert daemon.waiting_for == []
+
+
+def test_i5_versions_go_on_from_what_is_out_where_a_state_was_restored() -> None:
+    parts = Parts()
+    parts.run(begun(*records(value("a"), value("b"), value("c"))))
+    uid = PSEUDONYMS.uid("ann")
+    assert parts.publisher.out[uid] == [1, 2]
+    older = parts.store.states[uid][0]
+    parts.run(begun(*records(value("d"), value("e"), first=3)))
+    assert parts.publisher.out[uid] == [1, 2, 3]
+    parts.store.states[uid] = (older, 9)  # the generation before, back in place
+    parts.run(begun(*records(value("f"), first=5)))
+    assert parts.publisher.out[uid] == [1, 2, 3, 4]
+    release = parts.state().release
+    assert release is not None
+    assert (release.version, release.parent) == (4, 2)
+
+
 def test_a_store_that_fails_for_now_is_tried_again_and_nothing_is_committed_meanwhile() -> None:
     parts = Parts()
     parts.store.faults = [RetriableError("disk full")] * 3
@@ -211,13 +253,32 @@ def test_an_erasure_leaves_a_tombstone_withdraws_and_trains_nothing_before_it() 
     source = parts.run(begun(*records(value("b"), value("c", type="erase"), first=1)))
     assert trained == []
     assert parts.state() == UserState(
-        PSEUDONYMS.uid("ann"), version=1, applied={T0.partition.key: 3}, erased=True, erased_through=1
+        PSEUDONYMS.uid("ann"),
+        version=1,
+        applied={T0.partition.key: 3},
+        recent_event_ids=("c",),  # the erasure's own
+        erased=True,
+        erased_through=1,
     )
     assert parts.publisher.out == {}
     assert source.final == {T0: 3}
     parts.run(begun(*records(value("a"), value("b"), value("c", type="erase"), value("d"))))
     assert parts.applied_ids() == ("d",), "a replay can't bring back what came before the erasure"
     assert parts.publisher.out[PSEUDONYMS.uid("ann")] == [2]
+
+
+def test_an_erasure_that_is_delivered_twice_erases_once() -> None:
+    parts = Parts(batching={"max_events": 8})
+    parts.run(begun(*records(value("a"), value("x", type="erase"))))
+    parts.run(begun(*records(value("b"), value("x", type="erase"), value("c"), first=2)))
+    assert parts.applied_ids() == ("b", "c")
+    assert parts.state().applied == {T0.partition.key: 5}
+
+
+def test_two_tombstones_erase_twice() -> None:
+    parts = Parts(batching={"max_events": 8}, events={"tombstones_erase": True})
+    parts.run(begun(*records(value("a"), None, value("b"), None, value("c"))))
+    assert parts.applied_ids() == ("c",)
 
 
 def test_a_kill_between_tombstone_and_withdrawal_is_made_good_by_the_replay() -> None:

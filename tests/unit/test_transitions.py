@@ -23,6 +23,12 @@ def test_arrivals_below_applied_are_covered_and_known_ids_are_duplicates() -> No
     assert select(state, [covered, duplicate, fresh, again]) == Selection((covered,), (duplicate, again), (fresh,))
 
 
+def test_a_kafka_tombstone_has_no_id_and_is_never_a_duplicate() -> None:
+    tombstones = [arrival(0, EraseEvent("", "ann", None)), arrival(1, EraseEvent("", "ann", None))]
+    assert select(None, tombstones).fresh == tuple(tombstones)
+    assert after_erasure("u1", None, tombstones).recent_event_ids == ()
+
+
 def test_refilling_knows_what_is_selected_already() -> None:
     first = select(None, [arrival(0, edit("a"))])
     refilled = select(None, [arrival(1, edit("a")), arrival(2, edit("b"))], first)
@@ -69,7 +75,9 @@ def test_the_window_of_event_ids_is_bounded_and_keeps_the_newest() -> None:
 def test_an_erasure_leaves_applied_and_the_version_counter_alone() -> None:
     state = after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10)
     tombstone = after_erasure("u1", state, [arrival(1), arrival(2, EraseEvent("e2", "ann", NOON))])
-    assert tombstone == UserState("u1", version=1, applied={KEY: 3}, erased=True, erased_through=1)
+    assert tombstone == UserState(
+        "u1", version=1, applied={KEY: 3}, erased=True, erased_through=1, recent_event_ids=("e2",)
+    )
 
 
 def test_after_an_erasure_versions_go_on_without_a_parent() -> None:
