@@ -57,6 +57,7 @@ class JsonlSource:
         self._had_commits = False
         self._file_id = ""
         self._head = (0, "")  # how many bytes, and their SHA-256
+        self._seen = (-1, -1)  # size and modification time when the head was last looked at
         self._position = 0
         self._committed = 0
         self._paused = False
@@ -119,6 +120,7 @@ class JsonlSource:
             begun = (self._tenure,)
         if self._follow:
             self._check_unchanged()
+        self._check_head()
         records = () if self._paused else self._read(self._tenure)
         if not records and not begun:
             _wait(timeout_seconds)
@@ -137,8 +139,6 @@ class JsonlSource:
         """Durable when it returns True."""
         if self._tenure is None or self._tenure not in next_offsets:
             return False
-        if self._head[0] < HEAD_BYTES:
-            self._head = self._measure_head()
         return self._save(next_offsets[self._tenure])
 
     def committed(self) -> Mapping[Tenure, int]:
@@ -193,6 +193,18 @@ class JsonlSource:
         ends_a_line = self._position == 0 or self._bytes_at(self._position - 1, 1) == b"\n"
         if hashlib.sha256(self._bytes_at(0, length)).hexdigest() != digest or not ends_a_line:
             raise self._refused("was replaced")
+
+    def _check_head(self) -> None:
+        """Another file written over this one, in place, has another beginning; one that grew has a longer one."""
+        assert self._file is not None  # noqa: S101 - started
+        status = os.fstat(self._file.fileno())
+        if (status.st_size, status.st_mtime_ns) == self._seen:
+            return
+        length, digest = self._head
+        if hashlib.sha256(self._bytes_at(0, length)).hexdigest() != digest:
+            raise self._refused("was written over")
+        self._head = self._measure_head()
+        self._seen = (status.st_size, status.st_mtime_ns)
 
     def _check_unchanged(self) -> None:
         assert self._file is not None  # noqa: S101 - started

@@ -123,11 +123,12 @@ class KafkaSource:
         ended = self._tenures.apply(self._listener.take_changes())
         if batches is None:
             self._rewind()
+        live = dict(self._tenures.live)  # what begins now was not read by this poll
         begun = self._ask(deadline)
         records = tuple(
             _record(tenure, record)
             for partition, batch in (batches or {}).items()
-            if (tenure := self._tenures.live.get(partition)) is not None
+            if (tenure := live.get(partition)) is not None
             for record in batch
         )
         self._note_positions()

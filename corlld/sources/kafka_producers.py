@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from kafka import KafkaProducer, errors
 
@@ -107,6 +107,8 @@ class KafkaDeadLetters:
 
     def __init__(self, kafka: KafkaSettings, settings: DeadLetterSettings) -> None:
         self._payload = settings.payload
+        # kafka-python waits for a topic's metadata in the thread that sends; the loop must not.
+        self._sending = ThreadPoolExecutor(1, "dead-letters")
         # A letter that is too large would break an idempotent producer, and a letter twice does no harm.
         self._producer = TopicProducer(kafka, settings.topic, idempotent=False)
 
@@ -116,24 +118,27 @@ class KafkaDeadLetters:
 
     def send(self, letter: DeadLetter) -> "Future[None]":
         """A letter that is too large for the topic goes without its payload: with it, it would never arrive."""
-        if not self._payload:
-            return self._send(letter, payload=False)
         done: Future[None] = Future()
+        self._sending.submit(self._begin, letter, done).add_done_callback(lambda begun: _pass_on_bug(begun, done))
+        return done
+
+    def _begin(self, letter: DeadLetter, done: "Future[None]") -> None:
+        first: Future[None] | None = None
 
         def answered(sent: "Future[None]") -> None:
             error = sent.exception()
-            if isinstance(error, TooLargeForTopic) and sent is first:
+            if isinstance(error, TooLargeForTopic) and sent is first and self._payload:
                 self._send(letter, payload=False, dropped=b"dropped: too large").add_done_callback(answered)
             elif error is not None:
                 done.set_exception(error)
             else:
                 done.set_result(None)
 
-        first = self._send(letter, payload=True)
+        first = self._send(letter, payload=self._payload)
         first.add_done_callback(answered)
-        return done
 
     def close(self, timeout_seconds: float) -> None:
+        self._sending.shutdown(wait=False, cancel_futures=True)
         self._producer.close(timeout_seconds)
 
     def _send(self, letter: DeadLetter, *, payload: bool, dropped: bytes | None = None) -> "Future[None]":
@@ -148,6 +153,12 @@ class KafkaDeadLetters:
         # No value would be a tombstone on a compacted topic: a letter has always one.
         value = (record.value or b"") if payload else b""
         return self._producer.send(letter_key(letter).encode(), value, headers)
+
+
+def _pass_on_bug(begun: "Future[None]", done: "Future[None]") -> None:
+    """What a thread raised would be lost in it."""
+    if not begun.cancelled() and (bug := begun.exception()) is not None:
+        done.set_exception(bug)
 
 
 class KafkaAnnouncements:

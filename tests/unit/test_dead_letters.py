@@ -3,6 +3,7 @@
 import base64
 import json
 import stat
+import threading
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from corlld.records import DeadLetter, Record, SourcePartition, Tenure
 from corlld.settings import DeadLetterSettings, KafkaSettings
 from corlld.sources.dead_letters import letter_headers, letter_key
 from corlld.sources.jsonl import JsonlDeadLetters
-from corlld.sources.kafka_producers import KafkaAnnouncements, KafkaDeadLetters
+from corlld.sources.kafka_producers import KafkaAnnouncements, KafkaDeadLetters, TopicProducer
 
 TOPIC_ID = "0123456789abcdef0123456789abcdef"
 VALUE = b'{"not": \xff json'  # not even UTF-8
@@ -45,7 +46,9 @@ class FakeProducer:
 def sent_by(letters: KafkaDeadLetters, letter: DeadLetter, *answers: Exception | None) -> tuple[Future[None], Any]:
     fake = FakeProducer(*answers or (None,))
     letters._producer._producer = fake
-    return letters.send(letter), fake.sent
+    answer = letters.send(letter)
+    letters._sending.shutdown(wait=True)  # it is sent by a thread of its own
+    return answer, fake.sent
 
 
 def dead_letters(**settings: Any) -> KafkaDeadLetters:
@@ -164,4 +167,22 @@ def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert path.read_bytes() == whole
     letters.send(a_letter()).result(10)
     assert path.read_bytes() == 2 * whole
+    letters.close(1)
+
+
+def test_sending_never_waits_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = threading.Event()
+
+    def send(producer: TopicProducer, *letter: object) -> "Future[None]":
+        assert away.wait(30)  # as kafka-python waits for a topic's metadata
+        sent: Future[None] = Future()
+        sent.set_result(None)
+        return sent
+
+    monkeypatch.setattr(TopicProducer, "send", send)
+    letters = KafkaDeadLetters(KafkaSettings(), DeadLetterSettings())
+    answers = [letters.send(a_letter()) for _ in range(3)]
+    assert not any(answer.done() for answer in answers)
+    away.set()
+    assert [answer.result(30) for answer in answers] == [None] * 3
     letters.close(1)

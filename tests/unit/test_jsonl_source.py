@@ -239,6 +239,21 @@ def test_another_file_while_it_is_followed_is_refused(
     assert refused.value.exit_code is ExitCode.DATA
 
 
+def test_a_followed_file_that_is_written_over_in_place_is_refused_and_stays_refused(
+    opened: Callable[..., JsonlSource], path: Path
+) -> None:
+    source = opened(follow=True)
+    assert len(read(source)) == 3
+    with path.open("r+b") as file:  # the same file to the system, and longer than it was
+        file.write(b'{"m": 7, "text": "of another file"}\n' * 4)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(FatalError, match="was written over"):
+        source.poll(0.001)
+    source.close(source.positions(), 1)
+    with pytest.raises(FatalError, match="was replaced"):
+        opened(follow=True)
+
+
 def test_a_missing_file_is_waited_for_where_it_is_followed(tmp_path: Path, positions: Positions) -> None:
     with pytest.raises(UnavailableError, match=r"did not appear within 0\.05 s"):
         JsonlSource(tmp_path / "missing", follow=True, positions=positions).start(0.05)
