@@ -23,6 +23,8 @@ from corlld.settings import Settings
 from corlld.settings_file import check_for_run
 from corlld.state.store import LocalFolderStore
 
+SKIPPED = "skipped: "
+
 
 class Check:
     """The parts that were found so far, and the exit code of the first problem."""
@@ -54,6 +56,8 @@ class Check:
     def _look(self, name: str, check: Callable[[], str]) -> bool:
         try:
             found, mark = check(), "ok"
+            if found.startswith(SKIPPED):
+                found, mark = found.removeprefix(SKIPPED), "skipped"
         except FatalError as error:
             found, mark = str(error), "problem"
             self.exit_code = self.exit_code or error.exit_code
@@ -111,8 +115,8 @@ class Check:
     def _check_store(self) -> str:
         place = self._settings.state.url or self._settings.state.path
         if self._source is None or self._model is None:
-            raise FatalError("not compared with the settings: it takes the input and the model", self.exit_code)
-        if not self._store.is_made() and not self._source.has_commits():
+            return SKIPPED + "it is compared with input and model, which were not found"
+        if self._store.secret_fingerprint() is None and not self._source.has_commits():
             if self._settings.state.url is None:
                 _may_write(self._settings.state.path)
             return f"none yet in {place}; `corlld run` makes it"

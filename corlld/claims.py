@@ -205,7 +205,6 @@ class Claims:
         arrivals = sorted(claim.selection.arrivals, key=place)
         erased = [arrival for arrival in arrivals if place(arrival) <= last]
         self._batcher.put_back(arrival for arrival in arrivals if place(arrival) > last)
-        log.info("erasing", uid=claim.uid)
         claim.selection = Selection(fresh=tuple(erased))
         self._save(claim, after_erasure(claim.uid, claim.state, erased), make_visible=True)
 
@@ -247,10 +246,18 @@ class Claims:
 
         def published(future: "Future[None]") -> None:
             if not self._jobs.failed(("publishing", claim.uid), future, lambda: self._publish(claim, state)):
+                self._tell(state)
                 self._observer.published(state)
                 self._finish(claim)
 
         self._jobs.submit(self._pool, published, self._make_visible, state)
+
+    def _tell(self, state: UserState) -> None:
+        if state.erased:
+            log.info("erased", uid=state.uid)
+        elif state.release is not None and self._settings.publishing.enabled:
+            pairs = state.statistics.pairs_applied
+            log.info("published", uid=state.uid, version=state.version, pairs=pairs)
 
     def _make_visible(self, state: UserState) -> None:
         if state.erased:

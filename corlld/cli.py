@@ -11,7 +11,7 @@ import structlog
 from rich.console import Console
 
 from corlld import __version__
-from corlld.errors import CorlldError, ExitCode, FatalError
+from corlld.errors import ConfigurationError, CorlldError, ExitCode, FatalError
 from corlld.settings import Settings
 
 EXIT_CODES = """\
@@ -23,6 +23,7 @@ exit codes:
   70  a bug, or an integrity alarm: a published version differs from its state
   73  the state store or the adapters' folder can't be written
   78  wrong settings, or a state store that belongs to other settings
+A second SIGTERM or SIGINT ends the process at once; SIGINT before the loop runs gives 130.
 """
 
 
@@ -82,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add("run", _run, "run the daemon: read edit events, learn, publish adapters, until stopped")
     add("check", _check, "check settings, broker, topics, model folder and state store, and say what was found")
-    add("settings", _settings, "print every setting with its default as a commented TOML file")
+    text = "print every setting with its default as a commented TOML file"
+    plain = commands.add_parser("settings", help=text, description=text[0].upper() + text[1:] + ".")
+    plain.set_defaults(command=_settings)
 
     uid = add("uid", _uid, "print the pseudonym of a user: what files, logs and topics call them")
     uid.add_argument("user", metavar="USER", help="the user_id of the events; `-` reads it from standard input")
@@ -186,8 +189,16 @@ def _state_show(arguments: argparse.Namespace) -> int:
     from corlld.state.report import show_states
 
     settings = _load(arguments)
-    uid = arguments.uid if arguments.user is None else pseudonyms(settings).uid(_user(arguments))
-    return show_states(build_store(settings), uid, as_json=arguments.json, console=_stdout())
+    store = build_store(settings)
+    uid = arguments.uid
+    if arguments.user is not None:
+        names = pseudonyms(settings)
+        if store.secret_fingerprint() not in (None, names.fingerprint):
+            raise ConfigurationError(
+                "the store's pseudonyms were made with another identity.secret: under this one no user can be found"
+            )
+        uid = names.uid(_user(arguments))
+    return show_states(store, uid, as_json=arguments.json, console=_stdout())
 
 
 def _replay(arguments: argparse.Namespace) -> int:

@@ -112,8 +112,11 @@ class StateStore(Protocol):
         Raises ConfigurationError on a mismatch (naming what differs), or where `must_exist` and there is none.
         """
 
-    def is_made(self) -> bool:
-        """Whether there is a `store.json`. Changes nothing. Raises UnavailableError, or FatalError."""
+    def secret_fingerprint(self) -> str | None:
+        """Of the secret that the users' pseudonyms were made with; None where there is no `store.json`.
+
+        Changes nothing. Raises FatalError where it can't be read.
+        """
 
     def load(self, uid: str) -> tuple[UserState | None, str]:
         """The newest state (None where there never was one) and the token for the next `save`.

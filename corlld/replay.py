@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from corlld.errors import ConfigurationError, InvalidEvent
+from corlld.errors import ConfigurationError, ExitCode, FatalError, InvalidEvent
 from corlld.events import EventDecoder
 from corlld.protocols import Observer
 from corlld.records import Arrival, DeadLetter, EditEvent, PairOutcome, PairStatus, UpdateOutcome, UserState
@@ -175,6 +176,9 @@ def replay(
             daemon = build_daemon(replay_settings(settings, folder), recorder)
             with stop_on_signals(daemon.request_stop):
                 daemon.run()
+    if not recorder.users:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in recorder.dead_letters.items())
+        raise FatalError(f"{archive}: no usable event in it" + (f" ({reasons})" if reasons else ""), ExitCode.DATA)
     recorder.judge_baselines()
     return summarise(recorder.users, recorder.dead_letters)
 
@@ -223,21 +227,14 @@ def _mean(values: Iterable[float]) -> float | None:
 
 def summary_table(summary: dict[str, Any], *, show_users: bool) -> Table:
     """The summary for people."""
-    table = Table(title="Prequential figures: each pair was scored before it was learnt from", title_justify="left")
-    for title in (
-        "user",
-        "pairs",
-        "rejected",
-        "accuracy",
-        "last ¼",
-        "margin",
-        "last ¼",
-        "base",
-        "words",
-        "longer",
-        "edit",
-    ):
-        table.add_column(title, justify="left" if title == "user" else "right")
+    table = Table(
+        title="Prequential figures: each pair was scored before it was learnt from",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("user", no_wrap=True)
+    for title in ("pairs", "rejected", "accuracy", "last ¼", "margin", "last ¼", "base", "words", "longer", "edit"):
+        table.add_column(title, justify="right", no_wrap=title != "rejected")
     for user in summary["users"]:
         rejected = ", ".join(f"{count} {reason}" for reason, count in user["rejected"].items())
         table.add_row(

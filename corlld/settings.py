@@ -13,7 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 Positive = Annotated[int, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 NonEmpty = Annotated[str, Field(min_length=1)]
-TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
+Address = Annotated[
+    str, Field(pattern=r"^([^\s/:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$", json_schema_extra={"allowed": "`host:port`"})
+]
+TopicName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-zA-Z0-9._-]{1,249}$",
+        json_schema_extra={"allowed": "at most 249 letters, digits, dots, underscores and hyphens"},
+    ),
+]
 
 
 class Section(BaseModel):
@@ -41,7 +50,7 @@ class SourceSettings(Section):
 class KafkaSettings(Section):
     """The event bus. Names and meanings are kafka-python's where they exist there."""
 
-    bootstrap_servers: tuple[NonEmpty, ...] = Field((), description="`host:port` of one or more brokers.")
+    bootstrap_servers: tuple[Address, ...] = Field((), description="`host:port` of one or more brokers.")
     topic: TopicName = Field("edits", description="The topic of edit events. Never created by corlld.")
     group_id: NonEmpty = Field("corlld", description="The consumer group. A state store belongs to one group.")
     group_instance_id: TopicName | None = Field(
@@ -146,7 +155,9 @@ class DeadLetterSettings(Section):
     max_share: float = Field(
         0.5, gt=0, le=1, description="A larger share of dead letters among recent records stops the daemon."
     )
-    share_window: Positive = Field(1000, description="How many recent records the share is taken over.")
+    share_window: Positive = Field(
+        1000, description="How many recent records the share is taken over, once there are 100."
+    )
 
 
 class IdentitySettings(Section):
@@ -248,7 +259,8 @@ class StateSettings(Section):
     path: Path = Field(Path("/var/lib/corlld/state"), description="Folder on a local filesystem.")
     url: str | None = Field(
         None,
-        pattern=r"s3://[^/]+(/.*)?",
+        pattern=r"^s3://[^/]+(/.*)?$",
+        json_schema_extra={"allowed": "`s3://bucket/prefix`"},
         description="`s3://bucket/prefix`: an object store in place of the folder (extra `s3`), for daemons on several "
         "machines. Credentials, region and endpoint come from the environment, under AWS's names.",
     )

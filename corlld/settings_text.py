@@ -52,6 +52,8 @@ def allowed(name: Name) -> str:
 
 
 def _describe(schema: Schema) -> str:
+    if "allowed" in schema:
+        return str(schema["allowed"])
     if "anyOf" in schema:
         return " or ".join(_describe(choice) for choice in schema["anyOf"] if choice.get("type") != "null")
     if "const" in schema or "enum" in schema:
@@ -63,9 +65,8 @@ def _describe(schema: Schema) -> str:
         case "integer" | "number" as kind:
             return " ".join(["an integer" if kind == "integer" else "a number", " and ".join(bounds)]).strip()
         case "array":
-            return "a list of texts" + (", not empty" if schema.get("minItems") else "")
-        case _ if "pattern" in schema:
-            return f"a text like {schema['pattern']}"
+            each = schema.get("items", {}).get("allowed", "texts")
+            return f"a list of {each}" + (", not empty" if schema.get("minItems") else "")
         case _ if schema.get("format") == "path":
             return "a path"
         case _:

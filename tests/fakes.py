@@ -105,8 +105,8 @@ class MemoryStore:
     def open(self, identity: StoreIdentity, *, must_exist: bool) -> None:
         """Nothing to open."""
 
-    def is_made(self) -> bool:
-        return bool(self.states)
+    def secret_fingerprint(self) -> str | None:
+        raise AssertionError("not used")
 
     def load(self, uid: str) -> tuple[UserState | None, str]:
         if self.load_faults:

@@ -154,6 +154,13 @@ def _set_levels(level: LogLevel) -> None:
         logger.__class__ = _RoutedLogger
     # They set their own level when they are imported.
     logging.root.handlers[0].setLevel(own)
+    if not debug:
+        logging.root.handlers[0].addFilter(_not_kafkas_own)
+
+
+def _not_kafkas_own(record: logging.LogRecord) -> bool:
+    """A broker that is away is hundreds of lines of kafka-python's; `corlld.kafka` says it once."""
+    return not (record.name == "kafka" or record.name.startswith("kafka.")) or record.levelno >= logging.CRITICAL
 
 
 class _RoutedLogger(logging.Logger):

@@ -1,6 +1,7 @@
 """Reaching a cluster, and asking it about a topic and a group."""
 
 import logging
+import ssl
 import threading
 import time
 import uuid
@@ -60,8 +61,21 @@ def connect(make: Callable[..., Any], options: Mapping[str, Any], timeout_second
             if (refusal := explain_refusal(failure)) is not None:
                 raise ConfigurationError(f"{servers}: {refusal}")
         if time.monotonic() >= deadline:
-            raise UnavailableError(f"no broker of {servers} could be reached within {timeout_seconds:.3g} s")
+            reason = next(filter(None, map(_reason, reversed(failures))), None)
+            why = f" ({reason})" if reason else ""
+            raise UnavailableError(f"no broker of {servers} could be reached within {timeout_seconds:.3g} s{why}")
         this_try *= 2
+
+
+def _reason(failure: BaseException | None) -> str | None:
+    """What the operating system, or TLS, said of a connection; None where it was not asked."""
+    while failure is not None:
+        if isinstance(failure, ssl.SSLError):
+            return f"TLS: {failure.reason or 'the handshake failed'}"
+        if isinstance(failure, OSError) and failure.strerror:
+            return failure.strerror
+        failure = failure.__cause__ or failure.__context__
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,14 @@ def identity_file(identity: StoreIdentity) -> bytes:
     return json.dumps(content, indent=2, sort_keys=True).encode() + b"\n"
 
 
+def fingerprint_of(data: bytes, *, where: str) -> str:
+    """The secret's fingerprint that a `store.json` names. Raises ConfigurationError where it is corrupt."""
+    try:
+        return str(json.loads(data)["secret_fingerprint"])
+    except (ValueError, KeyError, TypeError):
+        raise ConfigurationError(f"{where} is corrupt: restore it from a backup") from None
+
+
 def check_identity(data: bytes, identity: StoreIdentity, *, where: str) -> None:
     """Compare `store.json` with the settings. Fingerprints are shown, a secret never is.
 

@@ -36,7 +36,7 @@ from corlld.errors import (
     UnavailableError,
 )
 from corlld.records import Head, StoreIdentity, UserState
-from corlld.state.identity_file import check_identity, identity_file
+from corlld.state.identity_file import check_identity, fingerprint_of, identity_file
 from corlld.state.snapshot import decode, decode_header, encode, head_of, write_id_of
 from corlld.state.tensor_file import LENGTH_BYTES, header_length
 
@@ -99,10 +99,11 @@ class ObjectStore:
         except (BaseError, OSError) as error:
             raise UnavailableError(f"{self._url} can't be used: {_why(error)}") from None
 
-    def is_made(self) -> bool:
+    def secret_fingerprint(self) -> str | None:
         """See the protocol."""
         try:
-            return self._read(_IDENTITY) is not None
+            found = self._read(_IDENTITY)
+            return None if found is None else fingerprint_of(found[0], where=f"{self._url}/{_IDENTITY}")
         except (BaseError, OSError) as error:
             raise UnavailableError(f"{self._url} can't be reached: {_why(error)}") from None
 

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from corlld.errors import ExitCode, FatalError, StateUnreadable
 from corlld.records import Statistics, UserState
+
+WIDE_CHARS = 100  # a narrower terminal has no room for whole pseudonyms beside the figures
 
 
 class ReadableStore(Protocol):
@@ -36,7 +39,7 @@ def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console
             text = json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else str(value)
             console.print(f"{name:18} {text}", markup=False)
     else:
-        console.print(_table(rows))
+        console.print(_table(rows, uid_digits=32 if console.width >= WIDE_CHARS else 12))
     return ExitCode.DATA if any("unreadable" in row for row in rows) else ExitCode.OK
 
 
@@ -73,17 +76,17 @@ def _ratio(total: float, count: int) -> float | None:
     return total / count if count else None
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table()
+def _table(rows: list[dict[str, Any]], uid_digits: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("uid", "version", "events", "pairs", "accepted", "rejected", "accuracy", "margin", "edit ratio"):
-        table.add_column(column, justify="left" if column == "uid" else "right", no_wrap=column == "uid")
+        table.add_column(column, justify="left" if column == "uid" else "right", no_wrap=True)
     for row in rows:
         if "unreadable" in row:
-            table.add_row(row["uid"], "unreadable")
+            table.add_row(row["uid"][:uid_digits], "unreadable")
             continue
         statistics = row["statistics"]
         table.add_row(
-            row["uid"],
+            row["uid"][:uid_digits],
             "erased" if row["erased"] else str(row["version"]),
             str(statistics["events"]),
             str(statistics["pairs_applied"]),

@@ -30,7 +30,7 @@ from corlld.state.files import (
     retriable,
     write_whole,
 )
-from corlld.state.identity_file import check_identity, identity_file
+from corlld.state.identity_file import check_identity, fingerprint_of, identity_file
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
 from corlld.state.snapshot import decode, decode_header, encode, head_of
 from corlld.state.tensor_file import LENGTH_BYTES, header_length
@@ -93,10 +93,11 @@ class LocalFolderStore:
             raise FatalError(f"{self._path} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from error
         self._opened = True
 
-    def is_made(self) -> bool:
+    def secret_fingerprint(self) -> str | None:
         """See the protocol."""
         try:
-            return self._read_identity_file() is not None
+            data = self._read_identity_file()
+            return None if data is None else fingerprint_of(data, where=str(self._identity_file))
         except OSError as error:
             raise FatalError(f"{self._path} can't be read: {error.strerror}", ExitCode.CANNOT_WRITE) from error
 

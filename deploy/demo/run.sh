@@ -22,6 +22,9 @@ echo "corlld learns from them now: about a minute, and one more for the first co
 "$corlld" run --config "$here/corlld.toml"
 
 echo
+for user in mira jonas; do
+    echo "$user is $("$corlld" uid "$user")"
+done
 "$corlld" state show --config "$here/corlld.toml"
 echo
 "$python" "$here/load_adapters.py" "$folder/adapters"

@@ -295,5 +295,5 @@ def test_a_new_user_without_a_release_is_stored_as_well(store: StateStore) -> No
     assert store.head(UID) == Head(0, erased=False)
 
 
-def test_a_store_is_made_by_opening_it_and_looking_changes_nothing(backend: Backend, store: StateStore) -> None:
-    assert store.is_made()
+def test_an_opened_store_knows_the_secret_of_its_pseudonyms(backend: Backend, store: StateStore) -> None:
+    assert store.secret_fingerprint() == IDENTITY.secret_fingerprint

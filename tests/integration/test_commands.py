@@ -223,6 +223,7 @@ def test_a_dead_broker_is_named_after_the_deadline(
         code, problem = fails(capsys, "run")
     assert code == 69
     assert address in problem
+    assert "Connection refused" in problem
     assert time.monotonic() - started < 20
 
 
@@ -249,6 +250,16 @@ def test_a_store_of_another_secret_is_refused(
     assert code == 78
     assert "identity.secret" in problem
     assert "another secret" not in problem
+
+
+def test_nobody_is_looked_up_under_another_secret(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run"]) == 0
+    monkeypatch.setenv("CORLLD_IDENTITY__SECRET", "another secret, which is long enough too")
+    code, problem = fails(capsys, "state", "show", "ann")
+    assert code == 78
+    assert "another identity.secret" in problem
 
 
 def test_a_store_of_another_model_is_refused(

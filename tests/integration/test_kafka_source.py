@@ -253,7 +253,8 @@ def test_the_position_passes_the_markers_and_the_records_of_aborted_transactions
 # --- what stops the daemon --------------------------------------------------------------------------------------------
 
 
-def test_a_recreated_topic_is_refused_with_what_to_do(kafka_broker: KafkaCluster) -> None:
+@pytest.mark.parametrize("records_after", [0, 3])  # three: the old position is one of the new topic's as well
+def test_a_recreated_topic_is_refused_with_what_to_do(kafka_broker: KafkaCluster, records_after: int) -> None:
     topic = new_topic(kafka_broker)
     settings = kafka_settings(kafka_broker.bootstrap, topic, metadata_max_age_seconds=0.5)
     produce(kafka_broker.bootstrap, topic, {0: [b"a"]})
@@ -261,10 +262,10 @@ def test_a_recreated_topic_is_refused_with_what_to_do(kafka_broker: KafkaCluster
         reader.read(1)
         kafka_broker.delete_topic(topic)
         kafka_broker.create_topic(topic, 1)
+        produce(kafka_broker.bootstrap, topic, {0: [b"other"] * records_after})
         with pytest.raises(FatalError, match=f"{topic} was deleted and created again.*--reset-offsets") as refused:
             reader.poll_until(lambda: False, "it is refused")
         assert refused.value.exit_code is ExitCode.DATA
-        assert reader.values() == [b"a"]
 
 
 @pytest.mark.parametrize("offset", [1, 100])
@@ -341,6 +342,21 @@ def test_what_a_failed_poll_had_taken_already_is_delivered_by_a_later_one(
     source.close({}, 10)
     assert lost
     assert reader.values() == [b"a", b"b"]
+
+
+def test_a_commit_that_is_never_answered_is_given_up(
+    kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corlld.sources.kafka.COMMIT_GRACE_SECONDS", 0.1)
+    topic = new_topic(kafka_broker)
+    with started(kafka_settings(kafka_broker.bootstrap, topic, request_timeout_seconds=1.0)) as reader:
+        reader.poll_until(lambda: bool(reader.begun), "the tenure begins")
+        with monkeypatch.context() as patched:
+            patched.setattr(reader.source._consumer, "commit_async", lambda offsets, callback: None)
+            assert reader.source.commit({reader.live[0]: 0})
+            assert not reader.source.commit({reader.live[0]: 0})
+        reader.commit({reader.live[0]: 0})
+        reader.poll_until(lambda: reader.source.commit({reader.live[0]: 0}), "the next one is let through", 10)
 
 
 def test_a_broker_that_hangs_blocks_neither_polling_nor_later_commits(own_kafka_broker: KafkaBroker) -> None:

@@ -71,3 +71,13 @@ def test_a_replay_is_repeatable(tmp_path: Path, replayed: Any, monkeypatch: pyte
 def test_a_missing_archive_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(tmp_path / "none.jsonl")]) == 78
     assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_an_archive_without_a_usable_event_is_an_error(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CORLLD_MODEL__NAME", str(tiny_model))
+    file = tmp_path / "archive.jsonl"
+    file.write_text("garbage\n")
+    assert main(["replay", str(file)]) == 65
+    assert "no usable event in it (1 not_json)" in capsys.readouterr().err

@@ -78,16 +78,23 @@ def test_an_entry_is_one_line_of_json_with_time_level_logger_and_fields() -> Non
 
 def test_entries_of_libraries_and_warnings_have_the_same_form() -> None:
     stream = configured("info")
-    logging.getLogger("kafka.coordinator").warning("Heartbeat failed for group %s", "corlld")
+    logging.getLogger("urllib3").warning("Retry number %s", "7")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("old way", DeprecationWarning, stacklevel=1)
     library, warning = entries(stream)
-    assert (library["level"], library["logger"]) == ("warning", "kafka.coordinator")
-    assert library["event"] == "Heartbeat failed for group corlld"
+    assert (library["level"], library["logger"]) == ("warning", "urllib3")
+    assert library["event"] == "Retry number 7"
     assert (warning["level"], warning["logger"]) == ("warning", "py.warnings")
     assert "old way" in str(warning["event"])
     assert "timestamp" in library
+
+
+def test_kafka_python_s_own_lines_are_for_debugging() -> None:
+    for level, heard in (("info", []), ("debug", ["Heartbeat failed"])):
+        stream = configured(level)
+        logging.getLogger("kafka.coordinator").warning("Heartbeat failed")
+        assert [entry["event"] for entry in entries(stream)] == heard
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
