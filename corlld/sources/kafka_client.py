@@ -1,6 +1,8 @@
 """Reaching a cluster, and asking it about a topic and a group."""
 
 import logging
+import os
+import re
 import ssl
 import threading
 import time
@@ -74,6 +76,8 @@ def _reason(failure: BaseException | None) -> str | None:
             return f"TLS: {failure.reason or 'the handshake failed'}"
         if isinstance(failure, OSError) and failure.strerror:
             return failure.strerror
+        if found := re.match(r"(\d+) E[A-Z]+", str(failure)):  # kafka-python keeps of an OSError its number and name
+            return os.strerror(int(found[1]))
         failure = failure.__cause__ or failure.__context__
     return None
 
