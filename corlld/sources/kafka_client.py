@@ -76,7 +76,7 @@ def _reason(failure: BaseException | None) -> str | None:
             return f"TLS: {failure.reason or 'the handshake failed'}"
         if isinstance(failure, OSError) and failure.strerror:
             return failure.strerror
-        if found := re.match(r"(\d+) E[A-Z]+", str(failure)):  # kafka-python keeps of an OSError its number and name
+        if found := re.search(r"\b(\d+) E[A-Z]+\b", str(failure)):  # kafka-python keeps of an OSError its number and name
             return os.strerror(int(found[1]))
         failure = failure.__cause__ or failure.__context__
     return None
