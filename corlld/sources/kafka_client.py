@@ -76,7 +76,8 @@ def _reason(failure: BaseException | None) -> str | None:
             return f"TLS: {failure.reason or 'the handshake failed'}"
         if isinstance(failure, OSError) and failure.strerror:
             return failure.strerror
-        if found := re.search(r"\b(\d+) E[A-Z]+\b", str(failure)):  # kafka-python keeps of an OSError its number and name
+        # Of an OSError kafka-python keeps the number and the name, as text.
+        if found := re.search(r"\b(\d+) E[A-Z]+\b", str(failure)):
             return os.strerror(int(found[1]))
         failure = failure.__cause__ or failure.__context__
     return None
