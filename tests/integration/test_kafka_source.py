@@ -84,7 +84,7 @@ def test_eager_rebalance_begins_new_tenures_at_the_commit_also_for_partitions_th
         first.records.clear()
         with started(settings) as second:
             poll_both_until_shared(first, second, PARTITIONS // 2)
-            assert sorted(first.live) + sorted(second.live) == list(range(PARTITIONS))
+            assert sorted([*first.live, *second.live]) == list(range(PARTITIONS))
             assert set(first.ended) == set(before.values())
             share = PARTITIONS // 2
             poll_both(first, second, lambda: len(first.records) == len(second.records) == share, "all is read again")

@@ -11,7 +11,7 @@ import pytest
 from cloudevents.core.bindings import kafka as binding
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from corlld.errors import InvalidEvent, InvalidReason
@@ -438,6 +438,8 @@ header_values = st.binary(max_size=20) | st.sampled_from(
 )
 
 
+# The first inputs are slow: the alphabet of every text is made then.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     key=st.none() | st.just(b"ann") | st.binary(max_size=8),
     value=st.none() | st.binary(max_size=60) | changed_events,
