@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE = 1
 help:
 	@echo "make demo       gemma3-270m learns from a small file of edits, and the adapters are loaded back with PEFT"
 	@echo "make test       every test but those of test-real, against a real Kafka broker (installs what it needs)"
-	@echo "make test-real  the real model and, where they are, the real edits (about an hour)"
+	@echo "make test-real  the real model and, where they are, the real edits (about 15 minutes)"
 	@echo "make lint       ruff, mypy --strict, import rules"
 	@echo "VENV=$(VENV) is the virtual environment that is made and used"
 

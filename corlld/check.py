@@ -1,4 +1,8 @@
-"""`corlld check`: looks at everything that `corlld run` needs, changes nothing, and says what it found."""
+"""`corlld check`: looks at everything that `corlld run` needs, and says what it found.
+
+It makes nothing that is not there yet. Of a store that is there it sees that it can be written; a GGUF model is
+converted into the cache, as a run would.
+"""
 
 import os
 import time
