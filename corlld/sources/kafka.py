@@ -20,7 +20,7 @@ from corlld.sources.kafka_client import TopicLookup, TopicView, connect
 from corlld.sources.kafka_errors import fatal_error, recreated
 from corlld.sources.kafka_options import LOOKUP_SECONDS, consumer_options
 from corlld.sources.kafka_producers import KafkaAnnouncements, KafkaDeadLetters
-from corlld.sources.kafka_tenures import RebalanceListener, Tenures, keep_finished_join
+from corlld.sources.kafka_tenures import RebalanceListener, Tenures, keep_joining
 
 __all__ = ["KafkaAnnouncements", "KafkaDeadLetters", "KafkaSource"]
 
@@ -150,7 +150,7 @@ class KafkaSource:
 
     def _poll(self, timeout_seconds: float) -> dict[TopicPartition, list[Any]] | None:
         """None after an error that passes with time. Raises FatalError for the others."""
-        keep_finished_join(self._consumer)
+        keep_joining(self._consumer)
         try:
             return dict(self._consumer.poll(timeout_ms=round(timeout_seconds * 1000)))
         except KafkaError as error:

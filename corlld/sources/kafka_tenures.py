@@ -51,16 +51,20 @@ class _NotYetSeen:
         self.add_errback = join.add_errback
 
 
-def keep_finished_join(consumer: KafkaConsumer) -> None:
-    """To be called before each poll. Without it short polls may never get into the group.
+def keep_joining(consumer: KafkaConsumer) -> None:
+    """To be called before each poll. Without it short polls may never get into the group, or fall out of it for good.
 
-    A join goes on between polls. Where it finishes there, kafka-python 3.0 throws its result away and joins once more,
-    which makes every member join once more: a loop that is busy between short polls rebalances for ever (seen).
+    A join goes on between polls, and kafka-python 3.0 loses it there in two ways (both seen). One that finishes between
+    polls is thrown away, and joined once more, which makes every member join once more: for ever, in a loop that is
+    busy between short polls. And a leader that joins because of new partitions takes itself for settled before its own
+    join is over: it neither asks for the result nor sends heartbeats any more.
     """
     coordinator = consumer._coordinator
     join = coordinator._join_task
     if join is not None and join.is_done:
         coordinator._join_task = _NotYetSeen(join)
+    if coordinator.rejoining:
+        coordinator.request_rejoin()
 
 
 class Tenures:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -124,6 +125,32 @@ def test_cooperative_rebalance_leaves_alone_what_stays(kafka_broker: KafkaCluste
         first.read(len(moved))
         assert all(first.live[p] == before[p] for p in stayed)
         assert all(first.values(p) == values_of(p, 2) for p in moved)
+
+
+def test_short_polls_with_other_work_between_them_get_into_the_group_and_stay_there(
+    kafka_broker: KafkaCluster,
+) -> None:
+    topic = new_topic(kafka_broker)
+    produce(kafka_broker.bootstrap, topic, {0: [b"a"]})
+    source = KafkaSource(kafka_settings(kafka_broker.bootstrap, topic, metadata_max_age_seconds=1.0))
+    source.start(30)
+    reader = Reader(source, poll_seconds=0.001)
+
+    def polled(condition: Callable[[], bool]) -> Callable[[], bool]:
+        def poll() -> bool:
+            reader.poll()
+            threading.Event().wait(0.05)  # the other work: joins finish meanwhile
+            return condition()
+
+        return poll
+
+    wait_until(polled(lambda: reader.values() == [b"a"]), "the first record is read", 20)
+    with kafka_broker.admin() as admin:
+        admin.create_partitions({topic: 2})
+        admin.wait_for_topics([topic])
+    produce(kafka_broker.bootstrap, topic, {1: [b"b"]})
+    wait_until(polled(lambda: b"b" in reader.values()), "the new partition is read", 20)
+    source.close({}, 10)
 
 
 def test_partitions_assigned_while_paused_deliver_nothing_until_resumed(kafka_broker: KafkaCluster) -> None:

@@ -43,15 +43,16 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIEN
 class Reader:
     """Polls a source as the loop does, and keeps what it brought. Fails where the contract of `Polled` is broken."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, poll_seconds: float = POLL_SECONDS) -> None:
         self.source = source
+        self._poll_seconds = poll_seconds
         self.records: list[Record] = []
         self.live: dict[int, Tenure] = {}
         self.ended: list[Tenure] = []
         self.begun: list[Tenure] = []
 
     def poll(self) -> Polled:
-        polled = self.source.poll(POLL_SECONDS)
+        polled = self.source.poll(self._poll_seconds)
         for tenure in polled.ended:
             assert self.live.pop(tenure.partition.partition) == tenure
             self.ended.append(tenure)
