@@ -4,7 +4,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -76,7 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, run: object, text: str, of: "argparse._SubParsersAction[argparse.ArgumentParser]" = commands):  # type: ignore[no-untyped-def]  # returns a parser
+    def add(
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        text: str,
+        of: "argparse._SubParsersAction[argparse.ArgumentParser]" = commands,
+    ) -> argparse.ArgumentParser:
         command = of.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
         command.set_defaults(command=run)
         return command
