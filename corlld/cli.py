@@ -157,7 +157,7 @@ def _run(arguments: argparse.Namespace) -> int:
             daemon.run()
     except FatalError:
         raise
-    except Exception:
+    except Exception:  # nothing goes on after it: a bug is logged without its message, which could quote a text
         log.exception("bug")
         print("corlld: this is a bug in corlld; the log has its frames", file=sys.stderr)
         return ExitCode.INTERNAL

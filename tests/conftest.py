@@ -7,10 +7,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.kafka.broker import KafkaBroker, KafkaCluster
+
+if TYPE_CHECKING:
+    from tests.integration.daemon_process import Launcher
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +36,19 @@ def own_kafka_broker(tmp_path: Path) -> Iterator[KafkaBroker]:
     broker.start()
     yield broker
     broker.stop()
+
+
+@pytest.fixture(scope="session")
+def launcher() -> "Launcher":
+    """Forks daemons that have torch imported already. Imported here, for tests that need no model to start fast."""
+    from tests.integration.daemon_process import shared_launcher
+
+    return shared_launcher()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model without a chat template, so that `messages` are refused."""
+    from tests.tiny_models import make_tiny_model
+
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")

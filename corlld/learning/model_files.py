@@ -136,6 +136,7 @@ def _convert(gguf: Path, target: Path, work: Path) -> None:
         # As stored: quantised weights become float32, and the cache serves every device and dtype.
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # What transformers raises for a file that is torn, of an unknown architecture, or without the package `gguf`.
     except (OSError, ValueError, KeyError, ImportError, NotImplementedError) as error:
         raise ConfigurationError(
             f"model.name: {gguf.name} can't be read as a GGUF model: {first_line(error)}"

@@ -125,7 +125,8 @@ class Announcer:
 
     def _rest(self, seconds: float) -> None:
         if self._closing.is_set():
-            time.sleep(FIRST_PAUSE_SECONDS)  # the last tries, until the deadline
+            # The event is set, so it can't be waited for. Only this thread pauses, in its last tries.
+            time.sleep(FIRST_PAUSE_SECONDS)
         else:
             self._closing.wait(seconds)
 

@@ -6,6 +6,7 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from corlld.durable_files import fsync_folder
 from corlld.errors import RetriableError
 from corlld.records import DeadLetter
 from corlld.settings import DeadLetterSettings
@@ -45,7 +46,7 @@ class JsonlDeadLetters:
             finally:
                 os.close(file)
             if new:
-                _sync_folder(self._path.parent)
+                fsync_folder(self._path.parent)
         except OSError as error:
             raise RetriableError(f"{self._path} can't be written: {error.strerror}") from None
 
@@ -60,11 +61,3 @@ class JsonlDeadLetters:
         except OSError:
             os.ftruncate(file, size)  # half a line would spoil the next one
             raise
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

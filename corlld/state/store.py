@@ -17,9 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
-from corlld.records import Head, StoreIdentity, UserState
-from corlld.state.files import (
+from corlld.durable_files import (
     FOLDER_MODE,
     check_writable,
     create,
@@ -30,6 +28,8 @@ from corlld.state.files import (
     retriable,
     write_whole,
 )
+from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
+from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.identity_file import check_identity, fingerprint_of, identity_file
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
 from corlld.state.snapshot import decode, decode_header, encode, head_of

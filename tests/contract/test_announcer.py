@@ -78,7 +78,7 @@ def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
+        threading.Event().wait(0.001)
 
 
 def test_an_announcement_says_what_an_engine_needs(world: World) -> None:

@@ -83,8 +83,8 @@ def wrap(marks: Marks) -> None:
         return released
 
     KafkaSource.poll, KafkaSource.commit = marked_poll, marked_commit  # type: ignore[method-assign]  # the point of it
-    CorllLearner.update, LocalFolderStore.save = marked_update, marked_save  # type: ignore[method-assign]
-    AdapterPublisher.publish = marked_publish  # type: ignore[method-assign]
+    CorllLearner.update, LocalFolderStore.save = marked_update, marked_save  # type: ignore[method-assign]  # as above
+    AdapterPublisher.publish = marked_publish  # type: ignore[method-assign]  # as above
 
 
 def live(order: Mapping[str, Any]) -> int:

@@ -42,11 +42,6 @@ def write_events(file: Path, *events: dict[str, Any]) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
 def site(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder where `corlld run` works on a file of 6 edits of 2 users; the tests then break one thing."""

@@ -1,5 +1,7 @@
 """Dead letters and announcements on a real broker."""
 
+from typing import Any
+
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
@@ -18,10 +20,10 @@ def a_letter(value: bytes = b"not json") -> DeadLetter:
     return DeadLetter(record, InvalidEvent(InvalidReason.NOT_JSON), uid="u1")
 
 
-def records_of(cluster: KafkaCluster, topic: str, count: int) -> list[object]:
+def records_of(cluster: KafkaCluster, topic: str, count: int) -> list[Any]:
     with KafkaConsumer(bootstrap_servers=cluster.bootstrap, auto_offset_reset="earliest") as consumer:
         consumer.assign([TopicPartition(topic, 0)])
-        records: list[object] = []
+        records: list[Any] = []
 
         def all_there() -> bool:
             for batch in consumer.poll(timeout_ms=100).values():
@@ -45,8 +47,8 @@ def test_a_dead_letter_is_in_the_topic_once_it_is_acknowledged(kafka_broker: Kaf
     letters.send(a_letter()).result(30)
     letters.close(10)
     (record,) = records_of(kafka_broker, topic, 1)
-    assert (record.key, record.value) == (letter_key(a_letter()).encode(), b"not json")  # type: ignore[attr-defined]  # kafka-python has no types
-    headers = {name: value.decode() for name, value in record.headers}  # type: ignore[attr-defined]  # as above
+    assert (record.key, record.value) == (letter_key(a_letter()).encode(), b"not json")
+    headers = {name: value.decode() for name, value in record.headers}
     assert headers == letter_headers(a_letter()) | {"trace": "t", "corlld.record.key": "user"}
 
 
@@ -57,7 +59,7 @@ def test_a_letter_that_the_topic_finds_too_large_arrives_without_its_payload(kaf
     letters.send(a_letter(b"x" * 6000)).result(30)
     letters.send(a_letter(b"fits")).result(30)
     letters.close(10)
-    assert [record.value for record in records_of(kafka_broker, topic, 2)] == [b"", b"fits"]  # type: ignore[attr-defined]  # as above
+    assert [record.value for record in records_of(kafka_broker, topic, 2)] == [b"", b"fits"]
 
 
 def test_an_announcement_and_its_withdrawal_arrive_in_order(kafka_broker: KafkaCluster) -> None:
@@ -69,7 +71,7 @@ def test_an_announcement_and_its_withdrawal_arrive_in_order(kafka_broker: KafkaC
     assert [one.result(30) for one in sent] == [None] * 3
     announcements.close(10)
     records = records_of(kafka_broker, topic, 3)
-    assert [(record.key, record.value) for record in records] == [(b"u1", b"1"), (b"u1", b"2"), (b"u1", None)]  # type: ignore[attr-defined]  # as above
+    assert [(record.key, record.value) for record in records] == [(b"u1", b"1"), (b"u1", b"2"), (b"u1", None)]
 
 
 def test_an_announcement_that_was_refused_does_not_break_the_next_ones(kafka_broker: KafkaCluster) -> None:
@@ -80,7 +82,7 @@ def test_an_announcement_that_was_refused_does_not_break_the_next_ones(kafka_bro
     assert isinstance(announcements.send("u1", b"x" * 6000).exception(30), RetriableError)
     announcements.send("u1", b"fits").result(30)
     announcements.close(10)
-    assert [record.value for record in records_of(kafka_broker, topic, 1)] == [b"fits"]  # type: ignore[attr-defined]  # as above
+    assert [record.value for record in records_of(kafka_broker, topic, 1)] == [b"fits"]
 
 
 def test_a_missing_topic_is_said_at_the_start_and_never_created(kafka_broker: KafkaCluster) -> None:

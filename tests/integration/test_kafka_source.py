@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
@@ -187,8 +188,8 @@ def test_a_member_that_was_dropped_begins_new_tenures(kafka_broker: KafkaCluster
         assert reader.live[0].start_offset == 1
 
 
-def members(admin: object, settings: KafkaSettings) -> list[object]:
-    return list(admin.describe_groups([settings.group_id])[settings.group_id]["members"])  # type: ignore[attr-defined]  # kafka-python has no types
+def members(admin: Any, settings: KafkaSettings) -> list[object]:
+    return list(admin.describe_groups([settings.group_id])[settings.group_id]["members"])
 
 
 def test_a_static_member_stays_in_the_group_and_a_dynamic_one_leaves_it(kafka_broker: KafkaCluster) -> None:

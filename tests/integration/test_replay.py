@@ -8,12 +8,6 @@ import pytest
 
 from corlld.cli import main
 from tests.integration.test_commands import event, write_events
-from tests.tiny_models import make_tiny_model
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -196,8 +196,10 @@ def test_a_version_is_a_number_or_a_published_folder_s_name(given_version: objec
 
 @pytest.mark.parametrize("text", ["2026-03-01t10:30:00.123456789+01:30", "2026-03-01 09:00:00.123456Z"])
 def test_times_of_rfc_3339_are_read_in_utc(text: str) -> None:
-    assert decode({**EDIT, "occurred_at": text}).occurred_at == datetime(2026, 3, 1, 9, 0, 0, 123456, UTC)
-    assert decode({**EDIT, "occurred_at": text}).occurred_at.utcoffset() == timedelta(0)  # type: ignore[union-attr]  # a JSON event has a time
+    occurred_at = decode({**EDIT, "occurred_at": text}).occurred_at
+    assert occurred_at == datetime(2026, 3, 1, 9, 0, 0, 123456, UTC)
+    assert occurred_at is not None
+    assert occurred_at.utcoffset() == timedelta(0)
 
 
 @pytest.mark.parametrize(

@@ -402,7 +402,9 @@ def small_device(resident: ResidentModel) -> Iterator[list[int]]:
 
 def tokens_of(resident: ResidentModel, edit: EditEvent) -> int:
     learner = CorllLearner(resident, LearningSettings(), GuardSettings(), 1)
-    return learner._encoder.encode(edit).tokens  # type: ignore[union-attr]
+    pair = learner._encoder.encode(edit)
+    assert isinstance(pair, PreferencePair)
+    return pair.tokens
 
 
 def test_a_row_that_does_not_fit_is_split_and_the_step_stays_the_same(
