@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE = 1
 
 .PHONY: help demo test test-real lint system-packages
 help:
-	@echo "make demo       gemma3-270m learns from a small file of edits, and the adapters are loaded back with PEFT"
+	@echo "make demo       two simulated users edit gemma3-270m's drafts, and it learns from each of them (a few minutes)"
 	@echo "make test       every test but those of test-real, against a real Kafka broker (installs what it needs)"
 	@echo "make test-real  the real model and, where they are, the real edits (about 15 minutes)"
 	@echo "make lint       ruff, mypy --strict, import rules"
@@ -24,7 +24,7 @@ system-packages:
 	deploy/install-test-packages.sh
 
 demo: $(STAMP)
-	deploy/demo/run.sh $(BIN)/corlld
+	$(BIN)/corlld demo
 
 test: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m "not real"

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -122,6 +123,29 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--limit", type=_positive, metavar="N", help="only the first N events of each user")
     replay.add_argument("--json", action="store_true", help="print the summary as JSON")
     replay.add_argument("--show-users", action="store_true", help="show the raw user ids of the archive")
+
+    demo = add(
+        "demo",
+        _demo,
+        "watch it learn: two simulated users edit a model's drafts, and the daemon learns from each of them",
+    )
+    demo.add_argument(
+        "--edits", type=_positive, default=60, metavar="N", help="edits of each user (default %(default)s)"
+    )
+    demo.add_argument(
+        "--alpha",
+        type=_share,
+        default=1.0,
+        metavar="A",
+        help="share of the gap to the text that a user has in mind that an edit closes, up to 1 (default %(default)s); "
+        "with less the feedback is weaker, and learning slower",
+    )
+    demo.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="an empty or new folder for states, adapters and the picture (default: a new one for temporary files)",
+    )
     return parser
 
 
@@ -130,6 +154,13 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+    return share
 
 
 def _load(arguments: argparse.Namespace) -> Settings:
@@ -227,6 +258,34 @@ def _replay(arguments: argparse.Namespace) -> int:
         for reason, count in summary["dead_letters"].items():
             print(f"set aside: {count} {reason}")
     return ExitCode.OK
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from corlld.operations.logs import configure_logging
+
+    settings = _load(arguments)
+    if settings.operations.log_level == "info":
+        configure_logging("warning", settings.operations.log_format)  # the table says the rest
+    folder = _demo_folder(arguments.folder)
+    try:
+        from corlld.simulation.demo import demo
+    except ImportError as error:
+        raise ConfigurationError(f"the demo needs {error.name}: pip install 'corlld[demo]'") from None
+    demo(settings, folder, edits=arguments.edits, alpha=arguments.alpha, console=_stdout())
+    return ExitCode.OK
+
+
+def _demo_folder(asked: Path | None) -> Path:
+    """An empty folder. Raises ConfigurationError for one with anything in it, FatalError where none can be made."""
+    try:
+        if asked is None:
+            return Path(tempfile.mkdtemp(prefix="corlld-demo-"))
+        asked.mkdir(parents=True, exist_ok=True)
+        if any(asked.iterdir()):
+            raise ConfigurationError(f"--folder: {asked} is not empty; name a new folder")
+    except OSError as error:
+        raise FatalError(f"--folder: {asked} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from None
+    return asked
 
 
 def _user(arguments: argparse.Namespace) -> str:

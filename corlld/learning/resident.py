@@ -53,7 +53,7 @@ def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> Resid
 
     if model.threads:
         torch.set_num_threads(model.threads)
-    device = _device(model.device)
+    device = choose_device(model.device)
     transformers.utils.logging.disable_progress_bar()
     files = find_model_files(model)
     try:
@@ -61,7 +61,7 @@ def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> Resid
         loaded, loading = transformers.AutoModelForCausalLM.from_pretrained(
             files.source,
             revision=files.hub_revision,
-            dtype=_dtype(model.dtype, device),
+            dtype=choose_dtype(model.dtype, device),
             use_safetensors=True,  # the other format is pickle
             output_loading_info=True,
         )
@@ -114,7 +114,8 @@ def make_resident(model: Any, tokenizer: Any, adapter: AdapterSettings, *, name:
     )
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """The device that `model.device` names. Raises ConfigurationError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -128,7 +129,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that `model.dtype` names, for a model on this device."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

@@ -1,0 +1,230 @@
+"""A closed loop: a model drafts with each user's newest adapter, simulated users edit, and the daemon learns from it.
+
+The daemon is the very one that `corlld run` starts, on a file that grows, in a thread of its own; the loop here only
+writes events to that file and reads what was published.
+"""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from corlld.assembly import build_daemon, pseudonyms
+from corlld.errors import CorlldError
+from corlld.protocols import Observer
+from corlld.publishing.peft_format import adapter_name
+from corlld.records import Arrival, EditEvent, PairOutcome, UpdateOutcome, UserState
+from corlld.settings import Settings, SourceSettings
+from corlld.simulation.tastes import Prompt
+from corlld.simulation.users import utility
+
+LEARNING_SECONDS = 600.0  # a round that takes longer is stuck
+
+
+class Draft(Protocol):
+    """truncated: it stopped at its length limit."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def truncated(self) -> bool: ...
+
+
+class Engine(Protocol):
+    """Serves drafts; see `corlld.simulation.drafting`."""
+
+    def load(self, user: str, adapter: Path) -> None: ...
+
+    def draft(self, requests: Sequence[tuple[str | None, str]]) -> Sequence[Draft]: ...
+
+
+class Editor(Protocol):
+    """A simulated user's way of editing."""
+
+    def edit(self, draft: str, hidden: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One draft and what the user made of it.
+
+    version: of the user's adapter that wrote the draft; 0 is the base model.
+    """
+
+    user_id: str
+    version: int
+    prompt: Prompt
+    draft: Draft
+    edited: str
+
+    @property
+    def edit_ratio(self) -> float:
+        """What the user did change, 0 to 1."""
+        return 1 - utility(self.draft.text, self.edited)
+
+    @property
+    def distance(self) -> float:
+        """What the user would have to change to be content, 0 to 1."""
+        return 1 - utility(self.draft.text, self.prompt.hidden)
+
+
+@dataclass
+class _Learnt(Observer):
+    """What the daemon's loop told, for the thread that waits for it."""
+
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    finished_events: int = 0
+    versions: dict[str, int] = field(default_factory=dict)  # by uid
+    outcomes: dict[str, list[PairOutcome]] = field(default_factory=dict)  # by uid
+    updates: dict[str, list[UpdateOutcome]] = field(default_factory=dict)  # by uid
+
+    def update(self, state: UserState, events: Sequence[EditEvent], outcome: UpdateOutcome) -> None:
+        with self.changed:
+            self.outcomes.setdefault(state.uid, []).extend(outcome.pairs)
+            self.updates.setdefault(state.uid, []).append(outcome)
+
+    def published(self, state: UserState) -> None:
+        with self.changed:
+            self.versions[state.uid] = state.version
+
+    def finished(self, arrivals: Sequence[Arrival], now: float) -> None:
+        with self.changed:
+            self.finished_events += len(arrivals)
+            self.changed.notify_all()
+
+
+class ClosedLoop(AbstractContextManager["ClosedLoop"]):
+    """Rounds of drafting, editing and learning for some users at once.
+
+    Args:
+        settings: all of them; source, state and publishing must be set to folders of this loop.
+        engine: where drafts come from.
+        prompts: for each user an endless supply.
+        editors: how each user edits.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        prompts: Mapping[str, Iterator[Prompt]],
+        editors: Mapping[str, Editor],
+    ) -> None:
+        assert settings.source.path is not None  # noqa: S101 - see Args
+        self._settings = settings
+        self._engine = engine
+        self._prompts = prompts
+        self._editors = editors
+        self._events = settings.source.path
+        self._learnt = _Learnt()
+        self._thread = ThreadPoolExecutor(1, "daemon")
+        self._running: Future[None] | None = None
+        self._sent = 0
+        names = pseudonyms(settings)
+        self.uids = {user: names.uid(user) for user in prompts}
+
+    def __enter__(self) -> Self:
+        self._events.touch()
+        self._daemon = build_daemon(self._settings, self._learnt)
+        self._running = self._thread.submit(self._daemon.run)
+        # An end of the daemon must wake who waits for it.
+        self._running.add_done_callback(lambda _: self._wake())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._daemon.request_stop()
+        self._thread.shutdown()
+        if self._running is not None and error is None:
+            self._running.result()
+
+    def versions(self) -> dict[str, int]:
+        """The newest version of each user that is out."""
+        with self._learnt.changed:
+            return {user: self._learnt.versions.get(uid, 0) for user, uid in self.uids.items()}
+
+    def outcomes(self, user: str) -> list[PairOutcome]:
+        """What became of the user's edits so far, in order."""
+        with self._learnt.changed:
+            return list(self._learnt.outcomes.get(self.uids[user], ()))
+
+    def updates(self, user: str) -> list[UpdateOutcome]:
+        """The user's micro-batches so far, in order."""
+        with self._learnt.changed:
+            return list(self._learnt.updates.get(self.uids[user], ()))
+
+    def adapter(self, user: str) -> Path | None:
+        """Folder of the user's newest adapter; None before the first."""
+        version = self.versions()[user]
+        return self._settings.publishing.path / adapter_name(self.uids[user], version) if version else None
+
+    def draft_and_edit(self, each: int) -> list[Exchange]:
+        """`each` drafts for every user, in one batch, and the users' edits. Nothing is learnt yet."""
+        versions = self.versions()
+        asked = [(user, next(self._prompts[user])) for _ in range(each) for user in self.uids]
+        drafts = self._engine.draft([(user, prompt.text) for user, prompt in asked])
+        return [
+            Exchange(user, versions[user], prompt, draft, self._editors[user].edit(draft.text, prompt.hidden))
+            for (user, prompt), draft in zip(asked, drafts, strict=True)
+        ]
+
+    def learn(self, exchanges: Sequence[Exchange]) -> None:
+        """Send the edits to the daemon, wait until they are learnt, and serve the new adapters.
+
+        Raises whatever ended the daemon; CorlldError where it takes too long.
+        """
+        with self._events.open("a", encoding="utf-8") as file:
+            for exchange in exchanges:
+                self._sent += 1
+                file.write(json.dumps(_event(exchange, self._sent)) + "\n")
+        with self._learnt.changed:
+            done = self._learnt.changed.wait_for(self._all_finished_or_ended, LEARNING_SECONDS)
+        if self._running is not None and self._running.done():
+            self._running.result()
+            raise CorlldError("the daemon ended before it had learnt from every edit")
+        if not done:
+            raise CorlldError(f"the daemon has not learnt from {self._sent} edits within {LEARNING_SECONDS:g} s")
+        for user in self.uids:
+            if (folder := self.adapter(user)) is not None:
+                self._engine.load(user, folder)
+
+    def _all_finished_or_ended(self) -> bool:
+        return self._learnt.finished_events >= self._sent or (self._running is not None and self._running.done())
+
+    def _wake(self) -> None:
+        with self._learnt.changed:
+            self._learnt.changed.notify_all()
+
+
+def _event(exchange: Exchange, number: int) -> dict[str, object]:
+    return {
+        "event_id": f"{exchange.user_id}-{number}",
+        "user_id": exchange.user_id,
+        "occurred_at": datetime.now(UTC).isoformat(),
+        "prompt": exchange.prompt.text,
+        "proposed": exchange.draft.text,
+        "edited": exchange.edited,
+        "adapter_version": exchange.version,
+        "truncated": exchange.draft.truncated,
+    }
+
+
+def loop_settings(settings: Settings, folder: Path, each: int) -> Settings:
+    """`settings` with input, states and adapters below `folder`, and a micro-batch for each round of `each` drafts."""
+    return settings.model_copy(
+        update={
+            "source": SourceSettings(kind="jsonl", path=folder / "edits.jsonl", follow=True),
+            "batching": settings.batching.model_copy(update={"max_events": each, "flush_after_seconds": 1.0}),
+            "state": settings.state.model_copy(update={"path": folder / "state", "url": None}),
+            "publishing": settings.publishing.model_copy(
+                update={"path": folder / "adapters", "enabled": True, "announce_topic": None}
+            ),
+            "dead_letters": settings.dead_letters.model_copy(update={"path": None}),
+        }
+    )

@@ -1,0 +1,94 @@
+"""Drafts from the base model with each user's newest published adapter, as an engine would serve them.
+
+It reads what the daemon published, by PEFT, and knows nothing else of it.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.utils.hotswap import hotswap_adapter
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from corlld.learning.resident import choose_device, choose_dtype
+from corlld.settings import ModelSettings
+
+BASE = "__base__"  # PEFT's name for rows without an adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """truncated: it stopped at the length limit, and not at a line's end."""
+
+    text: str
+    truncated: bool
+
+
+class PeftEngine:
+    """Implements `Engine` of the closed loop: one model, and the adapters that are loaded on it by PEFT.
+
+    Args:
+        folder: the base model.
+        settings: its device and dtype.
+        max_new_tokens: length limit of a draft.
+    """
+
+    def __init__(self, folder: str | Path, settings: ModelSettings, max_new_tokens: int) -> None:
+        self._device = choose_device(settings.device)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=choose_dtype(settings.dtype, self._device))
+        self._model: Any = model.to(self._device).eval()
+        self._max_new_tokens = max_new_tokens
+        self._ends = _line_ends(self._tokenizer)
+
+    def load(self, user: str, adapter: Path) -> None:
+        """Serve this user with another adapter version from now on."""
+        if not isinstance(self._model, PeftModel):
+            with warnings.catch_warnings():
+                # peft 0.21 asks for a name that transformers 5 deprecates.
+                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+                self._model = PeftModel.from_pretrained(self._model, adapter, user, autocast_adapter_dtype=False)
+        elif user in self._model.peft_config:
+            hotswap_adapter(self._model, str(adapter), user)
+        else:
+            self._model.load_adapter(adapter, user, autocast_adapter_dtype=False)
+        self._model.eval()
+
+    @torch.inference_mode()
+    def draft(self, requests: Sequence[tuple[str | None, str]]) -> list[Draft]:
+        """The most likely continuations of prompts, up to a line's end, in one batch.
+
+        Args:
+            requests: whose adapter (None: nobody's), and the prompt.
+        """
+        inputs = self._tokenizer([prompt for _, prompt in requests], return_tensors="pt", padding=True).to(self._device)
+        adapters: Mapping[str, Any] = {}
+        if isinstance(self._model, PeftModel):
+            known = self._model.peft_config
+            adapters = {"adapter_names": [user if user in known else BASE for user, _ in requests]}
+        out = self._model.generate(
+            **inputs,
+            **adapters,
+            max_new_tokens=self._max_new_tokens,
+            do_sample=False,
+            eos_token_id=self._ends,
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+        return [self._draft(row) for row in out[:, inputs["input_ids"].shape[1] :].tolist()]
+
+    def _draft(self, ids: list[int]) -> Draft:
+        ends = set(self._ends)
+        end = next((place for place, token in enumerate(ids) if token in ends), None)
+        return Draft(self._tokenizer.decode(ids[:end], skip_special_tokens=True).strip(), truncated=end is None)
+
+
+def _line_ends(tokenizer: Any) -> list[int]:
+    """The end token, and every token that begins another line."""
+    breaks = [
+        index for text, index in tokenizer.get_vocab().items() if "\n" in tokenizer.convert_tokens_to_string([text])
+    ]
+    return [tokenizer.eos_token_id, *breaks]

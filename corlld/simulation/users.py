@@ -1,0 +1,46 @@
+"""Simulated users: each has a text in mind, and edits a draft towards it no further than it has to. Pure."""
+
+from dataclasses import dataclass
+
+from rapidfuzz.distance import Levenshtein
+
+
+def utility(text: str, hidden: str) -> float:
+    """How well a text serves the user: its similarity to the one that the user has in mind, 0 to 1."""
+    return float(Levenshtein.normalized_similarity(text, hidden))
+
+
+@dataclass(frozen=True, slots=True)
+class WeakEditor:
+    """Makes the smallest edit that closes a share of the gap: alpha-informative feedback without slack.
+
+    alpha: share of the gap between the draft's utility and the best one that an edit has to close, 0 to 1 (the text
+        that the user has in mind, word by word).
+    """
+
+    alpha: float
+
+    def edit(self, draft: str, hidden: str) -> str:
+        """The draft with as few words put right, from its beginning on, as close the share of the gap."""
+        words, wanted = draft.split(" "), hidden.split(" ")
+        steps = Levenshtein.editops(words, wanted).as_list()
+        enough = utility(draft, hidden) + self.alpha * (1 - utility(draft, hidden))
+        for count in range(1, len(steps)):
+            text = " ".join(_apply(words, wanted, steps[:count]))
+            if utility(text, hidden) >= enough:
+                return text
+        return hidden
+
+
+def _apply(words: list[str], wanted: list[str], steps: list[tuple[str, int, int]]) -> list[str]:
+    """`words` after some of the steps that lead to `wanted`, which come in order."""
+    result: list[str] = []
+    place = 0
+    for kind, source, target in steps:
+        result += words[place:source]
+        place = source
+        if kind != "delete":
+            result.append(wanted[target])
+        if kind != "insert":
+            place += 1
+    return result + words[place:]
