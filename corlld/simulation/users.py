@@ -44,3 +44,19 @@ def _apply(words: list[str], wanted: list[str], steps: list[tuple[str, int, int]
         if kind != "insert":
             place += 1
     return result + words[place:]
+
+
+@dataclass(frozen=True, slots=True)
+class NaiveEditor:
+    """The wrong user: puts the same words around every draft, also where they stand already.
+
+    Its feedback says that more of the same is always better, and a model that learns it repeats words until nothing
+    else is left. Kept to see that the figures expose such a collapse.
+    """
+
+    greeting: str
+    sign_off: str
+
+    def edit(self, draft: str, hidden: str) -> str:
+        """The draft between greeting and sign-off; `hidden` is not looked at."""
+        return f"{self.greeting} {draft} {self.sign_off}"
