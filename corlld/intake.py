@@ -8,8 +8,9 @@ from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
 from corlld.jobs import Jobs
+from corlld.observer import Observer
 from corlld.offsets import LowWatermarks
-from corlld.protocols import DeadLetters, Observer
+from corlld.protocols import DeadLetters
 from corlld.records import Arrival, DeadLetter, Record
 from corlld.settings import DeadLetterSettings
 

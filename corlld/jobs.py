@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import structlog
 
 from corlld.errors import RetriableError
+from corlld.observer import Observer
 
 log = structlog.get_logger("corlld.jobs")
 
@@ -27,10 +28,12 @@ class Jobs:
     Args:
         retry_max_seconds: longest pause between tries.
         clock: monotonic seconds.
+        observer: told of each retry.
     """
 
-    def __init__(self, retry_max_seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(self, retry_max_seconds: float, clock: Callable[[], float], observer: Observer) -> None:
         self._retry_max_seconds = retry_max_seconds
+        self._observer = observer
         self._clock = clock
         self._completions: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._retries: list[tuple[float, int, Callable[[], None]]] = []
@@ -87,8 +90,19 @@ class Jobs:
         pause = min(self._retry_max_seconds, FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 20))
         pause *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter, so that many users don't come back at once
         log.warning("will_try_again", stage=what[0], problem=str(error), failures=failures, pause_seconds=pause)
+        self._observer.will_retry(what[0])
         heapq.heappush(self._retries, (self._clock() + pause, next(self._sequence), again))
         return True
+
+    def timed(self, job: Callable[P, T]) -> Callable[P, tuple[T, float]]:
+        """The job, returning how many seconds it took as well."""
+
+        def run(*args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+            started = self._clock()
+            result = job(*args, **kwargs)
+            return result, self._clock() - started
+
+        return run
 
     def forget(self, what: What) -> None:
         """The thing ended in another way than by a try that worked."""

@@ -275,6 +275,46 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """Where a live partition stands.
+
+    lag: the input's end minus the committed offset: records (Kafka), bytes (a file). None where the end is not known.
+    low_watermark_age_seconds: since the oldest unfinished record was read; 0 with none.
+    """
+
+    lag: int | None
+    low_watermark_age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStatus:
+    """What the loop says of itself, about once a second, also while it stops.
+
+    now: seconds on the daemon's monotonic clock.
+    waiting_for: stages that keep the daemon from being ready; empty where nothing does.
+    stopping: what has begun is being finished, nothing new is started.
+    buffered_events, buffered_chars: waiting and in flight.
+    reading_paused: by back-pressure.
+    partitions: the live ones, by number.
+    training: a call of the learner is under way.
+    trainer_progress: `Learner.progress`.
+    host_memory_users, host_memory_bytes: states kept in host memory.
+    """
+
+    now: float
+    waiting_for: tuple[str, ...]
+    stopping: bool
+    buffered_events: int
+    buffered_chars: int
+    reading_paused: bool
+    partitions: Mapping[int, PartitionStatus]
+    training: bool
+    trainer_progress: int
+    host_memory_users: int
+    host_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoreIdentity:
     """Whom a state store belongs to (`store.json`)."""
 

@@ -14,7 +14,8 @@ from corlld.daemon import Daemon
 from corlld.errors import ExitCode, FatalError, InvalidReason, RetriableError, StateUnreadable
 from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
-from corlld.protocols import Observer, Source
+from corlld.observer import Observer
+from corlld.protocols import Source
 from corlld.records import Polled, Record, SourcePartition, Tenure, UserState
 from corlld.settings import EventSettings, Settings
 from tests.fakes import (
