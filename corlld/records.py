@@ -191,11 +191,12 @@ class UpdateOutcome:
 
 @dataclass(frozen=True, slots=True)
 class DraftFigures:
-    """User effort over the drafts of one producing version."""
+    """User effort over some drafts, and how much the drafts repeat themselves."""
 
     events: int = 0
     acceptances: int = 0
     edit_ratio_sum: float = 0.0  # normalised edit distance between proposed and edited, summed
+    repetition_sum: float = 0.0  # share of repeated words in proposed, summed
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,7 @@ class Statistics:
     base_pairs: int = 0
     base_correct: float = 0.0  # the base model's own preference, the control
     drafts: Mapping[str, DraftFigures] = field(default_factory=dict)  # by producing version, or "unknown"
+    first_drafts: DraftFigures = DraftFigures()  # this user's own past, which later drafts are compared with
 
 
 @dataclass(frozen=True, slots=True)
