@@ -22,6 +22,7 @@ from corlld.records import (
     DeadLetter,
     EditEvent,
     EraseEvent,
+    Stage,
     Statistics,
     Tenure,
     TrainingBatch,
@@ -155,9 +156,9 @@ class Claims:
     def _load(self, claim: Claim) -> None:
         def loaded(future: "Future[tuple[UserState | None, str]]") -> None:
             if isinstance(error := future.exception(), StateUnreadable):
-                self._jobs.forget(("state", claim.uid))
+                self._jobs.forget((Stage.STATE, claim.uid))
                 self._set_user_aside(claim, error)
-            elif not self._jobs.failed(("state", claim.uid), future, lambda: self._load(claim)):
+            elif not self._jobs.failed((Stage.STATE, claim.uid), future, lambda: self._load(claim)):
                 claim.state, claim.token = future.result()
                 if claim.state is None:
                     claim.phase = Phase.READY
@@ -174,7 +175,9 @@ class Claims:
             return self._publisher.newest(state.uid)
 
         def looked(future: "Future[int]") -> None:
-            if not self._jobs.failed(("publishing", claim.uid), future, lambda: self._look_at_published(claim, state)):
+            if not self._jobs.failed(
+                (Stage.PUBLISHING, claim.uid), future, lambda: self._look_at_published(claim, state)
+            ):
                 # Versions never go back, also after a restore or a repair.
                 claim.state = replace(state, version=max(state.version, future.result()))
                 claim.phase = Phase.READY
@@ -230,9 +233,9 @@ class Claims:
 
         def saved(future: "Future[tuple[str, float]]") -> None:
             if isinstance(future.exception(), LostSwap):
-                self._jobs.forget(("state", claim.uid))
+                self._jobs.forget((Stage.STATE, claim.uid))
                 self._lost(claim)
-            elif not self._jobs.failed(("state", claim.uid), future, again):
+            elif not self._jobs.failed((Stage.STATE, claim.uid), future, again):
                 claim.token, seconds = future.result()
                 claim.state = state
                 self._observer.stored(state, seconds)
@@ -258,7 +261,7 @@ class Claims:
         claim.phase = Phase.PUBLISHING
 
         def published(future: "Future[tuple[bool, float]]") -> None:
-            if not self._jobs.failed(("publishing", claim.uid), future, lambda: self._publish(claim, state)):
+            if not self._jobs.failed((Stage.PUBLISHING, claim.uid), future, lambda: self._publish(claim, state)):
                 changed, seconds = future.result()
                 if changed:
                     self._tell(state)

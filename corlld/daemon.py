@@ -20,7 +20,7 @@ from corlld.jobs import Jobs
 from corlld.observer import Observer
 from corlld.offsets import LowWatermarks
 from corlld.protocols import DeadLetters, Learner, Publisher, Source, StateStore
-from corlld.records import LoopStatus, PartitionStatus, Tenure
+from corlld.records import LoopStatus, PartitionStatus, Stage, Tenure
 from corlld.settings import Settings
 
 log = structlog.get_logger("corlld.daemon")
@@ -98,9 +98,9 @@ class Daemon:
         self._stop = True
 
     @property
-    def waiting_for(self) -> list[str]:
+    def waiting_for(self) -> list[Stage]:
         """What keeps the daemon from being ready; empty when it is."""
-        return [*([] if self._source.healthy else ["input"]), *self._jobs.failing_stages]
+        return [*([] if self._source.healthy else [Stage.INPUT]), *self._jobs.failing_stages]
 
     def run(self) -> None:
         """Until stopped, or until the input has ended and all of it is finished. To be called once.

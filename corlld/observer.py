@@ -8,6 +8,7 @@ from corlld.records import (
     EditEvent,
     LoopStatus,
     ModelInfo,
+    Stage,
     Statistics,
     UpdateOutcome,
     UserState,
@@ -20,8 +21,8 @@ class Observer:
     Every call comes from the thread of the start and the loop, which it must not hold up.
     """
 
-    def starting(self, waiting_for: str) -> None:
-        """The start waits for a stage: `input`, then `model`, then `state`."""
+    def starting(self, waiting_for: Stage) -> None:
+        """The start waits for the input, then for the model, then for the state store."""
 
     def model_loaded(self, model: ModelInfo, device: str, dtype: str) -> None:
         """The base model is resident."""
@@ -62,8 +63,8 @@ class Observer:
     def commit_begun(self) -> None:
         """Offsets are being committed."""
 
-    def will_retry(self, stage: str) -> None:
-        """A job of `state`, `publishing` or `dead_letters` failed for now."""
+    def will_retry(self, stage: Stage) -> None:
+        """A job of this stage failed for now: the state store, publishing or the dead letters."""
 
 
 class Observers(Observer):
@@ -72,7 +73,7 @@ class Observers(Observer):
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
-    def starting(self, waiting_for: str) -> None:
+    def starting(self, waiting_for: Stage) -> None:
         for observer in self._observers:
             observer.starting(waiting_for)
 
@@ -124,6 +125,6 @@ class Observers(Observer):
         for observer in self._observers:
             observer.commit_begun()
 
-    def will_retry(self, stage: str) -> None:
+    def will_retry(self, stage: Stage) -> None:
         for observer in self._observers:
             observer.will_retry(stage)

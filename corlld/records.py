@@ -276,6 +276,16 @@ class ModelInfo:
     supports_messages: bool  # the tokenizer has a chat template
 
 
+class Stage(StrEnum):
+    """What may be waited for; a closed set (metric label)."""
+
+    INPUT = "input"
+    MODEL = "model"
+    STATE = "state"
+    PUBLISHING = "publishing"
+    DEAD_LETTERS = "dead_letters"
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
     """Where a live partition stands.
@@ -304,7 +314,7 @@ class LoopStatus:
     """
 
     now: float
-    waiting_for: tuple[str, ...]
+    waiting_for: tuple[Stage, ...]
     stopping: bool
     buffered_events: int
     buffered_chars: int

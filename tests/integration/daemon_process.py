@@ -105,7 +105,11 @@ class Site:
             "learning": {"lr": 1e-3, "pairs_per_step": 1},
             "state": {"path": str(self.states)},
             "publishing": {"path": str(self.adapters), "announce_topic": f"{self.topic}.adapters"},
-            "operations": {"log_format": "json", "startup_timeout_seconds": START_SECONDS},
+            "operations": {
+                "log_format": "json",
+                "startup_timeout_seconds": START_SECONDS,
+                "http_address": "127.0.0.1:0",
+            },
         }
         for overlay in (self.sections, more):
             for section, values in overlay.items():

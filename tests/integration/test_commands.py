@@ -53,6 +53,7 @@ def site(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("CORLLD_MODEL__NAME", str(tiny_model))
     monkeypatch.setenv("CORLLD_STATE__PATH", str(tmp_path / "state"))
     monkeypatch.setenv("CORLLD_PUBLISHING__PATH", str(tmp_path / "adapters"))
+    monkeypatch.setenv("CORLLD_OPERATIONS__HTTP_ADDRESS", "127.0.0.1:0")
     monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "3")
     monkeypatch.setenv("CORLLD_LEARNING__LR", "1e-2")
     write_events(
