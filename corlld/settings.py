@@ -287,7 +287,8 @@ class OperationsSettings(Section):
     http_address: Address | Literal[""] = Field(
         "127.0.0.1:9108",
         description="Where /metrics, /livez, /readyz and a landing page are served. They have no password: keep it on "
-        "loopback, or behind what has one. Port 0: any free one, told in the log. An empty text: nowhere.",
+        "loopback, or behind what has one. Port 0: any free one, told in the log. An empty text (in a file; an empty "
+        "variable counts as not set): nowhere.",
     )
     stall_after_seconds: PositiveSeconds = Field(
         300.0,

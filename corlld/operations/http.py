@@ -92,6 +92,7 @@ class _Handler(WSGIRequestHandler):
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 128  # the default of 5 lets a burst of clients wait for a second try of their system's
 
     def __init__(self, family: socket.AddressFamily, place: Any) -> None:
         self.address_family = family
