@@ -21,18 +21,19 @@ from corlld.errors import ConfigurationError, FatalError, UnavailableError
 
 log = structlog.get_logger("corlld.http")
 
-CLIENT_SECONDS = 5.0  # a client that is silent for so long is let go of
+CLIENT_SECONDS = 5.0
 MAX_CONNECTIONS = 32  # at a time; an answer takes milliseconds, so that the oldest of so many is a slow client's
 SHUTDOWN_POLL_SECONDS = 0.1
 
 
 @contextmanager
-def serving(address: str, app: WSGIApplication) -> Iterator[tuple[str, int]]:
+def serving(address: str, app: WSGIApplication, *, client_seconds: float = CLIENT_SECONDS) -> Iterator[tuple[str, int]]:
     """Serve `app` while the block runs; gives host and port, which is the one that was found for port 0.
 
     Args:
         address: `host:port`.
         app: called from several threads at a time.
+        client_seconds: a client that neither sends nor reads for so long is let go of.
 
     Raises:
         UnavailableError: the port is taken. It may be let go of, by a daemon that is just ending, so that a service
@@ -40,6 +41,7 @@ def serving(address: str, app: WSGIApplication) -> Iterator[tuple[str, int]]:
         ConfigurationError: no waiting can make the address one that can be listened at.
     """
     server = _listen(address)
+    server.client_seconds = client_seconds
     server.set_app(app)
     thread = threading.Thread(target=server.serve_forever, args=(SHUTDOWN_POLL_SECONDS,), name="http", daemon=True)
     thread.start()
@@ -80,7 +82,11 @@ def _refused(address: str, why: str) -> FatalError:
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = CLIENT_SECONDS
+    server: "_Server"
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.settimeout(self.server.client_seconds)
 
     def get_stderr(self) -> TextIO:
         # What wsgiref would print here is a traceback for a client that went away; the site reports its own failures.
@@ -96,6 +102,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def __init__(self, family: socket.AddressFamily, place: Any) -> None:
         self.address_family = family
+        self.client_seconds = CLIENT_SECONDS
         self._open: dict[int, socket.socket] = {}  # oldest first
         self._lock = threading.Lock()
         super().__init__(place, _Handler)

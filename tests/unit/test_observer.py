@@ -55,6 +55,14 @@ def test_the_status_is_told_at_the_first_turn_once_a_second_and_when_the_stop_be
     assert [status.stopping for status in told.all[-1:]] == [True]
 
 
+def test_that_it_stops_is_told_at_once() -> None:
+    parts = Parts()
+    parts.clock = lambda: 5.0  # no second passes
+    told = parts.observer = Statuses()
+    parts.run(begun(*records(value("a"))))
+    assert [status.stopping for status in told.all] == [False, True]
+
+
 def test_a_long_drain_goes_on_telling() -> None:
     parts = Parts(operations={"shutdown_timeout_seconds": 1e6})
     now = itertools.count(0.0, 0.6)
