@@ -1,7 +1,8 @@
 """Puts the parts together: the one place that knows which implementation stands behind which protocol."""
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ from corlld.daemon import Daemon
 from corlld.errors import ConfigurationError
 from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
-from corlld.protocols import Announcements, DeadLetters, Observer, Source, StateStore
-from corlld.records import ModelInfo, StoreIdentity
+from corlld.observer import Observer, Observers
+from corlld.protocols import Announcements, DeadLetters, Source, StateStore
+from corlld.records import ModelInfo, Stage, StoreIdentity
 from corlld.settings import Settings
 from corlld.settings_file import check_for_run
 from corlld.state.store import LocalFolderStore
@@ -100,25 +102,49 @@ def store_identity(settings: Settings, names: Pseudonyms, source: Source, model:
     )
 
 
+@contextmanager
+def watched(settings: Settings) -> Iterator[Observer]:
+    """Who keeps metrics and health, served over HTTP while the block runs, where the settings say so.
+
+    Raises UnavailableError where the port is taken, ConfigurationError where the address can't be listened at.
+    """
+    from corlld.operations.health import Health
+    from corlld.operations.http import serving
+    from corlld.operations.liveness import Liveness
+    from corlld.operations.metrics import Metrics
+    from corlld.operations.metrics_observer import MetricsObserver
+    from corlld.operations.site import Site
+
+    health = Health(Liveness(settings.operations.stall_after_seconds))
+    metrics = Metrics(time.time(), settings.batching.max_buffered_events)
+    observer = Observers(health, MetricsObserver(metrics, health))
+    with ExitStack() as open_while_watched:
+        if address := settings.operations.http_address:
+            host, port = open_while_watched.enter_context(serving(address, Site(metrics.registry, health)))
+            log.info("http_listening", host=host, port=port)
+        yield observer
+
+
 def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon:
-    """A daemon that is ready to run: input reached, model resident, store opened.
+    """A daemon that is ready to run: input reached, model resident, store opened. The observer is told each stage.
 
     Raises FatalError with a sentence for whatever is wrong, before anything is read or written.
     """
     if problems := check_for_run(settings):
         raise ConfigurationError("\n".join(problems))
     with ExitStack() as opened:  # closed again where a later part fails
-        daemon = _build(settings, observer, opened)
+        daemon = _build(settings, observer or Observer(), opened)
         opened.pop_all()
     return daemon
 
 
-def _build(settings: Settings, observer: Observer | None, opened: ExitStack) -> Daemon:
+def _build(settings: Settings, observer: Observer, opened: ExitStack) -> Daemon:
     deadline = time.monotonic() + settings.operations.startup_timeout_seconds
 
     def left() -> float:
         return max(0.1, deadline - time.monotonic())
 
+    observer.starting(Stage.INPUT)
     names = pseudonyms(settings)
     store = build_store(settings)
     source = build_source(settings, store)
@@ -131,6 +157,7 @@ def _build(settings: Settings, observer: Observer | None, opened: ExitStack) -> 
         opened.callback(announcements.close, CLOSE_SECONDS)
     log.info("input_reached", kind=settings.source.kind)
 
+    observer.starting(Stage.MODEL)
     # torch and transformers take seconds to import: what can be wrong without them has been found by now.
     from corlld.learning.learner import CorllLearner
     from corlld.learning.resident import load_resident_model
@@ -140,7 +167,10 @@ def _build(settings: Settings, observer: Observer | None, opened: ExitStack) -> 
 
     resident = load_resident_model(settings.model, settings.adapter)
     info = resident.info
-    log.info("model_loaded", model=info.name, revision=info.revision, device=str(resident.device))
+    device, dtype = str(resident.device), str(resident.model.dtype).removeprefix("torch.")
+    observer.model_loaded(info, device, dtype)
+    log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
+    observer.starting(Stage.STATE)
     store.open(store_identity(settings, names, source, info), must_exist=source.has_commits())
     target = FolderTarget(settings.publishing.path)
     if settings.publishing.enabled:

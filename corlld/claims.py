@@ -15,12 +15,23 @@ from corlld.batching import Batcher
 from corlld.errors import InvalidEvent, InvalidReason, LostSwap, StateUnreadable
 from corlld.intake import Intake
 from corlld.jobs import Jobs
+from corlld.observer import Observer
 from corlld.offsets import LowWatermarks
-from corlld.protocols import Learner, Observer, Publisher, StateStore
-from corlld.records import Arrival, DeadLetter, EditEvent, EraseEvent, Tenure, TrainingBatch, UpdateOutcome, UserState
+from corlld.protocols import Learner, Publisher, StateStore
+from corlld.records import (
+    DeadLetter,
+    EditEvent,
+    EraseEvent,
+    Stage,
+    Statistics,
+    Tenure,
+    TrainingBatch,
+    UpdateOutcome,
+    UserState,
+)
 from corlld.settings import Settings
 from corlld.state.residency import Residency
-from corlld.transitions import Selection, after_erasure, after_update, select
+from corlld.transitions import Selection, after_erasure, after_update, place, select
 
 log = structlog.get_logger("corlld.claims")
 
@@ -82,9 +93,9 @@ class Claims:
         self._publisher = publisher
         self._observer = observer
         self._clock = clock
-        self._residency = Residency(settings.state.host_memory_bytes)
+        self.residency = Residency(settings.state.host_memory_bytes)
         self._claims: dict[str, Claim] = {}
-        self._training = False
+        self.training = False  # a call of the learner is under way
 
     def __len__(self) -> int:
         return len(self._claims)
@@ -101,7 +112,7 @@ class Claims:
         """
         for claim in self._claims.values():
             claim.stale = True
-        self._residency.drop_where(lambda state: tenure.partition.key in state.applied)
+        self.residency.drop_where(lambda state: tenure.partition.key in state.applied)
 
     def claim_users(self, now: float) -> None:
         """Begin with users whose micro-batch is due, as far as there is room."""
@@ -112,14 +123,14 @@ class Claims:
         room = max(0, min(2 * step - waiting, 4 * step - len(self._claims)))
         for uid in list(itertools.islice(self._batcher.ready(now, exclude=self._claims), room)):
             claim = self._claims[uid] = Claim(uid, Phase.LOADING)
-            if (resident := self._residency.get(uid)) is not None:
+            if (resident := self.residency.get(uid)) is not None:
                 claim.phase, claim.state, claim.token = Phase.READY, resident.state, resident.token
             else:
                 self._load(claim)
 
     def start_step(self) -> None:
         """Train who is ready, where the trainer has nothing to do."""
-        if self._training:
+        if self.training:
             return
         claims: list[Claim] = []
         for claim in [claim for claim in self._claims.values() if claim.phase is Phase.READY]:
@@ -133,21 +144,21 @@ class Claims:
         started = self._clock()
 
         def trained(future: "Future[list[UpdateOutcome]]") -> None:
-            self._training = False
+            self.training = False
             self._observer.step(len(claims), self._clock() - started)
             for claim, outcome in zip(claims, future.result(), strict=True):
                 self._conclude(claim, outcome)
 
-        self._training = True
+        self.training = True
         batches = [TrainingBatch(c.uid, c.state.adapter if c.state else None, _edits(c)) for c in claims]
         self._jobs.submit(self._trainer, trained, self._learner.update, batches)
 
     def _load(self, claim: Claim) -> None:
         def loaded(future: "Future[tuple[UserState | None, str]]") -> None:
             if isinstance(error := future.exception(), StateUnreadable):
-                self._jobs.forget(("state", claim.uid))
+                self._jobs.forget((Stage.STATE, claim.uid))
                 self._set_user_aside(claim, error)
-            elif not self._jobs.failed(("state", claim.uid), future, lambda: self._load(claim)):
+            elif not self._jobs.failed((Stage.STATE, claim.uid), future, lambda: self._load(claim)):
                 claim.state, claim.token = future.result()
                 if claim.state is None:
                     claim.phase = Phase.READY
@@ -164,7 +175,9 @@ class Claims:
             return self._publisher.newest(state.uid)
 
         def looked(future: "Future[int]") -> None:
-            if not self._jobs.failed(("publishing", claim.uid), future, lambda: self._look_at_published(claim, state)):
+            if not self._jobs.failed(
+                (Stage.PUBLISHING, claim.uid), future, lambda: self._look_at_published(claim, state)
+            ):
                 # Versions never go back, also after a restore or a repair.
                 claim.state = replace(state, version=max(state.version, future.result()))
                 claim.phase = Phase.READY
@@ -205,65 +218,70 @@ class Claims:
         arrivals = sorted(claim.selection.arrivals, key=place)
         erased = [arrival for arrival in arrivals if place(arrival) <= last]
         self._batcher.put_back(arrival for arrival in arrivals if place(arrival) > last)
-        claim.selection = Selection(fresh=tuple(erased))
+        claim.selection = claim.selection.through(last)
         self._save(claim, after_erasure(claim.uid, claim.state, erased), make_visible=True)
 
     def _conclude(self, claim: Claim, outcome: UpdateOutcome) -> None:
         state = after_update(claim.uid, claim.state, claim.selection, outcome, self._settings.state.recent_event_ids)
-        self._observer.update(state, _edits(claim), outcome)
+        before = claim.state.statistics if claim.state else Statistics()
+        self._observer.update(before, state, _edits(claim), outcome)
         self._save(claim, state, make_visible=outcome.trained)
 
     def _save(self, claim: Claim, state: UserState, *, make_visible: bool) -> None:
         claim.phase = Phase.STORING
         again = lambda: self._save(claim, state, make_visible=make_visible)  # noqa: E731
 
-        def saved(future: "Future[str]") -> None:
+        def saved(future: "Future[tuple[str, float]]") -> None:
             if isinstance(future.exception(), LostSwap):
-                self._jobs.forget(("state", claim.uid))
+                self._jobs.forget((Stage.STATE, claim.uid))
                 self._lost(claim)
-            elif not self._jobs.failed(("state", claim.uid), future, again):
-                claim.state, claim.token = state, future.result()
-                self._observer.stored(state)
+            elif not self._jobs.failed((Stage.STATE, claim.uid), future, again):
+                claim.token, seconds = future.result()
+                claim.state = state
+                self._observer.stored(state, seconds)
                 if make_visible:
                     self._publish(claim, state)
                 else:
                     self._finish(claim)
 
-        self._jobs.submit(self._pool, saved, self._store.save, claim.uid, state, claim.token)
+        self._jobs.submit(self._pool, saved, self._jobs.timed(self._store.save), claim.uid, state, claim.token)
 
     def _lost(self, claim: Claim) -> None:
         """Another owner wrote first: forget our copy, and let the stored one decide what is still to be applied."""
         log.warning("lost_swap", uid=claim.uid)
+        self._observer.lost_swap()
         arrivals = sorted(claim.selection.arrivals, key=place)
         live = [arrival for arrival in arrivals if self._watermarks.is_live(arrival.record.tenure)]
         self._batcher.put_back(live)
         self._batcher.release(a for a in arrivals if not self._watermarks.is_live(a.record.tenure))
-        self._residency.drop(claim.uid)
+        self.residency.drop(claim.uid)
         del self._claims[claim.uid]
 
     def _publish(self, claim: Claim, state: UserState) -> None:
         claim.phase = Phase.PUBLISHING
 
-        def published(future: "Future[None]") -> None:
-            if not self._jobs.failed(("publishing", claim.uid), future, lambda: self._publish(claim, state)):
-                self._tell(state)
-                self._observer.published(state)
+        def published(future: "Future[tuple[bool, float]]") -> None:
+            if not self._jobs.failed((Stage.PUBLISHING, claim.uid), future, lambda: self._publish(claim, state)):
+                changed, seconds = future.result()
+                if changed:
+                    self._tell(state)
+                    self._observer.published(state, claim.selection.fresh, seconds)
                 self._finish(claim)
 
-        self._jobs.submit(self._pool, published, self._make_visible, state)
+        self._jobs.submit(self._pool, published, self._jobs.timed(self._make_visible), state)
 
     def _tell(self, state: UserState) -> None:
         if state.erased:
             log.info("erased", uid=state.uid)
-        elif state.release is not None and self._settings.publishing.enabled:
-            pairs = state.statistics.pairs_applied
-            log.info("published", uid=state.uid, version=state.version, pairs=pairs)
+        else:
+            log.info("published", uid=state.uid, version=state.version, pairs=state.statistics.pairs_applied)
 
-    def _make_visible(self, state: UserState) -> None:
+    def _make_visible(self, state: UserState) -> bool:
+        """Whether the state's version, or its erasure, is out; False where there is none, or publishing is off."""
         if state.erased:
             self._publisher.withdraw(state)  # also where publishing was turned off since
-        elif self._settings.publishing.enabled:
-            self._publisher.publish(state)
+            return True
+        return self._settings.publishing.enabled and self._publisher.publish(state) is not None
 
     def _finish(self, claim: Claim) -> None:
         """Every arrival of the claim has a durable outcome that is out: they may be committed."""
@@ -271,18 +289,14 @@ class Claims:
         for arrival in arrivals:
             self._watermarks.finish(arrival.record)
         self._batcher.release(arrivals)
-        self._observer.finished(arrivals, self._clock())
+        duplicates = len(claim.selection.covered) + len(claim.selection.duplicates)
+        self._observer.finished(arrivals, duplicates, self._clock())
         del self._claims[claim.uid]
         if claim.state is None or claim.stale:
-            self._residency.drop(claim.uid)
+            self.residency.drop(claim.uid)
         else:
-            self._residency.put(claim.uid, claim.state, claim.token)
+            self.residency.put(claim.uid, claim.state, claim.token)
 
 
 def _edits(claim: Claim) -> tuple[EditEvent, ...]:
     return tuple(a.event for a in claim.selection.fresh if isinstance(a.event, EditEvent))
-
-
-def place(arrival: Arrival) -> tuple[float, int, int]:
-    """Orders arrivals as they came."""
-    return arrival.arrived_at, arrival.record.tenure.number, arrival.record.offset

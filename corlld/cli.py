@@ -20,7 +20,8 @@ exit codes:
   0   done, or stopped by SIGTERM or SIGINT
   2   wrong command line
   65  the input was refused: too many dead letters, a file that shrank or was replaced, a recreated topic
-  69  broker, topic or model could not be reached before operations.startup_timeout_seconds
+  69  broker, topic or model could not be reached before operations.startup_timeout_seconds, or the port of
+      operations.http_address is taken
   70  a bug, or an integrity alarm: a published version differs from its state
   73  the state store or the adapters' folder can't be written
   78  wrong settings, or a state store that belongs to other settings
@@ -92,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     text = "print every setting with its default as a commented TOML file"
     plain = commands.add_parser("settings", help=text, description=text[0].upper() + text[1:] + ".")
     plain.set_defaults(command=_settings)
+
+    text = "print every metric with its type, its labels and what it means"
+    metrics = commands.add_parser("metrics", help=text, description=text[0].upper() + text[1:] + ".")
+    metrics.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    metrics.set_defaults(command=_metrics)
 
     uid = add("uid", _uid, "print the pseudonym of a user: what files, logs and topics call them")
     uid.add_argument("user", metavar="USER", help="the user_id of the events; `-` reads it from standard input")
@@ -174,7 +180,7 @@ def _load(arguments: argparse.Namespace) -> Settings:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from corlld.assembly import build_daemon
+    from corlld.assembly import build_daemon, watched
     from corlld.signals import stop_on_signals
 
     # Until the loop runs nothing has begun that would have to be finished.
@@ -182,10 +188,11 @@ def _run(arguments: argparse.Namespace) -> int:
     log = structlog.get_logger("corlld")
     try:
         settings = _load(arguments)
-        daemon = build_daemon(settings)
-        with stop_on_signals(daemon.request_stop):
-            log.info("running", version=__version__)
-            daemon.run()
+        with watched(settings) as observer:
+            daemon = build_daemon(settings, observer)
+            with stop_on_signals(daemon.request_stop):
+                log.info("running", version=__version__)
+                daemon.run()
     except FatalError:
         raise
     except Exception:  # nothing goes on after it: a bug is logged without its message, which could quote a text
@@ -210,6 +217,18 @@ def _settings(arguments: argparse.Namespace) -> int:
     from corlld.settings_file import render_default_toml
 
     print(render_default_toml(), end="")
+    return ExitCode.OK
+
+
+def _metrics(arguments: argparse.Namespace) -> int:
+    from corlld.operations import metrics_table
+    from corlld.operations.metrics import Metrics
+
+    descriptions = Metrics(started_at=0.0, buffer_limit_events=0).descriptions
+    if arguments.markdown:
+        print(metrics_table.markdown(descriptions), end="")
+    else:
+        _stdout().print(metrics_table.table(descriptions))
     return ExitCode.OK
 
 

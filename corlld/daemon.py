@@ -4,6 +4,7 @@ One thread owns the source and everything in this module; one trains; a small po
 return values through futures whose handlers run in the loop, so nothing here is shared between threads.
 """
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,10 @@ from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
 from corlld.intake import Intake
 from corlld.jobs import Jobs
+from corlld.observer import Observer
 from corlld.offsets import LowWatermarks
-from corlld.protocols import DeadLetters, Learner, Observer, Publisher, Source, StateStore
-from corlld.records import Tenure
+from corlld.protocols import DeadLetters, Learner, Publisher, Source, StateStore
+from corlld.records import LoopStatus, PartitionStatus, Stage, Tenure
 from corlld.settings import Settings
 
 log = structlog.get_logger("corlld.daemon")
@@ -26,6 +28,7 @@ log = structlog.get_logger("corlld.daemon")
 BUSY_POLL_SECONDS = 0.02  # with work under way: its completions are handled between polls
 IDLE_POLL_SECONDS = 0.25
 COMMIT_EVERY_SECONDS = 1.0
+STATUS_EVERY_SECONDS = 1.0
 LEAST_CLOSE_SECONDS = 1.0  # for each part, also where a stop has used up its time
 
 
@@ -56,10 +59,11 @@ class Daemon:
         self._settings = settings
         self._source = source
         self._dead_letters = dead_letters
+        self._learner = learner
         self._publisher = publisher
         self._observer = observer or Observer()
         self._clock = clock
-        self._jobs = Jobs(settings.operations.retry_max_seconds, clock)
+        self._jobs = Jobs(settings.operations.retry_max_seconds, clock, self._observer)
         self._watermarks = LowWatermarks()
         self._batcher = Batcher(settings.batching)
         self._intake = Intake(
@@ -82,6 +86,8 @@ class Daemon:
             clock=clock,
         )
         self._next_commit = 0.0
+        self._next_status = -math.inf
+        self._reading_paused = False
         self._stop = False
         self.abandoned = False  # a stop ran out of time with a job still under way
 
@@ -92,9 +98,9 @@ class Daemon:
         self._stop = True
 
     @property
-    def waiting_for(self) -> list[str]:
+    def waiting_for(self) -> list[Stage]:
         """What keeps the daemon from being ready; empty when it is."""
-        return [*([] if self._source.healthy else ["input"]), *self._jobs.failing_stages]
+        return [*([] if self._source.healthy else [Stage.INPUT]), *self._jobs.failing_stages]
 
     def run(self) -> None:
         """Until stopped, or until the input has ended and all of it is finished. To be called once.
@@ -126,7 +132,9 @@ class Daemon:
         # All of them before the first is looked at: the source's positions are past the whole poll already, and
         # where the loop ends in the middle none of the rest may be committed.
         for record in polled.records:
-            self._watermarks.start(record)
+            self._watermarks.start(record, now)
+        if polled.records:
+            self._observer.read(len(polled.records))
         for record in polled.records:
             if (arrival := self._intake.admit(record, now)) is not None:
                 self._observer.admitted(arrival)
@@ -138,9 +146,12 @@ class Daemon:
         self._claims.start_step()
         if self._batcher.full or self._intake.full:
             self._source.pause()
+            self._reading_paused = True
         elif self._batcher.has_room:
             self._source.resume()
+            self._reading_paused = False
         self._commit(now)
+        self._tell_status(stopping=False)
 
     def _input_is_finished(self) -> bool:
         return self._source.exhausted and not self._watermarks.unfinished
@@ -158,10 +169,42 @@ class Daemon:
         targets = self._watermarks.committable(self._source.positions())
         behind = {tenure: offset for tenure, offset in targets.items() if offset != known.get(tenure)}
         if behind and self._source.commit(behind):
+            self._observer.commit_begun()
             self._next_commit = now + COMMIT_EVERY_SECONDS
+
+    def _tell_status(self, *, stopping: bool) -> None:
+        now = self._clock()
+        if now < self._next_status:
+            return
+        self._next_status = now + STATUS_EVERY_SECONDS
+        ends, committed = self._source.ends(), self._source.committed()
+        self._observer.turned(
+            LoopStatus(
+                now=now,
+                waiting_for=tuple(self.waiting_for),
+                stopping=stopping,
+                buffered_events=self._batcher.events,
+                buffered_chars=self._batcher.chars,
+                reading_paused=self._reading_paused,
+                partitions={
+                    tenure.partition.partition: PartitionStatus(
+                        # The end was seen before the newest commit, perhaps.
+                        max(0, ends[tenure] - committed[tenure]) if tenure in ends and tenure in committed else None,
+                        age,
+                    )
+                    for tenure, age in self._watermarks.ages_seconds(now).items()
+                },
+                training=self._claims.training,
+                trainer_progress=self._learner.progress,
+                host_memory_users=len(self._claims.residency),
+                host_memory_bytes=self._claims.residency.nbytes,
+            )
+        )
 
     def _drain(self, deadline: float) -> None:
         """Let what has begun become durable and visible, without starting anything new."""
+        self._next_status = -math.inf  # that it stops is told at once
+        self._tell_status(stopping=True)
         while self._intake.pending or self._claims.under_way:
             now = self._clock()
             if now >= deadline:
@@ -170,6 +213,7 @@ class Daemon:
                 return
             self._jobs.handle_completions(wait_seconds=BUSY_POLL_SECONDS)
             self._jobs.run_due_retries(now)
+            self._tell_status(stopping=True)
 
     def _close(self, deadline: float) -> None:
         def left() -> float:

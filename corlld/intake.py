@@ -8,9 +8,10 @@ from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
 from corlld.jobs import Jobs
+from corlld.observer import Observer
 from corlld.offsets import LowWatermarks
-from corlld.protocols import DeadLetters, Observer
-from corlld.records import Arrival, DeadLetter, Record
+from corlld.protocols import DeadLetters
+from corlld.records import Arrival, DeadLetter, Record, Stage
 from corlld.settings import DeadLetterSettings
 
 log = structlog.get_logger("corlld.intake")
@@ -74,7 +75,7 @@ class Intake:
         self._send(letter)
 
     def _send(self, letter: DeadLetter) -> None:
-        what = ("dead_letters", (letter.record.tenure.number, letter.record.offset))
+        what = (Stage.DEAD_LETTERS, (letter.record.tenure.number, letter.record.offset))
 
         self._jobs.when_done(
             self._dead_letters.send(letter),

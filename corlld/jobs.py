@@ -11,6 +11,8 @@ from typing import Any, ParamSpec, TypeVar
 import structlog
 
 from corlld.errors import RetriableError
+from corlld.observer import Observer
+from corlld.records import Stage
 
 log = structlog.get_logger("corlld.jobs")
 
@@ -18,7 +20,7 @@ FIRST_RETRY_SECONDS = 0.1
 
 P = ParamSpec("P")
 T = TypeVar("T")
-What = tuple[str, object]  # stage, and what of it: names a thing that is tried again
+What = tuple[Stage, object]  # and what of it: names a thing that is tried again
 
 
 class Jobs:
@@ -27,10 +29,12 @@ class Jobs:
     Args:
         retry_max_seconds: longest pause between tries.
         clock: monotonic seconds.
+        observer: told of each retry.
     """
 
-    def __init__(self, retry_max_seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(self, retry_max_seconds: float, clock: Callable[[], float], observer: Observer) -> None:
         self._retry_max_seconds = retry_max_seconds
+        self._observer = observer
         self._clock = clock
         self._completions: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._retries: list[tuple[float, int, Callable[[], None]]] = []
@@ -38,7 +42,7 @@ class Jobs:
         self._failures: dict[What, int] = {}  # in a row
 
     @property
-    def failing_stages(self) -> list[str]:
+    def failing_stages(self) -> list[Stage]:
         return sorted({stage for stage, _ in self._failures})
 
     def submit(
@@ -79,16 +83,27 @@ class Jobs:
         error = future.exception()
         if error is None:
             if self._failures.pop(what, 0):
-                log.info("works_again", stage=what[0])
+                log.info("works_again", stage=what[0].value)
             return False
         if not isinstance(error, RetriableError):
             raise error
         failures = self._failures[what] = self._failures.get(what, 0) + 1
         pause = min(self._retry_max_seconds, FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 20))
         pause *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter, so that many users don't come back at once
-        log.warning("will_try_again", stage=what[0], problem=str(error), failures=failures, pause_seconds=pause)
+        log.warning("will_try_again", stage=what[0].value, problem=str(error), failures=failures, pause_seconds=pause)
+        self._observer.will_retry(what[0])
         heapq.heappush(self._retries, (self._clock() + pause, next(self._sequence), again))
         return True
+
+    def timed(self, job: Callable[P, T]) -> Callable[P, tuple[T, float]]:
+        """The job, returning how many seconds it took as well."""
+
+        def run(*args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+            started = self._clock()
+            result = job(*args, **kwargs)
+            return result, self._clock() - started
+
+        return run
 
     def forget(self, what: What) -> None:
         """The thing ended in another way than by a try that worked."""

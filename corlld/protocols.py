@@ -6,9 +6,7 @@ from typing import Protocol
 
 from corlld.records import (
     AdapterVersion,
-    Arrival,
     DeadLetter,
-    EditEvent,
     Head,
     ModelInfo,
     Polled,
@@ -54,6 +52,12 @@ class Source(Protocol):
     def positions(self) -> Mapping[Tenure, int]:
         """For each live tenure the next offset that `poll` would deliver from. No I/O."""
 
+    def ends(self) -> Mapping[Tenure, int]:
+        """For each live tenure the input's end as it was last seen, a few seconds ago at most. No I/O.
+
+        Unknown ones are left out. It goes on while reading is paused; an input that went away leaves the last answer.
+        """
+
     def pause(self) -> None:
         """Deliver no records until `resume`, while polling (and so heartbeats) goes on. Idempotent."""
 
@@ -91,10 +95,17 @@ class Announcements(Protocol):
 
 
 class Learner(Protocol):
-    """The resident model. Called from the trainer's thread only."""
+    """The resident model. `update` is called from the trainer's thread only."""
 
     @property
     def model_info(self) -> ModelInfo: ...
+
+    @property
+    def progress(self) -> int:
+        """Grows with every piece of work inside `update`, so that a stuck call can be told from a long one.
+
+        Read from the loop's thread while `update` runs.
+        """
 
     def update(self, batches: Sequence[TrainingBatch]) -> list[UpdateOutcome]:
         """One outcome a batch, in order. Changes nothing but the tensors of the users named (I4).
@@ -159,28 +170,3 @@ class Publisher(Protocol):
         """Remove every published version of a user whose state is a tombstone. Raises RetriableError."""
 
     def close(self, timeout_seconds: float) -> None: ...
-
-
-class Observer:
-    """Told by the loop what happened, for metrics, progress and summaries. This one looks away."""
-
-    def admitted(self, arrival: Arrival) -> None:
-        """A valid event came in."""
-
-    def dead_letter(self, letter: DeadLetter) -> None:
-        """A record is being set aside."""
-
-    def step(self, users: int, seconds: float) -> None:
-        """One call of the learner came back."""
-
-    def update(self, state: UserState, events: Sequence[EditEvent], outcome: UpdateOutcome) -> None:
-        """One user's micro-batch was trained; `state` is the one that will be stored."""
-
-    def stored(self, state: UserState) -> None:
-        """A state is durable."""
-
-    def published(self, state: UserState) -> None:
-        """A version, or an erasure, is visible."""
-
-    def finished(self, arrivals: Sequence[Arrival], now: float) -> None:
-        """Arrivals have their durable outcome: they may be committed."""

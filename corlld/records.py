@@ -191,11 +191,12 @@ class UpdateOutcome:
 
 @dataclass(frozen=True, slots=True)
 class DraftFigures:
-    """User effort over the drafts of one producing version."""
+    """User effort over some drafts, and how much the drafts repeat themselves."""
 
     events: int = 0
     acceptances: int = 0
     edit_ratio_sum: float = 0.0  # normalised edit distance between proposed and edited, summed
+    repetition_sum: float = 0.0  # share of repeated words in proposed, summed
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,7 @@ class Statistics:
     base_pairs: int = 0
     base_correct: float = 0.0  # the base model's own preference, the control
     drafts: Mapping[str, DraftFigures] = field(default_factory=dict)  # by producing version, or "unknown"
+    first_drafts: DraftFigures = DraftFigures()  # this user's own past, which later drafts are compared with
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +274,56 @@ class ModelInfo:
     revision: str
     fingerprint: str
     supports_messages: bool  # the tokenizer has a chat template
+
+
+class Stage(StrEnum):
+    """What may be waited for; a closed set (metric label)."""
+
+    INPUT = "input"
+    MODEL = "model"
+    STATE = "state"
+    PUBLISHING = "publishing"
+    DEAD_LETTERS = "dead_letters"
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """Where a live partition stands.
+
+    lag: the input's end minus the committed offset: records (Kafka), bytes (a file). None where the end is not known.
+    low_watermark_age_seconds: since the oldest unfinished record was read; 0 with none.
+    """
+
+    lag: int | None
+    low_watermark_age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStatus:
+    """What the loop says of itself, about once a second, also while it stops.
+
+    now: seconds on the daemon's monotonic clock.
+    waiting_for: stages that keep the daemon from being ready; empty where nothing does.
+    stopping: what has begun is being finished, nothing new is started.
+    buffered_events, buffered_chars: waiting and in flight.
+    reading_paused: by back-pressure.
+    partitions: the live ones, by number.
+    training: a call of the learner is under way.
+    trainer_progress: `Learner.progress`.
+    host_memory_users, host_memory_bytes: states kept in host memory.
+    """
+
+    now: float
+    waiting_for: tuple[Stage, ...]
+    stopping: bool
+    buffered_events: int
+    buffered_chars: int
+    reading_paused: bool
+    partitions: Mapping[int, PartitionStatus]
+    training: bool
+    trainer_progress: int
+    host_memory_users: int
+    host_memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,17 @@ from rich.table import Table
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, InvalidEvent
 from corlld.events import EventDecoder
-from corlld.protocols import Observer
-from corlld.records import Arrival, DeadLetter, EditEvent, PairOutcome, PairStatus, UpdateOutcome, UserState
+from corlld.observer import Observer
+from corlld.records import (
+    Arrival,
+    DeadLetter,
+    EditEvent,
+    PairOutcome,
+    PairStatus,
+    Statistics,
+    UpdateOutcome,
+    UserState,
+)
 from corlld.settings import (
     DeadLetterSettings,
     IdentitySettings,
@@ -57,7 +66,7 @@ class Recorder(Observer):
         self.dead_letters[letter.error.reason.value] += 1
         self._advance(1)
 
-    def update(self, state: UserState, events: Sequence[EditEvent], outcome: UpdateOutcome) -> None:
+    def update(self, before: Statistics, state: UserState, events: Sequence[EditEvent], outcome: UpdateOutcome) -> None:
         if not events:
             return
         record = self.users.setdefault(state.uid, UserRecord(events[0].user_id))
@@ -65,7 +74,7 @@ class Recorder(Observer):
         record.pairs += outcome.pairs
         record.version = state.version
 
-    def finished(self, arrivals: Sequence[Arrival], now: float) -> None:
+    def finished(self, arrivals: Sequence[Arrival], duplicates: int, now: float) -> None:
         self._advance(len(arrivals))
 
     def judge_baselines(self) -> None:

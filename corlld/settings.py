@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
+MAX_PORT = 65_535
 NonEmpty = Annotated[str, Field(min_length=1)]
 Address = Annotated[
     str, Field(pattern=r"^([^\s/:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$", json_schema_extra={"allowed": "`host:port`"})
@@ -283,6 +284,17 @@ class PublishingSettings(Section):
 class OperationsSettings(Section):
     """How the daemon is run and watched."""
 
+    http_address: Address | Literal[""] = Field(
+        "127.0.0.1:9108",
+        description="Where /metrics, /livez, /readyz and a landing page are served. They have no password: keep it on "
+        "loopback, or behind what has one. Port 0: any free one, told in the log. An empty text (in a file; an empty "
+        "variable counts as not set): nowhere.",
+    )
+    stall_after_seconds: PositiveSeconds = Field(
+        300.0,
+        description="/livez fails, and a watchdog is fed no more, once the loop has not turned or a training step has "
+        "made no progress for so long.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level shown.")
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto`: console where a terminal is attached, else json."
@@ -290,6 +302,11 @@ class OperationsSettings(Section):
     startup_timeout_seconds: PositiveSeconds = Field(60.0, description="How long the start waits for what is away.")
     shutdown_timeout_seconds: PositiveSeconds = Field(60.0, description="How long a stop may take.")
     retry_max_seconds: PositiveSeconds = Field(30.0, description="Longest pause between tries of what failed.")
+
+    def problems(self) -> Iterator[str]:
+        port = self.http_address.rpartition(":")[2]
+        if port and int(port) > MAX_PORT:
+            yield f"http_address: found port {port}, allowed: at most {MAX_PORT}"
 
 
 class Settings(Section):

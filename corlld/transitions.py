@@ -27,6 +27,16 @@ class Selection:
     def arrivals(self) -> tuple[Arrival, ...]:
         return (*self.covered, *self.duplicates, *self.fresh)
 
+    def through(self, last: tuple[float, int, int]) -> "Selection":
+        """The part of it whose `place` is at most `last`."""
+        parts = (self.covered, self.duplicates, self.fresh)
+        return Selection(*(tuple(arrival for arrival in part if place(arrival) <= last) for part in parts))
+
+
+def place(arrival: Arrival) -> tuple[float, int, int]:
+    """Orders arrivals as they came."""
+    return arrival.arrived_at, arrival.record.tenure.number, arrival.record.offset
+
 
 def select(state: UserState | None, arrivals: Iterable[Arrival], already: Selection | None = None) -> Selection:
     """Sort `arrivals` against the state and what is `already` selected for the same step."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from corlld.errors import LostSwap
 from corlld.records import (
@@ -16,6 +17,7 @@ from corlld.records import (
     EditEvent,
     EraseEvent,
     Head,
+    LoopStatus,
     ModelInfo,
     PairOutcome,
     PairStatus,
@@ -55,6 +57,24 @@ def arrival(
     return Arrival(uid, event or edit(f"e{offset}"), record(offset, of), at)
 
 
+def loop_status(**fields: Any) -> LoopStatus:
+    """An idle daemon that is ready, but for `fields`."""
+    idle: dict[str, Any] = {
+        "now": 0.0,
+        "waiting_for": (),
+        "stopping": False,
+        "buffered_events": 0,
+        "buffered_chars": 0,
+        "reading_paused": False,
+        "partitions": {},
+        "training": False,
+        "trainer_progress": 0,
+        "host_memory_users": 0,
+        "host_memory_bytes": 0,
+    }
+    return LoopStatus(**{**idle, **fields})
+
+
 @dataclass(frozen=True)
 class Applied:
     """An adapter that is nothing but the list of the events that made it."""
@@ -75,12 +95,14 @@ class ListingLearner:
 
     def __init__(self, before: Callable[[Sequence[TrainingBatch]], None] = lambda batches: None) -> None:
         self._before = before
+        self.progress = 0
         self.model_info = ModelInfo("tiny", "r1", "f1", supports_messages=False)
 
     def update(self, batches: Sequence[TrainingBatch]) -> list[UpdateOutcome]:
         self._before(batches)
         outcomes = []
         for batch in batches:
+            self.progress += 1
             adapter = batch.adapter or Applied()
             assert isinstance(adapter, Applied)
             new = tuple(event.event_id for event in batch.events if not event.is_acceptance)
@@ -233,6 +255,10 @@ class ScriptedSource:
         return polled
 
     def positions(self) -> Mapping[Tenure, int]:
+        return dict(self._positions)
+
+    def ends(self) -> Mapping[Tenure, int]:
+        """What the script holds back counts as not there yet."""
         return dict(self._positions)
 
     def pause(self) -> None:

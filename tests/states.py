@@ -24,7 +24,8 @@ FIGURES = Statistics(
     prequential_margin_sum=0.1 + 0.2,  # a sum that no short decimal names
     base_pairs=2,
     base_correct=1.0,
-    drafts={"0": DraftFigures(3, 1, 1 / 3), "unknown": DraftFigures(1, 0, 0.25)},
+    drafts={"0": DraftFigures(3, 1, 1 / 3, 0.7), "unknown": DraftFigures(1, 0, 0.25)},
+    first_drafts=DraftFigures(4, 1, 1 / 3 + 0.25, 0.7),
 )
 
 

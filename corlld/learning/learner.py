@@ -69,10 +69,16 @@ class CorllLearner:
         )
         self._arena = SlotArena(resident.lora, device_slots, resident.device, adapter_dtype)
         self._runner = StepRunner(resident, self._arena, learning, guard)
+        self._batches = 0  # begun so far
 
     @property
     def model_info(self) -> ModelInfo:
         return self._resident.info
+
+    @property
+    def progress(self) -> int:
+        """See the protocol."""
+        return self._batches + self._runner.progress
 
     def update(self, batches: Sequence[TrainingBatch]) -> list[UpdateOutcome]:
         """One outcome a batch, in order. See the protocol.
@@ -85,6 +91,7 @@ class CorllLearner:
         return [self._update_user(batch) for batch in batches]
 
     def _update_user(self, batch: TrainingBatch) -> UpdateOutcome:
+        self._batches += 1
         given = batch.adapter
         if given is not None and not isinstance(given, AdapterTensors):
             raise TypeError("an adapter of another make")

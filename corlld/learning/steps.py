@@ -80,6 +80,7 @@ class StepRunner:
         self._learning = learning
         self._guard = guard_settings
         self._beginning = resident.lora.weights(arena.beginning)
+        self.progress = 0  # rows run and steps taken so far; read by other threads
 
     def run(self, slot: Slot, pairs: Sequence[PreferencePair], *, untrained: bool, at_beginning: bool) -> StepResult:
         """One step on `pairs`.
@@ -146,12 +147,14 @@ class StepRunner:
             with _blaming(number):
                 scored = self.score_row(row, slot.leaves, untrained=untrained, at_beginning=at_beginning)
                 (scored.loss / count).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+            self.progress += 1
             before.append(scored.tokens)
             total += scored.loss.detach().cpu()
             for place, score in zip(row.members, _finite_scores(row, scored), strict=True):
                 scores[place] = score
 
         norm = self.apply_gradient(slot, count)
+        self.progress += 1
         if not (total.isfinite() and guard.all_finite(norm, *slot.tensors)):
             self._arena.undo(slot)
             return StepResult(RejectReason.NON_FINITE, tuple(scores))
@@ -193,6 +196,7 @@ class StepRunner:
         for number, (row, then) in enumerate(zip(rows, before, strict=True)):
             with _blaming(number):
                 now = self._logps(row, slot.leaves)
+            self.progress += 1
             after.append(now)
             for place, delta in zip(row.members, row.sums(now - then)[0].tolist(), strict=True):
                 deltas[place] = delta

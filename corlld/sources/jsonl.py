@@ -129,6 +129,10 @@ class JsonlSource:
     def positions(self) -> Mapping[Tenure, int]:
         return {self._tenure: self._position} if self._tenure else {}
 
+    def ends(self) -> Mapping[Tenure, int]:
+        """The file's size, a last line without its end included."""
+        return {self._tenure: self._size()} if self._tenure else {}
+
     def pause(self) -> None:
         self._paused = True
 

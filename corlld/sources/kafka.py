@@ -52,6 +52,7 @@ class KafkaSource:
         self._listener: RebalanceListener
         self._tenures: Tenures
         self._first_view: TopicView
+        self._ends: Mapping[int, int] = {}  # by partition, as last answered
         self._cluster_id = ""
         self._paused = False
         self._reached = False
@@ -81,6 +82,10 @@ class KafkaSource:
 
     def committed(self) -> Mapping[Tenure, int]:
         return dict(self._tenures.committed)
+
+    def ends(self) -> Mapping[Tenure, int]:
+        ends = self._ends
+        return {t: ends[p.partition] for p, t in self._tenures.live.items() if p.partition in ends}
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -224,6 +229,7 @@ class KafkaSource:
         if not self._reached:
             log.info("kafka_reached")
         self._reached = True
+        self._ends = {**self._ends, **view.ends}
         return self._begin(view)
 
     def _begin(self, view: TopicView) -> list[Tenure]:

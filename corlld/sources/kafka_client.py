@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,8 @@ def _reason(failure: BaseException | None) -> str | None:
 class TopicView:
     """What the cluster says of a topic and of the group's place in it.
 
-    beginnings, ends: of partitions that the group has no commit for (end: of what read_committed may see).
+    beginnings: of partitions that the group has no commit for.
+    ends: what read_committed may see; of those without a commit always, of the others where they can be told.
     """
 
     topic_id: str
@@ -169,6 +170,9 @@ class TopicLookup:
         unknown = [tp for tp in asked if tp.partition not in committed]
         beginnings = self._offsets(admin, unknown, OffsetSpec.EARLIEST)
         ends = self._offsets(admin, unknown, OffsetSpec.LATEST)
+        # Nothing but the lag that is shown depends on the others, and one without a leader spoils the whole answer.
+        with suppress(KafkaError):
+            ends |= self._offsets(admin, [tp for tp in asked if tp.partition in committed], OffsetSpec.LATEST)
         return TopicView(topic_id, partitions, committed, beginnings, ends)
 
     @staticmethod

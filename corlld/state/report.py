@@ -64,6 +64,9 @@ def _row(store: ReadableStore, uid: str, *, header: bool = False) -> dict[str, A
         "mean_margin_nats": _ratio(state.statistics.prequential_margin_sum, state.statistics.prequential_pairs),
         "base_accuracy": _ratio(state.statistics.base_correct, state.statistics.base_pairs),
         "edit_ratio": _edit_ratio(state.statistics),
+        "first_drafts_repetition": _ratio(
+            state.statistics.first_drafts.repetition_sum, state.statistics.first_drafts.events
+        ),
     }
 
 

@@ -149,7 +149,9 @@ def _adapter(
 
 def _statistics(fields: Mapping[str, Any]) -> Statistics:
     drafts = {name: DraftFigures(**figures) for name, figures in fields["drafts"].items()}
-    return Statistics(**{**fields, "drafts": drafts})
+    # Absent from states that were written before there was such a figure: their next drafts count as the first ones.
+    first = DraftFigures(**fields.get("first_drafts", {}))
+    return Statistics(**{**fields, "drafts": drafts, "first_drafts": first})
 
 
 def _why(error: Exception) -> str:

@@ -183,6 +183,23 @@ def test_what_is_committed_is_known_from_the_beginning(the_input: Input) -> None
         assert reader.source.committed() == {reader.begun[0]: 0}
 
 
+def test_the_end_is_known_also_while_reading_is_paused_and_a_source_read_to_it_has_no_lag(the_input: Input) -> None:
+    the_input.write(VALUES[:3])
+    with opened(the_input.source()) as reader:
+        assert reader.source.ends() == {}
+        records = reader.read(3)
+        live = records[0].tenure
+        reader.poll_until(lambda: reader.source.ends() == reader.source.positions(), "the end is known")
+        reader.source.pause()
+        the_input.write(VALUES[3:])
+        reader.poll_until(lambda: reader.source.ends()[live] > records[-1].next_offset, "the end moves")
+        reader.source.resume()
+        reader.read(len(VALUES))
+        reader.poll_until(lambda: reader.source.ends() == reader.source.positions(), "the end is reached")
+        reader.commit(reader.source.positions())
+        assert reader.source.ends() == reader.source.committed()
+
+
 def test_a_source_that_is_followed_is_never_exhausted(the_input: Input) -> None:
     the_input.write(VALUES)
     with opened(the_input.source()) as reader:

@@ -1,7 +1,9 @@
 """Daemons as real processes: their settings, their start by `python -m corlld` or by fork, and the verdict."""
 
 import atexit
+import contextlib
 import functools
+import http.client
 import json
 import os
 import signal
@@ -49,6 +51,26 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str, by: Dae
 
 def tail(log: Path, chars: int = 4000) -> str:
     return log.read_text(errors="replace")[-chars:] if log.exists() else "no log"
+
+
+def http_port(by: Daemon, seconds: float = START_SECONDS) -> int:
+    """The port that the daemon's HTTP server found, from its log (in JSON)."""
+
+    def listening() -> list[int]:
+        lines = by.log.read_text(errors="replace").splitlines() if by.log.exists() else []
+        return [json.loads(line)["port"] for line in lines if '"http_listening"' in line and line.endswith("}")]
+
+    wait_until(lambda: bool(listening()), seconds, "an HTTP port", by)
+    return listening()[-1]
+
+
+def http_get(port: int, path: str) -> tuple[int, str]:
+    """Status and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
 
 
 @dataclass(frozen=True)
@@ -105,7 +127,11 @@ class Site:
             "learning": {"lr": 1e-3, "pairs_per_step": 1},
             "state": {"path": str(self.states)},
             "publishing": {"path": str(self.adapters), "announce_topic": f"{self.topic}.adapters"},
-            "operations": {"log_format": "json", "startup_timeout_seconds": START_SECONDS},
+            "operations": {
+                "log_format": "json",
+                "startup_timeout_seconds": START_SECONDS,
+                "http_address": "127.0.0.1:0",
+            },
         }
         for overlay in (self.sections, more):
             for section, values in overlay.items():

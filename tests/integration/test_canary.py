@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.integration import oracle
-from tests.integration.daemon_process import Launcher, Site, tail
+from tests.integration.daemon_process import Launcher, Site, http_get, http_port, tail
 from tests.integration.traffic import MAX_TEXT_CHARS, Producer, Sent
 from tests.kafka.broker import KafkaCluster
 from tests.tiny_models import make_tiny_model
@@ -167,6 +167,7 @@ def test_a_run_on_kafka_writes_no_user_text_and_no_raw_id(
     erasure = {"type": "erase", "event_id": "last", "user_id": f"{CANARY}-2", "occurred_at": "2026-03-04T05:06:07Z"}
     producer.send([Sent(0, f"{CANARY}-2".encode(), json.dumps(erasure).encode())])
     site.wait_for_end(life)
+    served = [(path, http_get(http_port(life), path)[1].encode()) for path in ("/metrics", "/", "/readyz", "/nothing")]
     assert life.stop() == 0
     producer.close()
 
@@ -177,6 +178,8 @@ def test_a_run_on_kafka_writes_no_user_text_and_no_raw_id(
     assert len(list(site.states.glob("users/*"))) == 2
     assert '"debug"' in site.log().read_text()
     assert leaks(written_below(tmp_path)) == set()
+    assert leaks(served) == set()
+    assert b"corlld_erasures_total 1.0" in served[0][1], "there was something to tell"
     assert leaks(("announcement", (record.key or b"") + (record.value or b"")) for record in announced) == set()
     assert leaks(own_part_of(letter) for letter in letters) == set()
 

@@ -18,6 +18,7 @@ import pytest
 
 from corlld.cli import main
 from corlld.identity import Pseudonyms
+from tests.integration.daemon_process import http_get
 from tests.kafka.broker import KafkaCluster
 from tests.s3 import new_bucket_name, s3_server
 from tests.tiny_models import make_tiny_model
@@ -53,6 +54,7 @@ def site(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("CORLLD_MODEL__NAME", str(tiny_model))
     monkeypatch.setenv("CORLLD_STATE__PATH", str(tmp_path / "state"))
     monkeypatch.setenv("CORLLD_PUBLISHING__PATH", str(tmp_path / "adapters"))
+    monkeypatch.setenv("CORLLD_OPERATIONS__HTTP_ADDRESS", "127.0.0.1:0")
     monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "3")
     monkeypatch.setenv("CORLLD_LEARNING__LR", "1e-2")
     write_events(
@@ -180,6 +182,45 @@ def test_a_wrong_setting_names_the_key_what_was_found_what_is_allowed_and_where(
     assert "learning.betta" in problem
     assert "batching.max_events: found 'many'" in problem
     assert problem.count(str(file)) >= 3
+
+
+def test_a_port_in_use_is_said_with_the_setting_before_anything_is_loaded(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("CORLLD_OPERATIONS__HTTP_ADDRESS", address)
+        code, problem = fails(capsys, "run")
+        assert code == 69
+        assert f"operations.http_address = {address}: Address already in use" in problem
+        assert "another port" in problem
+        assert len(problem.splitlines()) == 1
+        assert not (site / "state").exists()
+        assert main(["check"]) == 0, "a check serves nothing"
+
+
+def test_readyz_follows_the_start_and_livez_is_good_all_along(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORLLD_SOURCE__FOLLOW", "true")
+    monkeypatch.setenv("CORLLD_OPERATIONS__LOG_FORMAT", "json")
+    monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "60")
+    (site / "events.jsonl").rename(site / "not-yet.jsonl")
+    with started_run(site) as run:
+        wait_for(lambda: "http_listening" in (site / "log").read_text())
+        (line,) = [line for line in (site / "log").read_text().splitlines() if "http_listening" in line]
+        port = json.loads(line)["port"]
+        assert http_get(port, "/readyz") == (503, "waiting for: input\n")
+        assert http_get(port, "/livez") == (200, "ok\n")
+        (site / "not-yet.jsonl").rename(site / "events.jsonl")
+        wait_for(lambda: http_get(port, "/readyz") == (503, "waiting for: model\n"))
+        assert http_get(port, "/livez") == (200, "ok\n")
+        assert "corlld_model_info{" not in http_get(port, "/metrics")[1]
+        wait_for(lambda: http_get(port, "/readyz") == (200, "ready\n"))
+        wait_for(lambda: 'corlld_consumer_lag{partition="0"} 0.0' in http_get(port, "/metrics")[1])
+        metrics = http_get(port, "/metrics")[1]
+        assert 'corlld_model_info{adapter="' in metrics
+        assert "corlld_ready 1.0" in metrics
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 0
 
 
 def test_a_missing_settings_file(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

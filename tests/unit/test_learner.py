@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from corlld.learning.adapter import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
+from corlld.learning.steps import StepRunner
 from corlld.records import EditEvent, Message, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings import GuardSettings, LearningSettings
 from tests.tiny_models import make_tiny_model, tiny_resident
@@ -451,3 +453,26 @@ def test_messages_are_learnt_from_where_the_model_has_a_chat_template(tmp_path: 
     outcome = update(learner, chat, refused)
     assert outcome.trained
     assert [pair.reason for pair in outcome.pairs] == [None, RejectReason.UNRENDERABLE]
+
+
+def test_progress_grows_with_every_row_and_step_inside_an_update(
+    make: Callable[..., CorllLearner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = make(pairs_per_step=1, max_row_tokens=64)
+    seen: list[int] = []
+    score_row, apply_gradient = StepRunner.score_row, StepRunner.apply_gradient
+    monkeypatch.setattr(StepRunner, "score_row", lambda *a, **k: (seen.append(learner.progress), score_row(*a, **k))[1])
+    monkeypatch.setattr(
+        StepRunner, "apply_gradient", lambda *a, **k: (seen.append(learner.progress), apply_gradient(*a, **k))[1]
+    )
+    update(learner, *EDITS)
+    seen.append(learner.progress)
+    assert len(seen) == 2 * len(EDITS) + 1
+    assert all(later > earlier for earlier, later in itertools.pairwise(seen))
+
+
+def test_a_micro_batch_that_trains_nothing_is_progress_too(make: Callable[..., CorllLearner]) -> None:
+    learner = make()
+    before = learner.progress
+    update(learner, event("as it is", "as it is"))
+    assert learner.progress > before

@@ -35,7 +35,7 @@ def test_the_committable_offset_is_the_smallest_unfinished_one_after_every_step(
     last = 0
     for verb, offset in steps:
         if verb == "start":
-            watermark.start(offset)
+            watermark.start(offset, 0.0)
             unfinished.add(offset)
             position = offset + 1
         else:
@@ -50,14 +50,14 @@ def test_the_committable_offset_is_the_smallest_unfinished_one_after_every_step(
 
 def test_with_nothing_unfinished_the_position_is_committed_past_transaction_markers() -> None:
     watermark = LowWatermark()
-    watermark.start(4)
+    watermark.start(4, 0.0)
     watermark.finish(4)
     assert watermark.committable(position=7) == 7
 
 
 def test_finishing_twice_or_unknown_is_an_error() -> None:
     watermark = LowWatermark()
-    watermark.start(1)
+    watermark.start(1, 0.0)
     watermark.finish(1)
     with pytest.raises(KeyError):
         watermark.finish(1)
@@ -65,20 +65,37 @@ def test_finishing_twice_or_unknown_is_an_error() -> None:
 
 def test_offsets_must_increase() -> None:
     watermark = LowWatermark()
-    watermark.start(3)
+    watermark.start(3, 0.0)
     with pytest.raises(ValueError, match="offset 3 started after 3"):
-        watermark.start(3)
+        watermark.start(3, 0.0)
 
 
 def test_outcomes_of_an_ended_tenure_are_ignored_and_it_is_not_committed() -> None:
     watermarks = LowWatermarks()
     first, second = tenure(number=1), tenure(number=2)
     watermarks.begin(first)
-    watermarks.start(record(0, first))
+    watermarks.start(record(0, first), 0.0)
     watermarks.end(first)
     watermarks.begin(second)
-    watermarks.start(record(0, second))
+    watermarks.start(record(0, second), 0.0)
     watermarks.finish(record(0, first))
     assert watermarks.committable({first: 1, second: 1}) == {second: 0}
     watermarks.finish(record(0, second))
     assert watermarks.committable({second: 1}) == {second: 1}
+
+
+def test_the_age_is_that_of_the_oldest_unfinished_record_since_it_was_read() -> None:
+    watermarks = LowWatermarks()
+    one, idle = tenure(0), tenure(1, number=2)
+    watermarks.begin(one)
+    watermarks.begin(idle)
+    for offset in range(3):
+        watermarks.start(record(offset, one), 10.0 + offset)
+    watermarks.finish(record(1, one))
+    assert watermarks.ages_seconds(20.0) == {one: 10.0, idle: 0.0}
+    watermarks.finish(record(0, one))
+    assert watermarks.ages_seconds(20.0) == {one: 8.0, idle: 0.0}
+    watermarks.finish(record(2, one))
+    assert watermarks.ages_seconds(20.0) == {one: 0.0, idle: 0.0}
+    watermarks.end(one)
+    assert watermarks.ages_seconds(20.0) == {idle: 0.0}

@@ -158,6 +158,10 @@ def test_each_mistake_is_a_line_with_what_was_found_what_is_allowed_and_where(tm
         ("kafka.bootstrap_servers", '["kafka://broker:9092"]', "a list of `host:port`"),
         ("kafka.bootstrap_servers", '["broker"]', "a list of `host:port`"),
         ("kafka.bootstrap_servers", '["broker:abc"]', "a list of `host:port`"),
+        ("operations.http_address", '"localhost"', '`host:port` or ""'),
+        ("operations.http_address", '"http://localhost:9108"', '`host:port` or ""'),
+        ("operations.http_address", '":9108"', '`host:port` or ""'),
+        ("operations.http_address", "9108", '`host:port` or ""'),
     ],
 )
 def test_a_wrong_type_in_the_file_is_one_line(tmp_path: Path, key: str, value: str, allowed: str) -> None:
@@ -301,6 +305,10 @@ def test_settings_do_not_show_their_secrets(tmp_path: Path) -> None:
             "kafka.ssl_keyfile: set, allowed: only together with kafka.ssl_certfile; in corlld.toml",
         ),
         (
+            '[operations]\nhttp_address = "127.0.0.1:65536"',
+            "operations.http_address: found port 65536, allowed: at most 65535; in corlld.toml",
+        ),
+        (
             "[batching]\nmax_events = 9\nmax_buffered_events = 8",
             "batching.max_events: found 9, allowed: at most batching.max_buffered_events = 8; in corlld.toml",
         ),
@@ -308,6 +316,11 @@ def test_settings_do_not_show_their_secrets(tmp_path: Path) -> None:
 )
 def test_an_impossible_combination_is_one_line(tmp_path: Path, toml: str, line: str) -> None:
     assert problems(tmp_path, toml) == [line]
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:0", "localhost:9108", "0.0.0.0:65535", "[::1]:9108"])
+def test_http_addresses_that_work_are_accepted(tmp_path: Path, address: str) -> None:
+    assert load(tmp_path, f'[operations]\nhttp_address = "{address}"').operations.http_address == address
 
 
 def test_several_impossible_combinations_are_a_line_each(tmp_path: Path) -> None:

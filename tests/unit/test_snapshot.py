@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -11,9 +12,18 @@ from hypothesis import strategies as st
 
 from corlld.errors import StateUnreadable
 from corlld.learning.adapter import AdapterLayout, AdapterTensors, LoraModule
-from corlld.records import Head, UserState
-from corlld.state.snapshot import decode, decode_header, encode, head_of, write_id_of
-from corlld.state.tensor_file import LENGTH_BYTES, header_length
+from corlld.records import DraftFigures, Head, UserState
+from corlld.state.snapshot import (
+    CHECKSUM_KEY,
+    STATE_KEY,
+    _checksum,
+    decode,
+    decode_header,
+    encode,
+    head_of,
+    write_id_of,
+)
+from corlld.state.tensor_file import LENGTH_BYTES, header_length, read_tensors, write_tensors
 from tests.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
 
 SNAPSHOT = encode(released_state())
@@ -44,6 +54,29 @@ def test_every_float_comes_back_bit_for_bit(numbers: list[float], margin_sum: fl
     assert isinstance(after.adapter, AdapterTensors)
     assert after.adapter.weights.numpy().tobytes() == weights.numpy().tobytes()
     assert repr(after.statistics.prequential_margin_sum) == repr(margin_sum)
+
+
+def test_a_state_of_before_there_were_figures_of_repetition_is_read_and_its_next_drafts_are_the_first() -> None:
+    def older(statistics: dict[str, Any]) -> dict[str, Any]:
+        drafts = {
+            name: {field: figure for field, figure in figures.items() if field != "repetition_sum"}
+            for name, figures in statistics["drafts"].items()
+        }
+        return {name: figure for name, figure in statistics.items() if name != "first_drafts"} | {"drafts": drafts}
+
+    metadata, tensors = read_tensors(SNAPSHOT)
+    fields = json.loads(metadata[STATE_KEY])
+    fields["statistics"] = older(fields["statistics"])
+    fields["release"]["statistics"] = older(fields["release"]["statistics"])
+    assert "repetition" not in json.dumps(fields)
+    text = json.dumps(fields)
+    data = write_tensors(tensors, {STATE_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)})
+    statistics = decode(data, UID).statistics
+    assert statistics.first_drafts == DraftFigures()
+    assert statistics.drafts["0"] == DraftFigures(3, 1, 1 / 3, 0.0)
+    assert replace(statistics, drafts={}) == replace(
+        released_state().statistics, drafts={}, first_drafts=DraftFigures()
+    )
 
 
 def test_an_event_id_of_any_characters_comes_back() -> None:

@@ -1,10 +1,22 @@
 """Figures are folded as ALGORITHM says: ties count half, untrained pairs are left out, drafts by their version."""
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from corlld.errors import RejectReason
-from corlld.records import DraftFigures, PairOutcome, PairStatus, Statistics
-from corlld.statistics import DRAFT_CLASSES_KEPT, correct_share, edit_ratio, fold
+from corlld.records import DraftFigures, EditEvent, PairOutcome, PairStatus, Statistics
+from corlld.statistics import (
+    DRAFT_CLASSES_KEPT,
+    FIRST_DRAFTS,
+    correct_share,
+    edit_ratio,
+    fold,
+    judge_drafts,
+    repetition_ratio,
+)
 from tests.fakes import edit
 
 
@@ -53,6 +65,72 @@ def test_effort_belongs_to_the_version_that_made_the_draft_and_one_beyond_the_he
     events = [edit("a", version=2), edit("b", version=2, accepted=True), edit("c", version=4), edit("d")]
     after = fold(Statistics(), events, [applied(1.0)] * 4, trained=True, head=3)
     assert after.drafts == {"2": DraftFigures(2, 1, 0.8), "unknown": DraftFigures(2, 0, 1.6)}
+
+
+def test_repetition_is_one_minus_the_mean_share_of_types_in_windows_of_twenty_words() -> None:
+    assert repetition_ratio("") == repetition_ratio("!?") == repetition_ratio("once") == 0.0
+    assert repetition_ratio("one two three") == 0.0
+    assert repetition_ratio("so so") == pytest.approx(1 - 1 / 2)
+    assert repetition_ratio("a rose is a rose is a rose") == pytest.approx(1 - 3 / 8)
+    twenty = [f"w{n}" for n in range(20)]
+    assert repetition_ratio(" ".join(twenty)) == 0.0
+    # Two windows: w0..w19 with 20 types, w1..w19 and w19 again with 19.
+    assert repetition_ratio(" ".join([*twenty, "w19"])) == pytest.approx(1 - (20 + 19) / 2 / 20)
+    # A window forgets what left it: w0 comes back twenty words later and repeats nothing.
+    assert repetition_ratio(" ".join([*twenty, "w0"])) == 0.0
+    assert repetition_ratio("no " * 200) == pytest.approx(1 - 1 / 20)
+
+
+def test_repetition_goes_by_words_whatever_their_case_and_the_marks_between_them() -> None:
+    assert repetition_ratio("Straße, STRASSE! straße") == pytest.approx(2 / 3)
+    assert repetition_ratio("же же, же") == pytest.approx(2 / 3)
+    assert repetition_ratio("no-no") == pytest.approx(1 / 2)
+
+
+@given(st.lists(st.sampled_from("abcdef"), max_size=60))
+def test_the_moving_window_is_the_plain_definition(words: list[str]) -> None:
+    size = min(20, len(words))
+    windows = [words[start : start + size] for start in range(len(words) - size + 1)]
+    plain = 1 - sum(len(set(w)) / size for w in windows) / len(windows) if len(words) > 1 else 0.0
+    assert repetition_ratio(" ".join(words)) == pytest.approx(plain, abs=1e-12)
+
+
+def looping(name: str) -> EditEvent:
+    return replace(edit(name), proposed="so so")  # half of the words repeat
+
+
+def test_the_first_drafts_are_kept_and_later_ones_do_not_touch_them() -> None:
+    events = [looping("a"), *(edit(f"e{n}") for n in range(FIRST_DRAFTS + 3))]
+    one_by_one = Statistics()
+    for event in events:
+        one_by_one = fold(one_by_one, [event], [applied(1.0)], trained=True, head=0)
+    at_once = fold(Statistics(), events, [applied(1.0)] * len(events), trained=True, head=0)
+    for figures in (one_by_one.first_drafts, at_once.first_drafts):
+        assert (figures.events, figures.repetition_sum) == (FIRST_DRAFTS, 0.5)
+        assert figures.edit_ratio_sum == pytest.approx(edit_ratio(events[0]) + (FIRST_DRAFTS - 1) * 4 / 5)
+
+
+def test_only_drafts_after_the_first_ones_are_compared_with_them() -> None:
+    seven = DraftFigures(events=FIRST_DRAFTS - 1, repetition_sum=0.3)
+    judged = judge_drafts(seven, [looping("a"), looping("b"), edit("c")], head=0)
+    assert [draft.repetition for draft in judged] == [0.5, 0.5, 0.0]
+    mean = (0.3 + 0.5) / FIRST_DRAFTS
+    assert [draft.repetition_rise for draft in judged] == [None, pytest.approx(0.5 - mean), 0.0]
+
+
+@pytest.mark.parametrize(
+    ("version", "origin"), [(None, "unknown"), (0, "base"), (1, "own"), (3, "own"), (4, "unknown")]
+)
+def test_a_draft_is_by_the_base_model_by_a_version_that_exists_or_nobody_knows(
+    version: int | None, origin: str
+) -> None:
+    assert judge_drafts(DraftFigures(), [edit("a", version=version)], head=3)[0].origin == origin
+
+
+def test_repetition_is_summed_for_each_producing_version() -> None:
+    events = [replace(looping("a"), adapter_version=2), edit("b", version=2), looping("c")]
+    after = fold(Statistics(), events, [applied(1.0)] * 3, trained=True, head=2)
+    assert {name: figures.repetition_sum for name, figures in after.drafts.items()} == {"2": 0.5, "unknown": 0.5}
 
 
 def test_versions_told_apart_are_bounded_and_older_ones_are_merged() -> None:

@@ -74,6 +74,7 @@ def test_the_window_of_event_ids_is_bounded_and_keeps_the_newest() -> None:
 
 def test_an_erasure_leaves_applied_and_the_version_counter_alone() -> None:
     state = after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10)
+    assert state.statistics.first_drafts.events == 1
     tombstone = after_erasure("u1", state, [arrival(1), arrival(2, EraseEvent("e2", "ann", NOON))])
     assert tombstone == UserState(
         "u1", version=1, applied={KEY: 3}, erased=True, erased_through=1, recent_event_ids=("e2",)

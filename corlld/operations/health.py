@@ -1,0 +1,48 @@
+"""Ready and alive: one judgement for `/readyz`, `/livez` and the metrics."""
+
+import time
+from collections.abc import Callable
+
+from corlld.observer import Observer
+from corlld.operations.liveness import Liveness
+from corlld.records import LoopStatus, Stage
+
+
+class Health(Observer):
+    """Told by the start and the loop, asked by any thread.
+
+    Args:
+        liveness: told of every turn.
+        clock: monotonic seconds, the daemon's.
+    """
+
+    def __init__(self, liveness: Liveness, clock: Callable[[], float] = time.monotonic) -> None:
+        self._liveness = liveness
+        self._clock = clock
+        self._stopping = False
+        self._waiting_for: tuple[Stage, ...] = (Stage.INPUT,)
+
+    def starting(self, waiting_for: Stage) -> None:
+        self._waiting_for = (waiting_for,)
+
+    def turned(self, status: LoopStatus) -> None:
+        self._liveness.turned(status)
+        self._waiting_for = status.waiting_for
+        self._stopping = status.stopping
+
+    @property
+    def waiting_for(self) -> tuple[Stage, ...]:
+        """The stages that keep the daemon from being ready."""
+        return self._waiting_for
+
+    def not_alive(self) -> str | None:
+        """What is stuck, as a sentence; None where nothing is."""
+        return self._liveness.problem(self._clock())
+
+    def not_ready(self) -> str | None:
+        """Why edits are not being learnt from; None where they are."""
+        if self._stopping:
+            return "stopping"
+        if self._waiting_for:
+            return f"waiting for: {', '.join(self._waiting_for)}"
+        return self.not_alive()

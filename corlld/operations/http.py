@@ -1,0 +1,143 @@
+"""One small HTTP server, in threads of its own: whoever asks slowly, or never stops asking, holds up nobody else.
+
+Knows nothing of what it serves; see `site`.
+"""
+
+import errno
+import io
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any, TextIO
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.types import WSGIApplication
+
+import structlog
+
+from corlld.errors import ConfigurationError, FatalError, UnavailableError
+
+log = structlog.get_logger("corlld.http")
+
+CLIENT_SECONDS = 5.0
+MAX_CONNECTIONS = 32  # at a time; an answer takes milliseconds, so that the oldest of so many is a slow client's
+SHUTDOWN_POLL_SECONDS = 0.1
+
+
+@contextmanager
+def serving(address: str, app: WSGIApplication, *, client_seconds: float = CLIENT_SECONDS) -> Iterator[tuple[str, int]]:
+    """Serve `app` while the block runs; gives host and port, which is the one that was found for port 0.
+
+    Args:
+        address: `host:port`.
+        app: called from several threads at a time.
+        client_seconds: a client that neither sends nor reads for so long is let go of.
+
+    Raises:
+        UnavailableError: the port is taken. It may be let go of, by a daemon that is just ending, so that a service
+            manager may try again.
+        ConfigurationError: no waiting can make the address one that can be listened at.
+    """
+    server = _listen(address)
+    server.client_seconds = client_seconds
+    server.set_app(app)
+    thread = threading.Thread(target=server.serve_forever, args=(SHUTDOWN_POLL_SECONDS,), name="http", daemon=True)
+    thread.start()
+    try:
+        yield server.server_name, server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _listen(address: str) -> "_Server":
+    host, _, port = address.rpartition(":")
+    try:
+        family, _, _, _, place = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return _Server(family, place[:2])
+    except socket.gaierror:
+        raise _refused(address, "no such host") from None
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else type(error).__name__
+        raise (_taken if error.errno == errno.EADDRINUSE else _refused)(address, why) from None
+
+
+def _taken(address: str, why: str) -> FatalError:
+    return UnavailableError(
+        f"operations.http_address = {address}: {why}. Stop what listens there (another corlld?), or set "
+        "operations.http_address to another port; an empty text serves nothing"
+    )
+
+
+def _refused(address: str, why: str) -> FatalError:
+    return ConfigurationError(
+        f"operations.http_address = {address}: {why}. Set it to an address of this machine, such as 127.0.0.1:9108; "
+        "an empty text serves nothing"
+    )
+
+
+class _Handler(WSGIRequestHandler):
+    server: "_Server"
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.settimeout(self.server.client_seconds)
+
+    def get_stderr(self) -> TextIO:
+        # What wsgiref would print here is a traceback for a client that went away; the site reports its own failures.
+        return io.StringIO()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """The site logs what was asked for: a request line may hold anything."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    request_queue_size = 128  # the default of 5 lets a burst of clients wait for a second try of their system's
+
+    def __init__(self, family: socket.AddressFamily, place: Any) -> None:
+        self.address_family = family
+        self.client_seconds = CLIENT_SECONDS
+        self._open: dict[int, socket.socket] = {}  # oldest first
+        self._lock = threading.Lock()
+        super().__init__(place, _Handler)
+
+    def server_bind(self) -> None:
+        # Without http.server's own, which asks the name service who we are, and may wait for it.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]  # of an IP socket
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open[id(request)] = request
+            slow = next(iter(self._open.values())) if len(self._open) > MAX_CONNECTIONS else None
+            if slow is not None:
+                del self._open[id(slow)]
+        if slow is not None:
+            with _gone_already():
+                slow.shutdown(socket.SHUT_RDWR)  # its thread finds the end of the stream
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(id(request), None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that is slow or gone; the default prints its traceback."""
+        log.debug("http_client_lost", exc_info=True)
+
+
+@contextmanager
+def _gone_already() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOTCONN, errno.EBADF):
+            raise
