@@ -93,7 +93,9 @@ def replace(path: Path, data: bytes, access: Access) -> None:
 
 
 def check_writable(folder: Path, access: Access) -> None:
-    """Make the folder where it is missing. Write, fsync, link and remove a real file, so that a full disk or one without links shows at the start.
+    """Make the folder where it is missing, and write, fsync, link and remove a real file in it.
+
+    So a full disk, or one without links, shows at the start.
 
     Raises FatalError.
     """
