@@ -13,7 +13,6 @@ A socket that can't be used is told once in the log, and no more: supervision is
 waits for READY or for a ping in vain ends the wait by its own timeout, and says so.
 """
 
-import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ import structlog
 
 from corlld.observer import Observer
 from corlld.operations.liveness import Liveness
-from corlld.records import Arrival, LoopStatus, UserState
+from corlld.records import Arrival, LoopStatus, Stage, UserState
 from corlld.settings import OperationsSettings
 
 log = structlog.get_logger("corlld.notify")
@@ -33,7 +32,11 @@ STOP_MARGIN_SECONDS = 15.0  # past the shutdown timeout: closing the parts, and 
 STATUS_EVERY_SECONDS = 3.0
 PINGS_PER_TIMEOUT = 3
 
-_STARTING = {"input": "waiting for: input", "model": "loading the model", "state": "opening the state store"}
+_STARTING = {
+    Stage.INPUT: "waiting for: input",
+    Stage.MODEL: "loading the model",
+    Stage.STATE: "opening the state store",
+}
 
 
 class NotifySocket:
@@ -91,7 +94,7 @@ class Notifier(Observer):
     Args:
         notify_socket: where to.
         operations: `model_load_timeout_seconds` and `shutdown_timeout_seconds`.
-        liveness: told of every turn here too, which may be its only one.
+        liveness: told of each turn before this observer is.
         watchdog_seconds: see `watchdog_timeout`.
         extend_every_seconds: pause between requests for more time while the model loads.
     """
@@ -118,10 +121,10 @@ class Notifier(Observer):
         self._line = ""
         self._versions = 0
 
-    def starting(self, waiting_for: str) -> None:
+    def starting(self, waiting_for: Stage) -> None:
         """See `Observer`."""
         self._socket.send(f"STATUS={_STARTING[waiting_for]}")
-        if waiting_for == "model":
+        if waiting_for is Stage.MODEL:
             self._extending = threading.Thread(target=self._extend_start, name="notify", daemon=True)
             self._extending.start()
 
@@ -132,7 +135,6 @@ class Notifier(Observer):
     def turned(self, status: LoopStatus) -> None:
         """See `Observer`."""
         self._started.set()
-        self._liveness.turned(status)
         problem = self._liveness.problem(status.now)
         if not self._told_ready:
             self._told_ready = self._socket.send("READY=1")
@@ -161,13 +163,6 @@ class Notifier(Observer):
             self._socket.send(_extension(EXTENSION_SECONDS))
             self._started.wait(min(left, self._extend_every_seconds))
             left -= self._extend_every_seconds
-
-
-def notifier_from_environment(operations: OperationsSettings, liveness: Liveness) -> Notifier:
-    """For whoever started this process, where they want to be told."""
-    return Notifier(
-        NotifySocket(os.environ.get("NOTIFY_SOCKET")), operations, liveness, watchdog_timeout(os.environ, os.getpid())
-    )
 
 
 def _extension(seconds: float) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import structlog
 
+from corlld.observer import Observers
+from corlld.operations.health import Health
 from corlld.operations.liveness import Liveness
 from corlld.operations.notify import (
     EXTENSION_SECONDS,
@@ -18,7 +20,7 @@ from corlld.operations.notify import (
     NotifySocket,
     watchdog_timeout,
 )
-from corlld.records import PartitionStatus
+from corlld.records import PartitionStatus, Stage
 from corlld.settings import OperationsSettings
 from tests.fakes import loop_status
 from tests.notify_listener import NotifyListener
@@ -49,7 +51,7 @@ def make(
 
 
 def turn(notifier: Notifier, now: float, **status: Any) -> None:
-    notifier.turned(loop_status(now=now, **status))
+    Observers(Health(notifier._liveness), notifier).turned(loop_status(now=now, **status))
 
 
 def heard(notifier: Notifier, listener: NotifyListener, name: str) -> list[str]:
@@ -146,11 +148,11 @@ def test_a_watchdog_time_that_is_none_is_told(usec: str) -> None:
 
 def test_the_stages_of_the_start_are_its_status_and_the_first_turn_is_ready(listener: NotifyListener) -> None:
     notifier = make(listener)
-    for stage in ("input", "model", "state"):
+    for stage in (Stage.INPUT, Stage.MODEL, Stage.STATE):
         notifier.starting(stage)
     assert heard(notifier, listener, "READY") == []
     assert listener.values("STATUS") == ["waiting for: input", "loading the model", "opening the state store"]
-    turn(notifier, 100, waiting_for=("input",))
+    turn(notifier, 100, waiting_for=(Stage.INPUT,))
     turn(notifier, 101)
     assert heard(notifier, listener, "READY") == ["1"]
     notifier.close()
@@ -158,9 +160,9 @@ def test_the_stages_of_the_start_are_its_status_and_the_first_turn_is_ready(list
 
 def test_more_time_is_asked_for_from_the_model_on_until_the_loop_turns(listener: NotifyListener) -> None:
     notifier = make(listener, extend_every_seconds=0.02)
-    notifier.starting("input")
+    notifier.starting(Stage.INPUT)
     assert heard(notifier, listener, "EXTEND_TIMEOUT_USEC") == []
-    notifier.starting("model")
+    notifier.starting(Stage.MODEL)
     extension = listener.wait_for("EXTEND_TIMEOUT_USEC", count=3)
     assert int(extension.value) == EXTENSION_SECONDS * 1e6
     turn(notifier, 1)
@@ -172,7 +174,7 @@ def test_more_time_is_asked_for_from_the_model_on_until_the_loop_turns(listener:
 
 def test_a_load_that_hangs_is_given_no_more_time_after_its_limit(listener: NotifyListener) -> None:
     notifier = make(listener, extend_every_seconds=0.02, model_load_timeout_seconds=0.05)
-    notifier.starting("model")
+    notifier.starting(Stage.MODEL)
     assert notifier._extending is not None
     notifier._extending.join(10)
     assert not notifier._extending.is_alive()
@@ -215,7 +217,7 @@ def test_the_status_is_sent_when_it_changes_and_not_too_often(listener: NotifyLi
     lines = heard(notifier, listener, "STATUS")
     assert len(lines) == 1 + 3
     assert lines[1] == "ready: 3 partitions, 110 edits waiting, 1 version published"
-    turn(notifier, 200, waiting_for=("input", "state"))
+    turn(notifier, 200, waiting_for=(Stage.INPUT, Stage.STATE))
     assert heard(notifier, listener, "STATUS")[-1] == "waiting for: input, state"
     notifier.close()
 
