@@ -1,5 +1,6 @@
 """Puts the parts together: the one place that knows which implementation stands behind which protocol."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -104,7 +105,8 @@ def store_identity(settings: Settings, names: Pseudonyms, source: Source, model:
 
 @contextmanager
 def watched(settings: Settings) -> Iterator[Observer]:
-    """Who keeps metrics and health, served over HTTP while the block runs, where the settings say so.
+    """Who keeps metrics and health, served over HTTP while the block runs, where the settings say so, and who tells
+    the supervisor, where the environment names one.
 
     Raises UnavailableError where the port is taken, ConfigurationError where the address can't be listened at.
     """
@@ -113,12 +115,21 @@ def watched(settings: Settings) -> Iterator[Observer]:
     from corlld.operations.liveness import Liveness
     from corlld.operations.metrics import Metrics
     from corlld.operations.metrics_observer import MetricsObserver
+    from corlld.operations.notify import Notifier, NotifySocket, watchdog_timeout
     from corlld.operations.site import Site
 
-    health = Health(Liveness(settings.operations.stall_after_seconds))
+    liveness = Liveness(settings.operations.stall_after_seconds)
+    health = Health(liveness)
     metrics = Metrics(time.time(), settings.batching.max_buffered_events)
-    observer = Observers(health, MetricsObserver(metrics, health))
+    notifier = Notifier(
+        NotifySocket(os.environ.get("NOTIFY_SOCKET")),
+        settings.operations,
+        liveness,
+        watchdog_timeout(os.environ, os.getpid()),
+    )
+    observer = Observers(health, MetricsObserver(metrics, health), notifier)
     with ExitStack() as open_while_watched:
+        open_while_watched.callback(notifier.close)
         if address := settings.operations.http_address:
             host, port = open_while_watched.enter_context(serving(address, Site(metrics.registry, health)))
             log.info("http_listening", host=host, port=port)

@@ -5,11 +5,20 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from corlld.errors import ExitCode, FatalError, RetriableError
 
-FOLDER_MODE = 0o750
-FILE_MODE = 0o640
+
+class Access(NamedTuple):
+    """Modes of new folders and files. The umask can take from them, and adds nothing."""
+
+    folder: int
+    file: int
+
+
+PERSONAL = Access(0o700, 0o600)  # states: the daemon's own user, and nobody else
+SHARED = Access(0o750, 0o640)  # adapters: readable by the group of the engines that serve them
 
 
 @contextlib.contextmanager
@@ -30,19 +39,19 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def make_folders(folder: Path) -> None:
-    """Make the folder and what is missing above it, durably."""
+def make_folders(folder: Path, access: Access) -> None:
+    """Make the folder, durably, and what is missing above it (`SHARED`: other folders may lie beside this one)."""
     if folder.is_dir():
         return
-    make_folders(folder.parent)
+    make_folders(folder.parent, SHARED)
     with contextlib.suppress(FileExistsError):
-        folder.mkdir(FOLDER_MODE)
+        folder.mkdir(access.folder)
     fsync_folder(folder.parent)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, access: Access) -> None:
     """Write a new file that nobody else knows of, and fsync it. Nothing is left of it after a failure."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, access.file)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
@@ -65,17 +74,17 @@ def link_new(temporary: Path, path: Path) -> None:
     fsync_folder(path.parent)
 
 
-def create(path: Path, data: bytes) -> None:
+def create(path: Path, data: bytes, access: Access) -> None:
     """A new file, whole or not at all. Raises FileExistsError where there is one: it is not touched."""
     temporary = _temporary(path)
-    write_whole(temporary, data)
+    write_whole(temporary, data, access)
     link_new(temporary, path)
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes, access: Access) -> None:
     """A new or another content, whole or not at all."""
     temporary = _temporary(path)
-    write_whole(temporary, data)
+    write_whole(temporary, data, access)
     try:
         temporary.rename(path)
     finally:
@@ -83,16 +92,18 @@ def replace(path: Path, data: bytes) -> None:
     fsync_folder(path.parent)
 
 
-def check_writable(folder: Path) -> None:
-    """Write, fsync, link and remove a real file, so that a full disk or one without links shows at the start.
+def check_writable(folder: Path, access: Access) -> None:
+    """Make the folder where it is missing, and write, fsync, link and remove a real file in it.
+
+    So a full disk, or one without links, shows at the start.
 
     Raises FatalError.
     """
     probe = folder / f".probe-{secrets.token_hex(8)}"
     try:
-        make_folders(folder)
+        make_folders(folder, access)
         try:
-            create(probe, bytes(4096))
+            create(probe, bytes(4096), access)
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:

@@ -300,6 +300,11 @@ class OperationsSettings(Section):
         "auto", description="`auto`: console where a terminal is attached, else json."
     )
     startup_timeout_seconds: PositiveSeconds = Field(60.0, description="How long the start waits for what is away.")
+    model_load_timeout_seconds: PositiveSeconds = Field(
+        1800.0,
+        description="Under systemd: how long loading the model (and a hub's download) may take, before the unit's own "
+        "start timeout counts.",
+    )
     shutdown_timeout_seconds: PositiveSeconds = Field(60.0, description="How long a stop may take.")
     retry_max_seconds: PositiveSeconds = Field(30.0, description="Longest pause between tries of what failed.")
 

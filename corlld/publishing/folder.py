@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from corlld.durable_files import check_writable, create, fsync_folder, make_folders, retriable
+from corlld.durable_files import SHARED, check_writable, create, fsync_folder, make_folders, retriable
 from corlld.errors import FatalError
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, adapter_name
 from corlld.publishing.target import PublishedVersion
@@ -27,14 +27,14 @@ class FolderTarget:
 
     def open(self) -> None:
         """See that the folder can be written. Raises FatalError."""
-        check_writable(self._path)
+        check_writable(self._path, SHARED)
 
     def put(self, uid: str, version: int, files: Mapping[str, bytes]) -> str:
         """See `Target`. Where the manifest is the expected one and the config is there, nothing more is read."""
         folder = self._folder(uid, version)
         with retriable(self._path):
             if not ((folder / CONFIG_FILE).exists() and _content(folder / MANIFEST_FILE) == files[MANIFEST_FILE]):
-                make_folders(folder)
+                make_folders(folder, SHARED)
                 for name, data in files.items():
                     _put_file(folder / name, data, alarm=f"version {version} of {uid}: {name}")
         return str(folder)
@@ -76,7 +76,7 @@ class FolderTarget:
 def _put_file(path: Path, data: bytes, alarm: str) -> None:
     if not path.exists():
         try:
-            create(path, data)
+            create(path, data, SHARED)
         except FileExistsError:
             pass  # another owner makes the same version out of the same state
         else:

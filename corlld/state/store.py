@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from corlld.durable_files import (
-    FOLDER_MODE,
+    PERSONAL,
     check_writable,
     create,
     fsync_folder,
@@ -81,12 +81,12 @@ class LocalFolderStore:
                 )
             if existing is not None:
                 check_identity(existing, identity, where=str(self._identity_file))
-            check_writable(self._path)
+            check_writable(self._path, PERSONAL)
             for folder in (self._users, self._temporary, self._positions):
-                make_folders(folder)
+                make_folders(folder, PERSONAL)
             if existing is None:
                 with contextlib.suppress(FileExistsError):  # another daemon of the group was first
-                    create(self._identity_file, identity_file(identity))
+                    create(self._identity_file, identity_file(identity), PERSONAL)
                 check_identity(self._identity_file.read_bytes(), identity, where=str(self._identity_file))
             self._remove_left_overs()
         except OSError as error:
@@ -133,10 +133,10 @@ class LocalFolderStore:
             if number == 1:
                 # Not its parents: they are there since `open`, or the folder is no longer mounted.
                 with contextlib.suppress(FileExistsError):
-                    folder.mkdir(FOLDER_MODE)
+                    folder.mkdir(PERSONAL.folder)
                 fsync_folder(self._users)
             temporary = self._temporary / f"{uid}-{secrets.token_hex(8)}"
-            write_whole(temporary, data)
+            write_whole(temporary, data, PERSONAL)
             own = _generation(folder, number)
             try:
                 link_new(temporary, own)
@@ -198,7 +198,7 @@ class LocalFolderStore:
     def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
         """See the protocol."""
         with retriable(self._path):
-            replace(self._position_file(name), json.dumps(dict(position), sort_keys=True).encode())
+            replace(self._position_file(name), json.dumps(dict(position), sort_keys=True).encode(), PERSONAL)
 
     # --- generations --------------------------------------------------------------------------------------------------
 

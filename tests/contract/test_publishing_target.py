@@ -176,9 +176,16 @@ def test_the_config_appears_last_and_goes_first(
     assert all(names == whole for names in seen if CONFIG_FILE in names)
 
 
-def test_published_files_are_for_the_group_not_for_all(tmp_path: Path, target: FolderTarget) -> None:
-    put(target, [3])
-    for path in (tmp_path / "adapters").rglob("*"):
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o027])
+def test_published_files_are_for_the_group_not_for_all(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        target = FolderTarget(tmp_path / "shared")
+        target.open()
+        put(target, [3])
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "shared", *(tmp_path / "shared").rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640), path
 
 

@@ -146,11 +146,22 @@ def test_the_generation_before_repairs_a_torn_state(store: LocalFolderStore, tmp
     store.save(UID, released_state(4), token)
 
 
-def test_files_and_folders_are_closed_to_others(store: LocalFolderStore, tmp_path: Path) -> None:
-    store.save(UID, released_state(3), "0")
-    store.save_position("ab", {"next_offset": 1})
-    for path in tmp_path.rglob("*"):
-        assert stat.S_IMODE(path.stat().st_mode) & 0o027 == 0, path
+@pytest.mark.parametrize("umask", [0o000, 0o027, 0o077])
+def test_states_are_for_the_daemon_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        store = LocalFolderStore(tmp_path / "made" / "state")
+        store.open(IDENTITY, must_exist=False)
+        store.save(UID, released_state(3), "0")
+        store.save_position("ab", {"next_offset": 1})
+    finally:
+        os.umask(before)
+    made = [tmp_path / "made" / "state", *(tmp_path / "made" / "state").rglob("*")]
+    assert len(made) == 8, made  # three folders and the user's, store.json, a generation, a position
+    for path in made:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    # What lies above may hold the adapters too, which have other readers.
+    assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o750 & ~umask
 
 
 def test_left_over_files_go_once_they_are_old(store: LocalFolderStore, tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""The systemd unit and the code say the same."""
+
+import re
+import shlex
+from pathlib import Path
+
+from corlld.cli import _parser
+from corlld.durable_files import PERSONAL, SHARED
+from corlld.errors import ExitCode
+from corlld.operations.notify import EXTENSION_SECONDS, PINGS_PER_TIMEOUT, STOP_MARGIN_SECONDS
+from corlld.settings import OperationsSettings, PublishingSettings, StateSettings
+from corlld.settings_file import DEFAULT_FILE
+from corlld.settings_text import CREDENTIALS
+from tests.installation import UNIT, unit_value, unit_values
+
+LOOP_TELLS_SECONDS = 1.0
+
+
+def test_a_restart_is_tried_for_those_exit_codes_alone_where_it_can_help() -> None:
+    assert unit_value("Restart") == "on-failure"
+    never = {ExitCode(int(code)) for code in unit_value("RestartPreventExitStatus").split()}
+    helps = {ExitCode.UNAVAILABLE, ExitCode.INTERNAL, ExitCode.CANNOT_WRITE}
+    assert never == {ExitCode.USAGE, ExitCode.DATA, ExitCode.CONFIGURATION}
+    assert never | helps | {ExitCode.OK} == set(ExitCode), "a new exit code: shall the unit restart after it?"
+
+
+def test_the_units_timeouts_leave_room_for_those_of_the_settings() -> None:
+    defaults = OperationsSettings()
+    assert int(unit_value("TimeoutStartSec")) == defaults.startup_timeout_seconds + EXTENSION_SECONDS
+    assert int(unit_value("TimeoutStopSec")) == defaults.shutdown_timeout_seconds + STOP_MARGIN_SECONDS
+    assert int(unit_value("WatchdogSec")) / PINGS_PER_TIMEOUT > 10 * LOOP_TELLS_SECONDS
+
+
+def test_the_units_command_line_is_one_of_corlld() -> None:
+    command, *arguments = shlex.split(unit_value("ExecStart"))
+    assert Path(command).name == "corlld"
+    parsed = _parser().parse_args(arguments)
+    assert (parsed.command.__name__, parsed.config) == ("_run", DEFAULT_FILE)
+
+
+def test_the_units_folders_are_those_of_the_settings_and_its_umask_leaves_the_modes() -> None:
+    state_directory = Path("/var/lib") / unit_value("StateDirectory")
+    assert StateSettings().path.parent == PublishingSettings().path.parent == state_directory
+    assert int(unit_value("StateDirectoryMode"), 8) == SHARED.folder
+    umask = int(unit_value("UMask"), 8)
+    for access in (SHARED, PERSONAL):
+        assert (access.folder & ~umask, access.file & ~umask) == access
+
+
+def test_every_secret_of_the_settings_has_its_credential_and_only_the_one_that_all_need_is_asked_for() -> None:
+    named = re.findall(r"^#?LoadCredential=([a-z_]+):/etc/corlld/credentials/\1$", UNIT.read_text(), re.MULTILINE)
+    assert set(named) == set(CREDENTIALS)
+    assert [value.partition(":")[0] for value in unit_values("LoadCredential")] == ["uid_secret"]
+
+
+def test_nothing_that_breaks_torch_or_hides_gpus_is_asked_for() -> None:
+    for key in ("MemoryDenyWriteExecute", "PrivateDevices", "ProcSubset"):
+        assert unit_values(key) == []
