@@ -14,6 +14,7 @@ from corlld.sources.kafka_client import TopicLookup, connect
 from corlld.sources.kafka_options import LOOKUP_SECONDS, producer_options
 
 PAYLOAD_DROPPED_HEADER = "corlld.payload"
+FORCED_CLOSE_SECONDS = 5.0  # for kafka-python's thread to notice; it takes milliseconds
 
 
 class TopicProducer:
@@ -94,8 +95,10 @@ class TopicProducer:
 def _close(producer: KafkaProducer, timeout_seconds: float) -> None:
     try:
         producer.close(timeout_seconds)
-    except errors.KafkaError:  # the flush ran out of time: close for good
-        producer.close(0)
+    except errors.KafkaError:  # the flush ran out of time
+        # Fails what is under way; another `close` alone would wait for the same flush, and raise again.
+        producer._sender.force_close()
+        producer.close(FORCED_CLOSE_SECONDS)
 
 
 class KafkaDeadLetters:
