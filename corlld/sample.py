@@ -89,7 +89,7 @@ class Sample:
         return sum(count for refusal, count in self.refused.items() if refusal.reason in _WRONG_KEY)
 
 
-def quantile(values: Sequence[float], share: float) -> float:
+def quantile(values: Sequence[int], share: float) -> int:
     """The smallest of the values (not empty) that at least a share (above 0, at most 1) of them do not exceed."""
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
@@ -131,4 +131,4 @@ def _place(record: Record) -> str:
 
 
 def _sizes(values: Sequence[int]) -> tuple[str, str, str]:
-    return f"{median(values):,.0f}", f"{quantile(values, 0.95):,.0f}", f"{max(values):,}"
+    return f"{median(values):,.1f}".removesuffix(".0"), f"{quantile(values, 0.95):,}", f"{max(values):,}"
