@@ -79,7 +79,7 @@ class KafkaBroker(KafkaCluster):
     """
 
     def __init__(self, folder: Path, security: Security | None = None) -> None:
-        ports = _free_ports(4)
+        ports = free_ports(4)
         super().__init__(f"127.0.0.1:{ports[0]}")
         self._controller = f"127.0.0.1:{ports[1]}"
         self.ssl_bootstrap = f"localhost:{ports[2]}"
@@ -87,7 +87,6 @@ class KafkaBroker(KafkaCluster):
         self._folder = folder
         self._security = security
         self._process: subprocess.Popen[bytes] | None = None
-        self._libraries = libraries()
 
     @property
     def log(self) -> Path:
@@ -109,7 +108,7 @@ class KafkaBroker(KafkaCluster):
             add = [part for credential in scram for part in ("--add-scram", credential)]
             self._run_format(["format", "-t", cluster_id, "-c", str(properties), *add])
         with self.log.open("ab") as log:
-            command = [*_tied_to_our_life(), *self._java("kafka.Kafka"), str(properties)]
+            command = [*_tied_to_our_life(), *java("kafka.Kafka"), str(properties)]
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         self._wait_until_it_answers()
 
@@ -136,13 +135,9 @@ class KafkaBroker(KafkaCluster):
     def _users(self) -> Mapping[str, str]:
         return self._security.users if self._security else {}
 
-    def _java(self, main_class: str) -> list[str]:
-        log4j = f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"
-        return [_need("java"), *JVM_OPTIONS, log4j, "-cp", f"{self._libraries}/*", main_class]
-
     def _run_format(self, arguments: list[str]) -> None:
         done = subprocess.run(
-            [*self._java("kafka.tools.StorageTool"), *arguments], capture_output=True, text=True, check=False
+            [*java("kafka.tools.StorageTool"), *arguments], capture_output=True, text=True, check=False
         )
         if done.returncode:
             pytest.fail(f"the broker's storage could not be formatted:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -216,6 +211,12 @@ class KafkaBroker(KafkaCluster):
         return settings
 
 
+def java(main_class: str) -> list[str]:
+    """The command that runs one of Kafka's programs."""
+    log4j = f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"
+    return [_need("java"), *JVM_OPTIONS, log4j, "-cp", f"{libraries()}/*", main_class]
+
+
 def libraries() -> Path:
     """The folder of Kafka's jars, filled by Maven at the first use."""
     digest = hashlib.sha256((HERE / "pom.xml").read_bytes()).hexdigest()[:12]  # other jars, another folder
@@ -267,7 +268,8 @@ def _accepts(address: str) -> bool:
     return True
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
