@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from corlld import send as sending
+from corlld.cli import main
 from corlld.errors import ExitCode, FatalError, RetriableError, TooLargeForTopic
 from corlld.events_file import validate
 from corlld.send import send
@@ -169,3 +170,16 @@ def test_what_is_appended_meanwhile_was_not_validated_and_is_not_sent() -> None:
 def test_a_bug_in_the_producer_is_not_taken_for_a_refusal() -> None:
     with pytest.raises(ZeroDivisionError):
         sent(Topic(lambda number: ZeroDivisionError() if number == 2 else 0), lines(*TWENTY))
+
+
+@pytest.mark.parametrize("command", ["send", "check"])
+def test_the_help_teaches_by_examples_and_fits_a_terminal(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"examples:\n  corlld {command}" in shown
+    assert max(map(len, shown.splitlines())) <= 80
