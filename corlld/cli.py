@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ A second SIGTERM or SIGINT ends the process at once; SIGINT before the loop runs
 """
 
 MAX_SAMPLE = 100_000
+HELP_COLUMNS = 80  # argparse wraps nothing where an epilog keeps its lines
 
 
 def entry() -> int:
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             parents=[common],
             help=text,
-            description=text[0].upper() + text[1:] + ".",
+            description=textwrap.fill(text[0].upper() + text[1:] + ".", HELP_COLUMNS),
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

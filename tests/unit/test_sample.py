@@ -126,7 +126,8 @@ def test_a_sample_of_erasures_alone_has_no_sizes_of_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "share", "expected"), [(1, 0.95, 1), (20, 0.95, 19), (21, 0.95, 20), (100, 0.95, 95), (4, 1, 4)]
+    ("count", "share", "expected"),
+    [(1, 0.95, 1), (20, 0.95, 19), (21, 0.95, 20), (30, 0.95, 29), (100, 0.95, 95), (4, 1, 4)],
 )
 def test_a_quantile_is_the_smallest_value_that_so_many_do_not_exceed(count: int, share: float, expected: int) -> None:
     assert quantile(range(count, 0, -1), share) == expected
