@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from corlld.sources.kafka_sample import newest_records
 from tests.integration.test_commands import SECRET
 from tests.integration.test_send import use
 from tests.kafka.broker import KafkaCluster
-from tests.kafka.helpers import Reader, kafka_settings, produce, unique, wait_until
+from tests.kafka.helpers import PATIENCE_SECONDS, Reader, kafka_settings, produce, unique, wait_until
 from tests.unit.test_events_file import edit, lines
 from tests.unit.test_sample import row
 
@@ -145,7 +146,9 @@ def test_the_newest_records_of_each_partition_are_read_past_markers_of_transacti
     settings = kafka_settings(kafka_broker.bootstrap, topic)
 
     def read(limit: int) -> list[list[bytes | None]]:
-        records = list(newest_records(settings, limit, 30))
+        started = time.monotonic()
+        records = list(newest_records(settings, limit, PATIENCE_SECONDS))
+        assert time.monotonic() - started < PATIENCE_SECONDS, "the end is known, not waited for"
         return [[r.value for r in records if r.tenure.partition.partition == number] for number in range(3)]
 
     # Partition 1 holds: "1", "committed", its marker, "aborted", its marker.

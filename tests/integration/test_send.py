@@ -148,10 +148,12 @@ def test_a_missing_topic_is_named_and_not_created(
     kafka_broker: KafkaCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, kafka_broker.bootstrap, name := unique("missing"))
+    monkeypatch.setattr("corlld.send.MAX_WAIT_SECONDS", 1.0)  # before the setting's 3, as a person's patience is
     (tmp_path / "edits.jsonl").write_bytes(lines(edit(1)))
     code, problem = fails(capsys, "send", str(tmp_path / "edits.jsonl"))
     assert code == 69
     assert f"topic {name} does not exist" in problem
+    assert "(waited 1 s)" in problem
     with kafka_broker.admin() as admin:
         assert name not in admin.list_topics()
 

@@ -90,7 +90,13 @@ def test_of_many_wrong_lines_the_first_few_are_told_and_all_counted(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "binary", [b"\x1f\x8b\x08\x00" + bytes(range(256)), "é".encode("latin-1"), json.dumps(edit(1)).encode("utf-16")]
+    "binary",
+    [
+        b"\x1f\x8b\x08\x00" + bytes(range(256)),
+        "é".encode("latin-1"),
+        json.dumps(edit(1)).encode("utf-16"),
+        json.dumps(edit(1)).encode("utf-16-be"),  # valid UTF-8, with zeros
+    ],
 )
 def test_a_file_that_is_not_text_is_told_at_its_first_such_line(tmp_path: Path, binary: bytes) -> None:
     told = refusal(tmp_path, lines(edit(1)) + binary + b"\n" + b"{}\n" * 9)
