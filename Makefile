@@ -1,4 +1,4 @@
-# make demo | test | test-real | lint        (make help tells more)
+# make demo | test | test-real | lint | readme        (make help tells more)
 VENV   ?= .venv
 PYTHON ?= python3.11
 BIN    := $(VENV)/bin
@@ -6,12 +6,13 @@ STAMP  := $(VENV)/.installed
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo test test-real lint system-packages
+.PHONY: help demo test test-real lint readme system-packages
 help:
 	@echo "make demo       two simulated users edit gemma3-270m's drafts, and it learns from each of them (a few minutes)"
 	@echo "make test       every test but those of test-real, against a real Kafka broker (installs what it needs)"
 	@echo "make test-real  the real model and, where they are, the real edits (about 15 minutes)"
 	@echo "make lint       ruff, mypy --strict, import rules"
+	@echo "make readme     rewrites the README's tables by what the program tells of itself"
 	@echo "VENV=$(VENV) is the virtual environment that is made and used"
 
 $(STAMP): pyproject.toml deploy/constraints.txt
@@ -37,3 +38,6 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+readme: $(STAMP)
+	$(BIN)/python deploy/readme.py README.md

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +15,13 @@ from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
 from corlld.observer import Observer, Observers
 from corlld.protocols import Announcements, DeadLetters, Source, StateStore
-from corlld.records import ModelInfo, Stage, StoreIdentity
+from corlld.records import ModelInfo, Record, Stage, StoreIdentity
 from corlld.settings import Settings
 from corlld.settings_file import check_for_run
 from corlld.state.store import LocalFolderStore
 
 if TYPE_CHECKING:
+    from corlld.sources.kafka_producers import TopicProducer
     from corlld.state.object_store import ObjectStore
 
 log = structlog.get_logger("corlld.start")
@@ -62,6 +63,18 @@ def build_source(settings: Settings, store: StateStore) -> Source:
     return JsonlSource(settings.source.path, follow=settings.source.follow, positions=store)
 
 
+def newest_records(settings: Settings, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
+    """The last `limit` records of the input, for a look: no group is joined, nothing is locked or committed."""
+    if settings.source.kind == "kafka":
+        from corlld.sources import kafka_sample
+
+        return kafka_sample.newest_records(settings.kafka, limit, timeout_seconds)
+    from corlld.sources import jsonl_sample
+
+    assert settings.source.path is not None  # noqa: S101 - check_for_run has seen to it
+    return jsonl_sample.newest_records(settings.source.path, limit)
+
+
 def build_dead_letters(settings: Settings, timeout_seconds: float) -> DeadLetters:
     """Where records are set aside, reached."""
     if settings.source.kind == "kafka":
@@ -89,6 +102,20 @@ def build_announcements(settings: Settings, timeout_seconds: float) -> Announcem
     announcements = KafkaAnnouncements(settings.kafka, settings.publishing.announce_topic)
     announcements.start(timeout_seconds)
     return announcements
+
+
+def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicProducer":
+    """The topic of edit events, reached. For `corlld send`: needs the settings of `kafka` alone.
+
+    Raises ConfigurationError, UnavailableError.
+    """
+    from corlld.sources.kafka_producers import TopicProducer
+
+    if not settings.kafka.bootstrap_servers:
+        raise ConfigurationError("kafka.bootstrap_servers: not set, needed: `host:port` of one or more brokers")
+    producer = TopicProducer(settings.kafka, settings.kafka.topic, idempotent=True)  # retries keep a user's order
+    producer.start(timeout_seconds)
+    return producer
 
 
 def store_identity(settings: Settings, names: Pseudonyms, source: Source, model: ModelInfo) -> StoreIdentity:

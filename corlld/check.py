@@ -7,6 +7,7 @@ converted into the cache, as a run would.
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -17,30 +18,36 @@ from corlld.assembly import (
     build_source,
     build_store,
     dead_letter_file,
+    newest_records,
     pseudonyms,
     store_identity,
 )
-from corlld.errors import ConfigurationError, ExitCode, FatalError
+from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
+from corlld.events import EventDecoder
 from corlld.protocols import Source, StateStore
 from corlld.records import ModelInfo
+from corlld.sample import Sample, sample_table
 from corlld.settings import Settings
 from corlld.settings_file import check_for_run
 from corlld.state.store import LocalFolderStore
 
 SKIPPED = "skipped: "
+SAMPLE_SECONDS = 30.0  # at most, for reading and decoding
 
 
 class Check:
     """The parts that were found so far, and the exit code of the first problem."""
 
-    def __init__(self, settings: Settings, console: Console) -> None:
+    def __init__(self, settings: Settings, console: Console, sample: int | None) -> None:
         self._settings = settings
+        self._sample_limit = sample
         self._console = console
         self._deadline = time.monotonic() + settings.operations.startup_timeout_seconds
         self._store: StateStore = LocalFolderStore(settings.state.path)  # until the settings were looked at
         self._opened: Source | None = None
         self._source: Source | None = None  # once it was reached
         self._model: ModelInfo | None = None
+        self._sample: Sample | None = None
         self.exit_code = ExitCode.OK
 
     def run(self) -> int:
@@ -53,8 +60,12 @@ class Check:
             self._look("model", self._check_model)
             self._look("state store", self._check_store)
             self._look("adapters", self._check_adapters)
+            if self._sample_limit is not None:
+                self._look("sample", self._check_sample)
         if self._opened is not None:
             self._opened.close({}, self._left())
+        if self._sample is not None and self._sample.records:
+            self._console.print(sample_table(self._sample, has_keys=self._settings.source.kind == "kafka"))
         return self.exit_code
 
     def _look(self, name: str, check: Callable[[], str]) -> bool:
@@ -134,10 +145,48 @@ class Check:
         _may_write(self._settings.publishing.path)
         return f"published to {self._settings.publishing.path}"
 
+    def _check_sample(self) -> str:
+        if self._source is None:
+            return SKIPPED + "it is read from the input, which was not found"
+        supports_messages = self._model is None or self._model.supports_messages
+        decoder = EventDecoder(
+            self._settings.events,
+            supports_messages=supports_messages,
+            key_required=self._settings.source.kind == "kafka",
+        )
+        sample = self._sample = Sample(decoder)
+        deadline = time.monotonic() + SAMPLE_SECONDS
+        with closing(newest_records(self._settings, self._sample_limit or 0, SAMPLE_SECONDS)) as records:
+            for record in records:
+                sample.add(record)
+                if time.monotonic() > deadline:
+                    break
+        late = time.monotonic() > deadline
+        if sample.records == 0:
+            if late:
+                raise UnavailableError(f"no record could be read within {SAMPLE_SECONDS:g} s")
+            return "there is no record yet"
+        found = f"{sample.valid:,} of the newest {sample.records:,} records are valid events"
+        if late:
+            found += f" (stopped after {SAMPLE_SECONDS:g} s)"
+        if sample.valid == 0 or sample.invalid_share > self._settings.dead_letters.max_share:
+            raise FatalError(
+                f"{found}; the daemon stops where more than dead_letters.max_share = "
+                f"{self._settings.dead_letters.max_share:.0%} are not",
+                ExitCode.DATA,
+            )
+        return found
 
-def check(settings: Settings, console: Console) -> int:
-    """Look at everything, print a line each, return the exit code of the first problem."""
-    return Check(settings, console).run()
+
+def check(settings: Settings, console: Console, *, sample: int | None = None) -> int:
+    """Look at everything, print a line each, return the exit code of the first problem.
+
+    Args:
+        settings: of the daemon.
+        console: where it is said.
+        sample: also read so many of the newest records, and tell what they hold.
+    """
+    return Check(settings, console, sample).run()
 
 
 def _may_write(path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from corlld import __version__
 from corlld.errors import ConfigurationError, CorlldError, ExitCode, FatalError
+from corlld.help_text import CHECK_EPILOG, SEND_EPILOG
 from corlld.settings import Settings
 
 EXIT_CODES = """\
@@ -27,6 +29,9 @@ exit codes:
   78  wrong settings, or a state store that belongs to other settings
 A second SIGTERM or SIGINT ends the process at once; SIGINT before the loop runs gives 130.
 """
+
+MAX_SAMPLE = 100_000
+HELP_COLUMNS = 80  # argparse wraps nothing where an epilog keeps its lines
 
 
 def entry() -> int:
@@ -43,19 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.command(arguments))
     except FatalError as error:
-        return _fail(error, error.exit_code)
+        return _fail(str(error), error.exit_code)
     except CorlldError as error:
-        return _fail(error, ExitCode.UNAVAILABLE)
-    except KeyboardInterrupt:
-        print("corlld: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return _fail(str(error), ExitCode.UNAVAILABLE)
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, as `| head` does
         return ExitCode.OK
 
 
-def _fail(error: Exception, code: ExitCode) -> int:
-    for line in str(error).splitlines():
+def _fail(message: str, code: int) -> int:
+    for line in message.splitlines():
         print(f"corlld: {line}", file=sys.stderr)
     return code
 
@@ -83,15 +87,41 @@ def _parser() -> argparse.ArgumentParser:
         run: Callable[[argparse.Namespace], int],
         text: str,
         of: "argparse._SubParsersAction[argparse.ArgumentParser]" = commands,
+        epilog: str | None = None,
     ) -> argparse.ArgumentParser:
-        command = of.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
+        command = of.add_parser(
+            name,
+            parents=[common],
+            help=text,
+            description=textwrap.fill(text[0].upper() + text[1:] + ".", HELP_COLUMNS),
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         command.set_defaults(command=run)
         return command
 
     add("run", _run, "run the daemon: read edit events, learn, publish adapters, until stopped")
-    add("check", _check, "check settings, broker, topics, model folder and state store, and say what was found")
+    check = add(
+        "check",
+        _check,
+        "check settings, broker, topics, model folder and state store, and say what was found",
+        epilog=CHECK_EPILOG,
+    )
+    check.add_argument(
+        "--sample",
+        type=_sample_size,
+        metavar="N",
+        help=f"also decode the newest N records (at most {MAX_SAMPLE:,}), and tell what they hold; no group is joined, "
+        "nothing is committed",
+    )
+
+    send = add("send", _send, "validate a file of edit events, and send them to kafka.topic", epilog=SEND_EPILOG)
+    send.add_argument("file", metavar="FILE", help="one event a line, as in the README; `-` is standard input")
+    send.add_argument("--dry-run", action="store_true", help="validate only; needs no broker")
+
     text = "print every setting with its default as a commented TOML file"
     plain = commands.add_parser("settings", help=text, description=text[0].upper() + text[1:] + ".")
+    plain.add_argument("--markdown", action="store_true", help="as the tables of the README")
     plain.set_defaults(command=_settings)
 
     text = "print every metric with its type, its labels and what it means"
@@ -169,6 +199,12 @@ def _share(text: str) -> float:
     return share
 
 
+def _sample_size(text: str) -> int:
+    if (number := _positive(text)) > MAX_SAMPLE:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_SAMPLE}")
+    return number
+
+
 def _load(arguments: argparse.Namespace) -> Settings:
     from corlld.operations.logs import configure_logging
     from corlld.settings_file import load_settings
@@ -176,6 +212,16 @@ def _load(arguments: argparse.Namespace) -> Settings:
     configure_logging("info", "auto")  # until it is known what the settings say
     settings = load_settings(arguments.config)
     configure_logging(settings.operations.log_level, settings.operations.log_format)
+    return settings
+
+
+def _load_quietly(arguments: argparse.Namespace) -> Settings:
+    """For commands whose progress bar says what their logs would."""
+    from corlld.operations.logs import configure_logging
+
+    settings = _load(arguments)
+    if settings.operations.log_level == "info":
+        configure_logging("warning", settings.operations.log_format)
     return settings
 
 
@@ -210,13 +256,21 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from corlld.check import check
 
-    return check(_load(arguments), Console(highlight=False, soft_wrap=True))
+    return check(_load(arguments), Console(highlight=False, soft_wrap=True), sample=arguments.sample)
+
+
+def _send(arguments: argparse.Namespace) -> int:
+    from corlld.send import send_file
+
+    console = Console(stderr=True)
+    print(send_file(_load_quietly(arguments), arguments.file, dry_run=arguments.dry_run, console=console))
+    return ExitCode.OK
 
 
 def _settings(arguments: argparse.Namespace) -> int:
-    from corlld.settings_file import render_default_toml
+    from corlld.settings_text import render_default_toml, render_markdown
 
-    print(render_default_toml(), end="")
+    print(render_markdown() if arguments.markdown else render_default_toml(), end="")
     return ExitCode.OK
 
 
@@ -257,14 +311,10 @@ def _state_show(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from corlld.operations.logs import configure_logging
     from corlld.replay import replay, summary_table, to_json
 
-    settings = _load(arguments)
-    if settings.operations.log_level == "info":
-        configure_logging("warning", settings.operations.log_format)  # the progress bar says the rest
     summary = replay(
-        settings,
+        _load_quietly(arguments),
         arguments.file,
         users=arguments.users,
         limit=arguments.limit,

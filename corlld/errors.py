@@ -74,6 +74,10 @@ class RetriableError(CorlldError):
     """Something outside failed and may work later. Its fate: again, after a pause; nothing is committed meanwhile."""
 
 
+class TooLargeForTopic(RetriableError):
+    """The topic's `max.message.bytes` does not let this record in. Sending the same again is no use."""
+
+
 class LostSwap(CorlldError):
     """Another owner stored this user's state first. Its fate: drop the user's memory and load again."""
 

@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import SecretStr
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, InvalidEvent
 from corlld.events import EventDecoder
 from corlld.observer import Observer
+from corlld.progress import Advance
 from corlld.records import (
     Arrival,
     DeadLetter,
@@ -57,7 +57,7 @@ class UserRecord:
 class Recorder(Observer):
     """Keeps every outcome, and moves the progress bar."""
 
-    def __init__(self, advance: "Advance") -> None:
+    def __init__(self, advance: Advance) -> None:
         self._advance = advance
         self.users: dict[str, UserRecord] = {}
         self.dead_letters: Counter[str] = Counter()
@@ -84,32 +84,6 @@ class Recorder(Observer):
             scored = [e for e, p in zip(record.events, record.pairs, strict=True) if p.margin is not None]
             record.perceptron = [perceptron.prequential(event) for event in scored]
             record.longer = [longer_wins(event) for event in scored]
-
-
-class Advance:
-    """A progress bar where a terminal is attached, else a plain line at each tenth."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self._console = console
-        self._total = total
-        self._done = 0
-        columns = (TextColumn("events"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task("events", total=total)
-
-    def __call__(self, count: int) -> None:
-        tenth = 10 * self._done // max(1, self._total)
-        self._done += count
-        self._progress.advance(self._task, count)
-        if not self._console.is_terminal and 10 * self._done // max(1, self._total) > tenth:
-            self._console.print(f"{self._done} of {self._total} events")
-
-    def __enter__(self) -> "Advance":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
 
 
 def select_lines(archive: Path, decoder: EventDecoder, users: int | None, limit: int | None) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Words about settings, made from the models themselves: what is allowed, and the commented default file.
+"""Words about settings, made from the models themselves: what is allowed, the default file, the README's tables.
 
 Knows the models' JSON schema only, neither files nor the environment.
 """
@@ -84,6 +84,26 @@ def render_default_toml() -> str:
         blocks.append("\n".join([*_comment(sentence), f"[{section}]"]))
         blocks.extend("\n".join(_setting(name)) for name in names)
     return "\n\n".join(block.rstrip("\n") for block in blocks) + "\n"
+
+
+def render_markdown() -> str:
+    """The tables of the README, one a section."""
+    blocks = []
+    for section, sentence in SECTIONS.items():
+        rows = [_row(name) for name in KEYS if name[0] == section]
+        blocks.append("\n".join([f"`[{section}]` {sentence}", "", *_TABLE_HEAD, *rows]))
+    return "\n\n".join(blocks) + "\n"
+
+
+_TABLE_HEAD = ("| key | default | allowed | meaning |", "|---|---|---|---|")
+
+
+def _row(name: Name) -> str:
+    field = KEYS[name]
+    default = "" if field.get("default") is None else f"`{_toml(field['default'])}`"
+    values = f"{allowed(name)}; in {where_secrets_go(name)}" if is_secret(name) else allowed(name)
+    cells = (f"`{name[1]}`", default, values, field["description"])
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _setting(name: Name) -> Iterator[str]:

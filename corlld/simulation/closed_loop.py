@@ -17,9 +17,9 @@ from typing import Protocol, Self
 
 from corlld.assembly import build_daemon, pseudonyms
 from corlld.errors import CorlldError
-from corlld.protocols import Observer
+from corlld.observer import Observer
 from corlld.publishing.peft_format import adapter_name
-from corlld.records import Arrival, EditEvent, PairOutcome, UpdateOutcome, UserState
+from corlld.records import Arrival, EditEvent, PairOutcome, Statistics, UpdateOutcome, UserState
 from corlld.settings import Settings, SourceSettings
 from corlld.simulation.tastes import Prompt
 from corlld.simulation.users import utility
@@ -85,16 +85,16 @@ class _Learnt(Observer):
     outcomes: dict[str, list[PairOutcome]] = field(default_factory=dict)  # by uid
     updates: dict[str, list[UpdateOutcome]] = field(default_factory=dict)  # by uid
 
-    def update(self, state: UserState, events: Sequence[EditEvent], outcome: UpdateOutcome) -> None:
+    def update(self, before: Statistics, state: UserState, events: Sequence[EditEvent], outcome: UpdateOutcome) -> None:
         with self.changed:
             self.outcomes.setdefault(state.uid, []).extend(outcome.pairs)
             self.updates.setdefault(state.uid, []).append(outcome)
 
-    def published(self, state: UserState) -> None:
+    def published(self, state: UserState, arrivals: Sequence[Arrival], seconds: float) -> None:
         with self.changed:
             self.versions[state.uid] = state.version
 
-    def finished(self, arrivals: Sequence[Arrival], now: float) -> None:
+    def finished(self, arrivals: Sequence[Arrival], duplicates: int, now: float) -> None:
         with self.changed:
             self.finished_events += len(arrivals)
             self.changed.notify_all()

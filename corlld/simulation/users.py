@@ -23,7 +23,7 @@ class WeakEditor:
     def edit(self, draft: str, hidden: str) -> str:
         """The draft with as few words put right, from its beginning on, as close the share of the gap."""
         words, wanted = draft.split(" "), hidden.split(" ")
-        steps = Levenshtein.editops(words, wanted).as_list()
+        steps = [(step.tag, step.src_pos, step.dest_pos) for step in Levenshtein.editops(words, wanted)]
         enough = utility(draft, hidden) + self.alpha * (1 - utility(draft, hidden))
         for count in range(1, len(steps)):
             text = " ".join(_apply(words, wanted, steps[:count]))

@@ -14,6 +14,7 @@ from typing import BinaryIO, Protocol
 import structlog
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, RetriableError, UnavailableError
+from corlld.lines import read_line
 from corlld.records import Polled, Record, SourcePartition, Tenure
 from corlld.sources.jsonl_dead_letters import JsonlDeadLetters
 
@@ -23,10 +24,8 @@ log = structlog.get_logger("corlld.jsonl")
 
 TOPIC = "jsonl"  # never the file's name: it may be personal
 HEAD_BYTES = 64 * 1024  # so much of the file's beginning tells whether it is still the same file
-MAX_LINE_BYTES = 16 * 1024 * 1024
 MAX_POLL_LINES = 500
 MAX_POLL_BYTES = 4 * 1024 * 1024
-SKIP_BYTES = 1024 * 1024
 RETRY_SECONDS = 0.1
 
 
@@ -237,20 +236,14 @@ class JsonlSource:
         start = self._position
         self._file.seek(start)
         while len(records) < MAX_POLL_LINES and self._position - start < MAX_POLL_BYTES:
-            line = self._file.readline(MAX_LINE_BYTES + 1)
-            length, ends = len(line), line.endswith(b"\n")
-            while not ends and length > MAX_LINE_BYTES:  # keep its beginning: the decoder finds that too large
-                part = self._file.readline(SKIP_BYTES)
-                length, ends = length + len(part), part.endswith(b"\n")
-                if not part:
-                    break
-            if not ends:  # the end of the file, perhaps in the middle of a line
-                self._waits_at_size = self._position + length
+            line = read_line(self._file)
+            if not line.ended:  # the end of the file, perhaps in the middle of a line
+                self._waits_at_size = self._position + line.length
                 self._exhausted = not self._follow
                 break
-            offset, self._position = self._position, self._position + length
-            if line.strip():
-                records.append(Record(tenure, offset, self._position, key=None, value=line.rstrip(b"\r\n")))
+            offset, self._position = self._position, self._position + line.length
+            if line.head.strip():
+                records.append(Record(tenure, offset, self._position, key=None, value=line.head.rstrip(b"\r\n")))
         return tuple(records)
 
     def _save(self, next_offset: int) -> bool:

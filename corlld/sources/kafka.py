@@ -131,7 +131,7 @@ class KafkaSource:
         live = dict(self._tenures.live)  # what begins now was not read by this poll
         begun = self._ask(deadline)
         records = tuple(
-            _record(tenure, record)
+            as_record(tenure, record)
             for partition, batch in (batches or {}).items()
             if (tenure := live.get(partition)) is not None
             for record in batch
@@ -278,7 +278,7 @@ class KafkaSource:
         return True
 
 
-def _record(tenure: Tenure, record: Any) -> Record:
+def as_record(tenure: Tenure, record: Any) -> Record:
     return Record(
         tenure,
         record.offset,

@@ -32,7 +32,10 @@ def quiet_kafka_logs() -> None:
     if logger.getEffectiveLevel() < logging.WARNING:
         logger.setLevel(logging.WARNING)
     # Its connections tell every failure of theirs with a traceback, at every try. We say it once, in a sentence.
-    logging.getLogger("kafka.net").propagate = False
+    net = logging.getLogger("kafka.net")
+    net.propagate = False
+    if not net.handlers:  # without any, logging's last resort would print to standard error
+        net.addHandler(logging.NullHandler())
 
 
 def connect(make: Callable[..., Any], options: Mapping[str, Any], timeout_seconds: float) -> Any:

@@ -1,4 +1,4 @@
-"""Dead letters and announcements to Kafka: acknowledged by all replicas, to topics that exist already."""
+"""What goes to Kafka, acknowledged by all replicas and to topics that exist already: dead letters, announcements."""
 
 import threading
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from kafka import KafkaProducer, errors
 
-from corlld.errors import ConfigurationError, RetriableError, UnavailableError
+from corlld.errors import ConfigurationError, RetriableError, TooLargeForTopic, UnavailableError
 from corlld.records import DeadLetter
 from corlld.settings import DeadLetterSettings, KafkaSettings
 from corlld.sources.dead_letters import RECORD_KEY_HEADER, letter_headers, letter_key
@@ -14,10 +14,7 @@ from corlld.sources.kafka_client import TopicLookup, connect
 from corlld.sources.kafka_options import LOOKUP_SECONDS, producer_options
 
 PAYLOAD_DROPPED_HEADER = "corlld.payload"
-
-
-class TooLargeForTopic(RetriableError):
-    """The topic's `max.message.bytes` does not let this record in. Sending the same again is no use."""
+FORCED_CLOSE_SECONDS = 5.0  # for kafka-python's thread to notice; it takes milliseconds
 
 
 class TopicProducer:
@@ -46,9 +43,9 @@ class TopicProducer:
             lookup.close()
         self._producer = self._connect(timeout_seconds)
 
-    def send(self, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> "Future[None]":
-        """Done once acknowledged. RetriableError as its exception where it was not."""
-        done: Future[None] = Future()
+    def send(self, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> "Future[int]":
+        """Done once acknowledged, with the partition that took it. RetriableError as its exception where it was not."""
+        done: Future[int] = Future()
         producer: KafkaProducer = None
 
         def failed(error: BaseException) -> None:
@@ -65,7 +62,7 @@ class TopicProducer:
         except (errors.KafkaError, UnavailableError, ConfigurationError) as error:
             failed(error)
             return done
-        sent.add_callback(lambda _: done.set_result(None))
+        sent.add_callback(lambda metadata: done.set_result(metadata.partition))
         sent.add_errback(failed)
         return done
 
@@ -98,8 +95,10 @@ class TopicProducer:
 def _close(producer: KafkaProducer, timeout_seconds: float) -> None:
     try:
         producer.close(timeout_seconds)
-    except errors.KafkaError:  # the flush ran out of time: close for good
-        producer.close(0)
+    except errors.KafkaError:  # the flush ran out of time
+        # Fails what is under way; another `close` alone would wait for the same flush, and raise again.
+        producer._sender.force_close()
+        producer.close(FORCED_CLOSE_SECONDS)
 
 
 class KafkaDeadLetters:
@@ -123,16 +122,13 @@ class KafkaDeadLetters:
         return done
 
     def _begin(self, letter: DeadLetter, done: "Future[None]") -> None:
-        first: Future[None] | None = None
+        first: Future[int] | None = None
 
-        def answered(sent: "Future[None]") -> None:
-            error = sent.exception()
-            if isinstance(error, TooLargeForTopic) and sent is first and self._payload:
+        def answered(sent: "Future[int]") -> None:
+            if isinstance(sent.exception(), TooLargeForTopic) and sent is first and self._payload:
                 self._send(letter, payload=False, dropped=b"dropped: too large").add_done_callback(answered)
-            elif error is not None:
-                done.set_exception(error)
             else:
-                done.set_result(None)
+                _pass_on(sent, done)
 
         first = self._send(letter, payload=self._payload)
         first.add_done_callback(answered)
@@ -141,7 +137,7 @@ class KafkaDeadLetters:
         self._sending.shutdown(wait=False, cancel_futures=True)
         self._producer.close(timeout_seconds)
 
-    def _send(self, letter: DeadLetter, *, payload: bool, dropped: bytes | None = None) -> "Future[None]":
+    def _send(self, letter: DeadLetter, *, payload: bool, dropped: bytes | None = None) -> "Future[int]":
         record = letter.record
         headers = [(name, value.encode()) for name, value in letter_headers(letter).items()]
         if dropped is not None:
@@ -161,6 +157,14 @@ def _pass_on_bug(begun: "Future[None]", done: "Future[None]") -> None:
         done.set_exception(bug)
 
 
+def _pass_on(sent: "Future[int]", done: "Future[None]") -> None:
+    """That it was acknowledged, or why not; where does not matter."""
+    if (error := sent.exception()) is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(None)
+
+
 class KafkaAnnouncements:
     """Implements `corlld.protocols.Announcements`."""
 
@@ -172,7 +176,9 @@ class KafkaAnnouncements:
         self._producer.start(timeout_seconds)
 
     def send(self, uid: str, value: bytes | None) -> "Future[None]":
-        return self._producer.send(uid.encode(), value)
+        done: Future[None] = Future()
+        self._producer.send(uid.encode(), value).add_done_callback(lambda sent: _pass_on(sent, done))
+        return done
 
     def close(self, timeout_seconds: float) -> None:
         self._producer.close(timeout_seconds)

@@ -125,7 +125,7 @@ def test_an_end_of_the_daemon_ends_the_loop_with_its_reason(
             (tmp_path / "edits.jsonl").unlink()
             loop.learn(edited)
 
-    with pytest.raises(FatalError, match="was re(moved|placed)"):
+    with pytest.raises(FatalError, match=r"was re(moved|placed)"):
         lose_the_file()
 
 

@@ -10,6 +10,7 @@ from corlld.records import DeadLetter, Record, SourcePartition, Tenure
 from corlld.settings import DeadLetterSettings
 from corlld.sources.dead_letters import letter_headers, letter_key
 from corlld.sources.kafka import KafkaAnnouncements, KafkaDeadLetters
+from corlld.sources.kafka_producers import TopicProducer
 from tests.kafka.broker import KafkaBroker, KafkaCluster
 from tests.kafka.helpers import kafka_settings, unique, wait_until
 
@@ -96,7 +97,7 @@ def test_a_missing_topic_is_said_at_the_start_and_never_created(kafka_broker: Ka
         assert topic not in admin.list_topics()
 
 
-def test_a_broker_that_is_away_fails_the_letter_as_retriable_and_takes_it_when_it_is_back(
+def test_a_broker_that_is_away_fails_the_letter_as_retriable_takes_it_when_it_is_back_and_holds_no_close_up(
     own_kafka_broker: KafkaBroker,
 ) -> None:
     topic = unique("dead")
@@ -107,3 +108,9 @@ def test_a_broker_that_is_away_fails_the_letter_as_retriable_and_takes_it_when_i
     own_kafka_broker.start()
     wait_until(lambda: letters.send(a_letter()).exception(30) is None, "a letter is acknowledged")
     letters.close(10)
+    producer = TopicProducer(kafka_settings(own_kafka_broker.bootstrap, topic), topic, idempotent=True)
+    producer.start(30)
+    own_kafka_broker.stop()
+    under_way = producer.send(b"key", b"value")
+    producer.close(0.1)
+    assert isinstance(under_way.exception(0), RetriableError)

@@ -4,8 +4,8 @@ The jars come by Maven into a cache outside the checkout. Nothing is skipped whe
 that need a broker fail with a sentence that says what to install.
 """
 
+import hashlib
 import os
-import re
 import shutil
 import signal
 import socket
@@ -87,7 +87,6 @@ class KafkaBroker(KafkaCluster):
         self._folder = folder
         self._security = security
         self._process: subprocess.Popen[bytes] | None = None
-        self._libraries = libraries()
 
     @property
     def log(self) -> Path:
@@ -109,7 +108,7 @@ class KafkaBroker(KafkaCluster):
             add = [part for credential in scram for part in ("--add-scram", credential)]
             self._run_format(["format", "-t", cluster_id, "-c", str(properties), *add])
         with self.log.open("ab") as log:
-            command = [*tied_to_our_life(), *self._java("kafka.Kafka"), str(properties)]
+            command = [*tied_to_our_life(), *java("kafka.Kafka"), str(properties)]
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         self._wait_until_it_answers()
 
@@ -136,13 +135,9 @@ class KafkaBroker(KafkaCluster):
     def _users(self) -> Mapping[str, str]:
         return self._security.users if self._security else {}
 
-    def _java(self, main_class: str) -> list[str]:
-        log4j = f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"
-        return [_need("java"), *JVM_OPTIONS, log4j, "-cp", f"{self._libraries}/*", main_class]
-
     def _run_format(self, arguments: list[str]) -> None:
         done = subprocess.run(
-            [*self._java("kafka.tools.StorageTool"), *arguments], capture_output=True, text=True, check=False
+            [*java("kafka.tools.StorageTool"), *arguments], capture_output=True, text=True, check=False
         )
         if done.returncode:
             pytest.fail(f"the broker's storage could not be formatted:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -216,12 +211,17 @@ class KafkaBroker(KafkaCluster):
         return settings
 
 
+def java(main_class: str) -> list[str]:
+    """The command that runs one of Kafka's programs."""
+    log4j = f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"
+    return [_need("java"), *JVM_OPTIONS, log4j, "-cp", f"{libraries()}/*", main_class]
+
+
 def libraries() -> Path:
     """The folder of Kafka's jars, filled by Maven at the first use."""
-    version = re.search(r"<kafka.version>(.+)</kafka.version>", (HERE / "pom.xml").read_text())
-    assert version is not None
+    digest = hashlib.sha256((HERE / "pom.xml").read_bytes()).hexdigest()[:12]  # other jars, another folder
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corlld-tests"
-    folder = cache / f"kafka-{version[1]}"
+    folder = cache / f"kafka-{digest}"
     if folder.exists():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
@@ -269,6 +269,7 @@ def _accepts(address: str) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

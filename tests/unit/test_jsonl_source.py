@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from corlld import lines
 from corlld.errors import ConfigurationError, ExitCode, FatalError, RetriableError, UnavailableError
 from corlld.records import Record
 from corlld.sources import jsonl
@@ -125,8 +126,8 @@ def test_empty_lines_are_passed_over_and_carriage_returns_cut(opened: Callable[.
 def test_a_line_over_the_limit_becomes_its_beginning(
     opened: Callable[..., JsonlSource], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 10)
-    monkeypatch.setattr(jsonl, "SKIP_BYTES", 7)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 10)
+    monkeypatch.setattr(lines, "SKIP_BYTES", 7)
     path.write_bytes(b"x" * 50 + b"\n{}\n")
     long, short = read(opened())
     assert (long.value, long.next_offset) == (b"x" * 11, 51)
@@ -136,7 +137,7 @@ def test_a_line_over_the_limit_becomes_its_beginning(
 def test_a_line_over_the_limit_waits_for_its_end_too(
     opened: Callable[..., JsonlSource], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 10)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 10)
     path.write_bytes(b"x" * 50)
     source = opened(follow=True)
     assert read(source) == []

@@ -1,0 +1,145 @@
+"""A file of edit events, one a line: opened so that it can be read twice, and judged as a whole.
+
+Every line passes the decoder of the daemon: plain JSON, or a CloudEvent in structured mode (told by its `specversion`).
+Nothing that is said quotes a line.
+"""
+
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from corlld.errors import ExitCode, FatalError, InvalidEvent, InvalidReason
+from corlld.events import EventDecoder
+from corlld.lines import read_line
+from corlld.records import EditEvent, EraseEvent
+
+STANDARD_INPUT = "-"
+SPOOLED_IN_MEMORY_BYTES = 16 * 1024 * 1024
+SHOWN_PROBLEMS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a valid input holds."""
+
+    lines: int  # blank ones too
+    events: int
+    erasures: int
+    with_messages: int
+    users: int
+    most_of_one_user: int  # events
+
+    def __str__(self) -> str:
+        parts = [f"{counted(self.events, 'event')} of {counted(self.users, 'user')}"]
+        if self.erasures:
+            parts.append(f"{self.erasures} to erase a user")
+        if self.with_messages:
+            parts.append(f"{self.with_messages} with messages (for a model with a chat template)")
+        return ", ".join(parts)
+
+
+@contextmanager
+def opened(name: str) -> Iterator[IO[bytes]]:
+    """The input, which will be read twice: a pipe is copied first, to a private file where it is large.
+
+    Raises FatalError for a file that is not there, is a folder, can't be read or can't be copied.
+    """
+    if name == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise FatalError("standard input is closed", ExitCode.USAGE)
+        yield from _readable_twice(sys.stdin.buffer)
+        return
+    with _open(name) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+            raise FatalError(f"{name}: neither a file nor a pipe", ExitCode.USAGE)
+        yield from _readable_twice(file)
+
+
+def _open(name: str) -> IO[bytes]:
+    try:
+        return Path(name).open("rb")
+    except OSError as error:
+        raise FatalError(f"{name}: {error.strerror}", ExitCode.USAGE) from None
+
+
+def _readable_twice(source: IO[bytes]) -> Iterator[IO[bytes]]:
+    if stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+        yield source
+        return
+    with tempfile.SpooledTemporaryFile(SPOOLED_IN_MEMORY_BYTES, prefix="corlld-send-") as copy:
+        try:
+            shutil.copyfileobj(source, copy)
+        except OSError as error:
+            raise FatalError(
+                f"the temporary copy in {tempfile.gettempdir()} can't be written: {error.strerror}",
+                ExitCode.CANNOT_WRITE,
+            ) from None
+        copy.seek(0)
+        yield copy
+
+
+def validate(file: IO[bytes], name: str, decoder: EventDecoder) -> Contents:
+    """What the file holds, from where it stands to its end. Raises FatalError where a line is wrong, or it has none."""
+    problems: list[str] = []
+    wrong = erasures = with_messages = lines = 0
+    events_of: Counter[str] = Counter()
+    for lines, line in numbered_lines(file):
+        try:
+            event = event_of(decoder, line)
+        except InvalidEvent as error:
+            if error.reason is InvalidReason.NOT_JSON and not _is_text(line):
+                raise _refused(f"{name}: line {lines} is not text in UTF-8, and so no event") from None
+            wrong += 1
+            if len(problems) < SHOWN_PROBLEMS:
+                problems.append(f"line {lines}: {error}")
+            continue
+        if event is None:
+            continue
+        events_of[event.user_id] += 1
+        erasures += isinstance(event, EraseEvent)
+        with_messages += isinstance(event, EditEvent) and event.messages is not None
+    if wrong:
+        more = [f"... and {wrong - len(problems)} more"] if wrong > len(problems) else []
+        heading = f"{name}: {wrong} of {counted(wrong + events_of.total(), 'line')} can't be an event"
+        raise _refused("\n".join([heading, *problems, *more]))
+    if not events_of:
+        raise _refused(f"{name}: no event in it")
+    return Contents(lines, events_of.total(), erasures, with_messages, len(events_of), max(events_of.values()))
+
+
+def numbered_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """From 1, without their ends."""
+    number = 0
+    while (line := read_line(file)).length:
+        number += 1
+        yield number, line.head.rstrip(b"\r\n")
+
+
+def event_of(decoder: EventDecoder, line: bytes) -> EditEvent | EraseEvent | None:
+    """None for a blank line, as in the JSONL source. Raises InvalidEvent."""
+    return decoder.decode(None, line, ()) if line.strip() else None
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        return "\0" not in line.decode()
+    except UnicodeDecodeError:
+        return False
+
+
+def _refused(message: str) -> FatalError:
+    heading, *rest = message.splitlines()
+    return FatalError("\n".join([f"{heading}; nothing was sent", *rest]), ExitCode.DATA)
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

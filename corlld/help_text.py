@@ -1,0 +1,36 @@
+"""What `--help` says below a command's options: examples and exit codes. At most 80 columns: nothing wraps it."""
+
+SEND_EPILOG = """\
+Every line passes the decoder of the daemon before the first one is sent: it is
+all or nothing, and a wrong line is named with its number, the reason and the
+field. An event's key is its user_id in UTF-8, a user's events keep their order,
+and all replicas acknowledge. CloudEvents in structured mode (JSON with
+`specversion`) are sent as they are.
+
+examples:
+  corlld send --dry-run edits.jsonl      is every line an event?
+  corlld send edits.jsonl                with /etc/corlld/corlld.toml
+  zcat edits.jsonl.gz | corlld send -    a pipe is copied first (privately)
+  CORLLD_KAFKA__BOOTSTRAP_SERVERS=broker:9092 corlld send edits.jsonl
+
+exit codes:
+  0    all events are acknowledged; with --dry-run: all are valid
+  2    no such file, a folder, or a wrong command line
+  65   a line is no event (nothing was sent), the file changed meanwhile, or a
+       record is larger than the topic lets in
+  69   no broker, no topic, or the broker stopped acknowledging
+  73   the temporary copy of standard input can't be written
+  78   wrong settings, or the broker refuses them
+  130  interrupted: it says how many events were acknowledged
+"""
+
+CHECK_EPILOG = """\
+examples:
+  corlld check                  is all there that `corlld run` needs?
+  corlld check --sample 1000    ... and is my producer right? Shares, reasons
+                                and sizes, never a text or a user id
+
+The exit code is that of the first problem (see `corlld --help`). A sample
+where more than dead_letters.max_share would be dead letters, or not one record
+is valid, is one: 65.
+"""

@@ -1,0 +1,134 @@
+"""What can be said of a sample of records without showing one: shares, reasons, sizes; and the table that says it."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from rich import box
+from rich.console import Group
+from rich.table import Column, Table
+
+from corlld.errors import InvalidEvent, InvalidReason
+from corlld.events import EventDecoder
+from corlld.records import EditEvent, Record
+from corlld.statistics import edit_ratio
+
+_INDEX = re.compile(r"\[\d+\]")
+SHOWN_REFUSALS = 12
+_WRONG_KEY = (InvalidReason.KEY_MISSING, InvalidReason.KEY_MISMATCH)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why records would be dead letters; places in a list are left out, so that there are few of these."""
+
+    reason: InvalidReason
+    field: str | None
+
+    def __str__(self) -> str:
+        return self.reason.value + (f": {self.field}" if self.field else "")
+
+
+@dataclass
+class Sample:
+    """Figures over the records that were added. Texts are measured, not kept; user ids are only counted."""
+
+    decoder: EventDecoder
+    records: int = 0
+    refused: Counter[Refusal] = field(default_factory=Counter)
+    last_refused: dict[Refusal, Record] = field(default_factory=dict)  # without key, value and headers
+    events_of: Counter[str] = field(default_factory=Counter)
+    erasures: int = 0
+    acceptances: int = 0
+    with_version: int = 0
+    prompt_chars: list[int] = field(default_factory=list)  # or of all messages together
+    proposed_chars: list[int] = field(default_factory=list)
+    edited_chars: list[int] = field(default_factory=list)
+    edit_ratios: list[float] = field(default_factory=list)
+
+    def add(self, record: Record) -> None:
+        """Decodes the record as the daemon would."""
+        self.records += 1
+        try:
+            event = self.decoder.decode(record.key, record.value, record.headers)
+        except InvalidEvent as error:
+            refusal = Refusal(error.reason, _INDEX.sub("[]", error.field) if error.field else None)
+            self.refused[refusal] += 1
+            self.last_refused[refusal] = Record(record.tenure, record.offset, record.next_offset, None, None)
+            return
+        self.events_of[event.user_id] += 1
+        if not isinstance(event, EditEvent):
+            self.erasures += 1
+            return
+        self.acceptances += event.is_acceptance
+        self.with_version += event.adapter_version is not None
+        self.prompt_chars.append(event.chars - len(event.proposed) - len(event.edited))
+        self.proposed_chars.append(len(event.proposed))
+        self.edited_chars.append(len(event.edited))
+        self.edit_ratios.append(edit_ratio(event))
+
+    @property
+    def valid(self) -> int:
+        return self.events_of.total()
+
+    @property
+    def edits(self) -> int:
+        """Acceptances too."""
+        return len(self.edit_ratios)
+
+    @property
+    def invalid_share(self) -> float:
+        return self.refused.total() / self.records if self.records else 0.0
+
+    @property
+    def wrong_keys(self) -> int:
+        """Records whose key is not their user's id in UTF-8, or is missing."""
+        return sum(count for refusal, count in self.refused.items() if refusal.reason in _WRONG_KEY)
+
+
+def quantile(values: Sequence[int], share: float) -> int:
+    """The smallest of the values (not empty) that at least a share (above 0, at most 1) of them do not exceed."""
+    return sorted(values)[math.ceil(share * len(values)) - 1]
+
+
+def sample_table(sample: Sample, *, has_keys: bool) -> Group:
+    """For people. `has_keys`: false for a file."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("valid", _share(sample.valid, sample.records))
+    for refusal, count in sample.refused.most_common(SHOWN_REFUSALS):
+        facts.add_row(
+            "dead letters", f"{_share(count, sample.records)}  {refusal}; {_place(sample.last_refused[refusal])}"
+        )
+    if (more := len(sample.refused) - SHOWN_REFUSALS) > 0:
+        facts.add_row("dead letters", f"of {more} more kinds")
+    facts.add_row("wrong keys", _share(sample.wrong_keys, sample.records) if has_keys else "a file has no keys")
+    facts.add_row("users", f"{len(sample.events_of):,}")
+    facts.add_row("erasures", f"{sample.erasures:,}")
+    facts.add_row("acceptances", _share(sample.acceptances, sample.edits))
+    facts.add_row("with adapter_version", _share(sample.with_version, sample.edits))
+    sizes = Table("", *(Column(title, justify="right") for title in ("median", "95 %", "most")), box=box.SIMPLE_HEAD)
+    if sample.events_of:
+        sizes.add_row("events of a user", *_sizes(list(sample.events_of.values())))
+    if sample.edits:
+        sizes.add_row("characters of prompt or messages", *_sizes(sample.prompt_chars))
+        sizes.add_row("characters of proposed", *_sizes(sample.proposed_chars))
+        sizes.add_row("characters of edited", *_sizes(sample.edited_chars))
+        sizes.add_row("edit ratio (0: accepted)", f"{median(sample.edit_ratios):.2f}", "", "")
+    return Group(facts, sizes) if sizes.rows else Group(facts)
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count:,} of {of:,} ({count / of:.1%})" if of else f"{count:,}"
+
+
+def _place(record: Record) -> str:
+    """Where to look for it: never what it holds."""
+    place = record.tenure.partition
+    return f"one is at {place.topic}, partition {place.partition}, offset {record.offset}"
+
+
+def _sizes(values: Sequence[int]) -> tuple[str, str, str]:
+    return f"{median(values):,.1f}".removesuffix(".0"), f"{quantile(values, 0.95):,}", f"{max(values):,}"

@@ -1,0 +1,49 @@
+"""The newest lines of a file of events, for a look: nothing is locked, and no place in it is kept."""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import IO
+
+from corlld.errors import ConfigurationError
+from corlld.lines import read_line
+from corlld.records import Record, SourcePartition, Tenure
+from corlld.sources.jsonl import TOPIC
+
+BLOCK_BYTES = 1024 * 1024
+MAX_SCANNED_BYTES = 1024 * BLOCK_BYTES  # lines before the last GiB are not looked for
+
+
+def newest_records(path: Path, limit: int) -> Generator[Record, None, None]:
+    """The last `limit` lines, or all where there are fewer; blank ones are left out, and one without its end waits.
+
+    Raises ConfigurationError where the file can't be read.
+    """
+    tenure = Tenure(SourcePartition(TOPIC, "", 0), 0, 0)
+    try:
+        with path.open("rb") as file:
+            offset = _start_of_last_lines(file, limit)
+            file.seek(offset)
+            while (line := read_line(file)).ended:
+                if line.head.strip():
+                    yield Record(tenure, offset, offset + line.length, key=None, value=line.head.rstrip(b"\r\n"))
+                offset += line.length
+    except OSError as error:
+        raise ConfigurationError(f"source.path = {path} can't be read: {error.strerror}") from None
+
+
+def _start_of_last_lines(file: IO[bytes], limit: int) -> int:
+    """Where the last `limit` lines that have an end begin: behind the end of the line before them."""
+    size = at = os.fstat(file.fileno()).st_size
+    ends_to_pass = limit + 1
+    while at > 0 and size - at < MAX_SCANNED_BYTES:
+        at, before = max(0, at - BLOCK_BYTES), at
+        file.seek(at)
+        block = file.read(before - at)
+        if (ends := block.count(b"\n")) >= ends_to_pass:
+            place = len(block)
+            for _ in range(ends_to_pass):
+                place = block.rindex(b"\n", 0, place)
+            return at + place + 1
+        ends_to_pass -= ends
+    return at

@@ -1,0 +1,80 @@
+"""The newest records of a topic, for a look: no group is joined, nothing is committed."""
+
+import time
+from collections.abc import Generator, Iterator, Mapping
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from corlld.errors import ConfigurationError, UnavailableError
+from corlld.records import Record, SourcePartition, Tenure
+from corlld.settings import KafkaSettings
+from corlld.sources.kafka import as_record
+from corlld.sources.kafka_client import TopicLookup, connect
+from corlld.sources.kafka_errors import explain_refusal
+from corlld.sources.kafka_options import consumer_options
+
+POLL_SECONDS = 0.5
+
+
+def newest_records(settings: KafkaSettings, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
+    """The last records of every partition, `limit` altogether, or all where there are fewer. Ends after the timeout.
+
+    Raises UnavailableError where broker or topic are not there, ConfigurationError for a refusal.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    lookup = TopicLookup(settings, settings.topic)
+    try:
+        view = lookup.wait_for_topic(timeout_seconds)
+    finally:
+        lookup.close()
+    options = consumer_options(settings) | {"group_id": None, "group_instance_id": None}
+    options["auto_offset_reset"] = "earliest"  # records may expire during the look
+    consumer = connect(KafkaConsumer, options, max(0.1, deadline - time.monotonic()))
+    tenures = {
+        TopicPartition(settings.topic, number): Tenure(SourcePartition(settings.topic, view.topic_id, number), 0, 0)
+        for number in sorted(view.partitions)
+    }
+    try:
+        yield from _read(consumer, tenures, limit, deadline)
+    except KafkaError as error:
+        servers = ", ".join(settings.bootstrap_servers)
+        if (refusal := explain_refusal(error)) is not None:
+            raise ConfigurationError(f"{servers}: {refusal}") from None
+        raise UnavailableError(f"topic {settings.topic} can't be read ({type(error).__name__})") from None
+    finally:
+        consumer.close(autocommit=False)
+
+
+def _read(
+    consumer: KafkaConsumer, tenures: Mapping[TopicPartition, Tenure], limit: int, deadline: float
+) -> Iterator[Record]:
+    ends: dict[TopicPartition, int] = consumer.end_offsets(list(tenures), timeout_ms=_ms_to(deadline))
+    beginnings: dict[TopicPartition, int] = consumer.beginning_offsets(list(tenures), timeout_ms=_ms_to(deadline))
+    shares = share_out(limit, {place: ends[place] - beginnings[place] for place in tenures})
+    unread = {place for place, share in shares.items() if share}
+    consumer.assign(sorted(unread))
+    for place in unread:
+        consumer.seek(place, ends[place] - shares[place])
+    while unread and time.monotonic() < deadline:
+        for place, batch in consumer.poll(timeout_ms=round(1000 * POLL_SECONDS)).items():
+            yield from (as_record(tenures[place], record) for record in batch if record.offset < ends[place])
+        # By position, since markers of transactions and compacted records take offsets too.
+        positions = {place: consumer.position(place, timeout_ms=_ms_to(deadline)) for place in unread}
+        read = {place for place, position in positions.items() if position is not None and position >= ends[place]}
+        consumer.pause(*read)
+        unread -= read
+
+
+def share_out(limit: int, available: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+    """How many records of each partition, so that they are as even as possible and `limit` (or all) altogether."""
+    shares: dict[TopicPartition, int] = {}
+    left = limit
+    for index, place in enumerate(sorted(available, key=lambda place: (available[place], place))):
+        shares[place] = min(available[place], left // (len(available) - index))
+        left -= shares[place]
+    return shares
+
+
+def _ms_to(deadline: float) -> int:
+    return max(100, round(1000 * (deadline - time.monotonic())))

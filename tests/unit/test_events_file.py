@@ -1,0 +1,149 @@
+"""A file of events is opened so that it can be read twice, and judged as a whole."""
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corlld import events_file
+from corlld.errors import ExitCode, FatalError
+from corlld.events import EventDecoder
+from corlld.events_file import Contents, opened, validate
+from corlld.settings import EventSettings
+
+DECODER = EventDecoder(EventSettings(max_text_chars=100), supports_messages=True, key_required=False)
+SECRET = "never-to-be-quoted"
+
+
+def edit(number: int, user: str = "ann", **fields: Any) -> dict[str, Any]:
+    return {
+        "event_id": f"{user}-{number}",
+        "user_id": user,
+        "occurred_at": "2026-01-02T12:00:00Z",
+        "prompt": "The sun\n",
+        "proposed": "rises in the west.",
+        "edited": "rises in the east.",
+        **fields,
+    }
+
+
+def lines(*events: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+
+def judged(tmp_path: Path, content: bytes) -> Contents:
+    path = tmp_path / "edits.jsonl"
+    path.write_bytes(content)
+    with opened(str(path)) as file:
+        return validate(file, "edits.jsonl", DECODER)
+
+
+def refusal(tmp_path: Path, content: bytes) -> str:
+    with pytest.raises(FatalError) as refused:
+        judged(tmp_path, content)
+    assert refused.value.exit_code is ExitCode.DATA
+    assert "nothing was sent" in str(refused.value).splitlines()[0]
+    assert SECRET not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_valid_file_is_counted(tmp_path: Path) -> None:
+    chat = edit(2, messages=[{"role": "user", "content": "Hello"}])
+    del chat["prompt"]
+    erase = {"event_id": "x", "user_id": "bob", "occurred_at": "2026-01-02T12:00:00Z", "type": "erase"}
+    cloud = {"specversion": "1.0", "id": "1", "source": "/editor", "type": "com.example.edit"}
+    cloud |= {"time": "2026-01-02T12:00:00Z", "data": edit(3)}
+    content = lines(edit(1)) + b"\r\n" + lines(chat).replace(b"\n", b"\r\n") + lines(erase, cloud).rstrip(b"\n")
+    found = judged(tmp_path, content)
+    assert found == Contents(lines=5, events=4, erasures=1, with_messages=1, users=2, most_of_one_user=3)
+    assert str(found) == "4 events of 2 users, 1 to erase a user, 1 with messages (for a model with a chat template)"
+
+
+def test_each_wrong_line_is_told_by_number_reason_and_field(tmp_path: Path) -> None:
+    content = (
+        lines(
+            edit(1),
+            edit(2, edited=None) | {SECRET: SECRET},
+            edit(3, proposed=SECRET * 20),
+            {"event_id": SECRET, "user_id": SECRET},
+        )
+        + b'{"prompt": "%s"\n[]\n' % SECRET.encode()
+    )
+    assert refusal(tmp_path, content).splitlines() == [
+        "edits.jsonl: 5 of 6 lines can't be an event; nothing was sent",
+        "line 2: invalid_field: edited: a text",
+        "line 3: too_large: proposed: at most 100 characters",
+        "line 4: missing_field: occurred_at: an RFC 3339 time with an offset",
+        "line 5: not_json: one JSON object in UTF-8, without repeated keys",
+        "line 6: not_an_object: one JSON object",
+    ]
+
+
+def test_of_many_wrong_lines_the_first_few_are_told_and_all_counted(tmp_path: Path) -> None:
+    told = refusal(tmp_path, lines(edit(1)) + b"{}\n" * 7).splitlines()
+    assert told[0] == "edits.jsonl: 7 of 8 lines can't be an event; nothing was sent"
+    assert [line.partition(":")[0] for line in told[1:-1]] == [f"line {number}" for number in range(2, 7)]
+    assert told[-1] == "... and 2 more"
+
+
+@pytest.mark.parametrize(
+    "binary",
+    [
+        b"\x1f\x8b\x08\x00" + bytes(range(256)),
+        "é".encode("latin-1"),
+        json.dumps(edit(1)).encode("utf-16"),
+        json.dumps(edit(1)).encode("utf-16-be"),  # valid UTF-8, with zeros
+    ],
+)
+def test_a_file_that_is_not_text_is_told_at_its_first_such_line(tmp_path: Path, binary: bytes) -> None:
+    told = refusal(tmp_path, lines(edit(1)) + binary + b"\n" + b"{}\n" * 9)
+    assert told == "edits.jsonl: line 2 is not text in UTF-8, and so no event; nothing was sent"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n\r\n"])
+def test_a_file_without_an_event_is_refused(tmp_path: Path, content: bytes) -> None:
+    assert refusal(tmp_path, content) == "edits.jsonl: no event in it; nothing was sent"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("none.jsonl", "No such file or directory"), ("", "Is a directory"), ("/dev/null", "neither a file nor a pipe")],
+)
+def test_what_is_no_readable_file_is_a_wrong_command_line(tmp_path: Path, name: str, told: str) -> None:
+    with pytest.raises(FatalError, match=told) as refused, opened(str(tmp_path / name)):
+        pass
+    assert refused.value.exit_code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize("in_memory", [10, 10_000_000])
+def test_a_pipe_can_be_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
+    monkeypatch.setattr(events_file, "SPOOLED_IN_MEMORY_BYTES", in_memory)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "copies"))
+    (tmp_path / "copies").mkdir()
+    pipe, content = tmp_path / "pipe", lines(*(edit(number) for number in range(100)))
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+    writer.start()
+    with opened(str(pipe)) as file:
+        start = file.tell()
+        assert validate(file, "pipe", DECODER).events == 100
+        file.seek(start)
+        assert file.read() == content
+        assert not list((tmp_path / "copies").iterdir()), "the copy has no name that another could open"
+    writer.join()
+
+
+def test_a_copy_that_can_not_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_file, "SPOOLED_IN_MEMORY_BYTES", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"12",))
+    writer.start()
+    with pytest.raises(FatalError, match=r"copy in .*missing can't be written") as refused, opened(str(pipe)):
+        pass
+    writer.join()
+    assert refused.value.exit_code is ExitCode.CANNOT_WRITE

@@ -1,0 +1,92 @@
+"""Where a sample of the input is taken from: the last lines of a file, and an even share of each partition's end."""
+
+from pathlib import Path
+
+import pytest
+from kafka import TopicPartition
+
+from corlld.errors import ConfigurationError
+from corlld.sources import jsonl_sample
+from corlld.sources.jsonl_sample import newest_records
+from corlld.sources.kafka_sample import share_out
+
+LINES = [b'{"n": %d}' % number for number in range(20)]
+
+
+def values(path: Path, limit: int) -> list[bytes | None]:
+    return [record.value for record in newest_records(path, limit)]
+
+
+@pytest.fixture(params=[4, 9, 10, 1_000_000])
+def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of 20 lines of 8 or 9 bytes, read in blocks that end inside of a line, at one, or nowhere."""
+    monkeypatch.setattr(jsonl_sample, "BLOCK_BYTES", request.param)
+    (tmp_path / "edits.jsonl").write_bytes(b"\n".join(LINES) + b"\n")
+    return tmp_path / "edits.jsonl"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 19, 20, 21, 500])
+def test_the_last_lines_of_a_file_are_read_or_all_where_there_are_fewer(path: Path, limit: int) -> None:
+    assert values(path, limit) == LINES[-limit:]
+
+
+def test_each_line_has_its_place(path: Path) -> None:
+    content = path.read_bytes()
+    for record in newest_records(path, 7):
+        assert content[record.offset : record.next_offset] == (record.value or b"") + b"\n"
+
+
+def test_a_line_without_its_end_is_not_read_as_the_daemon_does_not(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b'{"n": 20')
+    assert values(path, 3) == LINES[-3:]
+
+
+def test_blank_lines_are_no_records(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"\r\n \n")
+    assert values(path, 3) == LINES[-1:]
+
+
+def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert values(tmp_path / "empty", 3) == []
+
+
+def test_a_file_is_not_searched_through_for_lines_without_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl_sample, "MAX_SCANNED_BYTES", 10)
+    monkeypatch.setattr(jsonl_sample, "BLOCK_BYTES", 4)
+    found = list(newest_records(path, 20))
+    assert [record.value for record in found][-1] == LINES[-1]
+    assert path.stat().st_size - found[0].offset < 10 + 4
+
+
+def test_a_file_that_can_not_be_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        values(tmp_path / "none", 3)
+
+
+def test_the_file_is_closed_where_the_reader_stops_early(path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    records = newest_records(path, 5)
+    next(records)
+    records.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize(
+    ("limit", "available", "expected"),
+    [
+        (9, [100, 100, 100], [3, 3, 3]),
+        (10, [100, 100, 100], [3, 3, 4]),
+        (10, [0, 100, 2], [0, 8, 2]),
+        (100, [5, 0, 7], [5, 0, 7]),
+        (1, [1, 1, 5], [0, 0, 1]),
+        (3, [], []),
+    ],
+)
+def test_partitions_share_a_sample_evenly_and_full_ones_take_what_empty_ones_leave(
+    limit: int, available: list[int], expected: list[int]
+) -> None:
+    shares = share_out(limit, {TopicPartition("edits", number): count for number, count in enumerate(available)})
+    assert [shares[TopicPartition("edits", number)] for number in range(len(available))] == expected
