@@ -233,7 +233,7 @@ class LearningSettings(Section):
     )
     anchor: float = Field(0.0, ge=0, description="Lambda: weight of relu(drop of log pi(edited tail)).")
     acceptance_weight: float = Field(0.0, ge=0, description="c: weight of log pi(text) of accepted drafts.")
-    lr: float = Field(1e-4, gt=0, description="Learning rate of a step of `pairs_per_step` pairs.")
+    lr: float = Field(5e-4, gt=0, description="Learning rate of a step of `pairs_per_step` pairs.")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")
     beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's beta2.")
     adam_eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")

@@ -16,7 +16,7 @@ from tests.kafka.broker import KafkaCluster
 
 ROOT = Path(__file__).parents[2]
 REAL_EDITS = ROOT.parent / "shared" / "data" / "edits-dev.jsonl"
-SHIPPED_EDITS = ROOT / "deploy" / "demo" / "edits.jsonl"
+SHIPPED_EDITS = ROOT / "deploy" / "examples" / "edits.jsonl"
 EVENTS, USERS, PARTITIONS = 300, 8, 4
 MAX_CHARS = 600  # of one event's texts: a pair is then trained in about a second on two cores
 LIMIT_SECONDS = 1200.0
