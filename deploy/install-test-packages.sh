@@ -1,18 +1,34 @@
 #!/bin/sh
-# The system packages that the tests need: Java 17 and Maven for a real Kafka broker. Does nothing where they are.
+# The system packages that the tests need: Java 17 and Maven for a real Kafka broker, Prometheus with promtool, and
+# systemd's tools. Does nothing where they are.
 set -eu
 
 missing=""
-command -v java >/dev/null 2>&1 || missing="$missing openjdk-17-jre-headless"
-command -v mvn >/dev/null 2>&1 || missing="$missing maven"
-[ -z "$missing" ] && exit 0
+need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
+need java openjdk-17-jre-headless
+need mvn maven
+need prometheus prometheus
+need promtool prometheus
+need systemd-analyze systemd
+need systemd-sysusers systemd
+if [ -z "$missing" ]; then exit 0; fi
 
 if ! command -v apt-get >/dev/null 2>&1; then
-    echo "The tests need Java 17 and Maven; install:$missing" >&2
+    echo "The tests need Java 17, Maven, Prometheus and systemd's tools; install:$missing" >&2
     exit 1
 fi
 as_root=""
 [ "$(id -u)" = 0 ] || as_root="sudo"
+
+# Debian starts a service as soon as its package is installed; the tests start a Prometheus of their own. Left alone
+# where the machine's administrator has a policy already.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    # shellcheck disable=SC2064 # as it is now
+    trap "$as_root rm -f $policy" EXIT
+    printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+    $as_root chmod +x "$policy"
+fi
 $as_root apt-get update -qq
 # shellcheck disable=SC2086 # a list of package names
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
