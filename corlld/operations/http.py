@@ -40,8 +40,7 @@ def serving(address: str, app: WSGIApplication, *, client_seconds: float = CLIEN
             manager may try again.
         ConfigurationError: no waiting can make the address one that can be listened at.
     """
-    server = _listen(address)
-    server.client_seconds = client_seconds
+    server = _listen(address, client_seconds)
     server.set_app(app)
     thread = threading.Thread(target=server.serve_forever, args=(SHUTDOWN_POLL_SECONDS,), name="http", daemon=True)
     thread.start()
@@ -53,13 +52,13 @@ def serving(address: str, app: WSGIApplication, *, client_seconds: float = CLIEN
         thread.join()
 
 
-def _listen(address: str) -> "_Server":
+def _listen(address: str, client_seconds: float) -> "_Server":
     host, _, port = address.rpartition(":")
     try:
         family, _, _, _, place = socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return _Server(family, place[:2])
+        return _Server(family, place[:2], client_seconds)
     except socket.gaierror:
         raise _refused(address, "no such host") from None
     except OSError as error:
@@ -100,9 +99,9 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     request_queue_size = 128  # the default of 5 lets a burst of clients wait for a second try of their system's
 
-    def __init__(self, family: socket.AddressFamily, place: Any) -> None:
+    def __init__(self, family: socket.AddressFamily, place: Any, client_seconds: float) -> None:
         self.address_family = family
-        self.client_seconds = CLIENT_SECONDS
+        self.client_seconds = client_seconds
         self._open: dict[int, socket.socket] = {}  # oldest first
         self._lock = threading.Lock()
         super().__init__(place, _Handler)
