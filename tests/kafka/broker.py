@@ -79,7 +79,7 @@ class KafkaBroker(KafkaCluster):
     """
 
     def __init__(self, folder: Path, security: Security | None = None) -> None:
-        ports = _free_ports(4)
+        ports = free_ports(4)
         super().__init__(f"127.0.0.1:{ports[0]}")
         self._controller = f"127.0.0.1:{ports[1]}"
         self.ssl_bootstrap = f"localhost:{ports[2]}"
@@ -109,7 +109,7 @@ class KafkaBroker(KafkaCluster):
             add = [part for credential in scram for part in ("--add-scram", credential)]
             self._run_format(["format", "-t", cluster_id, "-c", str(properties), *add])
         with self.log.open("ab") as log:
-            command = [*_tied_to_our_life(), *self._java("kafka.Kafka"), str(properties)]
+            command = [*tied_to_our_life(), *self._java("kafka.Kafka"), str(properties)]
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         self._wait_until_it_answers()
 
@@ -253,7 +253,7 @@ def _need(program: str) -> str:
     return path
 
 
-def _tied_to_our_life() -> list[str]:
+def tied_to_our_life() -> list[str]:
     """Where util-linux has it: the broker dies with the tests, also when they are killed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
@@ -268,7 +268,7 @@ def _accepts(address: str) -> bool:
     return True
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
