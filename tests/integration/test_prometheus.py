@@ -97,15 +97,22 @@ def _send(
 
 
 def _wait_until_all_is_seen(prometheus: Prometheus, daemon: DaemonProcess) -> None:
-    """Until Prometheus has scraped what is there now, and has evaluated each rule on it."""
+    """Until Prometheus has scraped what is there now, and then has evaluated each rule on it."""
+
+    def scraped_at() -> float:
+        [up] = prometheus.now("timestamp(up)")
+        return up.values[0]
+
+    def evaluated_at() -> float:
+        return min(datetime.fromisoformat(rule["lastEvaluation"]).timestamp() for rule in prometheus.rules())
+
+    _wait_until_after_now(scraped_at, "a scrape after the last record", daemon)
+    _wait_until_after_now(evaluated_at, "an evaluation of that scrape", daemon)
+
+
+def _wait_until_after_now(unix_time: Callable[[], float], what: str, daemon: DaemonProcess) -> None:
     now = time.time()
-
-    def is_seen() -> bool:
-        [scrape] = prometheus.now("timestamp(up == 1)")
-        evaluated = (datetime.fromisoformat(rule["lastEvaluation"]).timestamp() for rule in prometheus.rules())
-        return now < scrape.values[0] < min(evaluated)
-
-    wait_until(is_seen, PATIENCE_SECONDS, "a scrape and an evaluation after the last record", daemon)
+    wait_until(lambda: unix_time() > now, PATIENCE_SECONDS, what, daemon)
 
 
 def _ids(targets: list[watching.Target]) -> list[str]:
