@@ -84,7 +84,7 @@ def test_progress_is_plain_lines_without_a_terminal_and_a_bar_on_one() -> None:
 def test_no_more_than_a_bounded_number_of_events_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "MAX_EVENTS_UNDER_WAY", 3)
     topic = Topic(lambda _: None)
-    most = looked_at = 0
+    most, looked_at = 0, -1
 
     def look() -> bool:  # asked before each event, and again and again while it waits
         nonlocal most, looked_at
