@@ -25,14 +25,14 @@ from corlld.records import PairOutcome
 from corlld.settings import IdentitySettings, Settings
 from corlld.simulation.closed_loop import ClosedLoop, Editor, Engine, Exchange, loop_settings
 from corlld.simulation.drafting import PeftEngine
-from corlld.simulation.plots import plot_edit_ratio
+from corlld.simulation.plots import Curves, plot_edits
 from corlld.simulation.tastes import HELD_OUT, TASTES, TRAINING, Prompt
 from corlld.simulation.users import WeakEditor, utility
-from corlld.statistics import correct_share
+from corlld.statistics import correct_share, repetition_ratio
 
 DRAFTS_EACH = 4  # of each user in a round: one batch for the engine, one micro-batch for the daemon
 HELD_OUT_PROMPTS = 12  # of each user
-MAX_NEW_TOKENS = 40
+MAX_NEW_TOKENS = 32  # the longest text that a user has in mind has 26
 # The users are asked about different subjects at the same time.
 STARTS = {taste.user_id: 7 * number for number, taste in enumerate(TASTES)}
 
@@ -118,15 +118,19 @@ def demo(settings: Settings, folder: Path, *, edits: int, alpha: float, console:
         engine = PeftEngine(base, settings.model, MAX_NEW_TOKENS)
     users = [taste.user_id for taste in TASTES]
     result = run(settings, engine, dict.fromkeys(users, WeakEditor(alpha)), edits=edits, console=console)
-    picture = folder / "edit-ratio.png"
-    plot_edit_ratio(
-        picture,
-        {user: [x.edit_ratio for x in result.exchanges if x.user_id == user] for user in users},
-        {user: (result.frozen.mean(user), result.own.mean(user)) for user in users},
-        window=2 * DRAFTS_EACH,
-    )
+    picture = folder / "edits.png"
+    plot_edits(picture, {user: _curves(result, user) for user in users}, window=2 * DRAFTS_EACH)
     _show_result(result, base, picture, console)
     return result
+
+
+def _curves(result: DemoResult, user: str) -> Curves:
+    own = [exchange for exchange in result.exchanges if exchange.user_id == user]
+    return Curves(
+        edit_ratios=[exchange.edit_ratio for exchange in own],
+        repetitions=[repetition_ratio(exchange.draft.text) for exchange in own],
+        held_out=(result.frozen.mean(user), result.own.mean(user)),
+    )
 
 
 def run(
@@ -283,7 +287,7 @@ def _show_result(result: DemoResult, base: str, picture: Path, console: Console)
         console.print(f"[bold]{user}[/bold], asked: {escape(' / '.join(prompts[0].text.split(chr(10))).strip(' /'))}")
         console.print(f"  before  {escape(result.frozen.drafts[user][0])}", soft_wrap=True)
         console.print(f"  after   {escape(result.own.drafts[user][0])}", soft_wrap=True)
-    console.print(f"\nPicture (edit ratio against number of edits): {picture}", soft_wrap=True)
+    console.print(f"\nPicture (edit ratio and repetition against number of edits): {picture}", soft_wrap=True)
     console.print("Adapters:", *(str(folder) for folder in result.adapters.values()), sep="\n  ", soft_wrap=True)
     folder = next(iter(result.adapters.values()))
     console.print(

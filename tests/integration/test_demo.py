@@ -62,7 +62,7 @@ def test_it_shows_figures_drafts_picture_and_how_to_load_an_adapter(
         assert f"{user}: {EDITS} drafts, edit ratio " in out  # no terminal here: plain lines
         assert f"{user}, asked: " in out
     assert out.count("before  ") == out.count("after   ") == 2
-    assert (tmp_path / "demo" / "edit-ratio.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "demo" / "edits.png").read_bytes().startswith(b"\x89PNG")
     lines = out[out.index("To load one:") :].splitlines()[1:4]
     assert len(list((tmp_path / "demo" / "adapters").glob("*/v000002/adapter_config.json"))) == 2
     code = "; ".join(line.strip() for line in lines) + "; print(type(model).__name__)"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corlld.simulation.plots import plot_edit_ratio, running_mean
+from corlld.simulation.plots import Curves, plot_edits, running_mean
 from corlld.simulation.tastes import HELD_OUT, JONAS, MIRA, TASTES, TRAINING, Subjects, Taste
 from corlld.simulation.users import WeakEditor, utility
 
@@ -81,7 +81,7 @@ def test_a_running_mean_begins_with_fewer_values() -> None:
 
 def test_the_picture_is_a_png_of_a_readable_size(tmp_path: Path) -> None:
     file = tmp_path / "picture.png"
-    plot_edit_ratio(file, {"mira": [0.9, 0.5, 0.1]}, {"mira": (0.8, 0.2)}, window=2)
+    plot_edits(file, {"mira": Curves([0.9, 0.5, 0.1], [0.0, 0.1, 0.0], (0.8, 0.2))}, window=2)
     data = file.read_bytes()
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     assert int.from_bytes(data[16:20], "big") >= 800  # its width
