@@ -232,7 +232,12 @@ class LearningSettings(Section):
         "base", description="`base`: adapter off. `previous`: the adapter as the micro-batch began."
     )
     anchor: float = Field(0.0, ge=0, description="Lambda: weight of relu(drop of log pi(edited tail)).")
-    acceptance_weight: float = Field(0.0, ge=0, description="c: weight of log pi(text) of accepted drafts.")
+    acceptance_weight: float = Field(
+        0.1,
+        ge=0,
+        description="c: weight of log pi(text) of accepted drafts. Keeps a learner sound that is nearly content; 0 where "
+        "users accept drafts that they have not read.",
+    )
     lr: float = Field(5e-4, gt=0, description="Learning rate of a step of `pairs_per_step` pairs.")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")
     beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's beta2.")

@@ -19,7 +19,7 @@ from tests.integration import watching
 from tests.kafka.broker import free_ports, tied_to_our_life
 
 SCRAPE_SECONDS = 1
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 PAUSE_SECONDS = 0.05
 ANSWER_SECONDS = 10.0
 

@@ -31,7 +31,7 @@ from tests.kafka.broker import KafkaCluster
 
 USERS, PARTITIONS, RECORDS = 3, 2, 60
 HOUR = 3600.0
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 JOB = watching.prometheus_config()["scrape_configs"][0]["job_name"]
 VARIABLES = {
     "instance": ".+",  # All

@@ -4,6 +4,7 @@ The jars come by Maven into a cache outside the checkout. Nothing is skipped whe
 that need a broker fail with a sentence that says what to install.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 HERE = Path(__file__).parent
 START_SECONDS = 60.0
@@ -58,7 +59,13 @@ class KafkaCluster:
         """Returns once every partition of the topic has a leader."""
         topic = {"num_partitions": partitions, "replication_factor": 1, "configs": dict(config or {})}
         with self.admin() as admin:
-            admin.create_topics({name: topic}, wait_for_metadata=True)
+            # A busy broker's answer may come after the client asked once more: the topic is there then. Names are unique.
+            with contextlib.suppress(TopicAlreadyExistsError):
+                admin.create_topics({name: topic}, wait_for_metadata=True)
+            deadline = time.monotonic() + START_SECONDS
+            while name not in admin.list_topics():
+                assert time.monotonic() < deadline, f"topic {name} is not there"
+                _pause()
 
     def delete_topic(self, name: str) -> None:
         """Returns once the topic is gone."""
