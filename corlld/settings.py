@@ -235,8 +235,8 @@ class LearningSettings(Section):
     acceptance_weight: float = Field(
         0.1,
         ge=0,
-        description="c: weight of log pi(text) of accepted drafts. Keeps a learner sound that is nearly content; 0 where "
-        "users accept drafts that they have not read.",
+        description="c: weight of log pi(text) of accepted drafts. It keeps a learner sound whose drafts are good "
+        "already; 0 where users accept drafts that they have not read.",
     )
     lr: float = Field(5e-4, gt=0, description="Learning rate of a step of `pairs_per_step` pairs.")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")

@@ -59,7 +59,7 @@ class KafkaCluster:
         """Returns once every partition of the topic has a leader."""
         topic = {"num_partitions": partitions, "replication_factor": 1, "configs": dict(config or {})}
         with self.admin() as admin:
-            # A busy broker's answer may come after the client asked once more: the topic is there then. Names are unique.
+            # A busy broker may answer after the client has asked once more: then the topic is there.
             with contextlib.suppress(TopicAlreadyExistsError):
                 admin.create_topics({name: topic}, wait_for_metadata=True)
             deadline = time.monotonic() + START_SECONDS

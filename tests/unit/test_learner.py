@@ -131,7 +131,7 @@ def test_every_event_has_its_outcome_in_order(make: Callable[..., CorllLearner])
 
 
 def test_a_batch_without_a_pair_leaves_the_very_adapter_that_was_given(make: Callable[..., CorllLearner]) -> None:
-    learner = make()
+    learner = make(acceptance_weight=0.0)
     adapter = update(learner, *EDITS).adapter
     for given in (None, adapter):
         outcome = update(learner, event("same", "same"), adapter=given)
@@ -223,11 +223,11 @@ def test_an_update_is_deterministic(make: Callable[..., CorllLearner]) -> None:
 # Acceptances
 
 
-def test_an_acceptance_changes_nothing_by_default_and_gains_likelihood_with_a_weight(
+def test_an_acceptance_gains_likelihood_by_its_weight_and_changes_nothing_without_one(
     make: Callable[..., CorllLearner], resident: ResidentModel
 ) -> None:
     accepted = event("best wishes", "best wishes")
-    assert not update(make(), accepted).trained
+    assert not update(make(acceptance_weight=0.0), accepted).trained
 
     learner = make(acceptance_weight=0.5)
     outcome = update(learner, accepted)
