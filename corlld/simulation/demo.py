@@ -47,6 +47,10 @@ class HeldOut:
     def mean(self, user: str) -> float:
         return statistics.fmean(self.distances[user])
 
+    def typical(self, user: str) -> int:
+        """Which of the user's drafts has the median distance: neither the best nor the worst one."""
+        return self.distances[user].index(statistics.median_low(self.distances[user]))
+
 
 def held_out_prompts() -> dict[str, list[Prompt]]:
     """Prompts that share no template and no subject with the training prompts, for each user."""
@@ -284,9 +288,10 @@ def _show_result(result: DemoResult, base: str, picture: Path, console: Console)
         table.add_row(user, *(f"{drafts.mean(user):.2f}" for drafts in (result.frozen, result.own, result.exchanged)))
     console.print(table)
     for user, prompts in held_out_prompts().items():
-        console.print(f"[bold]{user}[/bold], asked: {escape(' / '.join(prompts[0].text.split(chr(10))).strip(' /'))}")
-        console.print(f"  before  {escape(result.frozen.drafts[user][0])}", soft_wrap=True)
-        console.print(f"  after   {escape(result.own.drafts[user][0])}", soft_wrap=True)
+        shown = result.own.typical(user)
+        console.print(f"[bold]{user}[/bold], asked: {escape(' '.join(prompts[shown].text.split()))}", soft_wrap=True)
+        console.print(f"  before  {escape(result.frozen.drafts[user][shown])}", soft_wrap=True)
+        console.print(f"  after   {escape(result.own.drafts[user][shown])}", soft_wrap=True)
     console.print(f"\nPicture (edit ratio and repetition against number of edits): {picture}", soft_wrap=True)
     console.print("Adapters:", *(str(folder) for folder in result.adapters.values()), sep="\n  ", soft_wrap=True)
     folder = next(iter(result.adapters.values()))
