@@ -44,7 +44,7 @@ def entry() -> int:
     try:
         code = main()
     except SystemExit as ended:  # argparse's, which has printed, or a signal's before the loop runs
-        code = ended.code if isinstance(ended.code, int) else ExitCode.INTERNAL
+        code = int(ended.code or ExitCode.OK)
     return _settle(code)
 
 
@@ -63,20 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         give_up(sys.stdout)  # the reader left, as `| head` does
         return ExitCode.OK
     except OSError:
-        if (problem := unwritable(sys.stdout)) is None:
+        if (problem := unwritable(probe="\n")) is None:
             raise
-        return _fail(f"standard output can't be written: {problem}", ExitCode.CANNOT_WRITE)
+        return _fail(problem, ExitCode.CANNOT_WRITE)
 
 
 def _settle(code: int) -> int:
     """The exit code of a command that returned `code`, once all that it printed and logged was written, or was not."""
     from corlld.operations.logs import log_problem
 
-    printed = unwritable(sys.stdout)
-    problem = log_problem() or (printed and f"standard output can't be written: {printed}")
-    if code == ExitCode.OK and problem:
-        code = _fail(problem, ExitCode.CANNOT_WRITE)
-    unwritable(sys.stderr)
+    logged, printed = log_problem(), unwritable()
+    if code == ExitCode.OK and (problem := logged or printed):
+        return _fail(problem, ExitCode.CANNOT_WRITE)
     return code
 
 

@@ -9,31 +9,35 @@ from typing import TextIO
 
 
 def hold_closed_streams() -> None:
-    """Put something into the places of standard streams that were closed, so that the next open file does not get there.
+    """Put something into the places of standard streams that were closed, so that no file that is opened gets there.
 
     What is then written to standard error must fail, and not go into a user's state. So they are opened the wrong way
     round: input for writing, outputs for reading.
     """
-    if sys.stdin is None:
-        sys.stdin = open(os.open(os.devnull, os.O_WRONLY))  # noqa: SIM115, PTH123 - for the rest of the process
-    if sys.stdout is None:
-        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: SIM115, PTH123
-    if sys.stderr is None:
-        sys.stderr = open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: SIM115, PTH123
+    for name, access, mode in (("stdin", os.O_WRONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_RDONLY, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, access), mode))
 
 
-def unwritable(stream: TextIO) -> str | None:
-    """Why what was printed to the stream could not be written, in the operating system's words; None where it was.
+def unwritable(probe: str = "") -> str | None:
+    """Why what was printed could not be written, as a sentence; None where it was. A stream that fails is given up.
 
-    A stream that fails is given up. A reader that left (`| head`) had enough: that is no failure.
+    A reader that left (`| head`) had enough: that is no failure.
+
+    Args:
+        probe: written first. After an error, of which it is not known whether a stream had it: a large
+            text that could not be written is in no buffer any more, so that flushing alone would not fail.
     """
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        give_up(stream)
-    except OSError as error:
-        give_up(stream)
-        return error.strerror or type(error).__name__
+    for name, stream in (("standard output", sys.stdout), ("standard error", sys.stderr)):
+        try:
+            if probe:  # where streams are unbuffered, writing nothing is an attempt too, and may fail
+                stream.write(probe)
+            stream.flush()
+        except BrokenPipeError:
+            give_up(stream)
+        except OSError as error:
+            give_up(stream)
+            return f"{name} can't be written: {error.strerror}"
     return None
 
 
@@ -50,4 +54,6 @@ def say(message: str) -> None:
 
 def give_up(stream: TextIO) -> None:
     """What is left in its buffer goes nowhere, or it would fail again as the interpreter ends, with another exit code."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

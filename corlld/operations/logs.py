@@ -78,8 +78,10 @@ def configure_logging(level: LogLevel, format: LogFormat, stream: TextIO | None 
 
 def log_problem() -> str | None:
     """Why the log can't be written, as a sentence; None where it can, as far as was tried."""
-    problems = [handler.problem for handler in logging.root.handlers if isinstance(handler, _Handler)]
-    return f"the log can't be written: {problems[0]}" if problems and problems[0] else None
+    for handler in logging.root.handlers:
+        if isinstance(handler, _Handler) and handler.problem is not None:
+            return f"the log can't be written: {handler.problem}"
+    return None
 
 
 class LogWatch(Observer):
