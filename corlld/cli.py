@@ -15,7 +15,7 @@ from rich.console import Console
 from corlld import __version__
 from corlld.errors import ConfigurationError, CorlldError, ExitCode, FatalError
 from corlld.help_text import CHECK_EPILOG, SEND_EPILOG
-from corlld.outputs import give_up, hold_closed_streams, say, unwritable
+from corlld.outputs import hold_closed_streams, say, unwritable
 from corlld.settings import Settings
 
 EXIT_CODES = """\
@@ -60,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
-        give_up(sys.stdout)  # the reader left, as `| head` does
-        return ExitCode.OK
+        return ExitCode.OK  # the reader left, as `| head` does
     except OSError:
         if (problem := unwritable(probe="\n")) is None:
             raise

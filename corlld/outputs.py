@@ -34,9 +34,9 @@ def unwritable(probe: str = "") -> str | None:
                 stream.write(probe)
             stream.flush()
         except BrokenPipeError:
-            give_up(stream)
+            _give_up(stream)
         except OSError as error:
-            give_up(stream)
+            _give_up(stream)
             return f"{name} can't be written: {error.strerror}"
     return None
 
@@ -47,13 +47,13 @@ def say(message: str) -> None:
         try:
             print(message, file=stream, flush=True)
         except OSError:
-            give_up(stream)
+            _give_up(stream)
         else:
             return
 
 
-def give_up(stream: TextIO) -> None:
-    """What is left in its buffer goes nowhere, or it would fail again as the interpreter ends, with another exit code."""
+def _give_up(stream: TextIO) -> None:
+    """What is left in its buffer goes nowhere, or it would fail again, and change the exit code, at the very end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -18,7 +18,7 @@ CORLLD = (sys.executable, "-m", "corlld")
 
 @pytest.fixture(autouse=True)
 def _buffered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on most machines. Unbuffered, argparse passes over what it can't print, and nothing is left that could fail."""
+    """As on most machines. Unbuffered, argparse passes over what it can't print, and nothing is left to fail."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
 
 
