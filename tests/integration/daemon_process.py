@@ -297,7 +297,7 @@ class Launcher:
         hold: Hold | None = None,
         environ: Mapping[str, str] = ENVIRON,
     ) -> Life:
-        """A daemon with these settings. `marks`: a file, or a FIFO that someone reads. `environ`: over the launcher's."""
+        """A daemon with these settings. `marks`: a file, or a FIFO that someone reads. `environ` comes over its own."""
         order = {
             "config": str(config),
             "log": str(log),
