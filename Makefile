@@ -1,4 +1,4 @@
-# make demo | test | test-real | lint | readme        (make help tells more)
+# make demo | test | test-real | test-install | lint | readme        (make help tells more)
 VENV   ?= .venv
 PYTHON ?= python3.11
 BIN    := $(VENV)/bin
@@ -6,13 +6,14 @@ STAMP  := $(VENV)/.installed
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo test test-real lint readme system-packages
+.PHONY: help demo test test-real test-install lint readme system-packages
 help:
-	@echo "make demo       two simulated users edit gemma3-270m's drafts, and it learns from each of them (a few minutes)"
-	@echo "make test       every test but those of test-real, against a real Kafka broker (installs what it needs)"
-	@echo "make test-real  the real model and, where they are, the real edits (about 15 minutes)"
-	@echo "make lint       ruff, mypy --strict, import rules"
-	@echo "make readme     rewrites the README's tables by what the program tells of itself"
+	@echo "make demo          two simulated users edit gemma3-270m's drafts, and it learns from each of them (a few minutes)"
+	@echo "make test          every test but those of test-real, against a real Kafka broker (installs what it needs)"
+	@echo "make test-real     the real model and, where they are, the real edits (about 15 minutes)"
+	@echo "make test-install  the daemon from its wheel, with all it needs in an empty environment (downloads about 6 GB)"
+	@echo "make lint          ruff, mypy --strict, import rules"
+	@echo "make readme        rewrites the README's tables by what the program tells of itself"
 	@echo "VENV=$(VENV) is the virtual environment that is made and used"
 
 $(STAMP): pyproject.toml deploy/constraints.txt
@@ -32,6 +33,9 @@ test: system-packages $(STAMP)
 
 test-real: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m real --timeout 5400
+
+test-install: $(STAMP)
+	CORLLD_TEST_INSTALL="dependencies too" $(BIN)/python -m pytest tests/integration/test_installed.py --timeout 3600
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

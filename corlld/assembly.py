@@ -132,14 +132,15 @@ def store_identity(settings: Settings, names: Pseudonyms, source: Source, model:
 
 @contextmanager
 def watched(settings: Settings) -> Iterator[Observer]:
-    """Who keeps metrics and health, served over HTTP while the block runs, where the settings say so, and who tells
-    the supervisor, where the environment names one.
+    """Who keeps metrics and health, served over HTTP while the block runs, where the settings say so, who tells the
+    supervisor, where the environment names one, and who ends a daemon whose log can't be written.
 
     Raises UnavailableError where the port is taken, ConfigurationError where the address can't be listened at.
     """
     from corlld.operations.health import Health
     from corlld.operations.http import serving
     from corlld.operations.liveness import Liveness
+    from corlld.operations.logs import LogWatch
     from corlld.operations.metrics import Metrics
     from corlld.operations.metrics_observer import MetricsObserver
     from corlld.operations.notify import Notifier, NotifySocket, watchdog_timeout
@@ -154,7 +155,7 @@ def watched(settings: Settings) -> Iterator[Observer]:
         liveness,
         watchdog_timeout(os.environ, os.getpid()),
     )
-    observer = Observers(health, MetricsObserver(metrics, health), notifier)
+    observer = Observers(LogWatch(), health, MetricsObserver(metrics, health), notifier)
     with ExitStack() as open_while_watched:
         open_while_watched.callback(notifier.close)
         if address := settings.operations.http_address:

@@ -15,6 +15,7 @@ from rich.console import Console
 from corlld import __version__
 from corlld.errors import ConfigurationError, CorlldError, ExitCode, FatalError
 from corlld.help_text import CHECK_EPILOG, SEND_EPILOG
+from corlld.outputs import hold_closed_streams, say, unwritable
 from corlld.settings import Settings
 
 EXIT_CODES = """\
@@ -25,7 +26,7 @@ exit codes:
   69  broker, topic or model could not be reached before operations.startup_timeout_seconds, or the port of
       operations.http_address is taken
   70  a bug, or an integrity alarm: a published version differs from its state
-  73  the state store or the adapters' folder can't be written
+  73  the state store, the adapters' folder, the log or standard output can't be written
   78  wrong settings, or a state store that belongs to other settings
 A second SIGTERM or SIGINT ends the process at once; SIGINT before the loop runs gives 130.
 """
@@ -38,8 +39,13 @@ def entry() -> int:
     """What the installed `corlld` calls: `main`, in a process of its own."""
     from corlld.operations.logs import log_uncaught_errors
 
+    hold_closed_streams()
     log_uncaught_errors()
-    return main()
+    try:
+        code = main()
+    except SystemExit as ended:  # argparse's, which has printed, or a signal's before the loop runs
+        code = int(ended.code or ExitCode.OK)
+    return _settle(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,13 +60,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, as `| head` does
-        return ExitCode.OK
+        return ExitCode.OK  # the reader left, as `| head` does
+    except OSError:
+        if (problem := unwritable(probe="\n")) is None:
+            raise
+        return _fail(problem, ExitCode.CANNOT_WRITE)
+
+
+def _settle(code: int) -> int:
+    """The exit code of a command that returned `code`, once all that it printed and logged was written, or was not."""
+    from corlld.operations.logs import log_problem
+
+    logged, printed = log_problem(), unwritable()
+    if code == ExitCode.OK and (problem := logged or printed):
+        return _fail(problem, ExitCode.CANNOT_WRITE)
+    return code
 
 
 def _fail(message: str, code: int) -> int:
     for line in message.splitlines():
-        print(f"corlld: {line}", file=sys.stderr)
+        say(f"corlld: {line}")
     return code
 
 
@@ -243,13 +262,11 @@ def _run(arguments: argparse.Namespace) -> int:
         raise
     except Exception:  # nothing goes on after it: a bug is logged without its message, which could quote a text
         log.exception("bug")
-        print("corlld: this is a bug in corlld; the log has its frames", file=sys.stderr)
-        return ExitCode.INTERNAL
+        return _fail("this is a bug in corlld; the log has its frames", ExitCode.INTERNAL)
     log.info("stopped")
     if daemon.abandoned:
         # A thread is still in a step that the stop could not wait for; joining it would take as long.
-        sys.stderr.flush()
-        os._exit(ExitCode.OK)
+        os._exit(_settle(ExitCode.OK))
     return ExitCode.OK
 
 

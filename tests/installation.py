@@ -55,6 +55,13 @@ def install(wheel: Path, environment: Path) -> None:
     _run(*_pip(), "--python", str(environment / "bin/python"), "install", "--no-deps", "--no-index", str(wheel))
 
 
+def install_with_dependencies(wheel: Path, environment: Path) -> None:
+    """As the unit file tells people to: into an empty environment, with the versions that were tested together."""
+    _run(sys.executable, "-m", "venv", "--without-pip", str(environment))
+    constraints = str(ROOT / "deploy/constraints.txt")
+    _run(*_pip(), "--python", str(environment / "bin/python"), "install", "-c", constraints, str(wheel))
+
+
 def _pip() -> list[str]:
     return [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 

@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import suppress
 from datetime import datetime
 from pathlib import PurePath
 from traceback import walk_tb
@@ -21,7 +20,9 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
-from corlld.errors import CorlldError
+from corlld.errors import CorlldError, ExitCode, FatalError
+from corlld.observer import Observer
+from corlld.records import LoopStatus, Stage
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
@@ -73,6 +74,34 @@ def configure_logging(level: LogLevel, format: LogFormat, stream: TextIO | None 
     logging.root.handlers[:] = [handler]
     _set_levels(level)
     logging.captureWarnings(True)
+
+
+def log_problem() -> str | None:
+    """Why the log can't be written, as a sentence; None where it can, as far as was tried."""
+    for handler in logging.root.handlers:
+        if isinstance(handler, _Handler) and handler.problem is not None:
+            return f"the log can't be written: {handler.problem}"
+    return None
+
+
+class LogWatch(Observer):
+    """Ends a daemon whose log can't be written any more: nobody would see how it goes on, nor why it failed.
+
+    At the next stage of the start, or within about a second. Not where the entry is logged: that may be in a library's
+    own thread, or amid the loop's clean-up.
+    """
+
+    def starting(self, waiting_for: Stage) -> None:
+        """See `Observer`. Raises FatalError."""
+        self._check()
+
+    def turned(self, status: LoopStatus) -> None:
+        """See `Observer`. Raises FatalError."""
+        self._check()
+
+    def _check(self) -> None:
+        if (problem := log_problem()) is not None:
+            raise FatalError(problem, ExitCode.CANNOT_WRITE)
 
 
 def log_uncaught_errors() -> None:
@@ -179,9 +208,15 @@ class _RoutedLogger(logging.Logger):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
+    problem: str | None = None  # why the stream can't be written
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """An entry that can't be rendered: said without its arguments, which logging would print."""
         entry = {"level": "error", "event": "log_entry_failed", "logger": record.name, "line": record.lineno}
-        with suppress(OSError, ValueError):  # the stream is gone: nobody is left to be told
+        try:
             self.stream.write(json.dumps(entry) + self.terminator)
             self.flush()
+        except OSError as error:  # it was the stream, and not the entry
+            self.problem = error.strerror or type(error).__name__
+        except ValueError:
+            self.problem = "it is closed"

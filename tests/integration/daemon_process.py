@@ -288,12 +288,20 @@ class Launcher:
         threading.Thread(target=self._listen, daemon=True).start()
         self._wait(lambda: self._ready)
 
-    def start(self, config: Path, log: Path, *, marks: Path | None = None, hold: Hold | None = None) -> Life:
-        """A daemon with these settings. `marks`: a file, or a FIFO that someone reads."""
+    def start(
+        self,
+        config: Path,
+        log: Path,
+        *,
+        marks: Path | None = None,
+        hold: Hold | None = None,
+        environ: Mapping[str, str] = ENVIRON,
+    ) -> Life:
+        """A daemon with these settings. `marks`: a file, or a FIFO that someone reads. `environ` comes over its own."""
         order = {
             "config": str(config),
             "log": str(log),
-            "environ": ENVIRON,
+            "environ": dict(environ),
             "marks": str(marks) if marks else None,
             "hold": asdict(hold) if hold else None,
         }
