@@ -5,7 +5,6 @@ Nothing that is said quotes a line.
 """
 
 import os
-import shutil
 import stat
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from corlld.records import EditEvent, EraseEvent
 
 STANDARD_INPUT = "-"
 SPOOLED_IN_MEMORY_BYTES = 16 * 1024 * 1024
+COPIED_BYTES = 64 * 1024
 SHOWN_PROBLEMS = 5
 
 
@@ -53,15 +53,13 @@ def opened(name: str) -> Iterator[IO[bytes]]:
     Raises FatalError for a file that is not there, is a folder, can't be read or can't be copied.
     """
     if name == STANDARD_INPUT:
-        if sys.stdin is None:
-            raise FatalError("standard input is closed", ExitCode.USAGE)
-        yield from _readable_twice(sys.stdin.buffer)
+        yield from _readable_twice(sys.stdin.buffer, "standard input")
         return
     with _open(name) as file:
         mode = os.fstat(file.fileno()).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
             raise FatalError(f"{name}: neither a file nor a pipe", ExitCode.USAGE)
-        yield from _readable_twice(file)
+        yield from _readable_twice(file, name)
 
 
 def _open(name: str) -> IO[bytes]:
@@ -71,13 +69,14 @@ def _open(name: str) -> IO[bytes]:
         raise FatalError(f"{name}: {error.strerror}", ExitCode.USAGE) from None
 
 
-def _readable_twice(source: IO[bytes]) -> Iterator[IO[bytes]]:
+def _readable_twice(source: IO[bytes], title: str) -> Iterator[IO[bytes]]:
     if stat.S_ISREG(os.fstat(source.fileno()).st_mode):
         yield source
         return
     with tempfile.SpooledTemporaryFile(SPOOLED_IN_MEMORY_BYTES, prefix="corlld-send-") as copy:
         try:
-            shutil.copyfileobj(source, copy)
+            for part in _parts(source, title):
+                copy.write(part)
         except OSError as error:
             raise FatalError(
                 f"the temporary copy in {tempfile.gettempdir()} can't be written: {error.strerror}",
@@ -85,6 +84,14 @@ def _readable_twice(source: IO[bytes]) -> Iterator[IO[bytes]]:
             ) from None
         copy.seek(0)
         yield copy
+
+
+def _parts(source: IO[bytes], title: str) -> Iterator[bytes]:
+    try:
+        while part := source.read(COPIED_BYTES):
+            yield part
+    except OSError as error:
+        raise FatalError(f"{title} can't be read: {error.strerror}", ExitCode.USAGE) from None
 
 
 def validate(file: IO[bytes], name: str, decoder: EventDecoder) -> Contents:

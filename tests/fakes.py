@@ -91,10 +91,19 @@ class Applied:
 
 
 class ListingLearner:
-    """Applies every edit that is not an acceptance; calls `before` first, where faults are injected."""
+    """Applies every edit; calls `before` first, where faults are injected.
 
-    def __init__(self, before: Callable[[Sequence[TrainingBatch]], None] = lambda batches: None) -> None:
+    learns_acceptances: applies them as well, as the default `learning.acceptance_weight` does.
+    """
+
+    def __init__(
+        self,
+        before: Callable[[Sequence[TrainingBatch]], None] = lambda batches: None,
+        *,
+        learns_acceptances: bool = False,
+    ) -> None:
         self._before = before
+        self._learns_acceptances = learns_acceptances
         self.progress = 0
         self.model_info = ModelInfo("tiny", "r1", "f1", supports_messages=False)
 
@@ -105,7 +114,7 @@ class ListingLearner:
             self.progress += 1
             adapter = batch.adapter or Applied()
             assert isinstance(adapter, Applied)
-            new = tuple(event.event_id for event in batch.events if not event.is_acceptance)
+            new = tuple(e.event_id for e in batch.events if self._learns_acceptances or not e.is_acceptance)
             pairs = tuple(
                 PairOutcome(PairStatus.ACCEPTANCE if event.is_acceptance else PairStatus.APPLIED)
                 for event in batch.events

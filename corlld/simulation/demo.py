@@ -293,6 +293,9 @@ def _show_result(result: DemoResult, base: str, picture: Path, console: Console)
         console.print(f"  before  {escape(result.frozen.drafts[user][shown])}", soft_wrap=True)
         console.print(f"  after   {escape(result.own.drafts[user][shown])}", soft_wrap=True)
     console.print(f"\nPicture (edit ratio and repetition against number of edits): {picture}", soft_wrap=True)
+    if not result.adapters:
+        console.print("No adapter: every step was undone. Look at learning.lr and guard.max_drift_nats", soft_wrap=True)
+        return
     console.print("Adapters:", *(str(folder) for folder in result.adapters.values()), sep="\n  ", soft_wrap=True)
     folder = next(iter(result.adapters.values()))
     console.print(

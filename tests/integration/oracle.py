@@ -32,7 +32,7 @@ class Case:
     """What is to be judged. Paths are strings; offsets go by "partition/offset".
 
     bad: reason of each record that must be set aside. copies_allowed: after kills a dead letter may be there twice.
-    pairs_per_step: at 1 Adam's step counter equals the number of applied pairs, however batches were cut.
+    pairs_per_step: at 1 Adam's step counter equals the number of events that trained, however batches were cut.
     tensors_folder: `<uid>.safetensors` of an undisturbed run, which the states must equal bit for bit.
     """
 
@@ -161,11 +161,12 @@ def judge_state(
     problems.extend(
         f"user {uid}: {name}: found {found}, expected {due}" for name, (found, due) in expected.items() if found != due
     )
-    # The step counter lies beside the tensors it counts: a pair that was trained on twice shows here.
-    steps, pairs = state["optimizer_step"], figures["pairs_applied"]
-    fewest = max(figures["updates"], -(-pairs // case.pairs_per_step))
-    if not fewest <= steps <= pairs:
-        problems.append(f"user {uid}: {steps} optimizer steps for {pairs} pairs in {figures['updates']} updates")
+    # The step counter lies beside the tensors it counts: an event that was trained on twice shows here. Acceptances
+    # train too, since no test that is judged here turns learning.acceptance_weight off.
+    steps, trained = state["optimizer_step"], figures["pairs_applied"] + figures["acceptances"]
+    fewest = max(figures["updates"], -(-trained // case.pairs_per_step))
+    if not fewest <= steps <= trained:
+        problems.append(f"user {uid}: {steps} optimizer steps for {trained} events in {figures['updates']} updates")
     if case.tensors_folder:
         undisturbed = load_file(Path(case.tensors_folder) / f"{uid}.safetensors")
         for name, tensor in undisturbed.items():

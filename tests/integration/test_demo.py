@@ -72,6 +72,17 @@ def test_it_shows_figures_drafts_picture_and_how_to_load_an_adapter(
 
 
 @pytest.mark.usefixtures("command")
+def test_where_every_step_is_undone_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CORLLD_GUARD__MAX_DRIFT_NATS", "1e-12")
+    assert main(["demo", "--edits", str(DRAFTS_EACH), "--folder", str(tmp_path / "demo")]) == 0
+    out = capsys.readouterr().out
+    assert "version 0" in out
+    assert "No adapter: every step was undone" in out
+
+
+@pytest.mark.usefixtures("command")
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").write_text("x")
     assert main(["demo", "--folder", str(tmp_path)]) == 78

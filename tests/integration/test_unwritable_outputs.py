@@ -144,6 +144,11 @@ def test_a_wrong_command_line_keeps_its_exit_code_where_nobody_can_be_told() -> 
     assert run(*CORLLD, "nonsense", stdout=both, stderr=both)[0] == ExitCode.USAGE
 
 
+def test_a_closed_standard_input_is_said_as_such() -> None:
+    code, out, told = run(*closing("<&-", *CORLLD, "send", "--dry-run", "-"))
+    assert (code, out, told) == (ExitCode.USAGE, "", "corlld: standard input can't be read: Bad file descriptor\n")
+
+
 def test_a_file_that_is_opened_later_does_not_become_a_closed_stream(tmp_path: Path) -> None:
     code = (
         "import os, sys; from corlld.outputs import hold_closed_streams; hold_closed_streams(); "

@@ -38,7 +38,20 @@ def test_a_duplicate_alone_moves_applied_durably_and_makes_no_version() -> None:
     assert parts.publisher.out[PSEUDONYMS.uid("ann")] == [1]
 
 
-def test_an_acceptance_is_counted_and_makes_no_version() -> None:
+def test_an_acceptance_that_is_learnt_from_makes_a_version_and_counts_once() -> None:
+    parts = Parts()
+    parts.learner = ListingLearner(learns_acceptances=True)
+    accepted = value("a", edited="draft")
+    parts.run(begun(*records(accepted)))  # a batch of nothing else
+    source = parts.run(begun(*records(accepted, accepted, value("b"))))  # read again, sent again, and an edit
+    assert parts.applied_ids() == ("a", "b")
+    figures = parts.state().statistics
+    assert (figures.acceptances, figures.pairs_applied, figures.updates, parts.state().version) == (1, 1, 2, 2)
+    assert parts.publisher.out[PSEUDONYMS.uid("ann")] == [1, 2]
+    assert source.final == {T0: 3}
+
+
+def test_an_acceptance_that_is_not_learnt_from_is_counted_and_makes_no_version() -> None:
     parts = Parts()
     source = parts.run(begun(*records(value("a", edited="draft"))))
     assert (parts.state().statistics.acceptances, parts.state().version) == (1, 0)

@@ -339,7 +339,7 @@ def test_one_edit_is_one_step_one_state_one_version(watched: Watched) -> None:
     assert not any("erasures" in name or "lost" in name or "retries" in name for name in moved)
 
 
-def test_an_acceptance_is_stored_and_publishes_nothing(watched: Watched) -> None:
+def test_an_acceptance_that_is_not_learnt_from_is_stored_and_publishes_nothing(watched: Watched) -> None:
     moved = run(watched, begun(*records(value("a", edited="draft"))))
     assert moved["corlld_states_stored_total"] == 1
     assert not any("publish" in name or "publication" in name or "updates" in name for name in moved)

@@ -55,7 +55,7 @@ def test_a_trained_batch_is_the_next_version_and_its_release_is_frozen() -> None
         "u1", second, select(second, [arrival(2, edit("e2", accepted=True))]), outcome("e2", trained=False), 10
     )
     assert third.version == 2
-    assert third.release == second.release, "an acceptance makes no version, and does not touch the manifest"
+    assert third.release == second.release, "what did not train makes no version, and does not touch the manifest"
     assert third.applied == {KEY: 3}
 
 
