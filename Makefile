@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE = 1
 help:
 	@echo "make demo          two simulated users edit gemma3-270m's drafts, and it learns from each of them (a few minutes)"
 	@echo "make test          every test but those of test-real, against a real Kafka broker (installs what it needs)"
-	@echo "make test-real     the real model and, where they are, the real edits (about 15 minutes)"
+	@echo "make test-real     the real model: the demo with its controls, and real edits where they are (about 45 minutes)"
 	@echo "make test-install  the daemon from its wheel, with all it needs in an empty environment (downloads about 6 GB)"
 	@echo "make lint          ruff, mypy --strict, import rules"
 	@echo "make readme        rewrites the README's tables by what the program tells of itself"

@@ -13,7 +13,7 @@ from corlld.settings import Settings
 from corlld.simulation.demo import DRAFTS_EACH, MAX_NEW_TOKENS, DemoResult, demo_settings, draft_held_out, run
 from corlld.simulation.drafting import PeftEngine
 from corlld.simulation.tastes import TASTES
-from corlld.simulation.users import WeakEditor
+from corlld.simulation.users import NaiveEditor, WeakEditor
 from corlld.statistics import repetition_ratio
 
 EDITS = 60  # the demo's default
@@ -78,3 +78,37 @@ def test_drafts_stay_sound(demo: tuple[DemoResult, PeftEngine], user: str) -> No
     assert statistics.fmean(map(repetition_ratio, result.own.drafts[user])) <= 0.15
     last = [repetition_ratio(x.draft.text) for x in result.exchanges if x.user_id == user][-4 * DRAFTS_EACH :]
     assert statistics.fmean(last) <= 0.15
+
+
+def test_drafts_stay_sound_over_200_edits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the default rule. The README's picture is of such a run."""
+    settings, engine = settings_and_engine(tmp_path)
+    editors = dict.fromkeys(USERS, WeakEditor(1.0))
+    result = run(settings, engine, editors, edits=200, console=Console(file=io.StringIO()))
+    for user in USERS:
+        repetitions = [repetition_ratio(x.draft.text) for x in result.exchanges if x.user_id == user]
+        windows = [statistics.fmean(repetitions[at : at + 20]) for at in range(0, 200, 20)]
+        with capsys.disabled():
+            print(f"\n{user}: repetition by 20 edits {' '.join(f'{mean:.2f}' for mean in windows)}, held-out "
+                  f"{result.frozen.mean(user):.2f} to {result.own.mean(user):.2f}")  # fmt: skip
+        assert max(windows) <= 0.2
+        assert result.own.mean(user) <= LARGEST_SHARE_LEFT * result.frozen.mean(user)
+
+
+def test_naive_users_teach_the_model_to_repeat_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The control of the control: repetition must tell the wrong users' learner from a sound one.
+
+    tests/integration/test_collapse.py has the drafts of such a run, for every day.
+    """
+    settings, engine = settings_and_engine(tmp_path)
+    editors = {
+        "mira": NaiveEditor("Hi all!", "See you around, Mira"),
+        "jonas": NaiveEditor("Dear colleagues,", "Kind regards, J. Weber"),
+    }
+    result = run(settings, engine, editors, edits=40, console=Console(file=io.StringIO()))
+    for user in USERS:
+        repetitions = [repetition_ratio(x.draft.text) for x in result.exchanges if x.user_id == user]
+        first, last = statistics.fmean(repetitions[:8]), statistics.fmean(repetitions[-16:])
+        with capsys.disabled():
+            print(f"\n{user}: repetition {first:.2f} in the first 8 drafts, {last:.2f} in the last 16")
+        assert last > first + 0.3
