@@ -155,7 +155,8 @@ def watched(settings: Settings) -> Iterator[Observer]:
         liveness,
         watchdog_timeout(os.environ, os.getpid()),
     )
-    observer = Observers(LogWatch(), health, MetricsObserver(metrics, health), notifier)
+    # LogWatch raises: the others are told before.
+    observer = Observers(health, MetricsObserver(metrics, health), notifier, LogWatch())
     with ExitStack() as open_while_watched:
         open_while_watched.callback(notifier.close)
         if address := settings.operations.http_address:

@@ -4,6 +4,7 @@ One thread owns the source and everything in this module; one trains; a small po
 return values through futures whose handlers run in the loop, so nothing here is shared between threads.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import structlog
 
 from corlld.batching import Batcher
 from corlld.claims import Claims
+from corlld.errors import FatalError
 from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
 from corlld.intake import Intake
@@ -113,6 +115,12 @@ class Daemon:
                 self._turn()
             deadline = self._clock() + self._settings.operations.shutdown_timeout_seconds
             self._drain(deadline)
+        except BaseException:
+            # The running step is waited for: a supervisor that took this for a stuck loop would end the daemon before
+            # it has said why, and with another exit code.
+            with contextlib.suppress(FatalError):
+                self._tell_stop()
+            raise
         finally:
             for executor in (self._trainer, self._pool):
                 executor.shutdown(wait=not self.abandoned, cancel_futures=True)
@@ -201,10 +209,13 @@ class Daemon:
             )
         )
 
+    def _tell_stop(self) -> None:
+        self._next_status = -math.inf  # at once
+        self._tell_status(stopping=True)
+
     def _drain(self, deadline: float) -> None:
         """Let what has begun become durable and visible, without starting anything new."""
-        self._next_status = -math.inf  # that it stops is told at once
-        self._tell_status(stopping=True)
+        self._tell_stop()
         while self._intake.pending or self._claims.under_way:
             now = self._clock()
             if now >= deadline:

@@ -136,7 +136,7 @@ class Notifier(Observer):
         """See `Observer`."""
         self._started.set()
         problem = self._liveness.problem(status.now)
-        if not self._told_ready:
+        if not self._told_ready and not status.stopping:
             self._told_ready = self._socket.send("READY=1")
         if status.stopping and not self._told_stopping:
             needed = self._operations.shutdown_timeout_seconds + STOP_MARGIN_SECONDS

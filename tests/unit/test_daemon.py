@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corlld.errors import ExitCode, FatalError, InvalidReason, RetriableError, StateUnreadable
-from corlld.records import Polled, Record, SourcePartition, Tenure, UserState
+from corlld.observer import Observer
+from corlld.records import LoopStatus, Polled, Record, SourcePartition, Tenure, UserState
 from tests.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
 from tests.fakes import ListingLearner, MemoryPublisher, MemoryStore, ScriptedSource, tenure
 
@@ -84,6 +85,29 @@ def test_i1_a_loop_that_ends_in_the_middle_of_a_poll_commits_none_of_the_rest() 
         parts.daemon(source).run()
     assert source.final is not None
     assert source.final[other] == 0
+
+
+def test_a_loop_that_fails_tells_that_it_stops_before_it_waits_for_the_running_step() -> None:
+    told_to_stop, training = threading.Event(), threading.Event()
+
+    class Told(Observer):
+        def turned(self, status: LoopStatus) -> None:
+            if status.stopping:
+                told_to_stop.set()
+
+    def hold(batches: object) -> None:
+        training.set()
+        assert told_to_stop.wait(10), "a watchdog would end it now"
+
+    def fail() -> Polled:
+        assert training.wait(10)
+        raise FatalError("the topic was recreated", ExitCode.DATA)
+
+    parts = Parts()
+    parts.learner, parts.observer = ListingLearner(hold), Told()
+    with pytest.raises(FatalError, match="recreated"):
+        parts.run(begun(*records(value("a"))), Polled(), fail)
+    assert told_to_stop.is_set()
 
 
 def test_what_failed_and_then_ended_otherwise_is_not_waited_for() -> None:

@@ -232,3 +232,11 @@ def test_a_stop_is_told_at_once_and_once_with_the_time_it_needs(listener: Notify
     assert listener.wait_for("STOPPING").datagram == listener.wait_for("EXTEND_TIMEOUT_USEC").datagram
     assert listener.values("STATUS")[-1] == "stopping: 4 edits not finished"
     notifier.close()
+
+
+def test_a_daemon_that_stops_before_its_first_turn_was_never_ready(listener: NotifyListener) -> None:
+    notifier = make(listener)
+    turn(notifier, 100, stopping=True)
+    assert heard(notifier, listener, "STOPPING") == ["1"]
+    assert listener.values("READY") == []
+    notifier.close()
