@@ -1,6 +1,7 @@
 """Commands and exit codes. Heavy parts are imported by the command that needs them."""
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -22,13 +23,19 @@ EXIT_CODES = """\
 exit codes:
   0   done, or stopped by SIGTERM or SIGINT
   2   wrong command line
-  65  the input was refused: too many dead letters, a file that shrank or was replaced, a recreated topic
-  69  broker, topic or model could not be reached before operations.startup_timeout_seconds, or the port of
+  65  the input was refused: too many dead letters, a file that shrank or was
+      replaced, a recreated topic, offsets out of range; in `send` and `check
+      --sample`: events that are not valid; in `state show`: no such user, or a
+      state that can't be read
+  69  broker, topic or model could not be reached before
+      operations.startup_timeout_seconds, or the port of
       operations.http_address is taken
   70  a bug, or an integrity alarm: a published version differs from its state
-  73  the state store, the adapters' folder, the log or standard output can't be written
+  73  the state store, the adapters' folder, the log or standard output can't
+      be written
   78  wrong settings, or a state store that belongs to other settings
-A second SIGTERM or SIGINT ends the process at once; SIGINT before the loop runs gives 130.
+A second SIGTERM or SIGINT ends the process at once; SIGINT before the loop
+runs gives 130.
 """
 
 MAX_SAMPLE = 100_000
@@ -86,7 +93,7 @@ def _fail(message: str, code: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="corlld",
-        description="Learns from how users edit a language model's drafts: one LoRA adapter a user, always fresh.",
+        description="Learns from how users edit a language model's drafts: one LoRA adapter a\nuser, always fresh.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -185,7 +192,11 @@ def _parser() -> argparse.ArgumentParser:
         "watch it learn: two simulated users edit a model's drafts, and the daemon learns from each of them",
     )
     demo.add_argument(
-        "--edits", type=_positive, default=60, metavar="N", help="edits of each user (default %(default)s)"
+        "--edits",
+        type=_positive,
+        default=60,
+        metavar="N",
+        help="edits of each user, rounded up to a multiple of 4 (default %(default)s)",
     )
     demo.add_argument(
         "--alpha",
@@ -205,16 +216,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isascii() and text.isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return number
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
     if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and at most 1, not {text!r}")
     return share
 
 
@@ -273,7 +287,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from corlld.check import check
 
-    return check(_load(arguments), Console(highlight=False, soft_wrap=True), sample=arguments.sample)
+    return check(_load(arguments), _stdout(soft_wrap=True), sample=arguments.sample)
 
 
 def _send(arguments: argparse.Namespace) -> int:
@@ -366,6 +380,8 @@ def _demo_folder(asked: Path | None) -> Path:
     try:
         if asked is None:
             return Path(tempfile.mkdtemp(prefix="corlld-demo-"))
+        if asked.exists() and not asked.is_dir():
+            raise ConfigurationError(f"--folder: {asked} is not a folder; name a new one")
         asked.mkdir(parents=True, exist_ok=True)
         if any(asked.iterdir()):
             raise ConfigurationError(f"--folder: {asked} is not empty; name a new folder")
@@ -375,11 +391,23 @@ def _demo_folder(asked: Path | None) -> Path:
 
 
 def _user(arguments: argparse.Namespace) -> str:
-    """The user id; `-` reads it from standard input, since a command line can be seen by everyone on the machine."""
+    """The user id; `-` reads it from standard input, since a command line can be seen by everyone on the machine.
+
+    Raises FatalError for what no event can have as its user_id: its pseudonym would be nobody's.
+    """
+    from corlld.events import MAX_USER_ID_CHARS
+
     user: str = arguments.user
-    return sys.stdin.read().rstrip("\n") if user == "-" else user
+    try:
+        user = sys.stdin.read().rstrip("\n") if user == "-" else user
+        user.encode()  # bytes of a command line that are no text are half characters here
+    except UnicodeError:
+        raise FatalError("USER: not text in UTF-8", ExitCode.USAGE) from None
+    if not 0 < len(user) <= MAX_USER_ID_CHARS:
+        raise FatalError(f"USER: a user_id has 1 to {MAX_USER_ID_CHARS} characters", ExitCode.USAGE)
+    return user
 
 
-def _stdout() -> Console:
+def _stdout(*, soft_wrap: bool = False) -> Console:
     """Wide enough for a table where the output is a file or a pipe."""
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
+    return Console(highlight=False, soft_wrap=soft_wrap, width=None if sys.stdout.isatty() else 140)

@@ -4,6 +4,7 @@ Every line passes the decoder of the daemon: plain JSON, or a CloudEvent in stru
 Nothing that is said quotes a line.
 """
 
+import fcntl
 import os
 import stat
 import sys
@@ -53,6 +54,8 @@ def opened(name: str) -> Iterator[IO[bytes]]:
     Raises FatalError for a file that is not there, is a folder, can't be read or can't be copied.
     """
     if name == STANDARD_INPUT:
+        if sys.stdin is None or not _can_be_read(sys.stdin.fileno()):
+            raise FatalError("standard input is closed", ExitCode.USAGE)
         yield from _readable_twice(sys.stdin.buffer, "standard input")
         return
     with _open(name) as file:
@@ -60,6 +63,11 @@ def opened(name: str) -> Iterator[IO[bytes]]:
         if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
             raise FatalError(f"{name}: neither a file nor a pipe", ExitCode.USAGE)
         yield from _readable_twice(file, name)
+
+
+def _can_be_read(descriptor: int) -> bool:
+    """False for what `hold_closed_streams` put into the place of a standard input that was closed."""
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
 
 
 def _open(name: str) -> IO[bytes]:

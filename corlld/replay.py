@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from corlld.errors import ConfigurationError, ExitCode, FatalError, InvalidEvent
+from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events import EventDecoder
 from corlld.observer import Observer
 from corlld.progress import Advance
@@ -89,12 +89,14 @@ class Recorder(Observer):
 def select_lines(archive: Path, decoder: EventDecoder, users: int | None, limit: int | None) -> list[bytes]:
     """The archive's lines for the `users` with the most edits, at most `limit` of each, in their order.
 
-    Invalid lines stay in: the loop sets them aside and counts them. Raises ConfigurationError for an unreadable file.
+    Invalid lines stay in: the loop sets them aside and counts them. Raises FatalError for an unreadable file.
     """
     try:
         lines = archive.read_bytes().splitlines()
     except OSError as error:
-        raise ConfigurationError(f"{archive}: {error.strerror}; `corlld replay` reads a file of events") from None
+        raise FatalError(
+            f"{archive}: {error.strerror}; `corlld replay` reads a file of events", ExitCode.USAGE
+        ) from None
     owners: list[str | None] = []
     for line in lines:
         try:

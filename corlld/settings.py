@@ -99,6 +99,9 @@ class KafkaSettings(Section):
     sasl_kerberos_domain_name: str | None = Field(None, description="GSSAPI: domain, where it isn't the host.")
 
     def problems(self) -> Iterator[str]:
+        for broker in self.bootstrap_servers:
+            if not 0 < int(broker.rpartition(":")[2]) <= MAX_PORT:
+                yield f"bootstrap_servers: found {broker!r}, allowed: a port of 1 to {MAX_PORT}"
         if self.heartbeat_interval_seconds > self.session_timeout_seconds / 3:
             yield (
                 f"heartbeat_interval_seconds: found {self.heartbeat_interval_seconds:g}, allowed: at most a third of "

@@ -5,9 +5,10 @@ from hashlib import sha256
 from typing import Any
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 
-from corlld.errors import ConfigurationError
+from corlld.errors import ConfigurationError, UnavailableError
 from corlld.learning.adapter import AdapterLayout
 from corlld.learning.collate import make_row
 from corlld.learning.model_files import find_model_files, first_line
@@ -42,11 +43,18 @@ class ResidentModel:
         return self.lora.layout
 
 
+def _hub_is_away(error: Exception) -> bool:
+    """Whether the hub was asked, and did not answer: it may later. In offline mode it is not asked."""
+    missing = error.__cause__
+    return isinstance(missing, LocalEntryNotFoundError) and missing.__cause__ is not None
+
+
 def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> ResidentModel:
     """Load the base model that the settings name.
 
     Raises:
         ConfigurationError: the model can't be found, read, placed on its device, or trained on shared prefixes.
+        UnavailableError: the hub did not answer, and the model is not in its cache.
         FatalError: the cache of converted models can't be written.
     """
     import transformers
@@ -66,6 +74,8 @@ def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> Resid
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if _hub_is_away(error):
+            raise UnavailableError(f"model.name: {model.name} can't be loaded: {first_line(error)}") from error
         raise ConfigurationError(f"model.name: {model.name} can't be loaded: {first_line(error)}") from error
     if loading["missing_keys"]:
         # transformers would go on with random numbers in their place.

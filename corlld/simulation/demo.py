@@ -150,7 +150,8 @@ def run(
         console: a live table where it is a terminal, else a line a round and user.
     """
     users = list(editors)
-    frozen = draft_held_out(engine, dict.fromkeys(users))
+    with console.status("The frozen model drafts for the held-out prompts"):
+        frozen = draft_held_out(engine, dict.fromkeys(users))
     prompts = {taste.user_id: TRAINING.prompts(taste, STARTS[taste.user_id]) for taste in TASTES}
     exchanges: list[Exchange] = []
     rounds = -(-edits // DRAFTS_EACH)
@@ -162,14 +163,10 @@ def run(
             show.round([_progress(loop, user, exchanges) for user in users])
         outcomes = {user: loop.outcomes(user) for user in users}
         adapters = {user: folder for user in users if (folder := loop.adapter(user)) is not None}
-    return DemoResult(
-        exchanges=exchanges,
-        outcomes=outcomes,
-        frozen=frozen,
-        own=draft_held_out(engine, {user: user for user in users}),
-        exchanged=draft_held_out(engine, dict(zip(users, reversed(users), strict=True))),
-        adapters=adapters,
-    )
+    with console.status("The adapters draft for the held-out prompts: each user's own, then the other's"):
+        own = draft_held_out(engine, {user: user for user in users})
+        exchanged = draft_held_out(engine, dict(zip(users, reversed(users), strict=True)))
+    return DemoResult(exchanges, outcomes, frozen, own, exchanged, adapters)
 
 
 # --- what is shown while it runs --------------------------------------------------------------------------------------

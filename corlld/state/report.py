@@ -35,9 +35,10 @@ def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console
         # Not by the console, which would wrap or colour it.
         print(json.dumps(rows[0] if uid is not None else rows, indent=2, sort_keys=True))
     elif uid is not None:
+        widest = max(map(len, rows[0]))
         for name, value in rows[0].items():
             text = json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else str(value)
-            console.print(f"{name:18} {text}", markup=False)
+            console.print(f"{name:{widest}}  {text}", markup=False)
     else:
         console.print(_table(rows, uid_digits=32 if console.width >= WIDE_CHARS else 12))
     return ExitCode.DATA if any("unreadable" in row for row in rows) else ExitCode.OK

@@ -106,6 +106,7 @@ def test_a_terminal_gets_a_live_table(tmp_path: Path, settings: Settings, tiny_m
     result = run(own, PeftEngine(tiny_model, own.model, MAX_NEW_TOKENS), editors, edits=EDITS, console=console)
     assert "at the start" in screen.getvalue()
     assert "newest draft" in screen.getvalue()
+    assert screen.getvalue().count("for the held-out prompts") >= 2, "the two waits before and after are explained"
     assert [len([x for x in result.exchanges if x.user_id == user]) for user in editors] == [EDITS, EDITS]
     assert {x.version for x in result.exchanges[-2 * DRAFTS_EACH :]} == {
         1

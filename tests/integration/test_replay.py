@@ -63,7 +63,7 @@ def test_a_replay_is_repeatable(tmp_path: Path, replayed: Any, monkeypatch: pyte
 
 
 def test_a_missing_archive_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["replay", str(tmp_path / "none.jsonl")]) == 78
+    assert main(["replay", str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl" in capsys.readouterr().err
 
 

@@ -146,7 +146,7 @@ def test_a_wrong_command_line_keeps_its_exit_code_where_nobody_can_be_told() -> 
 
 def test_a_closed_standard_input_is_said_as_such() -> None:
     code, out, told = run(*closing("<&-", *CORLLD, "send", "--dry-run", "-"))
-    assert (code, out, told) == (ExitCode.USAGE, "", "corlld: standard input can't be read: Bad file descriptor\n")
+    assert (code, out, told) == (ExitCode.USAGE, "", "corlld: standard input is closed\n")
 
 
 def test_a_file_that_is_opened_later_does_not_become_a_closed_stream(tmp_path: Path) -> None:

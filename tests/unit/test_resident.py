@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from corlld.errors import ConfigurationError, ExitCode, FatalError
+from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
 from corlld.learning import model_files
 from corlld.learning.model_files import find_model_files, folder_digest
 from corlld.learning.resident import load_resident_model
@@ -96,6 +97,20 @@ def test_a_model_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPat
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code is ExitCode.CONFIGURATION
+
+
+def test_a_hub_that_does_not_answer_may_do_so_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unanswered(*arguments: object, **options: object) -> None:
+        try:
+            raise LocalEntryNotFoundError("not in the cache") from ConnectionRefusedError()
+        except LocalEntryNotFoundError as missing:
+            raise OSError("We couldn't connect to the hub.\nCheck your connection.") from missing
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", unanswered)
+    with pytest.raises(
+        UnavailableError, match=r"model.name: some/model can't be loaded: We couldn't connect to the hub\.$"
+    ):
+        load_resident_model(settings("some/model"), ADAPTER)
 
 
 def test_a_folder_without_a_model_or_with_a_torn_one_is_refused(folder: Path, tmp_path: Path) -> None:

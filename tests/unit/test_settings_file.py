@@ -309,6 +309,14 @@ def test_settings_do_not_show_their_secrets(tmp_path: Path) -> None:
             "operations.http_address: found port 65536, allowed: at most 65535; in corlld.toml",
         ),
         (
+            '[kafka]\nbootstrap_servers = ["broker:9092", "broker:99999"]',
+            "kafka.bootstrap_servers: found 'broker:99999', allowed: a port of 1 to 65535; in corlld.toml",
+        ),
+        (
+            '[kafka]\nbootstrap_servers = ["broker:0"]',
+            "kafka.bootstrap_servers: found 'broker:0', allowed: a port of 1 to 65535; in corlld.toml",
+        ),
+        (
             "[batching]\nmax_events = 9\nmax_buffered_events = 8",
             "batching.max_events: found 9, allowed: at most batching.max_buffered_events = 8; in corlld.toml",
         ),

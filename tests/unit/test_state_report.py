@@ -42,6 +42,10 @@ def test_one_user_is_shown_whole(store: LocalFolderStore, capsys: pytest.Capture
     assert row["edit_ratio"] == (1 / 3 + 0.25) / 4
     text = shown(store, UID)
     assert all(name in text for name in row)
+    starts = {
+        line.index(line.split()[1], len(name)) for name in row for line in text.splitlines() if line.split()[0] == name
+    }
+    assert len(starts) == 1, "values stand in one column"
 
 
 def test_everyone_is_shown_a_line_each(store: LocalFolderStore, capsys: pytest.CaptureFixture[str]) -> None:
