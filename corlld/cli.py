@@ -1,45 +1,21 @@
 """Commands and exit codes. Heavy parts are imported by the command that needs them."""
 
 import argparse
-import math
 import os
 import signal
 import sys
 import tempfile
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 from rich.console import Console
 
 from corlld import __version__
+from corlld.command_line import Command, build_parser
 from corlld.errors import ConfigurationError, CorlldError, ExitCode, FatalError
-from corlld.help_text import CHECK_EPILOG, SEND_EPILOG
 from corlld.outputs import hold_closed_streams, say, unwritable
 from corlld.settings import Settings
-
-EXIT_CODES = """\
-exit codes:
-  0   done, or stopped by SIGTERM or SIGINT
-  2   wrong command line
-  65  the input was refused: too many dead letters, a file that shrank or was
-      replaced, a recreated topic, offsets out of range; in `send` and `check
-      --sample`: events that are not valid; in `state show`: no such user, or a
-      state that can't be read
-  69  broker, topic or model could not be reached before
-      operations.startup_timeout_seconds, or the port of
-      operations.http_address is taken
-  70  a bug, or an integrity alarm: a published version differs from its state
-  73  the state store, the adapters' folder, the log or standard output can't
-      be written
-  78  wrong settings, or a state store that belongs to other settings
-A second SIGTERM or SIGINT ends the process at once; SIGINT before the loop
-runs gives 130.
-"""
-
-MAX_SAMPLE = 100_000
-HELP_COLUMNS = 80  # argparse wraps nothing where an epilog keeps its lines
 
 
 def entry() -> int:
@@ -57,7 +33,7 @@ def entry() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser(COMMANDS).parse_args(argv)
     try:
         return int(arguments.command(arguments))
     except FatalError as error:
@@ -88,154 +64,6 @@ def _fail(message: str, code: int) -> int:
     for line in message.splitlines():
         say(f"corlld: {line}")
     return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="corlld",
-        description="Learns from how users edit a language model's drafts: one LoRA adapter a\nuser, always fresh.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"corlld {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="settings (TOML); default /etc/corlld/corlld.toml where it exists. "
-        "CORLLD_<SECTION>__<KEY> in the environment comes before the file",
-    )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def add(
-        name: str,
-        run: Callable[[argparse.Namespace], int],
-        text: str,
-        of: "argparse._SubParsersAction[argparse.ArgumentParser]" = commands,
-        epilog: str | None = None,
-    ) -> argparse.ArgumentParser:
-        command = of.add_parser(
-            name,
-            parents=[common],
-            help=text,
-            description=textwrap.fill(text[0].upper() + text[1:] + ".", HELP_COLUMNS),
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.set_defaults(command=run)
-        return command
-
-    add("run", _run, "run the daemon: read edit events, learn, publish adapters, until stopped")
-    check = add(
-        "check",
-        _check,
-        "check settings, broker, topics, model folder and state store, and say what was found",
-        epilog=CHECK_EPILOG,
-    )
-    check.add_argument(
-        "--sample",
-        type=_sample_size,
-        metavar="N",
-        help=f"also decode the newest N records (at most {MAX_SAMPLE:,}), and tell what they hold; no group is joined, "
-        "nothing is committed",
-    )
-
-    send = add("send", _send, "validate a file of edit events, and send them to kafka.topic", epilog=SEND_EPILOG)
-    send.add_argument("file", metavar="FILE", help="one event a line, as in the README; `-` is standard input")
-    send.add_argument("--dry-run", action="store_true", help="validate only; needs no broker")
-
-    text = "print every setting with its default as a commented TOML file"
-    plain = commands.add_parser("settings", help=text, description=text[0].upper() + text[1:] + ".")
-    plain.add_argument("--markdown", action="store_true", help="as the tables of the README")
-    plain.set_defaults(command=_settings)
-
-    text = "print every metric with its type, its labels and what it means"
-    metrics = commands.add_parser("metrics", help=text, description=text[0].upper() + text[1:] + ".")
-    metrics.add_argument("--markdown", action="store_true", help="as a Markdown table")
-    metrics.set_defaults(command=_metrics)
-
-    uid = add("uid", _uid, "print the pseudonym of a user: what files, logs and topics call them")
-    uid.add_argument("user", metavar="USER", help="the user_id of the events; `-` reads it from standard input")
-
-    state = commands.add_parser("state", help="look into the state store")
-    show = add(
-        "show",
-        _state_show,
-        "show versions, applied offsets, recent event ids, counts and prequential figures",
-        state.add_subparsers(title="commands", required=True, metavar="COMMAND"),
-    )
-    who = show.add_mutually_exclusive_group()
-    who.add_argument(
-        "user",
-        nargs="?",
-        metavar="USER",
-        help="one user, by user_id (`-`: from standard input); without it: everyone, a line each",
-    )
-    who.add_argument("--uid", help="one user, by pseudonym")
-    show.add_argument("--json", action="store_true", help="for programs")
-
-    replay = add(
-        "replay",
-        _replay,
-        "replay an archive of events through the daemon's loop, on a temporary store, and summarise each user",
-    )
-    replay.add_argument("file", type=Path, metavar="FILE.jsonl", help="one event a line, as in the README")
-    replay.add_argument("--users", type=_positive, metavar="N", help="only the N users with the most events")
-    replay.add_argument("--limit", type=_positive, metavar="N", help="only the first N events of each user")
-    replay.add_argument("--json", action="store_true", help="print the summary as JSON")
-    replay.add_argument("--show-users", action="store_true", help="show the raw user ids of the archive")
-
-    demo = add(
-        "demo",
-        _demo,
-        "watch it learn: two simulated users edit a model's drafts, and the daemon learns from each of them",
-    )
-    demo.add_argument(
-        "--edits",
-        type=_positive,
-        default=60,
-        metavar="N",
-        help="edits of each user, rounded up to a multiple of 4 (default %(default)s)",
-    )
-    demo.add_argument(
-        "--alpha",
-        type=_share,
-        default=1.0,
-        metavar="A",
-        help="share of the gap to the text that a user has in mind that an edit closes, up to 1 (default %(default)s); "
-        "with less the feedback is weaker, and learning slower",
-    )
-    demo.add_argument(
-        "--folder",
-        type=Path,
-        metavar="DIR",
-        help="an empty or new folder for states, adapters and the picture (default: a new one for temporary files)",
-    )
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return number
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = math.nan
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"must be a number above 0 and at most 1, not {text!r}")
-    return share
-
-
-def _sample_size(text: str) -> int:
-    if (number := _positive(text)) > MAX_SAMPLE:
-        raise argparse.ArgumentTypeError(f"must be at most {MAX_SAMPLE}")
-    return number
 
 
 def _load(arguments: argparse.Namespace) -> Settings:
@@ -411,3 +239,16 @@ def _user(arguments: argparse.Namespace) -> str:
 def _stdout(*, soft_wrap: bool = False) -> Console:
     """Wide enough for a table where the output is a file or a pipe."""
     return Console(highlight=False, soft_wrap=soft_wrap, width=None if sys.stdout.isatty() else 140)
+
+
+COMMANDS: dict[str, Command] = {
+    "run": _run,
+    "check": _check,
+    "send": _send,
+    "settings": _settings,
+    "metrics": _metrics,
+    "uid": _uid,
+    "state show": _state_show,
+    "replay": _replay,
+    "demo": _demo,
+}

@@ -4,7 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
-from corlld.cli import _parser
+from corlld.cli import COMMANDS
+from corlld.command_line import build_parser
 from corlld.durable_files import PERSONAL, SHARED
 from corlld.errors import ExitCode
 from corlld.operations.notify import EXTENSION_SECONDS, PINGS_PER_TIMEOUT, STOP_MARGIN_SECONDS
@@ -34,7 +35,7 @@ def test_the_units_timeouts_leave_room_for_those_of_the_settings() -> None:
 def test_the_units_command_line_is_one_of_corlld() -> None:
     command, *arguments = shlex.split(unit_value("ExecStart"))
     assert Path(command).name == "corlld"
-    parsed = _parser().parse_args(arguments)
+    parsed = build_parser(COMMANDS).parse_args(arguments)
     assert (parsed.command.__name__, parsed.config) == ("_run", DEFAULT_FILE)
 
 
