@@ -83,12 +83,10 @@ class _Learnt(Observer):
     finished_events: int = 0
     versions: dict[str, int] = field(default_factory=dict)  # by uid
     outcomes: dict[str, list[PairOutcome]] = field(default_factory=dict)  # by uid
-    updates: dict[str, list[UpdateOutcome]] = field(default_factory=dict)  # by uid
 
     def update(self, before: Statistics, state: UserState, events: Sequence[EditEvent], outcome: UpdateOutcome) -> None:
         with self.changed:
             self.outcomes.setdefault(state.uid, []).extend(outcome.pairs)
-            self.updates.setdefault(state.uid, []).append(outcome)
 
     def published(self, state: UserState, arrivals: Sequence[Arrival], seconds: float) -> None:
         with self.changed:
@@ -153,11 +151,6 @@ class ClosedLoop(AbstractContextManager["ClosedLoop"]):
         """What became of the user's edits so far, in order."""
         with self._learnt.changed:
             return list(self._learnt.outcomes.get(self.uids[user], ()))
-
-    def updates(self, user: str) -> list[UpdateOutcome]:
-        """The user's micro-batches so far, in order."""
-        with self._learnt.changed:
-            return list(self._learnt.updates.get(self.uids[user], ()))
 
     def adapter(self, user: str) -> Path | None:
         """Folder of the user's newest adapter; None before the first."""
