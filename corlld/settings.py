@@ -213,6 +213,9 @@ class ModelSettings(Section):
         None, description="Where converted GGUF models are kept. Default: $CACHE_DIRECTORY, else the user's cache."
     )
     threads: int = Field(0, ge=0, description="CPU threads of torch. 0: torch's own choice.")
+    activation_checkpointing: bool = Field(
+        False, description="Compute layers again in the backward pass: a third more work for a fraction of the memory."
+    )
 
 
 class AdapterSettings(Section):

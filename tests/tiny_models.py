@@ -12,9 +12,12 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    CohereConfig,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
+    MambaConfig,
     MistralConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -46,7 +49,9 @@ def make_tiny_model(folder: Path, family: str = "llama", *, chat_template: bool 
 
     Args:
         folder: made where it is missing.
-        family: one of `FAMILIES`, or "mistral" (every layer slides). Windows are `SLIDING_WINDOW` tokens.
+        family: one of `FAMILIES`, or "mistral" (every layer slides), "gemma2" (soft caps), "cohere" (scaled logits),
+            "mamba" (recurrent).
+            Windows are `SLIDING_WINDOW` tokens.
         chat_template: give the tokenizer one, whose assistant messages end with `TURN_END` and a newline.
         seed: of the weights.
 
@@ -113,6 +118,15 @@ def _config(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig
             return LlamaConfig(**ids, **sizes)
         case "mistral":
             return MistralConfig(**ids, **sizes, sliding_window=SLIDING_WINDOW)
+        case "gemma2":
+            types = ["sliding_attention", "full_attention"]
+            sizes |= {"head_dim": 8, "query_pre_attn_scalar": 8}
+            capped = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+            return Gemma2Config(**ids, **sizes, **capped, layer_types=types, sliding_window=SLIDING_WINDOW)
+        case "cohere":
+            return CohereConfig(**ids, **sizes, logit_scale=0.25)
+        case "mamba":
+            return MambaConfig(**ids, hidden_size=32, num_hidden_layers=2, state_size=4)
         case "qwen2":
             return Qwen2Config(**ids, **sizes)
         case "qwen3":

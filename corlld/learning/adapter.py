@@ -57,6 +57,18 @@ class AdapterLayout:
             )
             start = end
 
+    def stacked(self, flat: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Each module's A, (K, r, in), and B, (K, out, r), as views into `flat`, shape (K, size)."""
+        start = 0
+        for module in self.modules:
+            middle = start + self.r * module.in_features
+            end = middle + module.out_features * self.r
+            yield (
+                flat[:, start:middle].view(-1, self.r, module.in_features),
+                flat[:, middle:end].view(-1, module.out_features, self.r),
+            )
+            start = end
+
 
 @dataclass(frozen=True, eq=False)
 class AdapterTensors:
@@ -70,3 +82,23 @@ class AdapterTensors:
     @property
     def nbytes(self) -> int:
         return self.weights.nbytes + self.exp_avg.nbytes + self.exp_avg_sq.nbytes
+
+
+def new_adapter(layout: AdapterLayout, uid: str, revision: str, dtype: torch.dtype = torch.float32) -> AdapterTensors:
+    """A user's first adapter: A as PEFT starts it (Kaiming uniform, a = sqrt 5), B zero, so that it adds nothing.
+
+    A is drawn on the CPU from a seed of uid and model revision: two owners that race make the same one.
+    """
+    digest = hashlib.sha256(f"{uid}\0{revision}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    flat = torch.zeros(layout.size)
+    for module, a, _ in layout.views(flat):
+        bound = module.in_features**-0.5  # sqrt(6 / ((1 + 5) fan_in))
+        a.uniform_(-bound, bound, generator=generator)
+    flat = flat.to(dtype)
+    return AdapterTensors(flat, torch.zeros_like(flat), torch.zeros_like(flat), optimizer_step=0)
+
+
+def adds_nothing(layout: AdapterLayout, adapter: AdapterTensors) -> bool:
+    """Whether the adapter never took a step and every B is zero: then the policy is the base model, exactly."""
+    return adapter.optimizer_step == 0 and not any(b.any() for _, _, b in layout.views(adapter.weights))

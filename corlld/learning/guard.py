@@ -3,17 +3,12 @@
 import torch
 
 
-def all_finite(*tensors: torch.Tensor) -> bool:
-    """Whether every number is finite. One synchronisation with the device."""
-    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+def drift_nats(change: torch.Tensor) -> float:
+    """Mean |log pi_after - log pi_before| per tail token in nats, from their differences, shape (N,).
 
-
-def drift_nats(before: torch.Tensor, after: torch.Tensor) -> float:
-    """Mean |log pi_after - log pi_before| per tail token in nats, from token log-probabilities of shape (N,).
-
-    NaN where either has a number that is not finite: then no limit holds, see `within`.
+    NaN where either had a number that is not finite: then no limit holds, see `within`.
     """
-    return float((after - before).abs().mean())
+    return float(change.abs().mean())
 
 
 def within(drift: float, max_drift_nats: float) -> bool:

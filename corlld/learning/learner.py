@@ -1,18 +1,18 @@
 """`update(batches) -> outcomes`: each user's edits into that user's adapter, and nothing else."""
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from corlld.errors import RejectReason
-from corlld.learning.adapter import AdapterTensors
+from corlld.learning.adapter import AdapterTensors, adds_nothing, new_adapter
 from corlld.learning.pairs import NoPair, PairEncoder, PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Slot, SlotArena
-from corlld.learning.stacked_lora import adds_nothing, new_adapter
-from corlld.learning.steps import PairScore, StepRunner
+from corlld.learning.steps import Candidate, StepResult, StepRunner, UserStep
 from corlld.records import ModelInfo, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings import GuardSettings, LearningSettings
 
@@ -24,10 +24,14 @@ _SATURATED_WEIGHT = 0.1
 class _Update:
     """One user's micro-batch under way. Pairs go by the index of their event."""
 
-    slot: Slot
-    pairs: dict[int, PreferencePair]
-    untrained: bool
-    scores: dict[int, tuple[PairScore, bool]] = field(default_factory=dict)  # with scored_by_trained
+    batch: TrainingBatch
+    adapter: AdapterTensors | None  # as it was given, and then as it was trained
+    outcomes: dict[int, PairOutcome] = field(default_factory=dict)
+    candidates: dict[int, Candidate] = field(default_factory=dict)
+    slot: Slot | None = None
+    untrained: bool = False
+    queue: deque[list[int]] = field(default_factory=deque)  # pairs of the steps to come
+    scores: dict[int, tuple[float, float, bool]] = field(default_factory=dict)  # margin, base margin, by a trained one
     deltas: dict[int, float] = field(default_factory=dict)
     applied: set[int] = field(default_factory=set)
     guilty: dict[int, RejectReason] = field(default_factory=dict)
@@ -36,6 +40,13 @@ class _Update:
     loss_pairs: int = 0
     gradient_norm: float | None = None
     drift_nats: float | None = None
+
+    def next_step(self) -> list[int]:
+        """The pairs of the next step; empty where none is left."""
+        while self.queue:
+            if chosen := [index for index in self.queue.popleft() if index not in self.guilty]:
+                return chosen
+        return []
 
 
 class CorllLearner:
@@ -67,8 +78,8 @@ class CorllLearner:
             max_positions=resident.max_positions,
             vocabulary=resident.vocabulary,
         )
-        self._arena = SlotArena(resident.lora, device_slots, resident.device, adapter_dtype)
-        self._runner = StepRunner(resident, self._arena, learning, guard)
+        self._arena = SlotArena(resident.layout.size, device_slots, resident.device, adapter_dtype)
+        self._runner = StepRunner(resident, self._arena, learning, guard, learning.max_row_tokens)
         self._batches = 0  # begun so far
 
     @property
@@ -88,91 +99,84 @@ class CorllLearner:
         """
         if len({batch.uid for batch in batches}) < len(batches):
             raise ValueError("a user has more than one batch in the same update")
-        return [self._update_user(batch) for batch in batches]
+        updates = [self._encode(batch) for batch in batches]
+        training = [update for update in updates if update.candidates]
+        for start in range(0, len(training), self._arena.slots):
+            self._train(training[start : start + self._arena.slots])
+        return [self._outcome(update) for update in updates]
 
-    def _update_user(self, batch: TrainingBatch) -> UpdateOutcome:
+    def _encode(self, batch: TrainingBatch) -> _Update:
         self._batches += 1
         given = batch.adapter
         if given is not None and not isinstance(given, AdapterTensors):
             raise TypeError("an adapter of another make")
-        outcomes: dict[int, PairOutcome] = {}
-        pairs: dict[int, PreferencePair] = {}
+        update = _Update(batch, given)
         for index, event in enumerate(batch.events):
             if event.is_acceptance:
-                outcomes[index] = PairOutcome(PairStatus.ACCEPTANCE)
+                update.outcomes[index] = PairOutcome(PairStatus.ACCEPTANCE)
                 if not self._learning.acceptance_weight:
                     continue
             match self._encoder.encode(event):
                 case PreferencePair() as pair:
-                    pairs[index] = pair
+                    update.candidates[index] = Candidate(pair)
                 case NoPair():
-                    outcomes[index] = PairOutcome(PairStatus.NO_DIFFERENCE)
+                    update.outcomes[index] = PairOutcome(PairStatus.NO_DIFFERENCE)
                 case RejectReason() as reason if not event.is_acceptance:
-                    outcomes[index] = PairOutcome(PairStatus.REJECTED, reason)
-        if not pairs:
-            return UpdateOutcome(batch.uid, given, trained=False, pairs=_in_order(outcomes))
+                    update.outcomes[index] = PairOutcome(PairStatus.REJECTED, reason)
+        return update
 
-        adapter = given
-        if adapter is None:
-            layout, revision = self._resident.layout, self._resident.info.revision
-            adapter = new_adapter(layout, batch.uid, revision, self._arena.dtype)
-        update = _Update(
-            slot=self._arena.place(batch.uid, adapter),
-            pairs=pairs,
-            untrained=adds_nothing(self._resident.layout, adapter),
-        )
-        self._train(update)
-        for index, pair in pairs.items():
-            if not pair.is_acceptance:
-                outcomes[index] = self._outcome(update, index)
-        if not update.steps:
-            self._arena.is_unchanged(update.slot, adapter)
-            return UpdateOutcome(
-                batch.uid, given, trained=False, pairs=_in_order(outcomes), saturated_share=self._saturated(update)
-            )
-        return UpdateOutcome(
-            uid=batch.uid,
-            adapter=self._arena.read(update.slot),
-            trained=True,
-            pairs=_in_order(outcomes),
-            steps=update.steps,
-            loss=update.loss_sum / update.loss_pairs,
-            gradient_norm=update.gradient_norm,
-            drift_nats=update.drift_nats,
-            saturated_share=self._saturated(update),
-        )
+    def _train(self, updates: Sequence[_Update]) -> None:
+        """Steps of all users together, each user's own one after the other."""
+        layout, revision = self._resident.layout, self._resident.info.revision
+        for update in updates:
+            adapter = update.adapter
+            if adapter is None:
+                adapter = new_adapter(layout, update.batch.uid, revision, self._arena.dtype)
+            update.untrained = adds_nothing(layout, adapter)
+            update.slot = self._arena.place(update.batch.uid, adapter)
+            size, order = self._learning.pairs_per_step, list(update.candidates)
+            cuts = [order[start : start + size] for start in range(0, len(order), size)]
+            update.queue.extend(cuts * self._learning.steps_per_batch)
+        self._score_references(updates)
+        while steps := [(update, chosen) for update in updates if (chosen := update.next_step())]:
+            results = self._runner.run([_step(update, chosen) for update, chosen in steps])
+            for (update, chosen), result in zip(steps, results, strict=True):
+                self._take_in(update, chosen, result)
+        for update in updates:
+            if update.steps and update.slot is not None:
+                update.adapter = self._arena.read(update.slot)
 
-    def _train(self, update: _Update) -> None:
-        self._arena.touch(update.slot)
-        with torch.no_grad():
-            self._arena.beginning.copy_(update.slot.weights)
-        size = self._learning.pairs_per_step
-        order = list(update.pairs)
-        for _ in range(self._learning.steps_per_batch):
-            for start in range(0, len(order), size):
-                self._step(update, [index for index in order[start : start + size] if index not in update.guilty])
+    def _score_references(self, updates: Sequence[_Update]) -> None:
+        """What the rule compares with, where the forward pass of a first step will not tell it."""
+        self._score(updates, base=True)
+        if self._learning.reference == "previous":
+            self._score(updates, base=False)
 
-    def _step(self, update: _Update, chosen: list[int]) -> None:
-        """A step on these pairs; where it fails, one on each of them alone, and who fails alone is guilty."""
-        if not chosen:
-            return
+    def _score(self, updates: Sequence[_Update], *, base: bool) -> None:
+        wanted = []
+        for update in updates:
+            # At its first step the policy is `previous`, and, where it was never trained, the base model as well.
+            told = set(update.queue[0]) if update.untrained or not base else ()
+            wanted.append((update, [index for index in update.candidates if index not in told]))
+        self._runner.score([_step(update, chosen) for update, chosen in wanted if chosen], base=base)
+        for update, chosen in wanted:
+            for index in chosen:
+                candidate = update.candidates[index]
+                if (candidate.base if base else candidate.previous) is None:
+                    update.guilty[index] = RejectReason.OUT_OF_MEMORY
+
+    def _take_in(self, update: _Update, chosen: list[int], result: StepResult) -> None:
+        """What a step did. One that failed is tried again pair by pair, and who fails alone is guilty."""
         trained = update.steps > 0 or not update.untrained
-        result = self._runner.run(
-            update.slot,
-            [update.pairs[index] for index in chosen],
-            untrained=not trained,
-            at_beginning=update.steps == 0,
-        )
-        for index, score in zip(chosen, result.scores, strict=True):
-            if score is not None:
+        for index in chosen:
+            if (score := _score_of(update.candidates[index])) is not None:
                 # The first score is the prequential one: later ones come after the pair was trained on.
-                update.scores.setdefault(index, (score, trained))
+                update.scores.setdefault(index, (*score, trained))
         if result.failure is not None:
             if len(chosen) == 1:
                 update.guilty[chosen[0]] = result.failure
-                return
-            for index in chosen:
-                self._step(update, [index])
+            else:
+                update.queue.extendleft([index] for index in reversed(chosen))
             return
         update.steps += 1
         update.applied.update(chosen)
@@ -184,24 +188,57 @@ class CorllLearner:
         for index, delta in zip(chosen, result.delta_chosen_logps or (), strict=False):
             update.deltas.setdefault(index, delta)
 
-    def _outcome(self, update: _Update, index: int) -> PairOutcome:
-        score, trained = update.scores.get(index, (None, False))
-        applied = index in update.applied
-        return PairOutcome(
-            status=PairStatus.APPLIED if applied else PairStatus.REJECTED,
-            reason=None if applied else update.guilty[index],
-            margin=score.margin if score else None,
-            base_margin=score.base_margin if score else None,
-            scored_by_trained=trained,
-            delta_chosen_logp=update.deltas.get(index),
+    def _outcome(self, update: _Update) -> UpdateOutcome:
+        for index, candidate in update.candidates.items():
+            if not candidate.pair.is_acceptance:
+                update.outcomes[index] = _pair_outcome(update, index)
+        pairs = tuple(update.outcomes[index] for index in sorted(update.outcomes))
+        saturated = self._saturated(update)
+        if not update.steps:
+            return UpdateOutcome(
+                update.batch.uid, update.adapter, trained=False, pairs=pairs, saturated_share=saturated
+            )
+        return UpdateOutcome(
+            uid=update.batch.uid,
+            adapter=update.adapter,
+            trained=True,
+            pairs=pairs,
+            steps=update.steps,
+            loss=update.loss_sum / update.loss_pairs,
+            gradient_norm=update.gradient_norm,
+            drift_nats=update.drift_nats,
+            saturated_share=saturated,
         )
 
     def _saturated(self, update: _Update) -> float | None:
         """Share of the scored pairs whose gradient has all but vanished."""
         limit = math.log(1 / _SATURATED_WEIGHT - 1) / self._learning.beta
-        margins = [score.margin for score, _ in update.scores.values()]
+        margins = [margin for margin, _, _ in update.scores.values()]
         return sum(h > limit for h in margins) / len(margins) if margins else None
 
 
-def _in_order(outcomes: dict[int, PairOutcome]) -> tuple[PairOutcome, ...]:
-    return tuple(outcomes[index] for index in sorted(outcomes))
+def _step(update: _Update, chosen: Sequence[int]) -> UserStep:
+    assert update.slot is not None  # noqa: S101 - for the type checker
+    return UserStep(update.slot, [update.candidates[index] for index in chosen])
+
+
+def _score_of(candidate: Candidate) -> tuple[float, float] | None:
+    """Margin against the base model, and what that itself prefers; None for an acceptance, and where not finite."""
+    if candidate.pair.is_acceptance or candidate.now is None or candidate.base is None:
+        return None
+    base_margin = candidate.base[0] - candidate.base[1]
+    margin = candidate.now[0] - candidate.now[1] - base_margin
+    return (margin, base_margin) if math.isfinite(margin) and math.isfinite(base_margin) else None
+
+
+def _pair_outcome(update: _Update, index: int) -> PairOutcome:
+    margin, base_margin, trained = update.scores.get(index, (None, None, False))
+    applied = index in update.applied
+    return PairOutcome(
+        status=PairStatus.APPLIED if applied else PairStatus.REJECTED,
+        reason=None if applied else update.guilty[index],
+        margin=margin,
+        base_margin=base_margin,
+        scored_by_trained=trained,
+        delta_chosen_logp=update.deltas.get(index),
+    )

@@ -1,5 +1,7 @@
-"""The one resident base model: loaded, frozen, with LoRA injected, and checked to be usable with shared prefixes."""
+"""The one resident base model: loaded, frozen, with LoRA injected, and checked to score rows as plain texts."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -7,14 +9,17 @@ from typing import Any
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.learning.adapter import AdapterLayout
-from corlld.learning.collate import make_row
+from corlld.learning.attention import SegmentAttention
+from corlld.learning.collate import Collator, Item, Row
 from corlld.learning.model_files import find_model_files, first_line
 from corlld.learning.pairs import PreferencePair
-from corlld.learning.scoring import Windows, mask_windows, token_logps
-from corlld.learning.stacked_lora import StackedLora, choose_modules
+from corlld.learning.stacked_lora import StackedAdapters, StackedLora, choose_modules
+from corlld.learning.vocabulary import VocabularyHead
 from corlld.records import ModelInfo
 from corlld.settings import AdapterSettings, ModelSettings
 
@@ -26,13 +31,16 @@ _CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.
 class ResidentModel:
     """model: in eval mode, every parameter frozen. max_positions: None where the model names no limit.
 
-    vocabulary: ids that the model has an embedding for; some tokenizers know more.
+    vocabulary: ids that the model has an embedding for; some tokenizers know more. head: the model's own output layer.
+    attention: None where the model's own is used, and each text is a row.
     """
 
     model: Any
     tokenizer: Any
     lora: StackedLora
-    windows: Windows
+    head: VocabularyHead
+    attention: SegmentAttention | None
+    collator: Collator
     info: ModelInfo
     device: torch.device
     max_positions: int | None
@@ -41,6 +49,29 @@ class ResidentModel:
     @property
     def layout(self) -> AdapterLayout:
         return self.lora.layout
+
+    @contextlib.contextmanager
+    def bound(self, row: Row, adapters: StackedAdapters | None) -> Iterator[None]:
+        """For this row's passes, forward and backward; `adapters` None: the base model alone."""
+        with contextlib.ExitStack() as bound:
+            if self.attention is not None:
+                bound.enter_context(self.attention.bind(row.segments))
+            bound.enter_context(self.lora.bind(adapters, row.users))
+            yield
+
+    def token_logps(self, row: Row) -> torch.Tensor:
+        """The log pi of each tail token in nats, shape (N,), float32 (float64 for a float64 model), while `row` is
+        bound. The vocabulary is only computed where a tail token is predicted.
+        """
+        positions = {} if row.position_ids is None else {"position_ids": row.position_ids}
+        hidden = self.model.base_model(input_ids=row.input_ids, use_cache=False, **positions).last_hidden_state
+        return self.head.logps(hidden.flatten(0, 1)[row.states], row.predictions)
+
+    @torch.no_grad()
+    def scored(self, row: Row, adapters: StackedAdapters | None) -> torch.Tensor:
+        """`token_logps` without a gradient."""
+        with self.bound(row, adapters):
+            return self.token_logps(row)
 
 
 def _hub_is_away(error: Exception) -> bool:
@@ -87,12 +118,27 @@ def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> Resid
         loaded.to(device)
     except RuntimeError as error:
         raise ConfigurationError(f"model.device: {model.name} can't be placed on {device}") from error
-    resident = make_resident(loaded, tokenizer, adapter, name=model.served_name or str(model.name), revision=revision)
-    _check_packing(resident)
+    resident = make_resident(
+        loaded,
+        tokenizer,
+        adapter,
+        name=model.served_name or str(model.name),
+        revision=revision,
+        checkpointing=model.activation_checkpointing,
+    )
+    _check_rows(resident)
     return resident
 
 
-def make_resident(model: Any, tokenizer: Any, adapter: AdapterSettings, *, name: str, revision: str) -> ResidentModel:
+def make_resident(
+    model: Any,
+    tokenizer: Any,
+    adapter: AdapterSettings,
+    *,
+    name: str,
+    revision: str,
+    checkpointing: bool = False,
+) -> ResidentModel:
     """Freeze a loaded model where it is, and inject LoRA.
 
     Args:
@@ -101,6 +147,7 @@ def make_resident(model: Any, tokenizer: Any, adapter: AdapterSettings, *, name:
         adapter: shape of every user's adapter.
         name: `base_model_name_or_path` of published adapters.
         revision: names the model's content.
+        checkpointing: compute each layer again in the backward pass instead of keeping what it made.
 
     Raises:
         ConfigurationError: model, tokenizer and settings don't fit each other.
@@ -112,11 +159,19 @@ def make_resident(model: Any, tokenizer: Any, adapter: AdapterSettings, *, name:
     layout = AdapterLayout(adapter.r, adapter.lora_alpha, choose_modules(model, adapter.target_modules))
     fingerprint = sha256(f"{revision}\0{layout.fingerprint}".encode()).hexdigest()[:16]
     embeddings = model.get_input_embeddings().weight
+    attention = None
+    if can_share_prefixes(model):
+        attention = SegmentAttention()
+        model.set_attn_implementation(attention.name)
+    if checkpointing:
+        _checkpoint_layers(model)
     return ResidentModel(
         model=model,
         tokenizer=tokenizer,
         lora=StackedLora(model, layout),
-        windows=mask_windows(model.config),
+        head=_vocabulary_head(model),
+        attention=attention,
+        collator=Collator(embeddings.device, shares_prefixes=attention is not None),
         info=ModelInfo(name, revision, fingerprint, supports_messages=bool(tokenizer.chat_template)),
         device=embeddings.device,
         max_positions=getattr(model.config.get_text_config(), "max_position_embeddings", None),
@@ -146,14 +201,50 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
+def can_share_prefixes(model: Any) -> bool:
+    """Whether two texts can go on from one prefix in the same row: not where a layer carries a state from token to
+    token, attends in chunks, or computes its attention itself.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return bool(model._supports_attention_backend) and kinds <= {"full_attention", "sliding_attention"}
+
+
+def _vocabulary_head(model: Any) -> VocabularyHead:
+    config = model.config.get_text_config()
+    output = model.get_output_embeddings()
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    return VocabularyHead(
+        weight=output.weight,
+        bias=getattr(output, "bias", None),
+        softcap=getattr(config, "final_logit_softcapping", None),
+        scale=scale,
+    )
+
+
+def _checkpoint_layers(model: Any) -> None:
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = _computed_again(layer.forward)
+
+
+def _computed_again(forward: Any) -> Any:
+    def checkpointed(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return checkpointed
+
+
 @torch.no_grad()
-def _check_packing(resident: ResidentModel) -> None:
-    """Score two texts packed on a shared prefix and each alone: a model that ignores masks or positions is refused."""
+def _check_rows(resident: ResidentModel) -> None:
+    """Score two texts in a row and each alone: a model that ignores positions or branches is refused."""
     ids = resident.tokenizer("The cat sat on the mat and looked out", add_special_tokens=False)["input_ids"]
     prompt, chosen, rejected = tuple(ids[:-4]), tuple(ids[-4:]), tuple(reversed(ids[-4:]))
     try:
-        row = make_row([PreferencePair(prompt, chosen, rejected)], [0], resident.device)
-        packed = torch.cat(row.sums(token_logps(resident.model, resident.windows, row)))
+        row = resident.collator.row([Item(0, PreferencePair(prompt, chosen, rejected))], [0], users=1)
+        packed = torch.cat(row.sums(resident.scored(row, None)))
         alone = torch.stack([_plain_logp(resident, prompt, tail) for tail in (chosen, rejected)])
     except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
         raise ConfigurationError(
@@ -161,7 +252,9 @@ def _check_packing(resident: ResidentModel) -> None:
         ) from error
     tolerance = _CHECK_TOLERANCE.get(resident.model.dtype, 1e-3)
     if not torch.allclose(packed, alone, rtol=tolerance, atol=tolerance):
-        raise ConfigurationError("model.name: this model can't be trained on packed rows: it ignores their masks")
+        raise ConfigurationError(
+            "model.name: this model can't be trained on packed rows: it scores them differently from plain texts"
+        )
 
 
 def _plain_logp(resident: ResidentModel, prompt: tuple[int, ...], tail: tuple[int, ...]) -> torch.Tensor:

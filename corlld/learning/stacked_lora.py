@@ -1,22 +1,23 @@
-"""LoRA on the resident model: injected once, with one user's tensors bound at a time.
+"""LoRA on the resident model: injected once, with the stacked tensors of K users bound for a pass.
 
-The base model keeps its modules, names and parameters: the low-rank term is added by a forward hook. Nothing here flips
-`requires_grad`: with no adapter bound the hooks add nothing, and that is the reference `base`.
+The base model keeps its modules, names and parameters; a targeted module's `forward` is replaced. Tokens are sorted by
+user, so that one product over all tokens serves the frozen base, and each user's low-rank term is added to the user's
+own tokens. With nothing bound the base model alone is computed: that is the reference `base`.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from corlld.errors import ConfigurationError
-from corlld.learning.adapter import AdapterLayout, AdapterTensors, LoraModule
-
-Weights = list[tuple[torch.Tensor, torch.Tensor]]  # A (r, in) and B (out, r) of each module, in the layout's order
+from corlld.learning.adapter import AdapterLayout, LoraModule
+from corlld.learning.grouped import UserGroups, user_groups
 
 
 def choose_modules(model: Any, target_modules: Literal["all-linear"] | Sequence[str]) -> tuple[LoraModule, ...]:
@@ -55,8 +56,27 @@ def _describe(name: str, module: nn.Module) -> LoraModule:
     return LoraModule(name, in_features=module.in_features, out_features=module.out_features)
 
 
+@dataclass(frozen=True, eq=False)
+class StackedAdapters:
+    """K users' factors of each module, in the layout's order, as a pass uses them.
+
+    factors: A (K, r, in) and B (K, out, r), in the base model's dtype; the scale lora_alpha / r is in B already.
+    gradients: where each one's gradient is added, in the adapters' own dtype; None for passes without.
+    """
+
+    factors: list[tuple[torch.Tensor, torch.Tensor]]
+    gradients: list[tuple[torch.Tensor, torch.Tensor]] | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Bound:
+    adapters: StackedAdapters
+    groups: UserGroups
+    tokens: int
+
+
 class StackedLora:
-    """The injected hooks. Made once for a model; `bind` says whose tensors the next passes use.
+    """The injected layers. Made once for a model; `bind` says whose tensors the next passes use.
 
     Args:
         model: its parameters must be frozen already.
@@ -65,65 +85,102 @@ class StackedLora:
 
     def __init__(self, model: nn.Module, layout: AdapterLayout) -> None:
         self.layout = layout
-        self._bound: Weights | None = None
+        self._bound: _Bound | None = None
+        self._dtype = next(model.parameters()).dtype
+        self._device = next(model.parameters()).device
+        # Makes autograd call the first layers' backward, whose input has no gradient but whose adapters have.
+        self._wants_gradient = torch.zeros((), device=self._device, dtype=self._dtype, requires_grad=True)
         for index, site in enumerate(layout.modules):
-            model.get_submodule(site.name).register_forward_hook(self._hook(index))
+            module = model.get_submodule(site.name)
+            module.forward = self._forward(index, module, module.forward)
 
-    def _hook(self, index: int) -> Any:
-        scaling = self.layout.scaling
+    def _forward(self, index: int, module: Any, base: Any) -> Any:
+        transposed = self.layout.modules[index].transposed
+        scale = self.layout.scaling
 
-        def add_low_rank(
-            _module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor
-        ) -> torch.Tensor | None:
-            if self._bound is None:
-                return None
-            a, b = self._bound[index]
-            x = args[0]
-            # In the base model's dtype, as an engine serves it; the gradients come back in the adapter's own.
-            down = nn.functional.linear(x, a.to(x.dtype))
-            return output + nn.functional.linear(down, b.to(x.dtype)) * scaling
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            bound = self._bound
+            if bound is None:
+                plain: torch.Tensor = base(x)
+                return plain
+            flat = x.reshape(-1, x.shape[-1])
+            if flat.shape[0] != bound.tokens:
+                raise ValueError(f"a module with an adapter saw {flat.shape[0]} of {bound.tokens} tokens")
+            a, b = bound.adapters.factors[index]
+            gradients = bound.adapters.gradients[index] if bound.adapters.gradients is not None else None
+            weight = module.weight.mT if transposed else module.weight
+            y: torch.Tensor = _LoraLinear.apply(
+                flat, self._wants_gradient, weight, module.bias, a, b, gradients, bound.groups, scale
+            )
+            return y.view(*x.shape[:-1], y.shape[-1])
 
-        return add_low_rank
+        return forward
 
     @contextlib.contextmanager
-    def bind(self, weights: Weights | None) -> Iterator[None]:
-        """Use these tensors for the passes inside; None: the base model alone."""
-        before, self._bound = self._bound, weights
+    def bind(self, adapters: StackedAdapters | None, tokens: Sequence[int] = ()) -> Iterator[None]:
+        """Use these tensors for the passes inside, backward ones included; None: the base model alone.
+
+        Args:
+            adapters: K users' tensors.
+            tokens: of each of them in the passes, in order.
+        """
+        before = self._bound
+        self._bound = None
+        if adapters is not None:
+            groups = user_groups(tokens, self._device, self._dtype, self.layout.r)
+            self._bound = _Bound(adapters, groups, sum(tokens))
         try:
             yield
         finally:
             self._bound = before
 
-    def weights(self, flat: torch.Tensor) -> Weights:
-        """A and B of each module as views into `flat`, shape (layout.size,)."""
-        return [(a, b) for _, a, b in self.layout.views(flat)]
-
-    def leaves(self, flat: torch.Tensor, gradient: torch.Tensor) -> Weights:
-        """Leaf views into `flat` whose `.grad` is preset to views of `gradient`: autograd then adds in place there."""
-        leaves: Weights = []
-        for (a, b), (grad_a, grad_b) in zip(self.weights(flat), self.weights(gradient), strict=True):
-            for leaf, grad in ((a, grad_a), (b, grad_b)):
-                leaf.requires_grad_()
-                leaf.grad = grad
-            leaves.append((a, b))
-        return leaves
+    def stack(self, weights: torch.Tensor, gradient: torch.Tensor | None = None) -> StackedAdapters:
+        """K users' flat weights, shape (K, layout.size), for passes; their gradients are added to `gradient`, alike."""
+        factors = [
+            (a.to(self._dtype), (b * self.layout.scaling).to(self._dtype)) for a, b in self.layout.stacked(weights)
+        ]
+        return StackedAdapters(factors, None if gradient is None else list(self.layout.stacked(gradient)))
 
 
-def new_adapter(layout: AdapterLayout, uid: str, revision: str, dtype: torch.dtype = torch.float32) -> AdapterTensors:
-    """A user's first adapter: A as PEFT starts it (Kaiming uniform, a = sqrt 5), B zero, so that it adds nothing.
+class _LoraLinear(torch.autograd.Function):
+    """y = x W.T + bias + (x A.T) B.T, each user's tokens with the user's own A and B.
 
-    A is drawn on the CPU from a seed of uid and model revision: two owners that race make the same one.
+    One function for base and adapter: the thin products are added in place to the base's output and to the input's
+    gradient, where separate operations would each pass over arrays as wide as the layer.
     """
-    digest = hashlib.sha256(f"{uid}\0{revision}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    flat = torch.zeros(layout.size)
-    for module, a, _ in layout.views(flat):
-        bound = module.in_features**-0.5  # sqrt(6 / ((1 + 5) fan_in))
-        a.uniform_(-bound, bound, generator=generator)
-    flat = flat.to(dtype)
-    return AdapterTensors(flat, torch.zeros_like(flat), torch.zeros_like(flat), optimizer_step=0)
 
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        _wants_gradient: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        gradients: tuple[torch.Tensor, torch.Tensor] | None,
+        groups: UserGroups,
+        scale: float,
+    ) -> torch.Tensor:
+        y = F.linear(x, weight, bias)
+        down = groups.products(x, a)
+        groups.add_products_(y, down, b)
+        ctx.save_for_backward(x, down, weight, a, b)
+        ctx.gradients, ctx.groups, ctx.scale = gradients, groups, scale
+        return y
 
-def adds_nothing(layout: AdapterLayout, adapter: AdapterTensors) -> bool:
-    """Whether the adapter never took a step and every B is zero: then the policy is the base model, exactly."""
-    return adapter.optimizer_step == 0 and not any(b.any() for _, _, b in layout.views(adapter.weights))
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, down, weight, a, b = ctx.saved_tensors
+        groups: UserGroups = ctx.groups
+        if ctx.gradients is None:
+            raise RuntimeError("a backward pass through adapters that were stacked without gradients")
+        gradient_a, gradient_b = ctx.gradients
+        up = groups.products(gradient, b.mT)  # by the scaled B
+        groups.add_outer_(gradient_a, up, x)
+        groups.add_outer_(gradient_b, gradient, down, ctx.scale)
+        below = None
+        if ctx.needs_input_grad[0]:
+            below = gradient @ weight
+            groups.add_products_(below, up, a.mT)
+        return below, *(None,) * 8

@@ -1,4 +1,4 @@
-"""One optimizer step on one user's slot: score, train, measure, and undo what the guard does not allow."""
+"""Optimizer steps of several users at once: score, train, measure, and keep only what the guard allows."""
 
 import contextlib
 import math
@@ -9,56 +9,59 @@ import torch
 
 from corlld.errors import RejectReason
 from corlld.learning import guard
-from corlld.learning.collate import Row, pack
-from corlld.learning.loss import acceptance_loss, corll_loss, margin
+from corlld.learning.collate import Item, Row
+from corlld.learning.loss import acceptance_loss, corll_loss
 from corlld.learning.optimizer import adamw_step_, clip_, scaled_lr
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
-from corlld.learning.scoring import token_logps
 from corlld.learning.slots import Slot, SlotArena, is_out_of_memory
-from corlld.learning.stacked_lora import Weights
+from corlld.learning.stacked_lora import StackedAdapters
 from corlld.settings import GuardSettings, LearningSettings
 
+Sums = tuple[float, float]  # log pi of the chosen and of the rejected tail, in nats
 
-@dataclass(frozen=True, slots=True)
-class PairScore:
-    """A pair before the step, in nats. margin: h against the base model. base_margin: what that itself prefers."""
 
-    margin: float
-    base_margin: float
+@dataclass(eq=False)
+class Candidate:
+    """A pair on its way through an update, with what is known of it: it is kept while the pair waits or is retried.
+
+    now: under the adapter as the pair's last step began. base: under the base model. previous: under the adapter as the
+    micro-batch began. None: not known yet.
+    """
+
+    pair: PreferencePair
+    now: Sums | None = None
+    base: Sums | None = None
+    previous: Sums | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class UserStep:
+    """One user's part of a step: at most `pairs_per_step` pairs."""
+
+    slot: Slot
+    candidates: Sequence[Candidate]
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step did. With a `failure` the slot is as it was, bit for bit.
+    """What a user's step did. With a `failure` the user's slot is as it was, bit for bit.
 
-    scores: one for each pair that was given; None for an acceptance, and where a number was not finite.
     loss: mean over the pairs. gradient_norm: before it was clipped. drift_nats, delta_chosen_logps: None where the
     step's drift was not due.
     """
 
     failure: RejectReason | None
-    scores: tuple[PairScore | None, ...]
     loss: float | None = None
     gradient_norm: float | None = None
     drift_nats: float | None = None
     delta_chosen_logps: tuple[float, ...] | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class RowScores:
-    """A row before a step. loss: sum over its pairs, with its graph. tokens: log pi, (N,). The others: (pairs,)."""
-
-    loss: torch.Tensor
-    tokens: torch.Tensor
-    margins: torch.Tensor
-    base_margins: torch.Tensor
-
-
 class _RowTooLarge(Exception):
-    """The device could not hold a row."""
+    """The device could not hold a row; its number, None where the memory was short between rows."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int | None) -> None:
         self.number = number
 
 
@@ -70,157 +73,263 @@ class StepRunner:
         arena: the users' places on the device.
         learning: the rule.
         guard_settings: when a step is undone.
+        row_tokens: tokens of the pairs that share one forward pass.
     """
 
     def __init__(
-        self, resident: ResidentModel, arena: SlotArena, learning: LearningSettings, guard_settings: GuardSettings
+        self,
+        resident: ResidentModel,
+        arena: SlotArena,
+        learning: LearningSettings,
+        guard_settings: GuardSettings,
+        row_tokens: int,
     ) -> None:
         self._resident = resident
         self._arena = arena
         self._learning = learning
         self._guard = guard_settings
-        self._beginning = resident.lora.weights(arena.beginning)
+        self._row_tokens = row_tokens
         self.progress = 0  # rows run and steps taken so far; read by other threads
+        self.tokens = 0  # computed by rows so far
+        self.padding = 0  # of those, for nothing
 
-    def run(self, slot: Slot, pairs: Sequence[PreferencePair], *, untrained: bool, at_beginning: bool) -> StepResult:
-        """One step on `pairs`.
+    def score(self, steps: Sequence[UserStep], *, base: bool) -> None:
+        """Fill in `base`, or else `previous`, of the candidates, by a pass without gradient.
 
-        Args:
-            slot: the user's, changed in place.
-            pairs: at least one.
-            untrained: the adapter adds nothing yet, so that the policy is the base model and need not be run twice.
-            at_beginning: no step of the micro-batch was taken yet, so that the policy is the reference `previous`.
+        A candidate that the device can't hold is left as it was.
         """
-        rows = pack(pairs, self._learning.max_row_tokens, self._resident.device)
+        for group in self._groups(steps):
+            candidates, items = _flat(group)
+            adapters = None
+            if not base:
+                adapters = self._resident.lora.stack(self._arena.weights([step.slot for step in group]))
+            waiting = self._pack(items, len(group))
+            while waiting:
+                row = waiting.pop(0)
+                tokens = None
+                with contextlib.suppress(_RowTooLarge), _blaming(None):
+                    tokens = self._scored(row, adapters)
+                if tokens is None:
+                    self._free_memory()
+                    if len(row.items) > 1:
+                        waiting[:0] = self._resident.collator.halves(items, row)
+                    continue
+                for member, sums in zip(row.members, _pairs_of(row.sums(tokens)), strict=True):
+                    if base:
+                        candidates[member].base = sums
+                    else:
+                        candidates[member].previous = sums
+
+    def run(self, steps: Sequence[UserStep]) -> list[StepResult]:
+        """One step of each user, in order. Where a candidate's `base` is not known the policy is the base model; where
+        its `previous` is not, the policy is that.
+        """
+        return [result for group in self._groups(steps) for result in self._run_group(group)]
+
+    def _groups(self, steps: Sequence[UserStep]) -> Iterator[list[UserStep]]:
+        """Users whose pairs fit in one row together; one with more has rows of its own."""
+        group: list[UserStep] = []
+        tokens = 0
+        for step in steps:
+            more = sum(candidate.pair.tokens for candidate in step.candidates)
+            if group and tokens + more > self._row_tokens:
+                yield group
+                group, tokens = [], 0
+            group.append(step)
+            tokens += more
+        if group:
+            yield group
+
+    def _run_group(self, group: list[UserStep]) -> list[StepResult]:
+        candidates, items = _flat(group)
+        rows = self._pack(items, len(group))
         while True:
-            self._arena.save_undo(slot)
             try:
-                return self._attempt(slot, rows, untrained=untrained, at_beginning=at_beginning)
+                return self._attempt(group, candidates, rows)
             except _RowTooLarge as error:
                 number = error.number
             # Out of the handler, since its traceback would hold on to the tensors of the failed row.
-            self._arena.undo(slot)
-            if self._resident.device.type == "cuda":
-                torch.cuda.empty_cache()
-            if len(rows[number].pairs) == 1:
-                return StepResult(RejectReason.OUT_OF_MEMORY, (None,) * len(pairs))
-            rows[number : number + 1] = rows[number].halves()
+            self._free_memory()
+            if len(group) > 1:
+                middle = len(group) // 2
+                return self._run_group(group[:middle]) + self._run_group(group[middle:])
+            if number is None or len(rows[number].items) == 1:
+                return [StepResult(RejectReason.OUT_OF_MEMORY)]
+            rows[number : number + 1] = self._resident.collator.halves(items, rows[number])
 
-    def score_row(self, row: Row, leaves: Weights, *, untrained: bool, at_beginning: bool) -> RowScores:
-        """Loss and margins of a row. The forward pass that training needs anyway also gives the prequential figures."""
-        rule = self._learning
-        base = None if untrained else self._logps(row, None)
-        previous = None
-        if rule.reference == "previous" and not at_beginning:
-            previous = self._logps(row, self._beginning)
-        with self._resident.lora.bind(leaves):
-            tokens = token_logps(self._resident.model, self._resident.windows, row)
-        now = tokens.detach()
-        policy, base_sums = row.sums(tokens), row.sums(now if base is None else base)
-        reference = base_sums
-        if rule.reference == "previous":
-            reference = row.sums(now if previous is None else previous)
-
-        accepted = [pair.is_acceptance for pair in row.pairs]
-        paired = _indices([i for i, yes in enumerate(accepted) if not yes], tokens.device)
-        losses = corll_loss(
-            *(sums[paired] for sums in (*policy, *reference)), beta=rule.beta, epsilon=rule.epsilon, anchor=rule.anchor
-        ).losses.sum()
-        if any(accepted):
-            alone = _indices([i for i, yes in enumerate(accepted) if yes], tokens.device)
-            losses = losses + acceptance_loss(policy[0][alone], rule.acceptance_weight).sum()
-        return RowScores(
-            loss=losses,
-            tokens=now,
-            margins=margin(*row.sums(now), *base_sums),
-            base_margins=base_sums[0] - base_sums[1],
-        )
-
-    def _attempt(self, slot: Slot, rows: list[Row], *, untrained: bool, at_beginning: bool) -> StepResult:
-        count = sum(len(row.pairs) for row in rows)
-        gradient = self._arena.gradient
-        gradient.zero_()
+    def _attempt(
+        self, group: Sequence[UserStep], candidates: Sequence[Candidate], rows: Sequence[Row]
+    ) -> list[StepResult]:
+        with _blaming(None):
+            tensors = self._arena.gather([step.slot for step in group])
+            gradient = torch.zeros_like(tensors[0])
+            adapters = self._resident.lora.stack(tensors[0], gradient)
+        counts = [len(step.candidates) for step in group]
         before: list[torch.Tensor] = []
-        total = torch.zeros((), dtype=torch.float64)
-        scores: list[PairScore | None] = [None] * count
+        losses = [0.0] * len(candidates)
         for number, row in enumerate(rows):
+            own = [candidates[member] for member in row.members]
             with _blaming(number):
-                scored = self.score_row(row, slot.leaves, untrained=untrained, at_beginning=at_beginning)
-                (scored.loss / count).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
-            self.progress += 1
-            before.append(scored.tokens)
-            total += scored.loss.detach().cpu()
-            for place, score in zip(row.members, _finite_scores(row, scored), strict=True):
-                scores[place] = score
+                tokens, row_losses = self.row_losses(row, adapters, own, counts)
+            self._count(row)
+            before.append(tokens)
+            for candidate, sums in zip(own, _pairs_of(row.sums(tokens)), strict=True):
+                candidate.now = sums
+                candidate.base = candidate.base or sums
+                candidate.previous = candidate.previous or sums
+            for member, loss in zip(row.members, row_losses.tolist(), strict=True):
+                losses[member] = loss
+        with _blaming(None):
+            norms = self.take_step(group, tensors, gradient)
+            finite = torch.stack([tensor.isfinite().all(1) for tensor in (*tensors, norms[:, None])]).all(0).tolist()
+        del gradient, adapters
+        means = [math.fsum(part) / len(part) for part in _by_user(losses, counts)]
+        finite = [good and math.isfinite(mean) for good, mean in zip(finite, means, strict=True)]
 
-        norm = self.apply_gradient(slot, count)
-        self.progress += 1
-        if not (total.isfinite() and guard.all_finite(norm, *slot.tensors)):
-            self._arena.undo(slot)
-            return StepResult(RejectReason.NON_FINITE, tuple(scores))
-
-        drift, deltas = None, None
-        if guard.is_due(slot.optimizer_step, self._guard.every_steps):
-            drift, deltas = self._measure(slot, rows, before)
-            if not guard.within(drift, self._guard.max_drift_nats):
-                self._arena.undo(slot)
+        due = [guard.is_due(step.slot.optimizer_step + 1, self._guard.every_steps) for step in group]
+        measured = self._measure(group, rows, tensors[0], before, [a and b for a, b in zip(finite, due, strict=True)])
+        results = []
+        for user, (step, mean, norm) in enumerate(zip(group, means, norms.tolist(), strict=True)):
+            drift, deltas = measured.get(user, (None, None))
+            failure = None if finite[user] else RejectReason.NON_FINITE
+            if drift is not None and not guard.within(drift, self._guard.max_drift_nats):
                 failure = RejectReason.DRIFT if math.isfinite(drift) else RejectReason.NON_FINITE
-                return StepResult(failure, tuple(scores))
-        return StepResult(None, tuple(scores), float(total) / count, float(norm), drift, deltas)
+            if failure is None:
+                self._arena.commit(step.slot, [tensor[user] for tensor in tensors], step.slot.optimizer_step + 1)
+                results.append(StepResult(None, mean, norm, drift, deltas))
+            else:
+                results.append(StepResult(failure))
+        return results
+
+    def row_losses(
+        self, row: Row, adapters: StackedAdapters, candidates: Sequence[Candidate], counts: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward and backward. The forward pass that training needs anyway also gives the prequential figures.
+
+        Args:
+            row: a part of the step.
+            adapters: of the step's users; their gradients grow by the row's part of each user's mean loss.
+            candidates: the row's, in its order.
+            counts: pairs of each user in the step.
+
+        Returns:
+            log pi of each tail token, (N,), and the loss of each pair, both without a graph.
+        """
+        rule = self._learning
+        with self._resident.bound(row, adapters):
+            tokens = self._resident.token_logps(row)
+            now = tokens.detach()
+            policy, before = row.sums(tokens), row.sums(now)
+            known = [c.previous if rule.reference == "previous" else c.base for c in candidates]
+            reference = _where_known(known, before)
+            losses = corll_loss(*policy, *reference, beta=rule.beta, epsilon=rule.epsilon, anchor=rule.anchor).losses
+            if any(candidate.pair.is_acceptance for candidate in candidates):
+                accepted = torch.tensor([c.pair.is_acceptance for c in candidates], device=tokens.device)
+                losses = torch.where(accepted, acceptance_loss(policy[0], rule.acceptance_weight), losses)
+            shares = torch.tensor([1 / counts[item.user] for item in row.items], dtype=losses.dtype)
+            (losses @ shares.to(losses.device)).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        return now, losses.detach()
 
     @torch.no_grad()
-    def apply_gradient(self, slot: Slot, count: int) -> torch.Tensor:
-        """Clip the gathered gradient of `count` pairs and take the step. Returns the norm before, a scalar tensor."""
+    def take_step(
+        self, group: Sequence[UserStep], tensors: Sequence[torch.Tensor], gradient: torch.Tensor
+    ) -> torch.Tensor:
+        """AdamW on the users' gathered tensors, in place. Returns the norms before clipping, (K,)."""
         rule = self._learning
-        norm = clip_(self._arena.gradient, rule.max_gradient_norm)
-        slot.optimizer_step += 1
+        norms = clip_(gradient, rule.max_gradient_norm)
+        lr = [scaled_lr(rule.lr, len(step.candidates), rule.pairs_per_step) for step in group]
+        weights, exp_avg, exp_avg_sq = tensors
         adamw_step_(
-            slot.weights,
-            self._arena.gradient,
-            slot.exp_avg,
-            slot.exp_avg_sq,
-            step=slot.optimizer_step,
-            lr=scaled_lr(rule.lr, count, rule.pairs_per_step),
+            weights,
+            gradient,
+            exp_avg,
+            exp_avg_sq,
+            steps=torch.tensor([step.slot.optimizer_step + 1 for step in group], dtype=torch.float64),
+            lr=torch.tensor(lr, dtype=torch.float64),
             beta1=rule.beta1,
             beta2=rule.beta2,
             eps=rule.adam_eps,
         )
-        return norm
+        self.progress += 1
+        return norms
 
     def _measure(
-        self, slot: Slot, rows: Sequence[Row], before: Sequence[torch.Tensor]
-    ) -> tuple[float, tuple[float, ...]]:
-        """Drift per tail token, and the change of each pair's log pi(edited tail), in the order given to `run`."""
-        after: list[torch.Tensor] = []
-        deltas = [0.0] * sum(len(row.pairs) for row in rows)
+        self,
+        group: Sequence[UserStep],
+        rows: Sequence[Row],
+        weights: torch.Tensor,
+        before: Sequence[torch.Tensor],
+        due: Sequence[bool],
+    ) -> dict[int, tuple[float, tuple[float, ...]]]:
+        """Of each user who is due: drift per tail token, and the change of each pair's log pi(edited tail)."""
+        if not any(due):
+            return {}
+        adapters = self._resident.lora.stack(weights)
+        changes: dict[int, list[torch.Tensor]] = {user: [] for user, yes in enumerate(due) if yes}
+        deltas: dict[int, dict[int, float]] = {user: {} for user in changes}
         for number, (row, then) in enumerate(zip(rows, before, strict=True)):
+            if not any(due[item.user] for item in row.items):
+                continue
             with _blaming(number):
-                now = self._logps(row, slot.leaves)
-            self.progress += 1
-            after.append(now)
-            for place, delta in zip(row.members, row.sums(now - then)[0].tolist(), strict=True):
-                deltas[place] = delta
-        return guard.drift_nats(torch.cat(list(before)), torch.cat(after)), tuple(deltas)
+                change = self._scored(row, adapters) - then
+            chosen = row.sums(change)[0].tolist()
+            for item, member, tail, delta in zip(row.items, row.members, row.tails(change), chosen, strict=True):
+                if due[item.user]:
+                    changes[item.user].append(tail)
+                    deltas[item.user][member] = delta
+        return {
+            user: (guard.drift_nats(torch.cat(tails)), tuple(deltas[user][member] for member in sorted(deltas[user])))
+            for user, tails in changes.items()
+        }
 
-    @torch.no_grad()
-    def _logps(self, row: Row, weights: Weights | None) -> torch.Tensor:
-        with self._resident.lora.bind(weights):
-            return token_logps(self._resident.model, self._resident.windows, row)
+    def _scored(self, row: Row, adapters: StackedAdapters | None) -> torch.Tensor:
+        tokens = self._resident.scored(row, adapters)
+        self._count(row)
+        return tokens
+
+    def _count(self, row: Row) -> None:
+        self.progress += 1
+        self.tokens += row.tokens
+        self.padding += row.padding
+
+    def _pack(self, items: Sequence[Item], users: int) -> list[Row]:
+        return self._resident.collator.pack(items, self._row_tokens, users)
+
+    def _free_memory(self) -> None:
+        if self._resident.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def _finite_scores(row: Row, scored: RowScores) -> Iterator[PairScore | None]:
-    figures = torch.stack([scored.margins, scored.base_margins], dim=1).tolist()
-    for pair, (h, base) in zip(row.pairs, figures, strict=True):
-        usable = math.isfinite(h) and math.isfinite(base) and not pair.is_acceptance
-        yield PairScore(h, base) if usable else None
+def _flat(group: Sequence[UserStep]) -> tuple[list[Candidate], list[Item]]:
+    candidates = [candidate for step in group for candidate in step.candidates]
+    items = [Item(user, candidate.pair) for user, step in enumerate(group) for candidate in step.candidates]
+    return candidates, items
 
 
-def _indices(values: list[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.long, device=device)
+def _by_user(values: Sequence[float], counts: Sequence[int]) -> Iterator[Sequence[float]]:
+    start = 0
+    for count in counts:
+        yield values[start : start + count]
+        start += count
+
+
+def _pairs_of(sums: tuple[torch.Tensor, torch.Tensor]) -> list[Sums]:
+    """One synchronisation with the device."""
+    return [(chosen, rejected) for chosen, rejected in torch.stack(sums, dim=1).tolist()]
+
+
+def _where_known(
+    known: Sequence[Sums | None], otherwise: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The known sums of each pair, the given ones for the others; each (pairs,)."""
+    mask = torch.tensor([sums is not None for sums in known])
+    given = torch.tensor([sums or (0.0, 0.0) for sums in known], dtype=otherwise[0].dtype)
+    mask, given = mask.to(otherwise[0].device), given.to(otherwise[0].device)
+    return torch.where(mask, given[:, 0], otherwise[0]), torch.where(mask, given[:, 1], otherwise[1])
 
 
 @contextlib.contextmanager
-def _blaming(number: int) -> Iterator[None]:
+def _blaming(number: int | None) -> Iterator[None]:
     """Say which row the device could not hold."""
     try:
         yield

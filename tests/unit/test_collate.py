@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
-from corlld.learning import scoring
-from corlld.learning.collate import Row, make_row, pack
+from corlld.learning.attention import causal_mask
+from corlld.learning.collate import LEAST_SHARED_TOKENS, Collator, Item, Row
 from corlld.learning.pairs import PreferencePair
-from corlld.learning.scoring import token_logps
-from tests.tiny_models import FAMILIES, SLIDING_WINDOW, make_tiny_model, tiny_resident
+from tests.tiny_models import FAMILIES, SLIDING_WINDOW, make_tiny_model, tiny_resident, with_exact_norms
 
 CPU = torch.device("cpu")
 TOKENS = st.integers(min_value=5, max_value=200)
@@ -26,111 +26,151 @@ PAIRS = st.lists(
 )
 
 
+ITEMS = PAIRS.flatmap(
+    lambda pairs: st.lists(st.integers(0, 2), min_size=len(pairs), max_size=len(pairs)).map(
+        lambda users: [Item(user, pair) for user, pair in zip(sorted(users), pairs, strict=True)]
+    )
+)
+PACKED, PADDED = Collator(CPU), Collator(CPU, shares_prefixes=False)
+
+
 def texts(pair: PreferencePair) -> list[tuple[int, ...]]:
-    return [pair.prompt + tail for tail in (pair.chosen, pair.rejected)]
+    return [pair.prompt + tail for tail in (pair.chosen, pair.rejected) if tail]
 
 
-@given(PAIRS, st.integers(min_value=1, max_value=40))
-def test_rows_hold_every_pair_once_in_order_and_pass_the_limit_only_for_a_single_pair(
-    pairs: list[PreferencePair], limit: int
+def one_row(items: list[Item], collator: Collator = PACKED) -> Row:
+    return collator.row(items, range(len(items)), users=3)
+
+
+@given(ITEMS, st.integers(min_value=1, max_value=60), st.sampled_from([PACKED, PADDED]))
+def test_rows_hold_every_pair_once_by_user_and_pass_the_limit_only_for_a_single_pair(
+    items: list[Item], limit: int, collator: Collator
 ) -> None:
-    rows = pack(pairs, limit, CPU)
-    assert [pair for row in rows for pair in row.pairs] == pairs
-    assert [member for row in rows for member in row.members] == list(range(len(pairs)))
+    rows = collator.pack(items, limit, users=3)
+    assert sorted(member for row in rows for member in row.members) == list(range(len(items)))
     for row in rows:
-        assert row.input_ids.shape == (1, sum(pair.tokens for pair in row.pairs))  # no padding
-        assert row.input_ids.shape[1] <= limit or len(row.pairs) == 1
+        assert [items[member] for member in row.members] == list(row.items)
+        assert [item.user for item in row.items] == sorted(item.user for item in row.items)
+        assert sum(row.users) == row.tokens
+        assert sum(item.pair.tokens for item in row.items) <= limit or len(row.items) == 1
+        needed = sum(len(text) for item in row.items for text in texts(item.pair))
+        assert row.padding == (0 if collator is PACKED else row.tokens - needed)
 
 
-@given(PAIRS, st.sampled_from([None, 1, 2, 3, 6]))
-def test_each_token_sees_exactly_what_it_would_see_in_its_own_text(
-    pairs: list[PreferencePair], window: int | None
+@given(ITEMS, st.sampled_from([None, 1, 2, 3, 6]))
+def test_each_token_sees_exactly_what_it_would_see_in_its_own_text(items: list[Item], window: int | None) -> None:
+    """Read back from pieces, branches and masks what each token sees, and compare with plain rows of prompt + tail."""
+    row = one_row(items)
+    assert row.segments is not None
+    assert row.position_ids is not None
+    bounds = list(accumulate(row.segments.lengths, initial=0))
+    expected = {
+        (item.user, text[: depth + 1]) for item in row.items for text in texts(item.pair) for depth in range(len(text))
+    }
+    users = [user for user, count in enumerate(row.users) for _ in range(count)]
+    found = set()
+    place = 0
+    for branch in row.segments.branches:
+        seen = [token for piece in branch.pieces for token in range(bounds[piece], bounds[piece + 1])]
+        queries = sum(row.segments.lengths[piece] for piece in branch.pieces[-branch.own :])
+        assert seen[-queries:] == list(range(place, place + queries))  # end to end, in the row's order
+        mask = causal_mask(queries, len(seen), window, torch.zeros(()))
+        for query in range(queries):
+            depth = int(row.position_ids[0, place])
+            text = tuple(int(row.input_ids[0, token]) for token in seen[: depth + 1])
+            visible = [key for key in range(len(seen)) if mask[query, key] == 0]
+            assert visible == list(range(0 if window is None else max(0, depth - window + 1), depth + 1))
+            assert {users[token] for token in seen} == {users[place]}
+            found.add((users[place], text))
+            place += 1
+    assert place == row.tokens
+    assert found == expected
+
+
+@given(ITEMS, st.sampled_from([PACKED, PADDED]))
+def test_every_tail_token_is_predicted_from_the_token_before_it_in_its_own_text(
+    items: list[Item], collator: Collator
 ) -> None:
-    """Read back from the mask what a token sees, and compare with a plain causal row of prompt + tail."""
-    row = make_row(pairs, range(len(pairs)), CPU)
-    allowed, ids, positions = row.allowed(window), row.input_ids[0], row.position_ids[0]
-    start = 0
-    for pair in pairs:
-        prompt_end, chosen_end = start + len(pair.prompt), start + len(pair.prompt) + len(pair.chosen)
-        end = start + pair.tokens
-        for text, own in zip(texts(pair), (range(prompt_end, chosen_end), range(chosen_end, end)), strict=True):
-            for place in (*range(start, prompt_end), *own):
-                seen = allowed[place].nonzero()[:, 0].tolist()
-                depth = int(positions[place])
-                first = 0 if window is None else max(0, depth - window + 1)
-                assert [int(ids[i]) for i in seen] == list(text[first : depth + 1])
-                assert [int(positions[i]) for i in seen] == list(range(first, depth + 1))
-        start = end
-
-
-@given(PAIRS)
-def test_every_tail_token_is_predicted_from_the_token_before_it_in_its_own_text(pairs: list[PreferencePair]) -> None:
-    row = make_row(pairs, range(len(pairs)), CPU)
+    row = one_row(items, collator)
     expected = []
-    for pair in pairs:
-        for tail in (pair.chosen, pair.rejected):
-            text = pair.prompt + tail
-            expected += [(text[i - 1], i - 1, text[i]) for i in range(len(pair.prompt), len(text))]
+    for item in row.items:
+        for tail in (item.pair.chosen, item.pair.rejected):
+            text = item.pair.prompt + tail
+            expected += [(text[i - 1], text[i]) for i in range(len(item.pair.prompt), len(text))]
+    flat = row.input_ids.flatten()
+    predictions = row.predictions
     found = [
-        (int(row.input_ids[0, place]), int(row.position_ids[0, place]), int(target))
-        for place, target in zip(row.predict, row.targets, strict=True)
+        (int(flat[row.states[state]]), int(target))
+        for state, target in zip(predictions.states, predictions.targets, strict=True)
     ]
     assert found == expected
-    assert list(accumulate(row.lengths))[-1] == len(expected)
+    assert len(set(row.states.tolist())) == len(row.states)
+    for state, targets in enumerate(predictions.of_state.tolist()):
+        mine = [index for index in targets if index < len(found)]
+        assert mine == [index for index, of in enumerate(predictions.states.tolist()) if of == state]
+
+
+def test_one_users_prompts_with_a_common_beginning_are_computed_once_and_other_users_apart() -> None:
+    beginning = tuple(range(10, 10 + LEAST_SHARED_TOKENS))
+    pairs = [
+        PreferencePair((*beginning, 60), (61,), (62,)),
+        PreferencePair(tuple(range(100, 120)), (121,), (122,)),
+        PreferencePair(beginning, (71,), (72,)),
+    ]
+    own, other = [Item(0, pair) for pair in pairs], [Item(1, pairs[0])]
+    row = one_row(own + other)
+    assert row.members == (0, 2, 1, 3)
+    plain = sum(pair.tokens for pair in pairs)
+    assert row.users == (plain - len(beginning), pairs[0].tokens, 0)
 
 
 def test_sums_are_taken_over_each_tail_and_are_zero_for_the_missing_one_of_an_acceptance() -> None:
     pairs = [PreferencePair((1,), (2, 3), (4,)), PreferencePair((1,), (5, 6, 7), ())]
-    row = make_row(pairs, [0, 1], CPU)
-    chosen, rejected = row.sums(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]))
+    row = one_row([Item(0, pair) for pair in pairs])
+    logps = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    chosen, rejected = row.sums(logps)
     assert chosen.tolist() == [1 + 2, 8 + 16 + 32]
     assert rejected.tolist() == [4, 0]
+    assert [tail.tolist() for tail in row.tails(logps)] == [[1, 2, 4], [8, 16, 32]]
 
 
 def test_a_row_is_halved_with_its_members() -> None:
-    pairs = [PreferencePair((n,), (n + 1,), (n + 2,)) for n in (1, 11, 21)]
-    left, right = make_row(pairs, [4, 5, 6], CPU).halves()
-    assert (left.pairs, left.members) == ((pairs[0],), (4,))
-    assert (right.pairs, right.members) == ((pairs[1], pairs[2]), (5, 6))
+    items = [Item(0, PreferencePair((n,), (n + 1,), (n + 2,))) for n in (1, 11, 21)]
+    left, right = PACKED.halves(items, PACKED.row(items, [0, 1, 2], users=2))
+    assert left.members == (0,)
+    assert right.members == (1, 2)
+    assert right.items == tuple(items[1:])
+    assert right.users == (6, 0)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "mistral"])
-def test_a_packed_row_gives_the_log_probabilities_of_plain_rows_in_every_family(tmp_path: Path, family: str) -> None:
-    resident = tiny_resident(make_tiny_model(tmp_path, family), dtype=torch.float64, exact_norms=True)
+@pytest.mark.parametrize("shares_prefixes", [True, False], ids=["packed", "two-rows"])
+@pytest.mark.parametrize("family", [*FAMILIES, "mistral", "gemma2", "cohere"])
+def test_a_row_gives_the_log_probabilities_of_plain_texts_in_every_family(
+    tmp_path: Path, family: str, shares_prefixes: bool
+) -> None:
+    folder = make_tiny_model(tmp_path, family)
+    resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
+    attention = "eager" if family == "gemma2" else "sdpa"  # sdpa has no soft cap
+    plain_model = with_exact_norms(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation=attention)
+    )
     generator = torch.Generator().manual_seed(7)
 
     def ids(count: int) -> tuple[int, ...]:
         return tuple(torch.randint(6, 260, (count,), generator=generator).tolist())
 
-    pairs = [PreferencePair(ids(2 * SLIDING_WINDOW), ids(5), ids(SLIDING_WINDOW + 3)) for _ in range(3)]
-    row: Row = make_row(pairs, range(3), CPU)
+    pairs = [PreferencePair(ids(2 * SLIDING_WINDOW), ids(5), ids(SLIDING_WINDOW + 3)) for _ in range(2)]
+    beginning = ids(LEAST_SHARED_TOKENS + 2)
+    pairs += [PreferencePair(beginning + ids(count), ids(3), ids(4)) for count in (0, 2, 2)]
+    row = Collator(CPU, shares_prefixes).row([Item(0, pair) for pair in pairs], range(len(pairs)), users=1)
+    packed = resident.scored(row, None)
+    plain = []
     with torch.no_grad():
-        packed = token_logps(resident.model, resident.windows, row)
-        plain = []
-        for pair in pairs:
-            for text in texts(pair):
-                logits = resident.model(input_ids=torch.tensor([text]), use_cache=False).logits[0].log_softmax(-1)
-                plain += [float(logits[i - 1, text[i]]) for i in range(len(pair.prompt), len(text))]
+        for item in row.items:
+            for text in texts(item.pair):
+                logits = plain_model(input_ids=torch.tensor([text]), use_cache=False).logits[0].log_softmax(-1)
+                plain += [float(logits[i - 1, text[i]]) for i in range(len(item.pair.prompt), len(text))]
     assert packed.dtype == torch.float64
-    torch.testing.assert_close(packed, torch.tensor(plain, dtype=torch.float64), rtol=0, atol=1e-10)
-
-
-def test_logits_handled_a_few_tokens_at_a_time_give_cross_entropy_and_its_gradient(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    tokens, vocabulary = 7, 11
-    monkeypatch.setattr(scoring, "_LOGITS_AT_A_TIME", 3 * vocabulary)  # slices of 3, 3 and 1
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.randint(vocabulary, (tokens,), generator=generator)
-    ours = (5 * torch.randn(tokens, vocabulary, generator=generator, dtype=torch.float64)).requires_grad_()
-    theirs = ours.detach().clone().requires_grad_()
-    upstream = torch.randn(tokens, generator=generator, dtype=torch.float64)
-
-    logps = scoring._TargetLogps.apply(ours, targets)
-    expected = -torch.nn.functional.cross_entropy(theirs, targets, reduction="none")
-    torch.testing.assert_close(logps, expected, rtol=0, atol=1e-13)
-    torch.autograd.backward(logps, upstream)
-    expected.backward(upstream)  # type: ignore[no-untyped-call] # untyped in torch
-    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-13)
-    half = scoring._TargetLogps.apply(ours.detach().bfloat16(), targets)
-    assert half.dtype == torch.float32
+    # transformers takes Gemma 2's softmax and Cohere's norms in float32, whatever the model's dtype.
+    atol = 1e-5 if family in ("gemma2", "cohere") else 1e-10
+    torch.testing.assert_close(packed, torch.tensor(plain, dtype=torch.float64), rtol=0, atol=atol)

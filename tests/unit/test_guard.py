@@ -3,30 +3,22 @@ import math
 import pytest
 import torch
 
-from corlld.learning.guard import all_finite, drift_nats, is_due, within
+from corlld.learning.guard import drift_nats, is_due, within
 
 
 def test_drift_is_the_mean_absolute_change_per_tail_token() -> None:
-    before, after = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([-1.5, -1.0, -3.0])
-    assert drift_nats(before, after) == pytest.approx((0.5 + 1.0 + 0.0) / 3)
+    assert drift_nats(torch.tensor([-0.5, 1.0, 0.0])) == pytest.approx((0.5 + 1.0 + 0.0) / 3)
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 def test_no_limit_allows_a_drift_that_is_not_finite(wrong: float) -> None:
-    drift = drift_nats(torch.tensor([-1.0, -2.0]), torch.tensor([-1.0, wrong]))
+    drift = drift_nats(torch.tensor([0.0, wrong]))
     assert not within(drift, 1e9)
 
 
 def test_the_limit_itself_is_allowed() -> None:
     assert within(1.0, 1.0)
     assert not within(1.0 + 1e-9, 1.0)
-
-
-@pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_one_number_that_is_not_finite_in_any_tensor_is_found(wrong: float) -> None:
-    fine = torch.ones(3)
-    assert all_finite(fine, torch.ones(()))
-    assert not all_finite(fine, torch.tensor([0.0, wrong]))
 
 
 def test_drift_is_due_every_so_many_steps_of_a_user() -> None:

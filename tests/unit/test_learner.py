@@ -11,6 +11,7 @@ import torch
 
 from corlld.errors import RejectReason
 from corlld.learning.adapter import AdapterTensors
+from corlld.learning.collate import Item
 from corlld.learning.learner import CorllLearner
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
@@ -160,7 +161,8 @@ def test_drift_and_the_change_of_the_edits_log_probability_are_what_plain_rows_s
         context = resident.tokenizer("Dear all, ")["input_ids"]
         answer = resident.tokenizer(response, add_special_tokens=False)["input_ids"]
         ids = torch.tensor([[*context, *answer, resident.tokenizer.eos_token_id]])
-        with torch.no_grad(), resident.lora.bind(None if flat is None else resident.lora.weights(flat)):
+        adapters = None if flat is None else resident.lora.stack(flat[None])
+        with torch.no_grad(), resident.lora.bind(adapters, [ids.numel()]):
             logits = resident.model(input_ids=ids).logits[0, len(context) - 1 : -1].log_softmax(-1)
         tokens: torch.Tensor = logits.gather(1, ids[0, len(context) :, None])[:, 0]
         return tokens
@@ -285,10 +287,43 @@ def test_i4_an_update_changes_no_bit_of_other_users_or_of_the_base_model(
 
 
 def test_users_in_one_call_are_trained_as_if_each_were_alone(make: Callable[..., CorllLearner]) -> None:
-    together = make().update([TrainingBatch("ann", None, EDITS), TrainingBatch("bob", None, EDITS[::-1])])
+    together = make().update([TrainingBatch("ann", None, EDITS), TrainingBatch("bob", None, EDITS[:0:-1])])
+    alone = [update(make(), *EDITS, uid="ann"), update(make(), *EDITS[:0:-1], uid="bob")]
     assert [outcome.uid for outcome in together] == ["ann", "bob"]
-    assert same_bits(together[0].adapter, update(make(), *EDITS, uid="ann").adapter)
-    assert same_bits(together[1].adapter, update(make(), *EDITS[::-1], uid="bob").adapter)
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(weights(one), weights(other), rtol=1e-4, atol=1e-5)
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert [pair.margin for pair in one.pairs] == pytest.approx([pair.margin for pair in other.pairs], abs=1e-4)
+
+
+def test_users_of_one_call_go_through_the_model_together(
+    make: Callable[..., CorllLearner], resident: ResidentModel
+) -> None:
+    rows: list[int] = []
+    handle = resident.model.base_model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: rows.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        make().update([TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob", "cy")])
+    finally:
+        handle.remove()
+    assert len(rows) == 2  # trained and measured; the first step's reference is the model itself
+    assert rows[0] == 3 * make_row_tokens(resident)
+
+
+def make_row_tokens(resident: ResidentModel) -> int:
+    learner = CorllLearner(resident, LearningSettings(), GuardSettings(), 1)
+    pairs = [learner._encoder.encode(edit) for edit in EDITS]
+    items = [Item(0, pair) for pair in pairs if isinstance(pair, PreferencePair)]
+    return resident.collator.row(items, range(len(items)), users=1).tokens
+
+
+def test_more_users_than_slots_are_trained_all_the_same(make: Callable[..., CorllLearner]) -> None:
+    uids = ("ann", "bob", "cy", "dan", "eve")
+    outcomes = make(slots=2).update([TrainingBatch(uid, None, EDITS) for uid in uids])
+    for outcome in outcomes:
+        expected = update(make(), *EDITS, uid=outcome.uid)
+        torch.testing.assert_close(weights(outcome), weights(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_two_batches_of_one_user_in_one_call_are_refused(make: Callable[..., CorllLearner]) -> None:
@@ -379,7 +414,7 @@ def test_a_guilty_pair_is_not_tried_again_in_later_passes(
     make: Callable[..., CorllLearner], resident: ResidentModel
 ) -> None:
     passes = []
-    handle = resident.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    handle = resident.model.base_model.register_forward_pre_hook(lambda *_: passes.append(1))
     update(make(GuardSettings(max_drift_nats=1e-9), steps_per_batch=5), EDITS[0])
     handle.remove()
     assert len(passes) == 2  # scored and trained, and its drift
@@ -397,7 +432,7 @@ def small_device(resident: ResidentModel) -> Iterator[list[int]]:
         if kwargs["input_ids"].numel() > limit[-1]:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    handle = resident.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    handle = resident.model.base_model.register_forward_pre_hook(refuse, with_kwargs=True)
     yield limit
     handle.remove()
 
@@ -436,7 +471,7 @@ def test_an_error_that_is_not_about_memory_is_raised(
     def fail(*_: Any) -> None:
         raise RuntimeError("a bug")
 
-    handle = resident.model.register_forward_pre_hook(fail)
+    handle = resident.model.base_model.register_forward_pre_hook(fail)
     try:
         with pytest.raises(RuntimeError, match="a bug"):
             update(make(), *EDITS)
@@ -460,11 +495,11 @@ def test_progress_grows_with_every_row_and_step_inside_an_update(
 ) -> None:
     learner = make(pairs_per_step=1, max_row_tokens=64)
     seen: list[int] = []
-    score_row, apply_gradient = StepRunner.score_row, StepRunner.apply_gradient
-    monkeypatch.setattr(StepRunner, "score_row", lambda *a, **k: (seen.append(learner.progress), score_row(*a, **k))[1])
+    row_losses, take_step = StepRunner.row_losses, StepRunner.take_step
     monkeypatch.setattr(
-        StepRunner, "apply_gradient", lambda *a, **k: (seen.append(learner.progress), apply_gradient(*a, **k))[1]
+        StepRunner, "row_losses", lambda *a, **k: (seen.append(learner.progress), row_losses(*a, **k))[1]
     )
+    monkeypatch.setattr(StepRunner, "take_step", lambda *a, **k: (seen.append(learner.progress), take_step(*a, **k))[1])
     update(learner, *EDITS)
     seen.append(learner.progress)
     assert len(seen) == 2 * len(EDITS) + 1

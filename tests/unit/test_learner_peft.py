@@ -11,14 +11,13 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from corlld.learning.adapter import AdapterLayout, AdapterTensors
-from corlld.learning.collate import pack
+from corlld.learning.adapter import AdapterLayout, AdapterTensors, new_adapter
+from corlld.learning.collate import Item
 from corlld.learning.learner import CorllLearner
 from corlld.learning.pairs import PairEncoder, PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import SlotArena
-from corlld.learning.stacked_lora import new_adapter
-from corlld.learning.steps import StepRunner
+from corlld.learning.steps import Candidate, StepRunner, UserStep
 from corlld.records import EditEvent, TrainingBatch
 from corlld.settings import GuardSettings, LearningSettings
 from tests.tiny_models import FAMILIES, SLIDING_WINDOW, make_tiny_model, tiny_resident, with_exact_norms
@@ -147,40 +146,57 @@ RULES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("max_row_tokens", [60, 4096], ids=["rows-of-one", "one-row"])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: ",".join(f"{k}={v}" for k, v in rule.items()) or "default")
-def test_loss_and_gradient_equal_a_hand_written_two_row_dpo_on_plain_peft(
+def test_loss_and_gradient_of_users_in_one_pass_equal_a_hand_written_two_row_dpo_on_plain_peft(
     folder: Path, rule: dict[str, Any], max_row_tokens: int
 ) -> None:
     settings = LearningSettings(beta=0.1, max_row_tokens=max_row_tokens, **rule)
     resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
-    now, before = random_adapter(resident.layout, 1), random_adapter(resident.layout, 2)
+    now = [random_adapter(resident.layout, seed) for seed in (1, 3)]
+    before = [random_adapter(resident.layout, seed) for seed in (2, 4)]
+    texts = (TEXTS, TEXTS[:2])
 
-    arena = SlotArena(resident.lora, 1, resident.device, torch.float64)
-    slot = arena.place("u", AdapterTensors(now, torch.zeros_like(now), torch.zeros_like(now), 3))
-    arena.beginning.copy_(before)
-    runner = StepRunner(resident, arena, settings, NOT_TRUSTED)
-    pairs = encode(resident, TEXTS)
-    rows = pack(pairs, settings.max_row_tokens, resident.device)
-    assert len(rows) == (len(TEXTS) if max_row_tokens == 60 else 1)
-    assert max(len(p.prompt) + len(p.chosen) for p in pairs) > 2 * SLIDING_WINDOW
-    loss = torch.zeros((), dtype=torch.float64)
+    arena = SlotArena(resident.layout.size, 2, resident.device, torch.float64)
+    runner = StepRunner(resident, arena, settings, NOT_TRUSTED, max_row_tokens)
+
+    def steps(weights: list[torch.Tensor]) -> list[UserStep]:
+        zeros = torch.zeros_like(weights[0])
+        adapters = [AdapterTensors(flat, zeros, zeros, 3) for flat in weights]
+        slots = [arena.place(uid, adapter) for uid, adapter in zip(("ann", "bob"), adapters, strict=True)]
+        return [UserStep(slot, own) for slot, own in zip(slots, candidates, strict=True)]
+
+    candidates = [[Candidate(pair) for pair in encode(resident, own)] for own in texts]
+    runner.score(steps(before), base=True)
+    runner.score(steps(before), base=False)
+    items = [Item(user, candidate.pair) for user, own in enumerate(candidates) for candidate in own]
+    rows = resident.collator.pack(items, max_row_tokens, users=2)
+    assert len(rows) == (len(items) if max_row_tokens == 60 else 1)
+    assert max(len(item.pair.prompt) + len(item.pair.chosen) for item in items) > 2 * SLIDING_WINDOW
+    gradient = torch.zeros(2, resident.layout.size, dtype=torch.float64)
+    adapters = resident.lora.stack(torch.stack(now), gradient)
+    flat = [candidate for own in candidates for candidate in own]
+    counts = [len(own) for own in texts]
+    losses: list[list[torch.Tensor]] = [[], []]
     for row in rows:
-        part = runner.score_row(row, slot.leaves, untrained=False, at_beginning=False).loss / len(pairs)
-        part.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-        loss += part.detach()
+        _, found = runner.row_losses(row, adapters, [flat[member] for member in row.members], counts)
+        for item, loss in zip(row.items, found, strict=True):
+            losses[item.user].append(loss)
 
-    oracle = Oracle(folder, resident.layout)
-    oracle.load(now)
-    expected = oracle.loss(TEXTS, settings, before if settings.reference == "previous" else None)
-    expected.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-    torch.testing.assert_close(loss, expected.detach(), rtol=0, atol=1e-9)
-    torch.testing.assert_close(arena.gradient, oracle.flat(grad=True), rtol=0, atol=1e-9)
-    assert arena.gradient.norm() > 1e-3
+    for user in range(2):
+        oracle = Oracle(folder, resident.layout)
+        oracle.load(now[user])
+        previous = before[user] if settings.reference == "previous" else None
+        expected = oracle.loss(texts[user], settings, previous)
+        expected.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        torch.testing.assert_close(torch.stack(losses[user]).mean(), expected.detach(), rtol=0, atol=1e-9)
+        torch.testing.assert_close(gradient[user], oracle.flat(grad=True), rtol=0, atol=1e-9)
+        assert gradient[user].norm() > 1e-3
 
 
-def test_ten_interleaved_steps_of_three_users_equal_peft_with_torch_adamw(folder: Path) -> None:
+@pytest.mark.parametrize("together", [True, False], ids=["packed", "one-at-a-time"])
+def test_ten_interleaved_steps_of_three_users_equal_peft_with_torch_adamw(folder: Path, together: bool) -> None:
     rule = LearningSettings(lr=1e-2, pairs_per_step=4, max_gradient_norm=0.5)
     resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
-    # Two slots for three users, so that tensors leave the device and come back.
+    # Fewer slots than users, so that tensors leave the device and come back.
     learner = CorllLearner(resident, rule, NOT_TRUSTED, device_slots=2, adapter_dtype=torch.float64)
     uids = ("ann", "bob", "cy")
     texts = {uid: tuple((f"{uid}: {p}", y, f"{e} {uid}") for p, y, e in TEXTS) for uid in uids}
@@ -198,25 +214,35 @@ def test_ten_interleaved_steps_of_three_users_equal_peft_with_torch_adamw(folder
         )
     adapters: dict[str, Any] = dict.fromkeys(uids)
     for step in range(10):
-        uid = uids[(step * step) % 3] if step % 4 else "cy"
-        chosen = texts[uid][: 1 + step % 4]  # steps of 1 to 4 pairs
-        events = tuple(event(*text, number=step) for text in chosen)
-        (outcome,) = learner.update([TrainingBatch(uid, adapters[uid], events)])
-        adapters[uid] = outcome.adapter
-
-        oracle, optimizer = oracles[uid]
-        optimizer.param_groups[0]["lr"] = rule.lr * len(chosen) / rule.pairs_per_step
-        optimizer.zero_grad()
-        loss = oracle.loss(chosen, rule, None)
-        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-        norm = torch.nn.utils.clip_grad_norm_(oracle.parameters(), rule.max_gradient_norm)
-        optimizer.step()
-        assert outcome.loss == pytest.approx(float(loss.detach()), abs=1e-9)
-        assert outcome.gradient_norm == pytest.approx(float(norm), rel=1e-7)
-    assert all(adapter is not None for adapter in adapters.values())
+        present = [uid for place, uid in enumerate(uids) if (step + place) % 3] if together else [uids[step % 3]]
+        chosen = {uid: texts[uid][: 1 + (step + place) % 4] for place, uid in enumerate(present)}  # 1 to 4 pairs
+        batches = [
+            TrainingBatch(uid, adapters[uid], tuple(event(*text, number=step) for text in chosen[uid]))
+            for uid in present
+        ]
+        for outcome in learner.update(batches):
+            uid = outcome.uid
+            adapters[uid] = outcome.adapter
+            oracle, optimizer = oracles[uid]
+            optimizer.param_groups[0]["lr"] = rule.lr * len(chosen[uid]) / rule.pairs_per_step
+            optimizer.zero_grad()
+            loss = oracle.loss(chosen[uid], rule, None)
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            norm = torch.nn.utils.clip_grad_norm_(oracle.parameters(), rule.max_gradient_norm)
+            optimizer.step()
+            assert outcome.loss == pytest.approx(float(loss.detach()), abs=1e-9)
+            assert outcome.gradient_norm == pytest.approx(float(norm), rel=1e-7)
     for uid in uids:
-        torch.testing.assert_close(adapters[uid].weights, oracles[uid][0].flat(), rtol=0, atol=1e-9)
-        assert (adapters[uid].weights - starts[uid].weights).abs().max() > 1e-3
+        adapter = adapters[uid]
+        assert isinstance(adapter, AdapterTensors)
+        oracle, optimizer = oracles[uid]
+        states = [optimizer.state[parameter] for parameter in oracle.parameters()]
+        torch.testing.assert_close(adapter.weights, oracle.flat(), rtol=0, atol=1e-9)
+        for moment in ("exp_avg", "exp_avg_sq"):
+            expected = torch.cat([state[moment].flatten() for state in states])
+            torch.testing.assert_close(getattr(adapter, moment), expected, rtol=0, atol=1e-9)
+        assert adapter.optimizer_step == int(states[0]["step"])
+        assert (adapter.weights - starts[uid].weights).abs().max() > 1e-3
 
 
 def test_margins_equal_those_of_peft(folder: Path) -> None:

@@ -6,12 +6,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from corlld.errors import ConfigurationError
-from corlld.learning.adapter import AdapterLayout, AdapterTensors
-from corlld.learning.slots import SlotArena
-from corlld.learning.stacked_lora import StackedLora, adds_nothing, choose_modules, new_adapter
+from corlld.learning.adapter import AdapterLayout, AdapterTensors, adds_nothing, new_adapter
+from corlld.learning.grouped import KernelGroups, LoopGroups
+from corlld.learning.slots import Slot, SlotArena
+from corlld.learning.stacked_lora import StackedLora, choose_modules
 from tests.tiny_models import FAMILIES, make_tiny_model
 
 CPU = torch.device("cpu")
+TOKENS = 20
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -26,7 +28,7 @@ def load(folder: Path) -> Any:
 
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=torch.arange(10, 30)[None], use_cache=False).logits
+        found: torch.Tensor = model(input_ids=torch.arange(10, 10 + TOKENS)[None], use_cache=False).logits
     return found
 
 
@@ -59,8 +61,8 @@ def test_injection_changes_no_name_no_parameter_and_no_output(folder: Path) -> N
     lora = StackedLora(model, layout)
     assert [n for n, _ in model.named_modules()] == [n for n, _ in untouched.named_modules()]
     assert torch.equal(logits(model), logits(untouched))
-    loud = torch.randn(layout.size, generator=torch.Generator().manual_seed(0))
-    with lora.bind(lora.weights(loud)):
+    loud = torch.randn(1, layout.size, generator=torch.Generator().manual_seed(0))
+    with lora.bind(lora.stack(loud), [TOKENS]):
         assert not torch.allclose(logits(model), logits(untouched), atol=0.1)
         with lora.bind(None):
             assert torch.equal(logits(model), logits(untouched))
@@ -76,28 +78,56 @@ def test_an_adapter_equals_weights_merged_by_hand(folder: Path) -> None:
     for module, a, b in layout.views(flat):
         delta = (12 / 4) * b @ a  # (out, in)
         merged.get_submodule(module.name).weight += delta.T if module.transposed else delta
-    with lora.bind(lora.weights(flat)):
+    with lora.bind(lora.stack(flat[None]), [TOKENS]):
         torch.testing.assert_close(logits(model), logits(merged), rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_arrive_in_one_flat_vector_that_autograd_adds_to_in_place(folder: Path) -> None:
+def test_gradients_are_added_to_each_users_row_and_leave_those_without_tokens_untouched(folder: Path) -> None:
     model = load(folder)
     layout = AdapterLayout(4, 8, choose_modules(model, "all-linear"))
     lora = StackedLora(model, layout)
-    flat, gradient = torch.randn(layout.size) * 0.1, torch.zeros(layout.size)
-    leaves = lora.leaves(flat, gradient)
+    flat, gradient = torch.randn(3, layout.size) * 0.1, torch.zeros(3, layout.size)
+    adapters = lora.stack(flat, gradient)
     for times in (1, 2):
-        with lora.bind(leaves):
-            model(input_ids=torch.arange(10, 30)[None], use_cache=False).logits.square().mean().backward()
+        with lora.bind(adapters, [12, 0, 8]):
+            model(input_ids=torch.arange(10, 10 + TOKENS)[None], use_cache=False).logits.square().mean().backward()
         if times == 1:
             once = gradient.clone()
-    assert once.norm() > 0
+    assert once[0].norm() > 0
+    assert once[2].norm() > 0
+    assert not once[1].any()
     torch.testing.assert_close(gradient, 2 * once)
-    assert all(
-        leaf.grad is not None and leaf.grad.untyped_storage().data_ptr() == gradient.data_ptr()
-        for pair in leaves
-        for leaf in pair
-    )
+
+
+def test_a_pass_over_other_tokens_than_were_bound_is_refused(folder: Path) -> None:
+    model = load(folder)
+    layout = AdapterLayout(4, 8, choose_modules(model, "all-linear"))
+    lora = StackedLora(model, layout)
+    with lora.bind(lora.stack(torch.zeros(1, layout.size)), [7]), pytest.raises(ValueError, match="saw 20 of 7 tokens"):
+        logits(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_grouped_kernel_gives_what_the_loop_gives(dtype: torch.dtype) -> None:
+    tokens, rank, wide = [5, 0, 16, 3], 8, 24
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    x, a, b = random(24, wide), random(4, rank, wide), random(4, wide, rank)
+    loop, kernel = LoopGroups(tokens), KernelGroups(tokens, CPU)
+    torch.testing.assert_close(kernel.products(x, a), loop.products(x, a))
+    down, up = loop.products(x, a), loop.products(x, b.mT)
+    outs = [x.clone(), x.clone()]
+    for groups, out in zip((loop, kernel), outs, strict=True):
+        groups.add_products_(out, down, b)
+    torch.testing.assert_close(outs[0], outs[1], rtol=0.02, atol=0.05 if dtype == torch.bfloat16 else 1e-5)
+    sums = [torch.ones(4, rank, wide), torch.ones(4, rank, wide)]
+    for groups, out in zip((loop, kernel), sums, strict=True):
+        groups.add_outer_(out, up, x, 0.5)
+    assert sums[0][1].eq(1).all()
+    torch.testing.assert_close(sums[0], sums[1], rtol=0.02, atol=0.05 if dtype == torch.bfloat16 else 1e-5)
 
 
 def test_a_new_adapter_adds_nothing_and_is_the_same_for_whoever_makes_it(folder: Path) -> None:
@@ -125,74 +155,103 @@ def test_an_adapter_with_a_step_or_with_a_b_is_no_empty_one(folder: Path) -> Non
     assert not adds_nothing(layout, imported)
 
 
+SIZE = 11
+
+
 @pytest.fixture
-def arena(tmp_path: Path) -> SlotArena:
-    model = load(make_tiny_model(tmp_path, "llama"))
-    return SlotArena(StackedLora(model, AdapterLayout(2, 2, choose_modules(model, ("q_proj",)))), 2, CPU)
+def arena() -> SlotArena:
+    return SlotArena(SIZE, 2, CPU)
 
 
-def adapter_of(arena: SlotArena, value: float) -> AdapterTensors:
-    size = arena.gradient.numel()
-    weights, exp_avg, exp_avg_sq = (torch.full((size,), value + i) for i in range(3))
+def adapter_of(value: float) -> AdapterTensors:
+    weights, exp_avg, exp_avg_sq = (torch.full((SIZE,), value + i) for i in range(3))
     return AdapterTensors(weights, exp_avg, exp_avg_sq, optimizer_step=int(value))
 
 
+def values(arena: SlotArena, slot: Slot) -> list[float]:
+    tensors = arena.gather([slot])
+    assert all(tensor.shape == (1, SIZE) and tensor.eq(tensor[0, 0]).all() for tensor in tensors)
+    return [float(tensor[0, 0]) for tensor in tensors]
+
+
+def fill(arena: SlotArena, slot: Slot, value: float) -> None:
+    """As a step would."""
+    arena.commit(slot, [torch.full((SIZE,), value)] * 3, slot.optimizer_step + 1)
+
+
 def test_an_adapter_that_lies_in_its_slot_is_not_copied_again(arena: SlotArena) -> None:
-    ann = adapter_of(arena, 1)
+    ann = adapter_of(1)
     slot = arena.place("ann", ann)
-    assert slot.weights.eq(1).all()
+    assert values(arena, slot) == [1, 2, 3]
     assert slot.optimizer_step == 1
-    slot.weights.fill_(5)  # would be lost by a copy
-    assert arena.place("ann", ann).weights.eq(5).all()
-    assert arena.place("ann", adapter_of(arena, 1)).weights.eq(1).all()
+    arena._places[0][slot.number].fill_(5)  # would be lost by a copy
+    assert values(arena, arena.place("ann", ann))[0] == 5
+    assert values(arena, arena.place("ann", adapter_of(1)))[0] == 1
 
 
 def test_the_least_recently_used_slot_is_given_away(arena: SlotArena) -> None:
-    ann, bob, cy = (adapter_of(arena, value) for value in (10, 20, 30))
+    ann, bob, cy = (adapter_of(value) for value in (10, 20, 30))
     of_ann, of_bob = arena.place("ann", ann), arena.place("bob", bob)
     arena.place("ann", ann)
     assert arena.place("cy", cy) is of_bob
-    assert of_bob.exp_avg_sq.eq(32).all()
-    assert of_ann.exp_avg.eq(11).all()
+    assert values(arena, of_bob) == [30, 31, 32]
+    assert values(arena, of_ann) == [10, 11, 12]
     assert arena.place("bob", bob) is of_ann
 
 
+def test_a_reused_slot_keeps_no_number_of_its_last_user(arena: SlotArena) -> None:
+    slot = arena.place("ann", adapter_of(1))
+    fill(arena, slot, float("nan"))
+    arena.place("bob", adapter_of(2))
+    assert arena.place("cy", adapter_of(5)) is slot
+    assert values(arena, slot) == [5, 6, 7]
+    assert slot.optimizer_step == 5
+
+
 def test_what_was_read_out_is_never_written_to_and_is_known_to_lie_in_its_slot(arena: SlotArena) -> None:
-    slot = arena.place("ann", adapter_of(arena, 1))
-    arena.touch(slot)
-    slot.weights.fill_(7)
-    slot.optimizer_step = 2
+    slot = arena.place("ann", adapter_of(1))
+    fill(arena, slot, 7)
     read = arena.read(slot)
     assert read.weights.eq(7).all()
     assert read.optimizer_step == 2
-    slot.weights.fill_(8)
+    arena._places[0][slot.number].fill_(8)
     assert read.weights.eq(7).all()
-    assert arena.place("ann", read).weights.eq(8).all()
+    assert values(arena, arena.place("ann", read))[0] == 8
 
 
-def test_a_slot_whose_training_never_ended_is_copied_to_again(arena: SlotArena) -> None:
-    ann = adapter_of(arena, 1)
-    arena.touch(arena.place("ann", ann))
-    arena.place("ann", ann).weights.fill_(9)
-    arena.touch(arena.place("ann", ann))
-    assert arena.place("ann", ann).weights.eq(1).all()
+def test_a_slot_with_a_step_that_was_never_read_is_copied_to_again(arena: SlotArena) -> None:
+    ann = adapter_of(1)
+    slot = arena.place("ann", ann)
+    fill(arena, slot, 9)
+    assert values(arena, arena.place("ann", ann)) == [1, 2, 3]
+    assert slot.optimizer_step == 1
 
 
-def test_more_slots_than_the_device_has_room_for_are_refused(tmp_path: Path) -> None:
-    model = load(make_tiny_model(tmp_path, "llama"))
-    lora = StackedLora(model, AdapterLayout(8, 8, choose_modules(model, "all-linear")))
+def test_gathered_tensors_are_copies_in_the_users_order(arena: SlotArena) -> None:
+    slots = [arena.place("ann", adapter_of(1)), arena.place("bob", adapter_of(5))]
+    weights, _, exp_avg_sq = arena.gather(slots[::-1])
+    assert weights[:, 0].tolist() == [5, 1]
+    assert exp_avg_sq[:, 0].tolist() == [7, 3]
+    weights.zero_()
+    assert values(arena, slots[0])[0] == 1
+    assert torch.equal(arena.weights(slots)[:, 0], torch.tensor([1.0, 5.0]))
+
+
+def test_evicting_and_reloading_gives_back_every_bit(arena: SlotArena) -> None:
+    generator = torch.Generator().manual_seed(3)
+    tensors = [torch.randn(SIZE, generator=generator) for _ in range(3)]
+    slot = arena.place("ann", adapter_of(1))
+    arena.commit(slot, tensors, 4)
+    kept = arena.read(slot)
+    for other in ("bob", "cy", "dan"):
+        arena.place(other, adapter_of(2))
+    again = arena.place("ann", kept)
+    assert again.optimizer_step == 4
+    assert all(torch.equal(found[0], tensor) for found, tensor in zip(arena.gather([again]), tensors, strict=True))
+
+
+def test_more_slots_than_the_device_has_room_for_are_refused() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"adapter\.device_slots: cpu has no room for 1000000000 slots of 0 MB"
+        ConfigurationError, match=r"adapter\.device_slots: cpu has no room for 1000000000 slots of 12 MB"
     ):
-        SlotArena(lora, 10**9, CPU)
-
-
-def test_undo_gives_back_every_bit_and_the_step(arena: SlotArena) -> None:
-    slot = arena.place("ann", adapter_of(arena, 3))
-    arena.save_undo(slot)
-    for tensor in slot.tensors:
-        tensor.fill_(float("nan"))
-    slot.optimizer_step = 4
-    arena.undo(slot)
-    assert [float(tensor[0]) for tensor in slot.tensors] == [3, 4, 5]
-    assert slot.optimizer_step == 3
+        SlotArena(10**6, 10**9, CPU)

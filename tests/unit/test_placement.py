@@ -6,11 +6,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from corlld.learning.adapter import AdapterTensors
-from corlld.learning.collate import pack
+from corlld.learning.collate import Item
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import make_resident
 from corlld.learning.slots import SlotArena
-from corlld.learning.steps import StepRunner
+from corlld.learning.steps import Candidate, StepRunner, UserStep
 from corlld.settings import AdapterSettings, GuardSettings, LearningSettings
 from tests.tiny_models import FAMILIES, make_tiny_model
 
@@ -30,14 +30,22 @@ def test_forward_backward_and_step_stay_on_the_models_device_in_bfloat16(
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         resident = make_resident(model, tokenizer, AdapterSettings(), name="m", revision="1")
         assert resident.device == META
-        arena = SlotArena(resident.lora, 1, resident.device)
-        runner = StepRunner(resident, arena, rule, GuardSettings())
+        arena = SlotArena(resident.layout.size, 2, resident.device)
+        runner = StepRunner(resident, arena, rule, GuardSettings(), row_tokens=100)
         zeros = torch.zeros(resident.layout.size)  # in host memory
-        slot = arena.place("u", AdapterTensors(zeros, zeros, zeros, optimizer_step=0))
-        (row,) = pack(PAIRS, 100, resident.device)
-        scored = runner.score_row(row, slot.leaves, untrained=False, at_beginning=False)
-        scored.loss.backward()  # type: ignore[no-untyped-call]
-        runner.apply_gradient(slot, len(PAIRS))
-        found = (scored.loss, scored.tokens, scored.margins, *slot.tensors, arena.gradient)
+        slots = [arena.place(uid, AdapterTensors(zeros, zeros, zeros, optimizer_step=0)) for uid in ("ann", "bob")]
+        users = [UserStep(slot, [Candidate(PAIRS[0])]) for slot in slots]
+        users[1] = UserStep(slots[1], [Candidate(pair, base=(-1.0, -2.0), previous=(-1.0, -2.0)) for pair in PAIRS])
+        tensors = arena.gather(slots)
+        gradient = torch.zeros_like(tensors[0])
+        adapters = resident.lora.stack(tensors[0], gradient)
+        items = [Item(user, candidate.pair) for user, step in enumerate(users) for candidate in step.candidates]
+        (row,) = resident.collator.pack(items, 100, users=2)
+        # Fake numbers can't be brought to the host: everything on the device's side of that.
+        policy = resident.scored(row, adapters)
+        tokens, losses = runner.row_losses(row, adapters, [c for step in users for c in step.candidates], [1, 2])
+        norms = runner.take_step(users, tensors, gradient)
+        arena.commit(slots[0], [tensor[0] for tensor in tensors], 1)
+        found = (policy, tokens, losses, norms, gradient, *tensors, *arena.gather(slots))
         assert {tensor.device for tensor in found} == {META}
-        assert scored.tokens.dtype == arena.gradient.dtype == torch.float32
+        assert tokens.dtype == losses.dtype == gradient.dtype == torch.float32

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 import sys
@@ -8,15 +9,17 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
 from corlld.learning import model_files
+from corlld.learning.attention import SegmentAttention
+from corlld.learning.collate import Item
 from corlld.learning.model_files import find_model_files, folder_digest
-from corlld.learning.resident import load_resident_model
-from corlld.learning.scoring import mask_windows
+from corlld.learning.pairs import PreferencePair
+from corlld.learning.resident import can_share_prefixes, load_resident_model
 from corlld.settings import AdapterSettings, ModelSettings
-from tests.tiny_models import FAMILIES, SLIDING_WINDOW, make_tiny_model
+from tests.tiny_models import FAMILIES, make_tiny_model
 
 ADAPTER = AdapterSettings(r=4)
 
@@ -155,31 +158,53 @@ def test_a_device_that_is_not_there_is_refused(folder: Path, device: str, senten
         load_resident_model(settings(folder, device=device), ADAPTER)
 
 
-def test_a_model_that_ignores_its_mask_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers.models.llama import modeling_llama
-
-    def causal_by_row_index(*_: Any, inputs_embeds: torch.Tensor, **__: Any) -> torch.Tensor:
-        length = inputs_embeds.shape[1]
-        return torch.full((1, 1, length, length), torch.finfo(torch.float32).min).triu(1)
-
-    monkeypatch.setattr(modeling_llama, "create_causal_mask", causal_by_row_index)
-    with pytest.raises(ConfigurationError, match="ignores their masks"):
+def test_a_model_whose_tails_see_each_other_in_a_row_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegmentAttention, "bind", lambda *_: contextlib.nullcontext())
+    with pytest.raises(ConfigurationError, match="scores them differently from plain texts"):
         load_resident_model(settings(folder), ADAPTER)
 
 
-def test_layers_that_carry_a_state_or_slide_without_a_window_are_refused() -> None:
-    config = LlamaConfig()
-    assert mask_windows(config) == {None: None}
-    config.sliding_window = SLIDING_WINDOW
-    assert mask_windows(config) == {None: SLIDING_WINDOW}
-    config.layer_types = ["full_attention", "sliding_attention"]
-    assert mask_windows(config) == {"full_attention": None, "sliding_attention": SLIDING_WINDOW}
-    config.layer_types = ["full_attention", "linear_attention"]
-    with pytest.raises(ConfigurationError, match="shared prefixes: linear_attention"):
-        mask_windows(config)
-    config.layer_types, config.sliding_window = ["sliding_attention"], None
-    with pytest.raises(ConfigurationError, match="without a window"):
-        mask_windows(config)
+def test_a_model_with_an_output_layer_of_its_own_kind_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = torch.nn.Linear.forward
+    monkeypatch.setattr(
+        torch.nn.Linear, "forward", lambda self, x: forward(self, x) * (2 if self.out_features > 200 else 1)
+    )
+    with pytest.raises(ConfigurationError, match="scores them differently from plain texts"):
+        load_resident_model(settings(folder), ADAPTER)
+
+
+def test_a_recurrent_model_is_loaded_and_scored_as_plain_texts(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "mamba", "mamba")
+    resident = load_resident_model(settings(folder), ADAPTER)
+    assert not resident.collator.shares_prefixes
+
+
+def test_layers_that_are_computed_again_give_the_same_gradient_with_less_kept(folder: Path) -> None:
+    gradients, kept = [], []
+    for checkpointing in (False, True):
+        resident = load_resident_model(settings(folder, activation_checkpointing=checkpointing), ADAPTER)
+        row = resident.collator.row([Item(0, PreferencePair((5, 6, 7), (8, 9), (10,)))], [0], users=1)
+        weights = torch.randn(1, resident.layout.size, generator=torch.Generator().manual_seed(0)) * 0.1
+        gradient = torch.zeros_like(weights)
+        saved: list[int] = []
+        with resident.bound(row, resident.lora.stack(weights, gradient)):
+            with torch.autograd.graph.saved_tensors_hooks(lambda t, s=saved: (s.append(t.numel()), t)[1], lambda t: t):
+                logps = resident.token_logps(row)
+            logps.sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        gradients.append(gradient)
+        kept.append(sum(saved))
+    assert gradients[0].norm() > 0
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert kept[1] < kept[0] / 4
+
+
+def test_models_whose_layers_carry_a_state_or_attend_by_themselves_take_each_text_as_a_row(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert can_share_prefixes(model)
+    for kinds in (["full_attention", "linear_attention"], ["chunked_attention", "full_attention"]):
+        model.config.layer_types = kinds
+        assert not can_share_prefixes(model)
+    assert not can_share_prefixes(MambaForCausalLM(MambaConfig(hidden_size=8, num_hidden_layers=1, vocab_size=8)))
 
 
 # GGUF files

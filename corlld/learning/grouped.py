@@ -1,0 +1,84 @@
+"""Products of each user's own factor with the user's own tokens, which lie together: T tokens of K users.
+
+Two ways with the same result, to rounding: a loop of small products over views, and one grouped kernel for all users.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+
+# A grouped kernel wants each factor's rows to begin at such a multiple.
+_GROUPED_ALIGNMENT_BYTES = 16
+
+
+class UserGroups(Protocol):
+    """What `x` (T, .) and the stacked factors (K, ., .) of a pass have to do with each other."""
+
+    def products(self, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """x[k] @ factors[k].T for each user, shape (T, rows of a factor)."""
+
+    def add_products_(self, out: torch.Tensor, x: torch.Tensor, factors: torch.Tensor) -> None:
+        """out[k] += x[k] @ factors[k].T."""
+
+    def add_outer_(self, out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> None:
+        """out[k] += scale * left[k].T @ right[k]: out is (K, ., .), left and right are (T, .)."""
+
+
+def user_groups(tokens: Sequence[int], device: torch.device, dtype: torch.dtype, rank: int) -> UserGroups:
+    """The way that fits where a pass runs.
+
+    Args:
+        tokens: of each user, in the users' order; 0 where one has none in this pass.
+        device, dtype: of the base model.
+        rank: of the adapters.
+    """
+    if device.type == "cuda" and dtype == torch.bfloat16 and rank * dtype.itemsize % _GROUPED_ALIGNMENT_BYTES == 0:
+        return KernelGroups(tokens, device)
+    return LoopGroups(tokens)
+
+
+class LoopGroups:
+    """One small product after the other. On a CPU as fast as any: a padded batch, or all users' factors side by side,
+    compute what nobody needs.
+    """
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        bounds = pairwise(accumulate(tokens, initial=0))
+        self._slices = [(user, slice(*bound)) for user, bound in enumerate(bounds) if bound[0] < bound[1]]
+        self._tokens = sum(tokens)
+
+    def products(self, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        out = x.new_empty(self._tokens, factors.shape[1])
+        for user, own in self._slices:
+            torch.mm(x[own], factors[user].mT, out=out[own])
+        return out
+
+    def add_products_(self, out: torch.Tensor, x: torch.Tensor, factors: torch.Tensor) -> None:
+        for user, own in self._slices:
+            out[own].addmm_(x[own], factors[user].mT)
+
+    def add_outer_(self, out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> None:
+        for user, own in self._slices:
+            if out.dtype == left.dtype:
+                out[user].addmm_(left[own].mT, right[own], alpha=scale)
+            else:
+                out[user].add_(left[own].mT @ right[own], alpha=scale)
+
+
+class KernelGroups:
+    """One kernel for all users (`torch.nn.functional.grouped_mm`)."""
+
+    def __init__(self, tokens: Sequence[int], device: torch.device) -> None:
+        self._ends = torch.tensor(list(accumulate(tokens)), dtype=torch.int32, device=device)
+
+    def products(self, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        return F.grouped_mm(x, factors.mT, offs=self._ends)
+
+    def add_products_(self, out: torch.Tensor, x: torch.Tensor, factors: torch.Tensor) -> None:
+        out.add_(self.products(x, factors))
+
+    def add_outer_(self, out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> None:
+        out.add_(F.grouped_mm(left.mT, right, offs=self._ends), alpha=scale)

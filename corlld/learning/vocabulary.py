@@ -1,0 +1,111 @@
+"""Log-probabilities of target tokens without the logits of the whole vocabulary ever being in memory.
+
+For a token with hidden state h, log p(t) = s_t - logsumexp(s) and its gradient in h is W_t - sum_v p_v W_v (where
+s = W h): a vector that the forward pass knows already. The pass goes over the vocabulary in chunks and accumulates
+logsumexp and the expected row; the backward pass multiplies a known vector with one number a token.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+
+
+@dataclass(frozen=True, eq=False)
+class VocabularyHead:
+    """The output layer: logits s = cap(scale * (W h + bias)), cap(z) = c tanh(z / c) where the model has one.
+
+    weight: (V, hidden). bias: (V,) or None. softcap: c, as in Gemma 2. scale: as in Cohere and Granite.
+    chunk: entries of the vocabulary that are looked at together.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    softcap: float | None = None
+    scale: float = 1.0
+    chunk: int = 8192
+
+    def logps(self, hidden: torch.Tensor, predictions: "Predictions") -> torch.Tensor:
+        """The log-probability of each target in nats, shape (N,), float32 (float64 for a float64 model).
+
+        hidden: (U, hidden), the states that predict something, each one once.
+        """
+        logps: torch.Tensor = _TargetLogps.apply(hidden, self, predictions)
+        return logps
+
+    def squash(self, raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits of `raw` = W h + bias (may be used up), and their derivative where it is not 1."""
+        if self.scale != 1.0:
+            raw = raw * self.scale
+        if self.softcap is None:
+            return raw, None if self.scale == 1.0 else torch.full_like(raw, self.scale)
+        bent = torch.tanh(raw / self.softcap)
+        return bent * self.softcap, (1 - bent * bent) * self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What is predicted from U hidden states: N targets, some of them from the same state.
+
+    targets: (N,), ids. states: (N,), by which state each is predicted. of_state: (U, most targets of a state), the
+    targets of each state, filled up with N: backward sums over them in a fixed order.
+    """
+
+    targets: torch.Tensor
+    states: torch.Tensor
+    of_state: torch.Tensor
+
+
+class _TargetLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, head: VocabularyHead, predictions: Predictions) -> torch.Tensor:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        with_gradient = ctx.needs_input_grad[0]
+        normaliser, expected = _normalise(hidden, head, wide, with_gradient)
+
+        rows = head.weight[predictions.targets].to(wide)
+        raw = (hidden[predictions.states].to(wide) * rows).sum(1)
+        if head.bias is not None:
+            raw += head.bias[predictions.targets]
+        logits, slope = head.squash(raw)
+        if expected is not None:
+            jacobian = rows if slope is None else rows * slope[:, None]
+            ctx.save_for_backward(jacobian.sub_(expected[predictions.states]), predictions.of_state)
+            ctx.dtype = hidden.dtype
+        return logits - normaliser[predictions.states]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        jacobian, of_state = ctx.saved_tensors
+        parts = F.pad(jacobian * gradient[:, None], (0, 0, 0, 1))
+        return parts[of_state].sum(1).to(ctx.dtype), None, None
+
+
+def _normalise(
+    hidden: torch.Tensor, head: VocabularyHead, wide: torch.dtype, with_gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Logsumexp over the vocabulary, (U,), and the expected row sum_v p_v W_v ds_v/dz_v, (U, hidden)."""
+    states = hidden.shape[0]
+    largest = hidden.new_full((states, 1), float("-inf"), dtype=wide)
+    total = hidden.new_zeros((states, 1), dtype=wide)
+    expected = hidden.new_zeros(hidden.shape, dtype=wide) if with_gradient else None
+    for start in range(0, head.weight.shape[0], head.chunk):
+        weight = head.weight[start : start + head.chunk]
+        bias = None if head.bias is None else head.bias[start : start + head.chunk]
+        logits, slope = head.squash(F.linear(hidden, weight, bias).to(wide))
+        larger = torch.maximum(largest, logits.amax(1, keepdim=True))
+        shrink = (largest - larger).exp_()
+        shares = logits.sub_(larger).exp_()
+        total.mul_(shrink).add_(shares.sum(1, keepdim=True))
+        if expected is not None:
+            weighed = shares if slope is None else shares.mul_(slope)
+            expected.mul_(shrink)
+            if weight.dtype == wide:
+                expected.addmm_(weighed, weight)
+            else:
+                expected.add_(weighed.to(weight.dtype) @ weight)
+        largest = larger
+    if expected is not None:
+        expected.div_(total)
+    return (largest + total.log())[:, 0], expected
