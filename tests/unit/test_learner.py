@@ -511,3 +511,13 @@ def test_a_micro_batch_that_trains_nothing_is_progress_too(make: Callable[..., C
     before = learner.progress
     update(learner, event("as it is", "as it is"))
     assert learner.progress > before
+
+
+def test_a_recurrent_model_learns_from_two_rows_a_pair(tmp_path: Path) -> None:
+    resident = tiny_resident(make_tiny_model(tmp_path, "mamba"))
+    assert not resident.collator.shares_prefixes
+    learner = CorllLearner(resident, LearningSettings(lr=1e-2), GuardSettings(max_drift_nats=1e9), 2)
+    first = learner.update([TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob")])
+    again = learner.update([TrainingBatch(o.uid, o.adapter, EDITS) for o in first])
+    assert all((pair.margin or 0) > 0.1 for outcome in again for pair in outcome.pairs)
+    assert learner.padding_share > 0
