@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -31,6 +32,9 @@ from corlld.settings import Settings
 from corlld.settings_file import check_for_run
 from corlld.state.store import LocalFolderStore
 
+if TYPE_CHECKING:
+    from corlld.learning.memory_plan import MemoryPlan
+
 SKIPPED = "skipped: "
 SAMPLE_SECONDS = 30.0  # at most, for reading and decoding
 
@@ -47,6 +51,7 @@ class Check:
         self._opened: Source | None = None
         self._source: Source | None = None  # once it was reached
         self._model: ModelInfo | None = None
+        self._plan: MemoryPlan | None = None
         self._sample: Sample | None = None
         self.exit_code = ExitCode.OK
 
@@ -58,6 +63,7 @@ class Check:
             if self._settings.publishing.announce_topic is not None:
                 self._look("announcements", self._check_announcements)
             self._look("model", self._check_model)
+            self._look("memory", self._check_memory)
             self._look("state store", self._check_store)
             self._look("adapters", self._check_adapters)
             if self._sample_limit is not None:
@@ -116,16 +122,33 @@ class Check:
         return f"topic {self._settings.publishing.announce_topic}"
 
     def _check_model(self) -> str:
+        from corlld.learning.memory_plan import plan_memory
         from corlld.learning.resident import load_resident_model
 
         resident = load_resident_model(self._settings.model, self._settings.adapter)
         self._model = resident.info
+        self._plan = plan_memory(
+            resident, self._settings.learning.max_row_tokens, self._settings.state.host_memory_bytes
+        )
         templates = "with" if resident.info.supports_messages else "without"
         return (
             f"{resident.info.name}, revision {resident.info.revision[:12]}, {templates} a chat template, on "
-            f"{resident.device}; an adapter has {resident.layout.size:,} numbers, a state about "
-            f"{12 * resident.layout.size / 1e6:.0f} MB"
+            f"{resident.device}; an adapter has {resident.layout.size:,} numbers"
         )
+
+    def _check_memory(self) -> str:
+        if (plan := self._plan) is None:
+            return SKIPPED + "it depends on the model, which was not found"
+        slots = self._settings.adapter.device_slots
+        found = (
+            f"base model {_megabytes(plan.base)}, a step of {self._settings.learning.max_row_tokens:,} tokens "
+            f"{_megabytes(plan.step)}, a user {_megabytes(plan.slot)}; beside model and step {plan.device_users:,} "
+            f"users fit on the device (adapter.device_slots: {slots}), and {plan.host_users:,} in host memory "
+            f"(state.host_memory_bytes)"
+        )
+        if plan.device_users < slots:
+            raise ConfigurationError(f"{found}: adapter.device_slots are more than fit")
+        return found
 
     def _check_store(self) -> str:
         place = self._settings.state.url or self._settings.state.path
@@ -194,3 +217,7 @@ def _may_write(path: Path) -> None:
     existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     if not os.access(existing, os.W_OK | (os.X_OK if existing.is_dir() else 0)):
         raise FatalError(f"{existing} can't be written", ExitCode.CANNOT_WRITE)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count < 1e7 else f"{count / 1e6:,.0f} MB"

@@ -1,0 +1,92 @@
+"""What the resident model, a user and a step take in memory, and how many users fit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from corlld.learning.collate import Item
+from corlld.learning.pairs import PreferencePair
+from corlld.learning.resident import ResidentModel
+from corlld.learning.slots import TENSORS, slot_nbytes
+
+_SAMPLE_TOKENS = 64
+# Beside a step's activations: its users' gathered tensors, their gradient, and their factors in the model's dtype.
+_COPIES_OF_A_USER = TENSORS + 2
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """All in bytes.
+
+    base: the model's parameters and buffers. slot: one user on the device. step: what a step of `row_tokens` tokens and
+    one user takes besides; more users in it, a third of a slot for each of their copies. state: one user in host
+    memory. device_free: now, with the model loaded. host_limit: setting.
+    """
+
+    base: int
+    slot: int
+    step: int
+    state: int
+    device_free: int
+    host_limit: int
+
+    @property
+    def device_users(self) -> int:
+        """Users whose tensors fit on the device beside a step."""
+        return max(0, self.device_free - self.step) // self.slot
+
+    @property
+    def host_users(self) -> int:
+        """Users whose states fit in host memory."""
+        return self.host_limit // self.state
+
+
+def plan_memory(resident: ResidentModel, row_tokens: int, host_limit: int) -> MemoryPlan:
+    """Measured on the loaded model: what a short forward pass keeps for the backward one, token by token."""
+    tensors = {t.untyped_storage().data_ptr(): t for t in (*resident.model.parameters(), *resident.model.buffers())}
+    slot = slot_nbytes(resident.layout.size)
+    copies = _COPIES_OF_A_USER * slot // TENSORS
+    return MemoryPlan(
+        base=sum(t.untyped_storage().nbytes() for t in tensors.values()),
+        slot=slot,
+        step=round(kept_bytes_per_token(resident) * row_tokens) + copies,
+        state=slot,
+        device_free=free_memory(resident.device),
+        host_limit=host_limit,
+    )
+
+
+def kept_bytes_per_token(resident: ResidentModel) -> float:
+    """Bytes that a forward pass keeps for the backward one, by token."""
+    tokens = min(_SAMPLE_TOKENS, resident.max_positions or _SAMPLE_TOKENS)
+    pair = PreferencePair(tuple(range(tokens - 2)), (0,), (1,))
+    row = resident.collator.row([Item(0, pair)], [0], users=1)
+    weights = torch.zeros(1, resident.layout.size, device=resident.device)
+    known = {p.untyped_storage().data_ptr() for p in resident.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    adapters = resident.lora.stack(weights, torch.zeros_like(weights))
+    known |= {factor.untyped_storage().data_ptr() for pair_ in adapters.factors for factor in pair_}
+    with resident.bound(row, adapters), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logps = resident.token_logps(row)
+    del logps
+    return sum(kept.values()) / row.tokens
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device now; on a CPU those that the system can make free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with Path("/proc/meminfo").open() as lines:
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name == "MemAvailable":
+                return int(value.split()[0]) * 1024
+    raise OSError("/proc/meminfo has no MemAvailable")
