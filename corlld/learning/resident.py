@@ -17,6 +17,7 @@ from corlld.learning.adapter import AdapterLayout
 from corlld.learning.attention import SegmentAttention
 from corlld.learning.collate import Collator, Item, Row
 from corlld.learning.model_files import find_model_files, first_line
+from corlld.learning.norms import fuse_norms
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.stacked_lora import StackedAdapters, StackedLora, choose_modules
 from corlld.learning.vocabulary import VocabularyHead
@@ -163,6 +164,7 @@ def make_resident(
     if can_share_prefixes(model):
         attention = SegmentAttention()
         model.set_attn_implementation(attention.name)
+    fuse_norms(model)
     if checkpointing:
         _checkpoint_layers(model)
     return ResidentModel(

@@ -181,7 +181,9 @@ class StepRunner:
                 losses[member] = loss
         with _blaming(None):
             norms = self.take_step(group, tensors, gradient)
-            finite = torch.stack([tensor.isfinite().all(1) for tensor in (*tensors, norms[:, None])]).all(0).tolist()
+            # NaN and infinity both show in the largest absolute value: one pass, and nothing as large as the tensors.
+            largest = [torch.linalg.vector_norm(tensor, float("inf"), dim=1) for tensor in tensors]
+            finite = torch.stack([*largest, norms]).isfinite().all(0).tolist()
         del gradient, adapters
         means = [math.fsum(part) / len(part) for part in _by_user(losses, counts)]
         finite = [good and math.isfinite(mean) for good, mean in zip(finite, means, strict=True)]
