@@ -122,13 +122,14 @@ class Check:
         return f"topic {self._settings.publishing.announce_topic}"
 
     def _check_model(self) -> str:
+        from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
         from corlld.learning.resident import load_resident_model
 
         resident = load_resident_model(self._settings.model, self._settings.adapter)
         self._model = resident.info
         self._plan = plan_memory(
-            resident, self._settings.learning.max_row_tokens, self._settings.state.host_memory_bytes
+            resident, row_tokens(self._settings.learning, resident.device), self._settings.state.host_memory_bytes
         )
         templates = "with" if resident.info.supports_messages else "without"
         return (
@@ -141,7 +142,7 @@ class Check:
             return SKIPPED + "it depends on the model, which was not found"
         slots = self._settings.adapter.device_slots
         found = (
-            f"base model {_megabytes(plan.base)}, a step of {self._settings.learning.max_row_tokens:,} tokens "
+            f"base model {_megabytes(plan.base)}, a step of {plan.row_tokens:,} tokens "
             f"{_megabytes(plan.step)}, a user {_megabytes(plan.slot)}; beside model and step {plan.device_users:,} "
             f"users fit on the device (adapter.device_slots: {slots}), and {plan.host_users:,} in host memory "
             f"(state.host_memory_bytes)"

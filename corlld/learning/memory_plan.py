@@ -17,13 +17,14 @@ _COPIES_OF_A_USER = TENSORS + 2
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """All in bytes.
+    """All in bytes, but for `row_tokens`, the tokens of a step.
 
-    base: the model's parameters and buffers. slot: one user on the device. step: what a step of `row_tokens` tokens and
-    one user takes besides; more users in it, a third of a slot for each of their copies. state: one user in host
+    base: the model's parameters and buffers. slot: one user on the device. step: what a step with one user takes
+    besides; more users in it, a third of a slot for each of their copies. state: one user in host
     memory. device_free: now, with the model loaded. host_limit: setting.
     """
 
+    row_tokens: int
     base: int
     slot: int
     step: int
@@ -48,6 +49,7 @@ def plan_memory(resident: ResidentModel, row_tokens: int, host_limit: int) -> Me
     slot = slot_nbytes(resident.layout.size)
     copies = _COPIES_OF_A_USER * slot // TENSORS
     return MemoryPlan(
+        row_tokens=row_tokens,
         base=sum(t.untyped_storage().nbytes() for t in tensors.values()),
         slot=slot,
         step=round(kept_bytes_per_token(resident) * row_tokens) + copies,

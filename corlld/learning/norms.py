@@ -51,15 +51,16 @@ def rms_norm(x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
-        norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=scale.dtype)
-        inverse = norms.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        wide = x.to(scale.dtype)  # products of two dtypes are far slower on a CPU than a copy
+        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, inverse, scale)
-        y: torch.Tensor = (x * inverse).mul_(scale).to(x.dtype)
-        return y
+        y = wide * inverse if wide is x else wide.mul_(inverse)
+        return y.mul_(scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         x, inverse, scale = ctx.saved_tensors
-        scaled = gradient * scale
-        along = (scaled * x).sum(-1, keepdim=True).mul_(inverse**3).div_(-x.shape[-1])
-        return scaled.mul_(inverse).addcmul_(x.to(scale.dtype), along).to(x.dtype), None, None
+        wide = x.to(scale.dtype)
+        scaled = gradient.to(scale.dtype) * scale
+        along = (scaled * wide).sum(-1, keepdim=True).mul_(inverse**3).div_(-x.shape[-1])
+        return scaled.mul_(inverse).addcmul_(wide, along).to(x.dtype), None, None

@@ -24,7 +24,7 @@ class VocabularyHead:
     bias: torch.Tensor | None = None
     softcap: float | None = None
     scale: float = 1.0
-    chunk: int = 8192
+    chunk: int = 4096  # of gemma3's 262,144 the fastest on a CPU of 1,024 to 16,384
 
     def logps(self, hidden: torch.Tensor, predictions: "Predictions") -> torch.Tensor:
         """The log-probability of each target in nats, shape (N,), float32 (float64 for a float64 model).

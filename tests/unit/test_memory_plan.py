@@ -7,7 +7,7 @@ from corlld.learning.memory_plan import MemoryPlan, free_memory, kept_bytes_per_
 from corlld.learning.resident import ResidentModel
 from tests.tiny_models import make_tiny_model, tiny_resident
 
-PLAN = MemoryPlan(base=1000, slot=30, step=50, state=30, device_free=200, host_limit=100)
+PLAN = MemoryPlan(row_tokens=10, base=1000, slot=30, step=50, state=30, device_free=200, host_limit=100)
 
 
 @pytest.fixture(scope="module")
