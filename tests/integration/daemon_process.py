@@ -124,7 +124,8 @@ class Site:
             "batching": {"max_events": 4, "flush_after_seconds": 0.3},
             "model": {"name": self.model, "device": "cpu", "threads": 1},
             "adapter": {"r": 4, "lora_alpha": 8},
-            "learning": {"lr": 1e-3, "pairs_per_step": 1},
+            # A pair a row: who shares a pass, which traffic decides, would show in the last bits.
+            "learning": {"lr": 1e-3, "pairs_per_step": 1, "max_row_tokens": 1},
             "state": {"path": str(self.states)},
             "publishing": {"path": str(self.adapters), "announce_topic": f"{self.topic}.adapters"},
             "operations": {

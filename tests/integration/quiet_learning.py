@@ -1,7 +1,8 @@
 """What each user's tensors must be in the end: every good event trained on once, in order, without a daemon.
 
-One pair a step makes the tensors independent of where batches are cut, so that a run with kills or rebalances must end
-with exactly these bytes: a pair that was lost, trained on twice, or out of order shows in them.
+One pair a step, and in a row, makes the tensors independent of where batches are cut and of who shares a pass, so that
+a run with kills or rebalances must end with exactly these bytes: a pair that was lost, trained on twice, or out of
+order shows in them.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ class _User:
 def write_undisturbed_tensors(config: Path, records: Sequence[Sent], folder: Path) -> Path:
     """Train on `records` (in the order they were sent) one by one, and save `<uid>.safetensors` for each user."""
     settings = load_settings(config, ENVIRON)
-    assert settings.learning.pairs_per_step == 1
+    assert settings.learning.pairs_per_step == settings.learning.max_row_tokens == 1
     resident = load_resident_model(settings.model, settings.adapter)
     learner = CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots)
     decoder = EventDecoder(settings.events, supports_messages=resident.info.supports_messages)
