@@ -71,6 +71,8 @@ def loop_status(**fields: Any) -> LoopStatus:
         "trainer_progress": 0,
         "host_memory_users": 0,
         "host_memory_bytes": 0,
+        "unsaved_users": 0,
+        "unsaved_age_seconds": 0.0,
     }
     return LoopStatus(**{**idle, **fields})
 

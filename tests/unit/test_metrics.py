@@ -246,7 +246,7 @@ def test_an_update_moves_exactly_what_it_says(watched: Watched) -> None:
         PairOutcome(PairStatus.ACCEPTANCE),
     )
     outcome = UpdateOutcome("u1", None, trained=True, pairs=pairs, drift_nats=0.03, saturated_share=1 / 3)
-    watched.observer.update(Statistics(), UserState("u1", version=4), events, outcome)
+    watched.observer.update(Statistics(), UserState("u1", version=3), events, outcome)
     ratio = 4 / 5  # of "draft" to "text", see test_statistics
     assert watched.moved() == {
         "corlld_updates_total": 1,
@@ -282,7 +282,7 @@ def test_an_update_moves_exactly_what_it_says(watched: Watched) -> None:
 
 def test_a_version_made_by_the_very_update_is_not_yet_the_users_own(watched: Watched) -> None:
     outcome = UpdateOutcome("u1", None, trained=True, pairs=(PairOutcome(PairStatus.APPLIED),))
-    watched.observer.update(Statistics(), UserState("u1", version=4), [edit("a", version=4)], outcome)
+    watched.observer.update(Statistics(), UserState("u1", version=3), [edit("a", version=4)], outcome)
     assert watched.moved()["corlld_draft_edit_ratio_count{draft=unknown}"] == 1
 
 

@@ -50,7 +50,7 @@ def test_states_are_dropped_by_what_they_hold() -> None:
     residency = Residency(2 * SIZE)
     residency.put("a", released_state(applied={"t/0": 1}), "1")
     residency.put("b", released_state(applied={"t/1": 1}), "1")
-    residency.drop_where(lambda state: "t/0" in state.applied)
+    residency.drop_partition("t/0")
     assert residency.get("a") is None
     assert residency.get("b") is not None
 
