@@ -245,6 +245,10 @@ class ScriptedSource:
     def exhausted(self) -> bool:
         return self._finite and not self._script
 
+    def deliver(self, step: Polled | Callable[[], Polled]) -> None:
+        """Go on with the script."""
+        self._script.append(step)
+
     def start(self, timeout_seconds: float) -> None:
         """Nothing to reach."""
 
