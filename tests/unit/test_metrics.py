@@ -142,6 +142,8 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
             partitions={0: PartitionStatus(7, 1.5), 4: PartitionStatus(0, 2.5), 5: PartitionStatus(None, 0.0)},
             host_memory_users=2,
             host_memory_bytes=9_000,
+            unsaved_users=1,
+            unsaved_age_seconds=12.5,
         )
     )
     seen = figures(watched.metrics.registry)
@@ -157,6 +159,8 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
         "corlld_low_watermark_age_seconds": 2.5,
         "corlld_host_memory_users": 2.0,
         "corlld_host_memory_bytes": 9_000.0,
+        "corlld_unsaved_users": 1.0,
+        "corlld_unsaved_age_seconds": 12.5,
     }.items() <= seen.items()
     watched.observer.turned(loop_status(now=51.0, partitions={4: PartitionStatus(1, 0.0)}))
     seen = figures(watched.metrics.registry)
