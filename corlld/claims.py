@@ -6,7 +6,6 @@ Workers return values through futures whose handlers run in the loop, so nothing
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import replace
 
 import structlog
 
@@ -221,17 +220,12 @@ class Claims:
         elif claim.selection.duplicates:
             adapter = claim.state.adapter if claim.state else None
             self._conclude(claim, UpdateOutcome(claim.uid, adapter, trained=False, pairs=()))
-        elif claim.unsaved is not None:  # what covers them is not stored itself
-            claim.unsaved = replace(claim.unsaved, selection=claim.unsaved.selection + claim.selection)
-            self._rest(claim)
         else:
+            # Covered by what is stored: a partition comes again only as a new tenure, when unsaved updates are dropped.
             self._finish(claim)
 
     def _erase(self, claim: Claim) -> None:
-        """Everything up to the last erasure that is new is covered by it, unsaved updates too.
-
-        What came after waits for its own batch.
-        """
+        """Whatever came before the last new erasure is covered by it, unsaved updates too; what came after waits."""
         last = max(place(a) for a in claim.selection.fresh if isinstance(a.event, EraseEvent))
         arrivals = sorted(claim.selection.arrivals, key=place)
         erased = [arrival for arrival in arrivals if place(arrival) <= last]

@@ -15,7 +15,7 @@ from corlld.statistics import fold
 class Selection:
     """A user's arrivals, sorted by what the state already knows of them; each in order.
 
-    covered: in the state already, nothing is left to do. duplicates: the event id was seen at another offset;
+    covered: in the stored state already, nothing is left to do. duplicates: the event id was seen at another offset;
     `applied` must pass them durably, or a window of ids that moved on would let a replay count them again. fresh: new.
     """
 

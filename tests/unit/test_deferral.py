@@ -12,7 +12,7 @@ from corlld.records import LoopStatus, Polled, UserState
 from tests.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
 from tests.fakes import Applied, ListingLearner, MemoryStore, ScriptedSource, tenure
 
-NEVER = 1e6  # seconds
+NEVER = 1e12  # seconds; a turn of these tests is some of them
 ANN, BOB = PSEUDONYMS.uid("ann"), PSEUDONYMS.uid("bob")
 
 
@@ -184,8 +184,29 @@ def test_i8_an_erasure_covers_unsaved_updates_and_nothing_of_them_is_ever_stored
     assert source.final == {T0: 2}
 
 
-def test_i8_a_stop_leaves_updates_that_a_waiting_erasure_covers_to_the_replay() -> None:
-    parts = Deferring(batching={"max_users_per_step": 1})
+def test_what_the_stored_state_covers_is_finished_beside_unsaved_updates() -> None:
+    parts = Deferring()
+    other = tenure(1, 2)
+    parts.store.states[ANN] = (UserState(ANN, applied={other.partition.key: 5}), 1)
+    source, daemon = parts.live(Polled(records(value("a")), begun=(T0, other)))
+
+    def send_again() -> None:
+        source.deliver(Polled(records(value("seen"), of=other, first=4)))
+        source.idle = when(lambda: source.positions()[other] == 5 and parts.last.status.buffered_events == 1, check)
+
+    def check() -> None:
+        assert parts.last.status.unsaved_users == 1
+        assert parts.store.saves == []
+        daemon.request_stop()
+
+    source.idle = when(lambda: parts.last.status.unsaved_users == 1, send_again)
+    daemon.run()
+    assert parts.trained == ["a"]
+    assert source.final == {T0: 1, other: 5}
+
+
+def stopped_while_another_trains(parts: Deferring, third: bytes) -> ScriptedSource:
+    """Ann's first edit is trained and not stored, bob's trains, `third` waits behind it, and then the daemon stops."""
     hold, held = threading.Event(), threading.Event()
 
     def hold_bob(batches: Any) -> None:
@@ -194,29 +215,43 @@ def test_i8_a_stop_leaves_updates_that_a_waiting_erasure_covers_to_the_replay() 
             held.set()
             assert hold.wait(10)
 
-    parts.learner = ListingLearner(hold_bob)
-
-    def occupy_the_trainer() -> None:
-        source.deliver(Polled(records(value("b", "bob"), user="bob", first=1)))
-        source.idle = when(held.is_set, erase)
-
-    def erase() -> None:
-        source.deliver(Polled(records(value("x", type="erase"), first=2)))
-        source.idle = when(lambda: parts.last.status.buffered_events == 3, daemon.request_stop)
-
     class UntilItStops(LastStatus):
         def turned(self, status: LoopStatus) -> None:
             super().turned(status)
             if status.stopping:
                 hold.set()
 
+    parts.learner = ListingLearner(hold_bob)
     parts.last = parts.observer = UntilItStops()
     source, daemon = parts.live(begun(*records(value("a"))))
+
+    def occupy_the_trainer() -> None:
+        source.deliver(Polled(records(value("b", "bob"), user="bob", first=1)))
+        source.idle = when(held.is_set, deliver_the_third)
+
+    def deliver_the_third() -> None:
+        source.deliver(Polled(records(third, first=2)))
+        source.idle = when(lambda: parts.last.status.buffered_events == 3, daemon.request_stop)
+
     source.idle = when(lambda: parts.last.status.unsaved_users == 1, occupy_the_trainer)
     daemon.run()
     assert not daemon.abandoned
+    assert parts.trained == ["a", "b"]
+    return source
+
+
+def test_i8_a_stop_leaves_updates_that_a_waiting_erasure_covers_to_the_replay() -> None:
+    parts = Deferring()
+    source = stopped_while_another_trains(parts, value("x", type="erase"))
     assert [state.uid for state in parts.store.saves] == [BOB]
     assert source.final == {T0: 0}
+
+
+def test_a_stop_stores_the_updates_of_a_user_whose_next_edit_waits_for_the_trainer() -> None:
+    parts = Deferring()
+    source = stopped_while_another_trains(parts, value("c"))
+    assert sorted(parts.saved()) == [("a",), ("b",)]
+    assert source.final == {T0: 2}
 
 
 def test_i6_an_ended_tenures_unsaved_updates_are_dropped_and_its_next_owner_trains_them() -> None:
@@ -395,10 +430,15 @@ def test_a_few_states_are_loaded_ahead_at_a_time_each_once() -> None:
     assert parts.trained == []
 
 
-def test_an_unreadable_state_is_found_ahead_and_sets_the_records_aside() -> None:
+def test_unreadable_states_are_found_ahead_set_their_records_aside_and_do_not_hold_up_other_loads() -> None:
     parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER})
-    parts.store.load_faults = [StateUnreadable("torn")]
-    source, daemon = parts.live(begun(*records(value("a"))))
-    source.idle = when(lambda: bool(parts.dead_letters.letters), daemon.request_stop)
+    parts.store.load_faults = [StateUnreadable("torn"), StateUnreadable("torn")]
+    source, daemon = parts.live(
+        begun(*(records(value("e", u), user=u, first=n)[0] for n, u in enumerate(("ann", "bob", "cat"))))
+    )
+    source.idle = when(
+        lambda: len(parts.dead_letters.letters) == 2 and parts.last.status.host_memory_users == 1, daemon.request_stop
+    )
     daemon.run()
-    assert source.final == {T0: 1}
+    assert source.final == {T0: 2}
+    assert len(parts.store.loads) == 3

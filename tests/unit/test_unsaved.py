@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corlld.records import Arrival, UserState
-from corlld.settings import SnapshotSettings
-from corlld.state.residency import Residency, state_nbytes
+from corlld.settings import Settings, SnapshotSettings
+from corlld.state.host_memory import HostMemory
+from corlld.state.residency import Residency, Resident, state_nbytes
 from corlld.state.unsaved import BUFFER_SHARE, Unsaved, UnsavedStates
 from corlld.transitions import Selection
 from tests.fakes import Applied, arrival, edit
@@ -77,6 +78,16 @@ def test_stored_states_give_way_and_have_the_room_again_afterwards() -> None:
     kept.take("a")
     residency.put("z", UserState("z", adapter=Applied()), "1")
     assert ["y" in residency, "z" in residency] == [True, True]
+
+
+def test_a_user_is_in_host_memory_once() -> None:
+    memory = HostMemory(Settings())
+    memory.put_stored("a", UserState("a", adapter=Applied()), "1")
+    assert isinstance(memory.begin("a"), Resident)
+    memory.put_unsaved(unsaved("a"))
+    assert (memory.users, memory.nbytes) == (1, SIZE)
+    assert memory.begin("a") == unsaved("a")
+    assert (memory.begin("a"), memory.users, memory.nbytes) == (None, 0, 0), "what was stored before is of no use"
 
 
 def test_a_partitions_updates_are_given_up_and_others_stay() -> None:
