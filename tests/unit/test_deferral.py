@@ -270,6 +270,37 @@ def test_i6_an_ended_tenures_unsaved_updates_are_dropped_and_its_next_owner_trai
     assert source.final == {again: 2}
 
 
+def test_i1_unsaved_updates_are_dropped_too_where_the_users_next_edit_waits_for_the_trainer() -> None:
+    parts = Deferring()
+    again, others = tenure(number=2), tenure(1, 3)
+    hold, held = threading.Event(), threading.Event()
+
+    def hold_bob(batches: Any) -> None:
+        parts.note(batches)
+        if batches[0].uid == BOB:
+            held.set()
+            assert hold.wait(10)
+
+    parts.learner = ListingLearner(hold_bob)
+    source, daemon = parts.live(Polled(records(value("a")), begun=(T0, others)))
+
+    def occupy_the_trainer() -> None:
+        source.deliver(Polled(records(value("b", "bob"), user="bob", of=others)))
+        source.idle = when(held.is_set, end_the_tenure)
+
+    def end_the_tenure() -> None:
+        source.deliver(Polled(records(value("c"), first=1)))
+        source.deliver(Polled(records(value("a"), value("c"), of=again), ended=(T0,), begun=(again,)))
+        source.deliver(lambda: (hold.set(), Polled())[1])
+        source.idle = when(lambda: parts.trained[-1] == "c", daemon.request_stop)
+
+    source.idle = when(lambda: parts.last.status.unsaved_users == 1, occupy_the_trainer)
+    daemon.run()
+    assert parts.trained == ["a", "b", "a", "c"]
+    assert parts.applied_ids() == ("a", "c")
+    assert source.final == {again: 2, others: 1}
+
+
 def test_a_live_tenures_arrivals_among_dropped_updates_go_back_to_the_front_in_order() -> None:
     parts = Deferring(batching={"max_events": 2})
     other = tenure(1, 2)
