@@ -1,7 +1,8 @@
 """Updates that are not stored yet: when they become durable, and how they are given up (I1, I2, I6, I8, I9)."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,22 +18,45 @@ ANN, BOB = PSEUDONYMS.uid("ann"), PSEUDONYMS.uid("bob")
 
 
 class RecordingStore(MemoryStore):
-    """Remembers what was loaded and saved, in order; calls `before_save`, where a save can be held up."""
+    """Remembers what was loaded and saved, in order, and that no user had two of them under way at once.
 
-    def __init__(self, before_save: Callable[[str], None] = lambda uid: None) -> None:
+    `before_load` and `before_save` are called first, where they can be held up.
+    """
+
+    def __init__(
+        self,
+        before_load: Callable[[str], None] = lambda uid: None,
+        before_save: Callable[[str], None] = lambda uid: None,
+    ) -> None:
         super().__init__()
         self.loads: list[str] = []
         self.saves: list[UserState] = []
+        self.under_way: set[str] = set()
+        self.most_loads_at_once = 0
+        self._before_load = before_load
         self._before_save = before_save
 
     def load(self, uid: str) -> tuple[UserState | None, str]:
-        self.loads.append(uid)
-        return super().load(uid)
+        with self.alone(uid):
+            self.loads.append(uid)
+            self.most_loads_at_once = max(self.most_loads_at_once, len(self.under_way))
+            self._before_load(uid)
+            return super().load(uid)
 
     def save(self, uid: str, state: UserState, token: str) -> str:
-        self._before_save(uid)
-        self.saves.append(state)
-        return super().save(uid, state, token)
+        with self.alone(uid):
+            self._before_save(uid)
+            self.saves.append(state)
+            return super().save(uid, state, token)
+
+    @contextmanager
+    def alone(self, uid: str) -> Iterator[None]:
+        assert uid not in self.under_way, "a second load or write of the same user"
+        self.under_way.add(uid)
+        try:
+            yield
+        finally:
+            self.under_way.remove(uid)
 
 
 class LastStatus(Observer):
@@ -380,7 +404,8 @@ def test_unsaved_updates_never_keep_the_buffer_full(limit: dict[str, int]) -> No
 def test_others_train_while_a_state_is_being_written() -> None:
     bob_trained = threading.Event()
     parts = Deferring(snapshot={"every_updates": 1})
-    parts.store = RecordingStore(lambda uid: None if uid == BOB else (bob_trained.wait(10), None)[1])
+    wait = wait_for(bob_trained)
+    parts.store = RecordingStore(before_save=lambda uid: wait(uid) if uid == ANN else None)
 
     def note(batches: Any) -> None:
         parts.note(batches)
@@ -402,61 +427,73 @@ def test_a_draft_that_an_unsaved_update_could_not_have_written_is_of_unknown_ori
 # --- loading ahead ----------------------------------------------------------------------------------------------------
 
 
-class SlowStore(RecordingStore):
-    """A load that takes until the test says so."""
+def wait_for(event: threading.Event) -> Callable[[str], None]:
+    def wait(uid: str) -> None:
+        assert event.wait(10)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.go = threading.Event()
-        self.at_once: list[str] = []
-        self.most_at_once = 0
-
-    def load(self, uid: str) -> tuple[UserState | None, str]:
-        self.at_once.append(uid)
-        self.most_at_once = max(self.most_at_once, len(self.at_once))
-        assert self.go.wait(10)
-        self.at_once.remove(uid)
-        return super().load(uid)
+    return wait
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["stored before", "new user"])
 def test_a_state_is_loaded_while_edits_gather_and_a_due_batch_does_not_wait_for_the_store(known: bool) -> None:
     parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER})
-    store = parts.store = SlowStore()
+    go = threading.Event()
+    store = parts.store = RecordingStore(wait_for(go))
     if known:
         store.states[ANN] = (UserState(ANN, version=1, adapter=Applied(("before",))), 1)
     source, daemon = parts.live(begun(*records(value("a"))))
 
     def let_it_load() -> None:
-        store.go.set()
+        go.set()
         source.idle = when(lambda: parts.last.status.host_memory_users == 1, make_it_due)
 
     def make_it_due() -> None:
-        store.go.clear()  # another load would hang
+        go.clear()  # another load would hang
         source.deliver(Polled(records(value("b"), first=1)))
         source.idle = when(lambda: len(parts.trained) == 2, daemon.request_stop)
 
-    source.idle = when(lambda: store.at_once == [ANN], let_it_load)
+    source.idle = when(lambda: store.under_way == {ANN}, let_it_load)
     daemon.run()
     assert store.loads == [ANN]
     assert parts.applied_ids() == (("before",) if known else ()) + ("a", "b")
 
 
+def test_a_batch_that_comes_due_while_its_state_is_being_loaded_takes_that_load() -> None:
+    parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER})
+    go = threading.Event()
+    store = parts.store = RecordingStore(wait_for(go))
+    source, daemon = parts.live(begun(*records(value("a"))))
+
+    def make_it_due() -> None:
+        source.deliver(Polled(records(value("b"), first=1)))
+        source.idle = when(lambda: parts.last.status.buffered_events == 2, let_it_load)
+
+    def let_it_load() -> None:
+        go.set()
+        source.idle = when(lambda: len(parts.trained) == 2, daemon.request_stop)
+
+    source.idle = when(lambda: store.under_way == {ANN}, make_it_due)
+    daemon.run()
+    assert store.loads == [ANN]
+    assert parts.applied_ids() == ("a", "b")
+
+
 def test_a_few_states_are_loaded_ahead_at_a_time_each_once() -> None:
     parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER}, publishing={"threads": 8})
-    store = parts.store = SlowStore()
+    go = threading.Event()
+    store = parts.store = RecordingStore(wait_for(go))
     users = [f"user-{n}" for n in range(10)]
     source, daemon = parts.live(
         begun(*(records(value("e", u), user=u, first=n)[0] for n, u in enumerate(users))),
     )
 
     def let_them_load() -> None:
-        store.go.set()
+        go.set()
         source.idle = when(lambda: parts.last.status.host_memory_users == len(users), daemon.request_stop)
 
-    source.idle = when(lambda: len(store.at_once) == 2, let_them_load)
+    source.idle = when(lambda: len(store.under_way) == 2, let_them_load)
     daemon.run()
-    assert store.most_at_once == 2
+    assert store.most_loads_at_once == 2
     assert sorted(store.loads) == sorted(PSEUDONYMS.uid(user) for user in users)
     assert parts.trained == []
 
