@@ -1,4 +1,4 @@
-# make demo | test | test-real | test-install | lint | readme        (make help tells more)
+# make demo | test | test-real | test-soak | test-install | lint | readme        (make help tells more)
 VENV   ?= .venv
 PYTHON ?= python3.11
 BIN    := $(VENV)/bin
@@ -6,11 +6,12 @@ STAMP  := $(VENV)/.installed
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo test test-real test-install lint readme system-packages
+.PHONY: help demo test test-real test-soak test-install lint readme system-packages
 help:
 	@echo "make demo          two simulated users edit gemma3-270m's drafts, and it learns from each of them (a few minutes)"
-	@echo "make test          every test but those of test-real, against a real Kafka broker (installs what it needs)"
+	@echo "make test          every test but those of test-real and test-soak, against a real Kafka broker (installs what it needs)"
 	@echo "make test-real     the real model: the demo with its controls, and real edits where they are (about 45 minutes)"
+	@echo "make test-soak     memory stays flat: 10,000 users on a tiny model for CORLLD_SOAK_MINUTES (30)"
 	@echo "make test-install  the daemon from its wheel, with all it needs in an empty environment (downloads about 6 GB)"
 	@echo "make lint          ruff, mypy --strict, import rules"
 	@echo "make readme        rewrites the README's tables by what the program tells of itself"
@@ -29,10 +30,13 @@ demo: $(STAMP)
 	$(BIN)/corlld demo
 
 test: system-packages $(STAMP)
-	$(BIN)/python -m pytest -m "not real"
+	$(BIN)/python -m pytest -m "not real and not soak"
 
 test-real: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m real --timeout 5400
+
+test-soak: $(STAMP)
+	$(BIN)/python -m pytest -m soak
 
 test-install: $(STAMP)
 	CORLLD_TEST_INSTALL="dependencies too" $(BIN)/python -m pytest tests/integration/test_installed.py --timeout 3600

@@ -43,12 +43,12 @@ def pseudonyms(settings: Settings) -> Pseudonyms:
 def build_store(settings: Settings) -> "LocalFolderStore | ObjectStore":
     """The state store that the settings name, not opened yet. Raises ConfigurationError."""
     if settings.state.url is None:
-        return LocalFolderStore(settings.state.path)
+        return LocalFolderStore(settings.state.path, settings.snapshot.moments)
     try:
         from corlld.state.object_store import ObjectStore
     except ImportError:
         raise ConfigurationError("state.url needs the extra `s3`: pip install 'corlld[s3]'") from None
-    return ObjectStore(settings.state.url)
+    return ObjectStore(settings.state.url, moments=settings.snapshot.moments)
 
 
 def build_source(settings: Settings, store: StateStore) -> Source:

@@ -42,6 +42,14 @@ class Batcher:
         """Arrivals in the queues, those in flight not counted."""
         return sum(len(queue) for queue in self._queues.values())
 
+    def __contains__(self, uid: str) -> bool:
+        """Whether arrivals of the user wait."""
+        return uid in self._queues
+
+    def erases(self, uid: str) -> bool:
+        """Whether an erasure of the user waits."""
+        return uid in self._with_erasure
+
     def add(self, arrival: Arrival) -> None:
         self._queues.setdefault(arrival.uid, deque()).append(arrival)
         if isinstance(arrival.event, EraseEvent):

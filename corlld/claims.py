@@ -4,25 +4,23 @@ Workers return values through futures whose handlers run in the loop, so nothing
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
 
 import structlog
 
 from corlld.batching import Batcher
-from corlld.errors import InvalidEvent, InvalidReason, LostSwap, StateUnreadable
+from corlld.claim import Claim, Phase
+from corlld.durability import Durability
+from corlld.errors import InvalidEvent, InvalidReason, StateUnreadable
 from corlld.intake import Intake
 from corlld.jobs import Jobs
 from corlld.observer import Observer
 from corlld.offsets import LowWatermarks
-from corlld.protocols import Learner, Publisher, StateStore
+from corlld.protocols import Learner
 from corlld.records import (
     DeadLetter,
-    EditEvent,
     EraseEvent,
-    Stage,
     Statistics,
     Tenure,
     TrainingBatch,
@@ -30,39 +28,19 @@ from corlld.records import (
     UserState,
 )
 from corlld.settings import Settings
-from corlld.state.residency import Residency
-from corlld.transitions import Selection, after_erasure, after_update, place, select
+from corlld.state.host_memory import HostMemory
+from corlld.state.unsaved import Unsaved
+from corlld.transitions import Selection, after_erasure, after_update, next_version, place, select
 
 log = structlog.get_logger("corlld.claims")
 
 
-class Phase(Enum):
-    """Where a claimed user is. A claim has at most one job under way, so a user has at most one load or write."""
-
-    LOADING = auto()
-    READY = auto()
-    TRAINING = auto()
-    STORING = auto()
-    PUBLISHING = auto()
-
-
-@dataclass
-class Claim:
-    """A user that the loop is working on, from the load of the state until its arrivals are finished."""
-
-    uid: str
-    phase: Phase
-    state: UserState | None = None
-    token: str = ""
-    selection: Selection = field(default_factory=Selection)
-    stale: bool = False  # an assignment ended meanwhile: forget the state afterwards, another owner may write it
-
-
 class Claims:
-    """Every user that is being worked on, one claim each.
+    """Every user that is being worked on, one claim each, and the states in host memory in between.
 
     Args:
-        trainer, pool: where steps run, and where states are loaded, stored and published.
+        trainer: where steps run.
+        durability: where states are loaded and stored.
     """
 
     def __init__(
@@ -74,10 +52,8 @@ class Claims:
         intake: Intake,
         jobs: Jobs,
         trainer: Executor,
-        pool: Executor,
         learner: Learner,
-        store: StateStore,
-        publisher: Publisher,
+        durability: Durability,
         observer: Observer,
         clock: Callable[[], float],
     ) -> None:
@@ -87,14 +63,13 @@ class Claims:
         self._intake = intake
         self._jobs = jobs
         self._trainer = trainer
-        self._pool = pool
         self._learner = learner
-        self._store = store
-        self._publisher = publisher
+        self._durability = durability
         self._observer = observer
         self._clock = clock
-        self.residency = Residency(settings.state.host_memory_bytes)
+        self.memory = HostMemory(settings)
         self._claims: dict[str, Claim] = {}
+        self._stopping = False
         self.training = False  # a call of the learner is under way
 
     def __len__(self) -> int:
@@ -102,31 +77,67 @@ class Claims:
 
     @property
     def under_way(self) -> bool:
-        """Whether a step has begun whose outcome is not durable and visible yet."""
-        return any(claim.phase in (Phase.TRAINING, Phase.STORING, Phase.PUBLISHING) for claim in self._claims.values())
+        """Whether updates have begun that are not durable and visible yet, and are to be: no erasure covers them."""
+        begun = any(claim.phase in (Phase.TRAINING, Phase.STORING) for claim in self._claims.values())
+        return begun or not all(self._batcher.erases(uid) for uid in self.memory.unsaved)
+
+    @property
+    def unsaved_users(self) -> int:
+        return len(self.memory.unsaved) + sum(claim.unsaved is not None for claim in self._claims.values())
+
+    def unsaved_age_seconds(self, now: float) -> float:
+        """Since the oldest update that is not durable and visible came back; 0 with none."""
+        claimed = (claim.unsaved.since for claim in self._claims.values() if claim.unsaved is not None)
+        return now - min(self.memory.unsaved.oldest_since(), *claimed, now)
+
+    # --- what the loop asks for ---------------------------------------------------------------------------------------
+
+    def expect(self, uid: str) -> None:
+        """An edit of the user waits: its state may be loaded before the micro-batch is due."""
+        if uid not in self._claims:
+            self.memory.expect(uid)
+
+    def stop(self) -> None:
+        """Nothing is trained any more, and what is unsaved is due."""
+        self._stopping = True
+        self._rest_ready()
 
     def end_tenure(self, tenure: Tenure) -> None:
         """Another owner may write these states from now on.
 
         A stale copy could not overwrite anything, since its swap would be lost; but its step would be wasted.
         """
+        self._rest_ready()
         for claim in self._claims.values():
             claim.stale = True
-        self.residency.drop_where(lambda state: tenure.partition.key in state.applied)
+        for unsaved in self.memory.end_partition(tenure.partition.key):
+            self._give_back(unsaved.selection)
+
+    def store_due(self, now: float) -> None:
+        """Begin to store unsaved states that are due, as far as there is room."""
+        for uid in list(itertools.islice(self._due(now), self._room)):
+            if (unsaved := self.memory.unsaved.take(uid)) is not None:
+                claim = self._claims[uid] = Claim(uid, Phase.STORING, unsaved.state, unsaved.token, unsaved=unsaved)
+                self._store(claim, unsaved)
 
     def claim_users(self, now: float) -> None:
         """Begin with users whose micro-batch is due, as far as there is room."""
-        step = self._settings.batching.max_users_per_step
         waiting = sum(claim.phase in (Phase.LOADING, Phase.READY) for claim in self._claims.values())
-        # Twice a step's worth waits: while one step trains, the states of the next one are loaded. Twice as much again
-        # may be on its way out: each holds a state, and a store that is away must not fill the memory with them.
-        room = max(0, min(2 * step - waiting, 4 * step - len(self._claims)))
+        # Twice a step's worth waits: while one step trains, the states of the next one are loaded.
+        room = max(0, min(2 * self._settings.batching.max_users_per_step - waiting, self._room))
         for uid in list(itertools.islice(self._batcher.ready(now, exclude=self._claims), room)):
-            claim = self._claims[uid] = Claim(uid, Phase.LOADING)
-            if (resident := self.residency.get(uid)) is not None:
-                claim.phase, claim.state, claim.token = Phase.READY, resident.state, resident.token
-            else:
+            if (held := self.memory.begin(uid)) is None:
+                claim = self._claims[uid] = Claim(uid, Phase.LOADING)
                 self._load(claim)
+            else:
+                unsaved = held if isinstance(held, Unsaved) else None
+                self._claims[uid] = Claim(uid, Phase.READY, held.state, held.token, unsaved=unsaved)
+
+    def load_ahead(self) -> None:
+        """Begin to load states of users whose edits still gather, as far as there is room."""
+        while self._room and (uid := self.memory.prefetch.next()) is not None:
+            claim = self._claims[uid] = Claim(uid, Phase.PREFETCHING)
+            self._load(claim)
 
     def start_step(self) -> None:
         """Train who is ready, where the trainer has nothing to do."""
@@ -150,42 +161,42 @@ class Claims:
                 self._conclude(claim, outcome)
 
         self.training = True
-        batches = [TrainingBatch(c.uid, c.state.adapter if c.state else None, _edits(c)) for c in claims]
+        batches = [TrainingBatch(c.uid, c.state.adapter if c.state else None, c.edits) for c in claims]
         self._jobs.submit(self._trainer, trained, self._learner.update, batches)
 
+    @property
+    def _room(self) -> int:
+        """How many more users may be claimed.
+
+        Twice a step's worth trains or waits for it, and twice as much may be on its way out: each holds a state, and a
+        store that is away must not fill the memory with them.
+        """
+        return max(0, 4 * self._settings.batching.max_users_per_step - len(self._claims))
+
+    def _due(self, now: float) -> Iterator[str]:
+        """Whose unsaved state is to be stored. Nothing of it may be where an erasure waits, which covers it."""
+        due = set(self.memory.unsaved.due(now))
+        for uid in self.memory.unsaved:
+            nothing_follows = self._stopping or (self._batcher.draining and uid not in self._batcher)
+            if (uid in due or nothing_follows) and not self._batcher.erases(uid):
+                yield uid
+
+    # --- one user -----------------------------------------------------------------------------------------------------
+
     def _load(self, claim: Claim) -> None:
-        def loaded(future: "Future[tuple[UserState | None, str]]") -> None:
-            if isinstance(error := future.exception(), StateUnreadable):
-                self._jobs.forget((Stage.STATE, claim.uid))
-                self._set_user_aside(claim, error)
-            elif not self._jobs.failed((Stage.STATE, claim.uid), future, lambda: self._load(claim)):
-                claim.state, claim.token = future.result()
-                if claim.state is None:
-                    claim.phase = Phase.READY
-                else:
-                    self._look_at_published(claim, claim.state)
-
-        self._jobs.submit(self._pool, loaded, self._store.load, claim.uid)
-
-    def _look_at_published(self, claim: Claim, state: UserState) -> None:
-        """A kill between storing and publishing left the version out; a restored state is behind what is out."""
-
-        def look() -> int:
-            self._make_visible(state)
-            return self._publisher.newest(state.uid)
-
-        def looked(future: "Future[int]") -> None:
-            if not self._jobs.failed(
-                (Stage.PUBLISHING, claim.uid), future, lambda: self._look_at_published(claim, state)
-            ):
-                # Versions never go back, also after a restore or a repair.
-                claim.state = replace(state, version=max(state.version, future.result()))
+        def loaded(state: UserState | None, token: str) -> None:
+            claim.state, claim.token = state, token
+            if claim.phase is Phase.LOADING:
                 claim.phase = Phase.READY
+            else:
+                self.memory.prefetch.loaded(claim.uid, state)
+                self._rest(claim)
 
-        self._jobs.submit(self._pool, looked, look)
+        self._durability.load(claim.uid, loaded, lambda error: self._set_user_aside(claim, error))
 
     def _set_user_aside(self, claim: Claim, error: StateUnreadable) -> None:
         log.error("state_unreadable", uid=claim.uid, problem=str(error))
+        self.memory.drop(claim.uid)
         arrivals = self._batcher.take(claim.uid, self._batcher.events).arrivals
         self._batcher.release(arrivals)
         for arrival in arrivals:
@@ -210,78 +221,51 @@ class Claims:
             adapter = claim.state.adapter if claim.state else None
             self._conclude(claim, UpdateOutcome(claim.uid, adapter, trained=False, pairs=()))
         else:
+            # Covered by what is stored: a partition comes again only as a new tenure, when unsaved updates are dropped.
             self._finish(claim)
 
     def _erase(self, claim: Claim) -> None:
-        """Everything up to the last erasure that is new is covered by it; what came after waits for its own batch."""
+        """Whatever came before the last new erasure is covered by it, unsaved updates too; what came after waits."""
         last = max(place(a) for a in claim.selection.fresh if isinstance(a.event, EraseEvent))
         arrivals = sorted(claim.selection.arrivals, key=place)
         erased = [arrival for arrival in arrivals if place(arrival) <= last]
         self._batcher.put_back(arrival for arrival in arrivals if place(arrival) > last)
-        claim.selection = claim.selection.through(last)
+        before = claim.unsaved.selection if claim.unsaved else Selection()
+        claim.selection = before + claim.selection.through(last)
         self._save(claim, after_erasure(claim.uid, claim.state, erased), make_visible=True)
 
     def _conclude(self, claim: Claim, outcome: UpdateOutcome) -> None:
         state = after_update(claim.uid, claim.state, claim.selection, outcome, self._settings.state.recent_event_ids)
         before = claim.state.statistics if claim.state else Statistics()
-        self._observer.update(before, state, _edits(claim), outcome)
-        self._save(claim, state, make_visible=outcome.trained)
+        self._observer.update(before, state, claim.edits, outcome)
+        unsaved = claim.unsaved or Unsaved(state, claim.token, since=self._clock())
+        claim.unsaved = unsaved.and_then(state, claim.selection, trained=outcome.trained)
+        if claim.stale:
+            self._store(claim, claim.unsaved)
+        else:
+            self._rest(claim)
+
+    def _store(self, claim: Claim, unsaved: Unsaved) -> None:
+        state = next_version(unsaved.state) if unsaved.trained else unsaved.state
+        claim.selection = unsaved.selection
+        self._save(claim, state, make_visible=unsaved.trained)
 
     def _save(self, claim: Claim, state: UserState, *, make_visible: bool) -> None:
         claim.phase = Phase.STORING
-        again = lambda: self._save(claim, state, make_visible=make_visible)  # noqa: E731
 
-        def saved(future: "Future[tuple[str, float]]") -> None:
-            if isinstance(future.exception(), LostSwap):
-                self._jobs.forget((Stage.STATE, claim.uid))
-                self._lost(claim)
-            elif not self._jobs.failed((Stage.STATE, claim.uid), future, again):
-                claim.token, seconds = future.result()
-                claim.state = state
-                self._observer.stored(state, seconds)
-                if make_visible:
-                    self._publish(claim, state)
-                else:
-                    self._finish(claim)
+        def stored(token: str) -> None:
+            claim.state, claim.token, claim.unsaved = state, token, None
+            self._finish(claim)
 
-        self._jobs.submit(self._pool, saved, self._jobs.timed(self._store.save), claim.uid, state, claim.token)
+        def lost() -> None:
+            """Another owner wrote first: its state, loaded anew, decides what is still to be applied."""
+            self._give_back(claim.selection)
+            self.memory.drop(claim.uid)
+            del self._claims[claim.uid]
 
-    def _lost(self, claim: Claim) -> None:
-        """Another owner wrote first: forget our copy, and let the stored one decide what is still to be applied."""
-        log.warning("lost_swap", uid=claim.uid)
-        self._observer.lost_swap()
-        arrivals = sorted(claim.selection.arrivals, key=place)
-        live = [arrival for arrival in arrivals if self._watermarks.is_live(arrival.record.tenure)]
-        self._batcher.put_back(live)
-        self._batcher.release(a for a in arrivals if not self._watermarks.is_live(a.record.tenure))
-        self.residency.drop(claim.uid)
-        del self._claims[claim.uid]
-
-    def _publish(self, claim: Claim, state: UserState) -> None:
-        claim.phase = Phase.PUBLISHING
-
-        def published(future: "Future[tuple[bool, float]]") -> None:
-            if not self._jobs.failed((Stage.PUBLISHING, claim.uid), future, lambda: self._publish(claim, state)):
-                changed, seconds = future.result()
-                if changed:
-                    self._tell(state)
-                    self._observer.published(state, claim.selection.fresh, seconds)
-                self._finish(claim)
-
-        self._jobs.submit(self._pool, published, self._jobs.timed(self._make_visible), state)
-
-    def _tell(self, state: UserState) -> None:
-        if state.erased:
-            log.info("erased", uid=state.uid)
-        else:
-            log.info("published", uid=state.uid, version=state.version, pairs=state.statistics.pairs_applied)
-
-    def _make_visible(self, state: UserState) -> bool:
-        """Whether the state's version, or its erasure, is out; False where there is none, or publishing is off."""
-        if state.erased:
-            self._publisher.withdraw(state)  # also where publishing was turned off since
-            return True
-        return self._settings.publishing.enabled and self._publisher.publish(state) is not None
+        self._durability.save(
+            state, claim.token, make_visible=make_visible, arrivals=claim.selection.fresh, stored=stored, lost=lost
+        )
 
     def _finish(self, claim: Claim) -> None:
         """Every arrival of the claim has a durable outcome that is out: they may be committed."""
@@ -291,12 +275,25 @@ class Claims:
         self._batcher.release(arrivals)
         duplicates = len(claim.selection.covered) + len(claim.selection.duplicates)
         self._observer.finished(arrivals, duplicates, self._clock())
+        self._rest(claim)
+
+    def _rest(self, claim: Claim) -> None:
+        """Nothing is under way for the user: what is known of it stays in host memory."""
         del self._claims[claim.uid]
-        if claim.state is None or claim.stale:
-            self.residency.drop(claim.uid)
+        if claim.unsaved is not None:
+            self.memory.put_unsaved(claim.unsaved)
+        elif claim.stale:
+            self.memory.drop(claim.uid)
         else:
-            self.residency.put(claim.uid, claim.state, claim.token)
+            self.memory.put_stored(claim.uid, claim.state, claim.token)
 
+    def _rest_ready(self) -> None:
+        for claim in [claim for claim in self._claims.values() if claim.phase is Phase.READY]:
+            self._rest(claim)
 
-def _edits(claim: Claim) -> tuple[EditEvent, ...]:
-    return tuple(a.event for a in claim.selection.fresh if isinstance(a.event, EditEvent))
+    def _give_back(self, selection: Selection) -> None:
+        """Arrivals whose updates are forgotten wait in front again, in order; those of ended tenures are not ours."""
+        arrivals = sorted(selection.arrivals, key=place)
+        live = [arrival for arrival in arrivals if self._watermarks.is_live(arrival.record.tenure)]
+        self._batcher.put_back(live)
+        self._batcher.release(a for a in arrivals if not self._watermarks.is_live(a.record.tenure))

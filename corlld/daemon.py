@@ -14,6 +14,7 @@ import structlog
 
 from corlld.batching import Batcher
 from corlld.claims import Claims
+from corlld.durability import Durability
 from corlld.errors import FatalError
 from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
@@ -38,7 +39,7 @@ class Daemon:
     """Reads, batches, trains, stores, publishes and commits, until stopped or until the input ends.
 
     Args:
-        settings: all of them; the loop reads batching, operations, publishing and state.
+        settings: all of them; the loop reads batching, operations, publishing, snapshot and state.
         source: started already.
         store: opened already.
         clock: monotonic seconds.
@@ -80,10 +81,15 @@ class Daemon:
             intake=self._intake,
             jobs=self._jobs,
             trainer=self._trainer,
-            pool=self._pool,
             learner=learner,
-            store=store,
-            publisher=publisher,
+            durability=Durability(
+                jobs=self._jobs,
+                pool=self._pool,
+                store=store,
+                publisher=publisher,
+                observer=self._observer,
+                publishing=settings.publishing.enabled,
+            ),
             observer=self._observer,
             clock=clock,
         )
@@ -147,11 +153,14 @@ class Daemon:
             if (arrival := self._intake.admit(record, now)) is not None:
                 self._observer.admitted(arrival)
                 self._batcher.add(arrival)
+                self._claims.expect(arrival.uid)
         self._batcher.draining = self._source.exhausted
         self._jobs.handle_completions()
         self._jobs.run_due_retries(now)
+        self._claims.store_due(now)
         self._claims.claim_users(now)
         self._claims.start_step()
+        self._claims.load_ahead()
         if self._batcher.full or self._intake.full:
             self._source.pause()
             self._reading_paused = True
@@ -204,8 +213,10 @@ class Daemon:
                 },
                 training=self._claims.training,
                 trainer_progress=self._learner.progress,
-                host_memory_users=len(self._claims.residency),
-                host_memory_bytes=self._claims.residency.nbytes,
+                host_memory_users=self._claims.memory.users,
+                host_memory_bytes=self._claims.memory.nbytes,
+                unsaved_users=self._claims.unsaved_users,
+                unsaved_age_seconds=self._claims.unsaved_age_seconds(now),
             )
         )
 
@@ -215,6 +226,7 @@ class Daemon:
 
     def _drain(self, deadline: float) -> None:
         """Let what has begun become durable and visible, without starting anything new."""
+        self._claims.stop()
         self._tell_stop()
         while self._intake.pending or self._claims.under_way:
             now = self._clock()
@@ -224,6 +236,7 @@ class Daemon:
                 return
             self._jobs.handle_completions(wait_seconds=BUSY_POLL_SECONDS)
             self._jobs.run_due_retries(now)
+            self._claims.store_due(now)
             self._tell_status(stopping=True)
 
     def _close(self, deadline: float) -> None:

@@ -43,9 +43,11 @@ class Observer:
         """One call of the learner came back."""
 
     def update(self, before: Statistics, state: UserState, events: Sequence[EditEvent], outcome: UpdateOutcome) -> None:
-        """One user's micro-batch was trained; `state` is the one that will be stored, `before` its figures until then.
+        """One user's micro-batch was trained; `state` has it in it, and `before` are the figures from before it.
 
-        Told again where the state is lost to another owner and the events are trained once more.
+        The state is under the version that is stored still, and perhaps is never stored itself: more may follow.
+
+        Told again where it is lost to another owner, or given up with its partition, and trained once more.
         """
 
     def stored(self, state: UserState, seconds: float) -> None:

@@ -311,6 +311,7 @@ class LoopStatus:
     training: a call of the learner is under way.
     trainer_progress: `Learner.progress`.
     host_memory_users, host_memory_bytes: states kept in host memory.
+    unsaved_users: with updates that are not durable and visible yet; unsaved_age_seconds: of the oldest, 0 with none.
     """
 
     now: float
@@ -324,6 +325,8 @@ class LoopStatus:
     trainer_progress: int
     host_memory_users: int
     host_memory_bytes: int
+    unsaved_users: int
+    unsaved_age_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -280,8 +280,26 @@ class StateSettings(Section):
         description="`s3://bucket/prefix`: an object store in place of the folder (extra `s3`), for daemons on several "
         "machines. Credentials, region and endpoint come from the environment, under AWS's names.",
     )
-    host_memory_bytes: Positive = Field(2_000_000_000, description="States kept in host memory, least recent out.")
+    host_memory_bytes: Positive = Field(
+        2_000_000_000, description="States kept in host memory, stored or not yet; least recently used out."
+    )
     recent_event_ids: Positive = Field(1024, description="Event ids remembered per user, against duplicates.")
+
+
+class SnapshotSettings(Section):
+    """When, and how, a user's state is stored. Offsets wait for it; a crash replays what was trained since."""
+
+    every_updates: Positive = Field(
+        1, description="A user's state is stored, and is the next version, after so many trained micro-batches."
+    )
+    every_seconds: PositiveSeconds = Field(
+        30.0, description="... or so long after the first of them. An erasure, a stop or a lack of room come before."
+    )
+    moments: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="How Adam's moments are stored. `bfloat16` makes a state a third smaller, and a restart goes on "
+        "from rounded moments. What was written before is read either way.",
+    )
 
 
 class PublishingSettings(Section):
@@ -343,5 +361,6 @@ class Settings(Section):
     learning: LearningSettings = LearningSettings()
     guard: GuardSettings = GuardSettings()
     state: StateSettings = StateSettings()
+    snapshot: SnapshotSettings = SnapshotSettings()
     publishing: PublishingSettings = PublishingSettings()
     operations: OperationsSettings = OperationsSettings()

@@ -27,6 +27,9 @@ class Selection:
     def arrivals(self) -> tuple[Arrival, ...]:
         return (*self.covered, *self.duplicates, *self.fresh)
 
+    def __add__(self, later: "Selection") -> "Selection":
+        return Selection(self.covered + later.covered, self.duplicates + later.duplicates, self.fresh + later.fresh)
+
     def through(self, last: tuple[float, int, int]) -> "Selection":
         """The part of it whose `place` is at most `last`."""
         parts = (self.covered, self.duplicates, self.fresh)
@@ -58,7 +61,7 @@ def select(state: UserState | None, arrivals: Iterable[Arrival], already: Select
 def after_update(
     uid: str, state: UserState | None, selection: Selection, outcome: UpdateOutcome, recent_event_ids: int
 ) -> UserState:
-    """The state with the micro-batch in it. A new version only where tensors were trained.
+    """The state with the micro-batch in it, still under the version that is stored: `next_version` makes the new one.
 
     Args:
         uid: the user's pseudonym.
@@ -71,22 +74,24 @@ def after_update(
     events = [a.event for a in selection.fresh if isinstance(a.event, EditEvent)]
     applied = _passed(before, (*selection.duplicates, *selection.fresh))
     statistics = fold(before.statistics, events, outcome.pairs, trained=outcome.trained, head=before.version)
-    version, release = before.version, before.release
-    if outcome.trained:
-        version += 1
-        parent = before.release.version if before.release else None
-        release = Release(version, parent, applied, statistics)
     return UserState(
         uid=uid,
-        version=version,
+        version=before.version,
         adapter=outcome.adapter,
         applied=applied,
         recent_event_ids=(before.recent_event_ids + tuple(e.event_id for e in events))[-recent_event_ids:],
         statistics=statistics,
-        release=release,
+        release=before.release,
         erased=before.erased and not events,
         erased_through=before.erased_through,
     )
+
+
+def next_version(state: UserState) -> UserState:
+    """The state under a version of its own, as it is stored where tensors were trained since the version before."""
+    parent = state.release.version if state.release else None
+    release = Release(state.version + 1, parent, state.applied, state.statistics)
+    return replace(state, version=release.version, release=release)
 
 
 def after_erasure(uid: str, state: UserState | None, arrivals: Sequence[Arrival]) -> UserState:

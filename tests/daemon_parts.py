@@ -59,6 +59,7 @@ class Parts:
                 "dead_letters": overrides.get("dead_letters", {}),
                 "publishing": overrides.get("publishing", {}),
                 "state": overrides.get("state", {}),
+                "snapshot": overrides.get("snapshot", {}),
             }
         )
         self.store = MemoryStore()

@@ -71,6 +71,8 @@ def loop_status(**fields: Any) -> LoopStatus:
         "trainer_progress": 0,
         "host_memory_users": 0,
         "host_memory_bytes": 0,
+        "unsaved_users": 0,
+        "unsaved_age_seconds": 0.0,
     }
     return LoopStatus(**{**idle, **fields})
 
@@ -242,6 +244,10 @@ class ScriptedSource:
     @property
     def exhausted(self) -> bool:
         return self._finite and not self._script
+
+    def deliver(self, step: Polled | Callable[[], Polled]) -> None:
+        """Go on with the script."""
+        self._script.append(step)
 
     def start(self, timeout_seconds: float) -> None:
         """Nothing to reach."""

@@ -198,6 +198,13 @@ class Metrics:
         self.host_memory_users = self._gauge("corlld_host_memory_users", "Users whose states are in host memory.")
         self.host_memory_bytes = self._gauge("corlld_host_memory_bytes", "About what these states take.")
 
+        self.unsaved_users = self._gauge(
+            "corlld_unsaved_users", "Users with updates that are in host memory alone: in no stored state yet."
+        )
+        self.unsaved_age = self._gauge(
+            "corlld_unsaved_age_seconds", "Since the oldest of these updates; 0 with none. A crash trains them again."
+        )
+
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
 

@@ -69,6 +69,8 @@ class MetricsObserver(Observer):
         self._partitions = set(lags)
         metrics.host_memory_users.set(status.host_memory_users)
         metrics.host_memory_bytes.set(status.host_memory_bytes)
+        metrics.unsaved_users.set(status.unsaved_users)
+        metrics.unsaved_age.set(status.unsaved_age_seconds)
 
     # --- the way in ---------------------------------------------------------------------------------------------------
 
@@ -93,8 +95,7 @@ class MetricsObserver(Observer):
         self._metrics.step_seconds.observe(seconds)
 
     def update(self, before: Statistics, state: UserState, events: Sequence[EditEvent], outcome: UpdateOutcome) -> None:
-        head = state.version - outcome.trained  # a step makes the next version
-        drafts = judge_drafts(before.first_drafts, events, head)
+        drafts = judge_drafts(before.first_drafts, events, head=state.version)
         for event, draft, pair in zip(events, drafts, outcome.pairs, strict=True):
             self._draft(event, draft)
             self._pair(draft, pair)

@@ -215,6 +215,7 @@ def loop_settings(settings: Settings, folder: Path, each: int) -> Settings:
             "source": SourceSettings(kind="jsonl", path=folder / "edits.jsonl", follow=True),
             "batching": settings.batching.model_copy(update={"max_events": each, "flush_after_seconds": 1.0}),
             "state": settings.state.model_copy(update={"path": folder / "state", "url": None}),
+            "snapshot": settings.snapshot.model_copy(update={"every_updates": 1}),  # a round waits for its version
             "publishing": settings.publishing.model_copy(
                 update={"path": folder / "adapters", "enabled": True, "announce_topic": None}
             ),

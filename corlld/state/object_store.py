@@ -37,7 +37,7 @@ from corlld.errors import (
 )
 from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.identity_file import check_identity, fingerprint_of, identity_file
-from corlld.state.snapshot import decode, decode_header, encode, head_of, write_id_of
+from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of, write_id_of
 from corlld.state.tensor_file import LENGTH_BYTES, header_length
 
 NO_STATE = "0"  # the token of a user without a state
@@ -56,10 +56,12 @@ class ObjectStore:
     Args:
         url: `s3://bucket/prefix`.
         max_retries: of a request, within the call; the loop tries again after that.
+        moments: how Adam's moments are written.
     """
 
-    def __init__(self, url: str, max_retries: int = 3) -> None:
+    def __init__(self, url: str, max_retries: int = 3, moments: Moments = "float32") -> None:
         self._url = url.rstrip("/")
+        self._moments = moments
         if not self._url.startswith("s3://"):
             raise ConfigurationError("state.url: only s3://bucket/prefix is known")
         try:
@@ -127,7 +129,7 @@ class ObjectStore:
         """See the protocol."""
         key = _state_key(uid)
         write_id = secrets.token_hex(16)
-        data = encode(state, write_id)
+        data = encode(state, write_id, self._moments)
         with self._retriable():
             if not state.erased and token != NO_STATE:
                 if self._e_tag(key) != token:  # without a look a stale owner would copy the newest over the previous

@@ -5,7 +5,7 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,15 +14,24 @@ from corlld.learning.adapter import AdapterLayout, AdapterTensors
 from corlld.records import DraftFigures, Head, Release, Statistics, UserState
 from corlld.state.tensor_file import canonical_json, parse_header, read_tensors, tensor_bytes, write_tensors
 
+Moments = Literal["float32", "bfloat16"]
+
 FORMAT = 1
 STATE_KEY = "corlld.state"
 CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes in the order of their names
 
-_TENSORS = ("exp_avg", "exp_avg_sq", "weights")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_TENSORS = (*_MOMENTS, "weights")
 
 
-def encode(state: UserState, write_id: str | None = None) -> bytes:
-    """The snapshot. The same state is the same bytes, but for a `write_id` that tells one write from another."""
+def encode(state: UserState, write_id: str | None = None, moments: Moments = "float32") -> bytes:
+    """The snapshot. The same state is the same bytes, but for a `write_id` that tells one write from another.
+
+    Args:
+        state: with an adapter in fp32.
+        write_id: see `write_id_of`.
+        moments: how Adam's moments are written; those of bfloat16 are rounded for good.
+    """
     adapter = state.adapter
     if adapter is not None and not isinstance(adapter, AdapterTensors):
         raise TypeError("an adapter of another make")
@@ -41,12 +50,15 @@ def encode(state: UserState, write_id: str | None = None) -> bytes:
             "write_id": write_id,
         }
     )
-    tensors = {} if adapter is None else {name: getattr(adapter, name) for name in _TENSORS}
+    tensors = {}
+    if adapter is not None:
+        rounded = {name: getattr(adapter, name).to(getattr(torch, moments)) for name in _MOMENTS}
+        tensors = {"weights": adapter.weights, **rounded}
     return write_tensors(tensors, {STATE_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)})
 
 
 def decode(data: bytes, uid: str, layout: AdapterLayout | None = None) -> UserState:
-    """The state that `encode` was given.
+    """The state that `encode` was given, moments of bfloat16 in fp32 again.
 
     Args:
         data: a whole snapshot.
@@ -140,7 +152,9 @@ def _adapter(
         return None
     if optimizer_step is None or sorted(tensors) != sorted(_TENSORS):
         raise StateUnreadable("tensors are missing")
-    adapter = AdapterTensors(optimizer_step=optimizer_step, **tensors)
+    adapter = AdapterTensors(
+        optimizer_step=optimizer_step, **{name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+    )
     sizes = {len(tensor) for tensor in tensors.values()}
     if len(sizes) > 1 or (layout is not None and sizes != {layout.size}):
         raise StateUnreadable("its tensors have another shape than the adapter")

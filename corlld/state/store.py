@@ -32,7 +32,7 @@ from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, Re
 from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.identity_file import check_identity, fingerprint_of, identity_file
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
-from corlld.state.snapshot import decode, decode_header, encode, head_of
+from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of
 from corlld.state.tensor_file import LENGTH_BYTES, header_length
 
 NO_STATE = "0"  # the token of a user without a state
@@ -52,10 +52,12 @@ class LocalFolderStore:
 
     Args:
         path: the folder, on a local filesystem; made by `open`.
+        moments: how Adam's moments are written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, moments: Moments = "float32") -> None:
         self._path = path
+        self._moments = moments
         self._users = path / "users"
         self._temporary = path / "temporary"
         self._positions = path / "positions"
@@ -128,7 +130,7 @@ class LocalFolderStore:
         """See the protocol. A write whose outcome is unknown shows as LostSwap at the next try, to load again."""
         folder = self._folder(uid)
         number = int(token) + 1
-        data = encode(state)
+        data = encode(state, moments=self._moments)
         with retriable(self._path):
             if number == 1:
                 # Not its parents: they are there since `open`, or the folder is no longer mounted.

@@ -1,4 +1,4 @@
-"""Flat fp32 tensors as safetensors bytes, written here so that the same values are the same bytes for ever.
+"""Flat fp32 and bf16 tensors as safetensors bytes, written here so that the same values are the same bytes for ever.
 
 The safetensors library keeps metadata in an unordered map, and is free to lay a file out differently in its next
 release; what is written here is hashed, and compared with what was written before. Any safetensors reader reads it.
@@ -14,7 +14,12 @@ import torch
 LENGTH_BYTES = 8  # the header's length, little-endian, comes first
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _ALIGNMENT = 8
-_FLOAT = np.dtype("<f4")
+# The format's name: torch's type, and integers of its size, since numpy has no bfloat16.
+_FORMATS: dict[str, tuple[torch.dtype, torch.dtype, np.dtype[Any]]] = {
+    "F32": (torch.float32, torch.int32, np.dtype("<i4")),
+    "BF16": (torch.bfloat16, torch.int16, np.dtype("<i2")),
+}
+_NAMES = {dtype: name for name, (dtype, _, _) in _FORMATS.items()}
 
 
 def canonical_json(value: object) -> str:
@@ -23,10 +28,11 @@ def canonical_json(value: object) -> str:
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """The numbers of an fp32 tensor, little-endian, row by row. A view where the tensor lies so already."""
-    if tensor.dtype is not torch.float32:
-        raise ValueError(f"expected float32, got {tensor.dtype}")
-    array = tensor.detach().cpu().contiguous().numpy().astype(_FLOAT, copy=False)
+    """The numbers of an fp32 or bf16 tensor, little-endian, row by row. A view where the tensor lies so already."""
+    if tensor.dtype not in _NAMES:
+        raise ValueError(f"expected float32 or bfloat16, got {tensor.dtype}")
+    _, integer, little_endian = _FORMATS[_NAMES[tensor.dtype]]
+    array = tensor.detach().cpu().contiguous().view(integer).numpy().astype(little_endian, copy=False)
     return array.reshape(-1).view(np.uint8).data
 
 
@@ -35,10 +41,10 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, st
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     parts = []
     start = 0
-    for name in sorted(tensors):
-        data = tensor_bytes(tensors[name])
+    for name, tensor in sorted(tensors.items()):
+        data = tensor_bytes(tensor)
         end = start + data.nbytes
-        header[name] = {"dtype": "F32", "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         parts.append(data)
         start = end
     head = canonical_json(header).encode()
@@ -71,14 +77,16 @@ def read_tensors(data: bytes) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     tensors = {}
     for name, entry in sorted(entries.items()):
         match entry:
-            case {"dtype": "F32", "shape": [int(size)]} if size >= 0:
-                end = start + size * _FLOAT.itemsize
+            case {"dtype": ("F32" | "BF16") as dtype, "shape": [int(size)]} if size >= 0:
+                number, _, little_endian = _FORMATS[dtype]
+                end = start + size * little_endian.itemsize
             case _:
                 raise ValueError("it holds other tensors than corlld writes")
         if end > len(data):
             raise ValueError("it is shorter than its header says")
         # A copy: torch tensors over a read-only buffer could be written to.
-        tensors[name] = torch.from_numpy(np.frombuffer(data, _FLOAT, size, start).astype(np.float32))
+        integers = np.frombuffer(data, little_endian, size, start).astype(little_endian.newbyteorder("="))
+        tensors[name] = torch.from_numpy(integers).view(number)
         start = end
     if start != len(data):
         raise ValueError("it is longer than its header says")

@@ -13,9 +13,10 @@ from corlld.errors import ConfigurationError, LostSwap, RetriableError, StateUnr
 from corlld.protocols import StateStore
 from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.object_store import ObjectStore
+from corlld.state.snapshot import Moments
 from corlld.state.store import LocalFolderStore
 from tests.s3 import Bucket, new_bucket_name, s3_server
-from tests.states import OTHER_UID, UID, released_state, same_state, tombstone
+from tests.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
 
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
 
@@ -23,7 +24,7 @@ IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision",
 class Backend(Protocol):
     """Makes views of one store, as other processes have them, and reaches behind it."""
 
-    def connect(self) -> StateStore: ...
+    def connect(self, moments: Moments = "float32") -> StateStore: ...
 
     def stored(self) -> dict[str, bytes]: ...
 
@@ -36,8 +37,8 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def connect(self) -> StateStore:
-        return LocalFolderStore(self._folder)
+    def connect(self, moments: Moments = "float32") -> StateStore:
+        return LocalFolderStore(self._folder, moments)
 
     def stored(self) -> dict[str, bytes]:
         return {str(p.relative_to(self._folder)): p.read_bytes() for p in self._folder.rglob("*") if p.is_file()}
@@ -50,8 +51,8 @@ class Folder:
 
 
 class S3(Bucket):
-    def connect(self) -> StateStore:
-        return ObjectStore(self.url)
+    def connect(self, moments: Moments = "float32") -> StateStore:
+        return ObjectStore(self.url, moments=moments)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,25 @@ def snapshots(backend: Backend, uid: str = UID) -> list[str]:
 
 
 # --- load and save ----------------------------------------------------------------------------------------------------
+
+
+def test_moments_are_written_as_asked_for_and_read_whatever_is_asked_for_now(backend: Backend) -> None:
+    asked: dict[str, Moments] = {UID: "float32", OTHER_UID: "bfloat16"}
+    for uid, moments in asked.items():
+        writer = backend.connect(moments)
+        writer.open(IDENTITY, must_exist=False)
+        writer.save(uid, released_state(uid=uid), "0")
+    nbytes = {uid: sum(len(data) for name, data in backend.stored().items() if uid in name) for uid in asked}
+    assert nbytes[UID] - nbytes[OTHER_UID] > 3 * SMALL_LAYOUT.size, "two bytes for each of two moments"
+    for moments in asked.values():
+        reader = backend.connect(moments)
+        exact, _ = reader.load(UID)
+        rounded, _ = reader.load(OTHER_UID)
+        assert exact is not None
+        assert rounded is not None
+        assert same_state(exact, released_state())
+        assert not same_state(rounded, released_state(uid=OTHER_UID))
+        assert replace(rounded, adapter=None) == replace(released_state(uid=OTHER_UID), adapter=None)
 
 
 def test_a_user_without_a_state_is_new(store: StateStore) -> None:

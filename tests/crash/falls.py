@@ -36,18 +36,20 @@ class Fall:
 
     last_mark: the last stage that the daemon passed. polled_uncommitted: records were polled whose offsets are not
     committed. stored_unpublished: a state that this life was saving is on disk, and its version is not out.
+    unsaved_users: trained by this life since their state was last saved.
     """
 
     plan: Plan
     last_mark: str
     polled_uncommitted: int
     stored_unpublished: int
+    unsaved_users: int
 
     def __str__(self) -> str:
         where = self.plan.stage or ("start" if self.plan.early else "at random")
         return (
             f"{where:<10} last mark {self.last_mark:<11} {self.polled_uncommitted:3d} records polled, not committed; "
-            f"{self.stored_unpublished} versions stored, not out"
+            f"{self.stored_unpublished} versions stored, not out; {self.unsaved_users} users trained, not saved"
         )
 
 
@@ -87,6 +89,16 @@ class MarkedLife:
         """The offset after the last record that this life polled, by partition."""
         pairs = (pair.split(":") for mark in self.marks if mark[0] == "polled" for pair in mark[1:])
         return {int(partition): int(offset) for partition, offset in pairs}
+
+    def unsaved_users(self) -> set[str]:
+        """Who was trained since the state was last saved."""
+        unsaved: set[str] = set()
+        for stage, *details in self.marks:
+            if stage == "trained":
+                unsaved.update(details)
+            elif stage == "saved":
+                unsaved.discard(details[0])
+        return unsaved
 
     def _wait_for(self, stage: str | None, seconds: float) -> None:
         """Until such a mark has come, or for so long."""
@@ -129,6 +141,7 @@ def kill_once(launcher: Launcher, site: Site, config: Path, plan: Plan, number: 
             max(0, offset - (committed[partition] or 0)) for partition, offset in marked.polled_offsets().items()
         ),
         stored_unpublished=sum(not is_out(site, state) for state in newest_states(site) if state["uid"] in saved),
+        unsaved_users=len(marked.unsaved_users()),
     )
 
 

@@ -65,9 +65,10 @@ def wrap(marks: Marks) -> None:
         return begun
 
     def marked_update(self: CorllLearner, batches: Sequence[Any]) -> Any:
-        marks.mark("training", len(batches))
+        uids = [batch.uid for batch in batches]
+        marks.mark("training", *uids)
         outcomes = update(self, batches)
-        marks.mark("trained", len(batches))
+        marks.mark("trained", *uids)
         return outcomes
 
     def marked_save(self: LocalFolderStore, uid: str, state: Any, token: str) -> str:

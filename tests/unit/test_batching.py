@@ -45,6 +45,18 @@ def test_batches_keep_the_order_and_the_limit() -> None:
     assert b.take("u1", 3).arrivals == ()
 
 
+def test_it_tells_for_whom_arrivals_wait_and_for_whom_an_erasure() -> None:
+    b = batcher()
+    b.add(arrival(0, uid="edits"))
+    b.add(erase(1, uid="erased"))
+    asked = ("edits", "erased", "nobody")
+    assert [uid in b for uid in asked] == [True, True, False]
+    assert [b.erases(uid) for uid in asked] == [False, True, False]
+    b.take("edits", 1)
+    b.take("erased", 1)
+    assert not any(uid in b or b.erases(uid) for uid in asked)
+
+
 def test_users_take_turns_so_that_a_busy_one_does_not_starve_the_others() -> None:
     b = batcher(max_events=1)
     for offset in range(10):

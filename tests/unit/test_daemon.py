@@ -398,9 +398,13 @@ class TopicSource(ScriptedSource):
 class FaultyParts(Parts):
     """Fails, stalls and dies at random in every part that the daemon touches."""
 
-    def __init__(self, rng: random.Random, topic: MemoryTopic) -> None:
+    def __init__(self, rng: random.Random, topic: MemoryTopic, every_updates: int) -> None:
+        host_memory_bytes = rng.choice([2_000_000_000, 10_000, 100])  # all states, two of them, none
         super().__init__(
-            dead_letters={"max_share": 1.0}, batching={"max_users_per_step": 2}, state={"recent_event_ids": WINDOW}
+            dead_letters={"max_share": 1.0},
+            batching={"max_users_per_step": 2, "flush_after_seconds": rng.choice([0.0, 0.005])},
+            state={"recent_event_ids": WINDOW, "host_memory_bytes": host_memory_bytes},
+            snapshot={"every_updates": every_updates, "every_seconds": rng.choice([0.01, 1e6])},
         )
         self.rng = rng
         self.topic = topic
@@ -460,13 +464,17 @@ class FaultyParts(Parts):
         self.calm = False
 
 
+@pytest.mark.parametrize("every_updates", [1, 4])
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32))
-def test_every_event_is_applied_exactly_once_and_in_order_through_faults_kills_and_rebalances(seed: int) -> None:
+@given(seed=st.integers(0, 2**32))
+def test_every_event_is_applied_exactly_once_and_in_order_through_faults_kills_and_rebalances(
+    every_updates: int, seed: int
+) -> None:
     rng = random.Random(seed)
     users = ["ann", "bob", "cat"]
     partitions: list[list[tuple[bytes, bytes]]] = [[], []]
     expected: dict[str, list[str]] = {user: [] for user in users}
+    erased: set[str] = set()
     for number in range(40):
         user = rng.choice(users)
         home = partitions[users.index(user) % 2]
@@ -476,11 +484,15 @@ def test_every_event_is_applied_exactly_once_and_in_order_through_faults_kills_a
             home.append((user.encode(), b"{"))
         elif kind < 0.2 and expected[user]:
             home.append((user.encode(), value(rng.choice(expected[user][-3:]), user)))  # a duplicate
+        elif kind < 0.25:
+            expected[user].clear()
+            erased.add(user)
+            home.append((user.encode(), value(event_id, user, type="erase")))
         else:
             expected[user].append(event_id)
             home.append((user.encode(), value(event_id, user)))
     topic = MemoryTopic(partitions)
-    parts = FaultyParts(rng, topic)
+    parts = FaultyParts(rng, topic, every_updates)
     kills = 0
     while True:
         parts.source = TopicSource(topic, rng, rebalances=rng.randrange(3))
@@ -498,6 +510,9 @@ def test_every_event_is_applied_exactly_once_and_in_order_through_faults_kills_a
             out = parts.publisher.out[PSEUDONYMS.uid(user)]
             assert out == sorted(out), "versions only ever increase"
             assert out[-1] == parts.state(user).version
+        elif user in erased:
+            assert (parts.state(user).erased, parts.state(user).adapter) == (True, None)
+            assert PSEUDONYMS.uid(user) not in parts.publisher.out
     malformed = sum(v == b"{" for partition in partitions for _, v in partition)
     positions = {(x.record.tenure.partition.partition, x.record.offset) for x in parts.dead_letters.letters}
     assert len(positions) == malformed

@@ -142,6 +142,8 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
             partitions={0: PartitionStatus(7, 1.5), 4: PartitionStatus(0, 2.5), 5: PartitionStatus(None, 0.0)},
             host_memory_users=2,
             host_memory_bytes=9_000,
+            unsaved_users=1,
+            unsaved_age_seconds=12.5,
         )
     )
     seen = figures(watched.metrics.registry)
@@ -157,6 +159,8 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
         "corlld_low_watermark_age_seconds": 2.5,
         "corlld_host_memory_users": 2.0,
         "corlld_host_memory_bytes": 9_000.0,
+        "corlld_unsaved_users": 1.0,
+        "corlld_unsaved_age_seconds": 12.5,
     }.items() <= seen.items()
     watched.observer.turned(loop_status(now=51.0, partitions={4: PartitionStatus(1, 0.0)}))
     seen = figures(watched.metrics.registry)
@@ -246,7 +250,7 @@ def test_an_update_moves_exactly_what_it_says(watched: Watched) -> None:
         PairOutcome(PairStatus.ACCEPTANCE),
     )
     outcome = UpdateOutcome("u1", None, trained=True, pairs=pairs, drift_nats=0.03, saturated_share=1 / 3)
-    watched.observer.update(Statistics(), UserState("u1", version=4), events, outcome)
+    watched.observer.update(Statistics(), UserState("u1", version=3), events, outcome)
     ratio = 4 / 5  # of "draft" to "text", see test_statistics
     assert watched.moved() == {
         "corlld_updates_total": 1,
@@ -282,7 +286,7 @@ def test_an_update_moves_exactly_what_it_says(watched: Watched) -> None:
 
 def test_a_version_made_by_the_very_update_is_not_yet_the_users_own(watched: Watched) -> None:
     outcome = UpdateOutcome("u1", None, trained=True, pairs=(PairOutcome(PairStatus.APPLIED),))
-    watched.observer.update(Statistics(), UserState("u1", version=4), [edit("a", version=4)], outcome)
+    watched.observer.update(Statistics(), UserState("u1", version=3), [edit("a", version=4)], outcome)
     assert watched.moved()["corlld_draft_edit_ratio_count{draft=unknown}"] == 1
 
 

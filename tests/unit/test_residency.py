@@ -46,11 +46,32 @@ def test_a_state_larger_than_the_capacity_is_not_kept() -> None:
     assert (len(residency), residency.nbytes) == (0, 0)
 
 
-def test_states_are_dropped_by_what_they_hold() -> None:
+def test_what_is_reserved_is_not_there_for_stored_states() -> None:
+    residency = Residency(3 * SIZE)
+    for uid in ("a", "b", "c"):
+        residency.put(uid, STATE, "1")
+    residency.reserve(2 * SIZE - 1)
+    assert [uid for uid in "abc" if uid in residency] == ["c"]
+    residency.put("d", STATE, "1")
+    assert [uid for uid in "abcd" if uid in residency] == ["d"]
+    residency.reserve(9 * SIZE)
+    assert (len(residency), residency.nbytes, residency.room_bytes) == (0, 0, 0)
+
+
+def test_that_nothing_is_stored_of_a_user_is_kept_too() -> None:
+    residency = Residency(SIZE)
+    residency.put("new", None, "0")
+    assert residency.get("new") == Resident(None, "0")
+    assert residency.nbytes > 0
+    residency.drop_partition("t/0")
+    assert residency.get("new") is None, "any owner may have made it meanwhile"
+
+
+def test_states_of_a_partition_are_dropped() -> None:
     residency = Residency(2 * SIZE)
     residency.put("a", released_state(applied={"t/0": 1}), "1")
     residency.put("b", released_state(applied={"t/1": 1}), "1")
-    residency.drop_where(lambda state: "t/0" in state.applied)
+    residency.drop_partition("t/0")
     assert residency.get("a") is None
     assert residency.get("b") is not None
 

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corlld.settings import Settings, SnapshotSettings
+from corlld.simulation.closed_loop import loop_settings
 from corlld.simulation.plots import Curves, plot_edits, running_mean
 from corlld.simulation.tastes import HELD_OUT, JONAS, MIRA, TASTES, TRAINING, Subjects, Taste
 from corlld.simulation.users import WeakEditor, utility
@@ -15,6 +17,11 @@ from corlld.simulation.users import WeakEditor, utility
 WORDS = st.lists(st.sampled_from(["a", "bb", "the", "report", "is", "late", "soon"]), min_size=1, max_size=9).map(
     " ".join
 )
+
+
+def test_a_round_does_not_wait_for_updates_to_gather(tmp_path: Path) -> None:
+    settings = Settings(snapshot=SnapshotSettings(every_updates=9, moments="bfloat16"))
+    assert loop_settings(settings, tmp_path, 4).snapshot == SnapshotSettings(every_updates=1, moments="bfloat16")
 
 
 @given(draft=WORDS, hidden=WORDS, alpha=st.sampled_from([0.1, 0.3, 0.5, 1.0]))

@@ -1,5 +1,6 @@
 """A user's state survives its bytes exactly, and nothing but a whole snapshot of that user is ever taken for one."""
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -77,6 +78,30 @@ def test_a_state_of_before_there_were_figures_of_repetition_is_read_and_its_next
     assert replace(statistics, drafts={}) == replace(
         released_state().statistics, drafts={}, first_drafts=DraftFigures()
     )
+
+
+def test_moments_of_bfloat16_come_back_rounded_in_float32_and_all_else_exactly() -> None:
+    state = released_state()
+    adapter = state.adapter
+    assert isinstance(adapter, AdapterTensors)
+    data = encode(state, moments="bfloat16")
+    rounded = {name: getattr(adapter, name).bfloat16().float() for name in ("exp_avg", "exp_avg_sq")}
+    assert not torch.equal(rounded["exp_avg"], adapter.exp_avg)
+    assert same_state(decode(data, UID), replace(state, adapter=replace(adapter, **rounded)))
+    assert abs(len(SNAPSHOT) - len(data) - 2 * 2 * SMALL_LAYOUT.size) <= 16, "two bytes less for each moment"
+    stored = safetensors.torch.load(data)
+    assert {name: tensor.dtype for name, tensor in stored.items()} == {
+        "exp_avg": torch.bfloat16,
+        "exp_avg_sq": torch.bfloat16,
+        "weights": torch.float32,
+    }
+    assert torch.equal(stored["exp_avg"].float(), rounded["exp_avg"])
+
+
+def test_a_snapshot_is_written_as_it_always_was() -> None:
+    """Its digest from before moments could be rounded: what is stored out there is read, and compared, for ever."""
+    digest = "42a70102c447ba671de734238617ac96cc53001fb4c75998aa8aecd2df0143b7"
+    assert hashlib.sha256(SNAPSHOT).hexdigest() == digest
 
 
 def test_an_event_id_of_any_characters_comes_back() -> None:
