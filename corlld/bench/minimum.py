@@ -129,7 +129,7 @@ def _attention(shape: ModelShape, prompt: int, tails: Sequence[int]) -> int:
 
 
 def _seen(prompt: int, tails: Sequence[int], window: int | None) -> int:
-    """How many (token, token that it sees) there are: a token sees all up to itself in its own text, within a window."""
+    """Pairs of a token and one that it sees: all up to itself in its own text, within the window."""
 
     def up_to(length: int) -> int:
         free = length if window is None else min(length, window)  # so many tokens see all that is before them

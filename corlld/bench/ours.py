@@ -3,11 +3,12 @@
 import hashlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from corlld.bench.ways import RULE, Took, settle
-from corlld.bench.workloads import Workload
+from corlld.bench.workloads import PAIRS, Workload
 from corlld.errors import FatalError
 from corlld.learning.adapter import AdapterTensors
 from corlld.learning.learner import CorllLearner
@@ -17,7 +18,6 @@ from corlld.records import EditEvent, PairStatus, TrainingBatch
 from corlld.settings import AdapterSettings, GuardSettings, ModelSettings
 
 ADAPTER = AdapterSettings()
-_MOST_USERS = 16
 
 
 def load(model: str, dtype: str) -> ResidentModel:
@@ -25,20 +25,16 @@ def load(model: str, dtype: str) -> ResidentModel:
     return load_resident_model(ModelSettings.model_validate({"name": model, "dtype": dtype}), ADAPTER)
 
 
-def encoder(resident: ResidentModel) -> PairEncoder:
+def make_encoder(tokenizer: Any) -> PairEncoder:
     """As the learner's own."""
     return PairEncoder(
-        resident.tokenizer,
-        max_context_tokens=RULE.max_context_tokens,
-        max_response_tokens=RULE.max_response_tokens,
-        max_positions=resident.max_positions,
-        vocabulary=resident.vocabulary,
+        tokenizer, max_context_tokens=RULE.max_context_tokens, max_response_tokens=RULE.max_response_tokens
     )
 
 
-def make_learner(resident: ResidentModel, guard: GuardSettings, users: int = 2 * _MOST_USERS) -> CorllLearner:
-    """A learner with a slot for each user of two ways."""
-    return CorllLearner(resident, RULE, guard, users)
+def make_learner(resident: ResidentModel, guard: GuardSettings, slots: int = 2 * PAIRS) -> CorllLearner:
+    """A learner that has a slot for each user of two ways, packed and one at a time."""
+    return CorllLearner(resident, RULE, guard, slots)
 
 
 def trained_starts(learner: CorllLearner, workload: Workload) -> list[AdapterTensors]:
@@ -90,10 +86,6 @@ class Ours:
 
     def weights(self) -> list[torch.Tensor]:
         return [adapter.weights for adapter in self._adapters]
-
-
-def events_of(workload: Workload) -> list[tuple[EditEvent, ...]]:
-    return [tuple(edit.event for edit in edits) for edits in workload.users]
 
 
 def _update(learner: CorllLearner, batches: Sequence[TrainingBatch]) -> list[AdapterTensors]:

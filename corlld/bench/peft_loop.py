@@ -62,6 +62,12 @@ def flat(parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in parameters]).cpu()
 
 
+def padding_id(tokenizer: Any) -> int:
+    """The tokenizer's own, or the end of text, which every one has. It is masked out."""
+    own: int | None = tokenizer.pad_token_id
+    return int(tokenizer.eos_token_id) if own is None else own
+
+
 class PeftLoop:
     """A `Way`. The pairs are tokenised beforehand, which is to its advantage.
 
@@ -129,8 +135,8 @@ class PeftLoop:
         return ids, seen.long(), seen & (place >= len(pair.prompt))
 
     def _margin(self, ids: torch.Tensor, seen: torch.Tensor, tails: torch.Tensor) -> torch.Tensor:
-        """log pi(chosen tail) - log pi(rejected tail), a scalar."""
+        """Log pi(chosen tail) - log pi(rejected tail), a scalar."""
         logits = self._model(input_ids=ids, attention_mask=seen, use_cache=False).logits[:, :-1]
         logps = logits.float().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
-        chosen, rejected = (logps * tails[:, 1:]).sum(1)
-        return chosen - rejected
+        sums: torch.Tensor = (logps * tails[:, 1:]).sum(1)
+        return sums[0] - sums[1]

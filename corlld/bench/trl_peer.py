@@ -97,7 +97,9 @@ class TrlTrainer:
             processing_class=self._tokenizer,
             peft_config=lora_config(self._layout),
         )
-        ids = [{"prompt_ids": e.pair.prompt, "chosen_ids": e.pair.chosen, "rejected_ids": e.pair.rejected} for e in edits]
+        ids = [
+            {"prompt_ids": e.pair.prompt, "chosen_ids": e.pair.chosen, "rejected_ids": e.pair.rejected} for e in edits
+        ]
         trainer.train_dataset = Dataset.from_list(ids)
         trainer.remove_callback(PrinterCallback)
         own = parameters(self._base, self._layout, "default")

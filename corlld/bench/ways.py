@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -21,11 +21,16 @@ class Took:
     construction: float = 0.0  # of what has to be made anew for each user
 
 
-class Way(Protocol):
-    """Keeps each user's adapter and optimizer state, and goes on from there with each round."""
+class Timed(Protocol):
+    """Something that can be done again and again, and is timed."""
 
     def round(self) -> Took:
-        """One update of every user, all of it done when it returns."""
+        """Do it, all of it being done on return."""
+
+
+@runtime_checkable
+class Way(Timed, Protocol):
+    """A round is one update of every user, each going on from the adapter and the optimizer state of the one before."""
 
     def weights(self) -> Sequence[torch.Tensor]:
         """Each user's adapter now, flat in the layout's order, fp32 in host memory, shape (size,)."""
@@ -37,6 +42,8 @@ def settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def relative_difference(own: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:
-    """The largest distance of a user's two adapters, relative to the norm of the first one."""
-    return max(float((a - b).norm() / a.norm()) for a, b in zip(own, other, strict=True))
+def relative_difference(
+    start: Sequence[torch.Tensor], own: Sequence[torch.Tensor], other: Sequence[torch.Tensor]
+) -> float:
+    """How far apart two ways have taken a user's adapter, relative to how far one has taken it: the worst user's."""
+    return max(float((b - c).norm() / (b - a).norm()) for a, b, c in zip(start, own, other, strict=True))

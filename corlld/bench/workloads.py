@@ -1,4 +1,4 @@
-"""The pairs that are trained on: real edits of a file, or made-up ones, chosen by length and by how much was changed."""
+"""The pairs that are trained on: edits of a file, or made-up ones, chosen by length and by how much was changed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +14,10 @@ from corlld.settings import EventSettings
 from corlld.simulation.tastes import TASTES, TRAINING
 
 PAIRS = 16  # of every workload
+FIRST = "16x1"
 MADE_UP = 24  # prompts, each with two edits
 # Shares of a file's pairs, so that they mean the same under any tokenizer.
-_TYPICAL = 0.6  # the shorter ones
+_TYPICAL = 0.7  # the shorter ones
 _LONG_CONTEXT = 0.125
 _HEAVY = 0.25
 
@@ -97,7 +98,7 @@ def choose(events: Sequence[EditEvent], encoder: PairEncoder) -> dict[str, Workl
     chosen = _spread(typical)
     saturated = "one user's pairs fill the pass by themselves: packing across users gains nothing here"
     workloads = (
-        Workload("16x1", _shared_out(chosen, 16)),
+        Workload(FIRST, _shared_out(chosen, 16)),
         Workload("4x4", _shared_out(chosen, 4)),
         Workload("1x16", _shared_out(chosen, 1), saturated),
         Workload("long", _shared_out(_spread(context), 16), "the longest contexts"),
@@ -112,7 +113,7 @@ def _changed(edit: Edit) -> float:
 
 
 def _lowest(edits: Sequence[Edit], share: float, key: Callable[[Edit], float]) -> list[Edit]:
-    """This share of the edits, those with the lowest keys, at least `PAIRS`, in the order that they came in."""
+    """So large a share of the edits, at least `PAIRS`, those with the lowest keys; in the order that they came in."""
     count = max(PAIRS, round(share * len(edits)))
     numbers = sorted(range(len(edits)), key=lambda number: key(edits[number]))[:count]
     return [edits[number] for number in sorted(numbers)]
