@@ -1,4 +1,4 @@
-# make demo | test | test-real | test-install | lint | readme        (make help tells more)
+# make demo | bench | test | test-real | test-install | lint | readme        (make help tells more)
 VENV   ?= .venv
 PYTHON ?= python3.11
 BIN    := $(VENV)/bin
@@ -6,12 +6,13 @@ STAMP  := $(VENV)/.installed
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo test test-real test-install lint readme system-packages
+.PHONY: help demo bench test test-real test-install lint readme system-packages
 help:
 	@echo "make demo          two simulated users edit gemma3-270m's drafts, and it learns from each of them (a few minutes)"
-	@echo "make test          every test but those of test-real, against a real Kafka broker (installs what it needs)"
+	@echo "make test          every test but those of test-real and bench, against a real Kafka broker (installs what it needs)"
 	@echo "make test-real     the real model: the demo with its controls, and real edits where they are (about 45 minutes)"
 	@echo "make test-install  the daemon from its wheel, with all it needs in an empty environment (downloads about 6 GB)"
+	@echo "make bench         every figure of corlld bench against its bar, with a real Kafka broker (about an hour)"
 	@echo "make lint          ruff, mypy --strict, import rules"
 	@echo "make readme        rewrites the README's tables by what the program tells of itself"
 	@echo "VENV=$(VENV) is the virtual environment that is made and used"
@@ -29,7 +30,10 @@ demo: $(STAMP)
 	$(BIN)/corlld demo
 
 test: system-packages $(STAMP)
-	$(BIN)/python -m pytest -m "not real"
+	$(BIN)/python -m pytest -m "not real and not bench"
+
+bench: system-packages $(STAMP)
+	$(BIN)/python -m pytest -m bench -s --timeout 14400 tests/bench
 
 test-real: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m real --timeout 5400

@@ -28,8 +28,11 @@ GEMM_TOKENS, GEMM_IN, GEMM_OUT = 1712, 640, 2048
 GEMM_SECONDS = 0.5
 
 
+WAYS = ("trl", "peft", "single", "packed", "guarded", "gemm")  # in turn
+
+
 class Series(NamedTuple):
-    """What is timed. way: "packed", "single", "guarded", "peft", "trl", "trl, constructed" or "gemm"."""
+    """What is timed: a way of `WAYS`, or TRL_WHOLE, which is "trl" with the trainers' construction."""
 
     workload: str
     dtype: str
@@ -111,7 +114,7 @@ class Comparison:
         """
         seconds: dict[Series, list[float]] = {}
         for name, workload in self._workloads.items():
-            here = {series for series in wanted if series.workload == name}
+            here = [series for series in wanted if series.workload == name]
             seconds |= self._measure_workload(workload, to_run(here), repeats, advance)
         return seconds
 
@@ -190,8 +193,9 @@ class Comparison:
 
 
 def to_run(wanted: Iterable[Series]) -> list[Series]:
-    """What has to be run for these series, in the order of their names."""
-    return sorted({series._replace(way="trl") if series.way == TRL_WHOLE else series for series in wanted})
+    """What has to be run for these series, in the order of a round."""
+    run = {series._replace(way="trl") if series.way == TRL_WHOLE else series for series in wanted}
+    return sorted(run, key=lambda series: (series.workload, series.dtype == BF16, WAYS.index(series.way)))
 
 
 def check_same(start: Sequence[torch.Tensor], ways: Mapping[str, Way]) -> None:

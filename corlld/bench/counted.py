@@ -1,11 +1,12 @@
 """What a round computes: matrix products by torch's counter, and tokens looked up."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 from corlld.errors import FatalError
 
@@ -14,9 +15,12 @@ aten = torch.ops.aten
 _CREDIBLE = 0.8
 
 
-def _grouped_mm_flop(
-    a: torch.Size, b: torch.Size, *args: Any, out_shape: torch.Size | None = None, **kwargs: Any
-) -> int:
+def _added_product_flop(into: torch.Size, a: torch.Size, b: torch.Size, *args: Any, **kwargs: Any) -> int:
+    """A product that is added to what is there, also one for each of a batch."""
+    return 2 * math.prod(a) * b[-1]
+
+
+def _grouped_mm_flop(a: torch.Size, b: torch.Size, *args: Any, **kwargs: Any) -> int:
     """A product a group; the groups share out the dimension that has no group of its own."""
     if len(a) == 2 and len(b) == 3:
         return 2 * a[0] * a[1] * b[2]
@@ -29,8 +33,8 @@ def _grouped_mm_flop(
 
 # What torch's counter knows no formula for, and would take for nothing.
 _MORE_FORMULAS: dict[Any, Any] = {
-    aten.addmm_: addmm_flop,
-    aten.baddbmm_: baddbmm_flop,
+    aten.addmm_: _added_product_flop,
+    aten.baddbmm_: _added_product_flop,
     aten._grouped_mm: _grouped_mm_flop,
 }
 

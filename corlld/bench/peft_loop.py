@@ -1,6 +1,7 @@
 """What a competent engineer writes with PEFT: an adapter a user in one model, two padded rows a pair, users in turn."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,9 +89,11 @@ class PeftLoop:
     ) -> None:
         config = lora_config(layout)
         names = [f"user-{number}" for number in range(len(users))]
-        self._model: Any = get_peft_model(base, config, adapter_name=names[0]).eval()
-        for name in names[1:]:
-            self._model.add_adapter(name, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers under an old name
+            self._model: Any = get_peft_model(base, config, adapter_name=names[0]).eval()
+            for name in names[1:]:
+                self._model.add_adapter(name, config)
         self._device = base.device
         self._pad = pad
         self._users = list(zip(names, users, strict=True))

@@ -17,7 +17,7 @@ PAIRS = 16  # of every workload
 FIRST = "16x1"
 MADE_UP = 24  # prompts, each with two edits
 # Shares of a file's pairs, so that they mean the same under any tokenizer.
-_TYPICAL = 0.7  # the shorter ones
+_TYPICAL = 0.65  # the shorter ones
 _LONG_CONTEXT = 0.125
 _HEAVY = 0.25
 

@@ -1,0 +1,54 @@
+"""The ways that are compared do the same: otherwise their seconds would say nothing."""
+
+
+import pytest
+import torch
+
+from corlld.bench import ours
+from corlld.bench.comparison import FP32, Comparison, Series, check_same
+from corlld.bench.ways import Took
+from corlld.bench.workloads import choose, made_up_edits
+from corlld.errors import FatalError
+from tests.tiny_models import make_tiny_model
+
+SAME = ("trl", "peft", "single", "packed")
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    folder = str(make_tiny_model(tmp_path_factory.mktemp("model"), "gemma3"))
+    resident = ours.load(folder, FP32)
+    return Comparison(folder, resident, choose(made_up_edits(), ours.make_encoder(resident.tokenizer)))
+
+
+class _Moved:
+    def __init__(self, weights: torch.Tensor) -> None:
+        self._weights = weights
+
+    def round(self) -> Took:
+        raise AssertionError
+
+    def weights(self) -> list[torch.Tensor]:
+        return [self._weights]
+
+
+def test_trl_the_peft_loop_and_both_of_ours_end_with_the_same_tensors(comparison: Comparison) -> None:
+    series = [Series("16x1", FP32, way) for way in SAME]
+    seconds = comparison.measure(series, 1, lambda _: None)  # raises where they do not
+    assert set(seconds) == {*series, Series("16x1", FP32, "trl, constructed")}
+    assert all(len(rounds) == 1 and rounds[0] > 0 for rounds in seconds.values())
+    assert seconds[Series("16x1", FP32, "trl, constructed")] > seconds[Series("16x1", FP32, "trl")]
+
+
+@pytest.mark.parametrize("workload", ["4x4", "1x16"])
+def test_steps_of_several_pairs_are_the_same_too(comparison: Comparison, workload: str) -> None:
+    comparison.measure([Series(workload, FP32, way) for way in SAME[1:]], 1, lambda _: None)
+
+
+def test_a_way_that_ends_elsewhere_stops_the_bench() -> None:
+    start = torch.zeros(4)
+    step = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    same, other = step + 1e-6, step + torch.tensor([0.0, 1e-3, 0.0, 0.0])
+    check_same([start], {"one": _Moved(step), "the same": _Moved(same)})
+    with pytest.raises(FatalError, match="other ends with other tensors than one"):
+        check_same([start], {"one": _Moved(step), "other": _Moved(other)})
