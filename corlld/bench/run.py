@@ -2,7 +2,8 @@
 
 import statistics
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -70,22 +71,14 @@ def bench(request: Request, console: Console, progress: Console) -> Report:
     workloads = choose(read_edits(request.edits), ours.make_encoder(resident.tokenizer))
     events = [edit.event for edits in workloads[FIRST].users for edit in edits]
 
-    others: dict[str, Callable[[Callable[[int], None]], Measured]] = {
-        "known_users_cost": lambda advance: _known_users_cost(request.repeats, advance),
-        "commit_share": lambda advance: _commit_share(request.model, events, advance),
-        "latency_beyond_seconds": lambda advance: _latency(request.model, events, advance),
-        "decode_share": lambda advance: _decode_share(str(request.kafka), events, request.repeats, advance),
-        "peak_memory_over_peft": lambda advance: _peak_memory(request.model, request.edits, advance),
-    }
-    steps = (1 + request.repeats) * len(series) + sum(
-        _steps(name, request.repeats) for name in others if name in wanted
-    )
+    beside = [name for name in BESIDE if name in wanted]
+    steps = (1 + request.repeats) * len(series) + sum(_steps(name, request.repeats) for name in beside)
     with Advance(progress, steps, "steps") as advance:
         comparison = Comparison(request.model, resident, workloads)
         seconds = comparison.measure(series, request.repeats, advance)
         found = _compared(comparison, resident, workloads[FIRST], seconds, wanted)
         del comparison  # its models would stand beside those of the daemons
-        found += [measure(advance) for name, measure in others.items() if name in wanted]
+        found += [BESIDE[name](request, events, advance) for name in beside]
     order = list(FIGURES)
     found.sort(key=lambda measured: order.index(measured.figure.name))
     report = Report(request.command, began, request.model, workloads, seconds, found, notes)
@@ -145,34 +138,51 @@ def _compared(
     return found
 
 
-def _known_users_cost(repeats: int, advance: Callable[[int], None]) -> Measured:
-    with tempfile.TemporaryDirectory(prefix="corlld-bench-") as folder:
-        seconds, each = known_users_cost(Path(folder), repeats, advance)
+def _known_users_cost(request: Request, events: Sequence[EditEvent], advance: Callable[[int], None]) -> Measured:
+    with _folder() as folder:
+        seconds, each = known_users_cost(folder, request.repeats, advance)
     return Measured(FIGURES["known_users_cost"], seconds[SIZES[-1]] / seconds[SIZES[0]], min(each), max(each))
 
 
-def _commit_share(model: str, events: Sequence[EditEvent], advance: Callable[[int], None]) -> Measured:
-    with tempfile.TemporaryDirectory(prefix="corlld-bench-") as folder:
-        share = commit_share(Path(folder), model, events)
+def _commit_share(request: Request, events: Sequence[EditEvent], advance: Callable[[int], None]) -> Measured:
+    with _folder() as folder:
+        share = commit_share(folder, request.model, events)
     advance(1)
     return Measured(FIGURES["commit_share"], share)
 
 
-def _latency(model: str, events: Sequence[EditEvent], advance: Callable[[int], None]) -> Measured:
-    with tempfile.TemporaryDirectory(prefix="corlld-bench-") as folder:
-        each = latencies_beyond(Path(folder), model, events)
+def _latency(request: Request, events: Sequence[EditEvent], advance: Callable[[int], None]) -> Measured:
+    with _folder() as folder:
+        each = latencies_beyond(folder, request.model, events)
     advance(1)
     return Measured(FIGURES["latency_beyond_seconds"], statistics.median(each), min(each), max(each))
 
 
-def _decode_share(kafka: str, events: Sequence[EditEvent], repeats: int, advance: Callable[[int], None]) -> Measured:
-    share, each = decode_shares(kafka, events, repeats, advance)
+def _decode_share(request: Request, events: Sequence[EditEvent], advance: Callable[[int], None]) -> Measured:
+    assert request.kafka is not None  # noqa: S101 - see `_wanted`
+    share, each = decode_shares(request.kafka, events, request.repeats, advance)
     return Measured(FIGURES["decode_share"], share, min(each), max(each))
 
 
-def _peak_memory(model: str, edits: Path | None, advance: Callable[[int], None]) -> Measured:
+def _peak_memory(request: Request, events: Sequence[EditEvent], advance: Callable[[int], None]) -> Measured:
     peaks = []
     for way in ("packed", "peft"):
-        peaks.append(peak_beyond_states(way, model, edits))
+        peaks.append(peak_beyond_states(way, request.model, request.edits))
         advance(1)
     return Measured(FIGURES["peak_memory_over_peft"], peaks[0] / peaks[1])
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="corlld-bench-") as folder:
+        yield Path(folder)
+
+
+# The figures that need models, processes or a broker of their own.
+BESIDE: dict[str, Callable[[Request, Sequence[EditEvent], Callable[[int], None]], Measured]] = {
+    "known_users_cost": _known_users_cost,
+    "commit_share": _commit_share,
+    "latency_beyond_seconds": _latency,
+    "decode_share": _decode_share,
+    "peak_memory_over_peft": _peak_memory,
+}

@@ -34,7 +34,8 @@ def test_a_quick_run_shows_and_writes_its_figures(
     assert {"cores", "cpu", "memory_bytes", "torch"} <= set(written["machine"])
     assert {round["dtype"] for round in written["rounds"]} == {"float32"}
     assert {round["way"] for round in written["rounds"]} == {"packed", "peft", "gemm"}
-    assert written["date"] and written["command"].startswith("corlld")
+    assert written["date"]
+    assert written["command"].startswith("corlld")
     out = capsys.readouterr().out
     assert "over_peft_fp32" in out
     assert "decode_share is left out" in out

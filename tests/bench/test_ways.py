@@ -1,6 +1,5 @@
 """The ways that are compared do the same: otherwise their seconds would say nothing."""
 
-
 import pytest
 import torch
 
