@@ -32,8 +32,8 @@ def test_a_quick_run_shows_and_writes_its_figures(
     assert figures["padding_share"]["value"] == 0
     assert figures["flops_over_minimum"]["value"] > 1
     assert {"cores", "cpu", "memory_bytes", "torch"} <= set(written["machine"])
-    assert {round["dtype"] for round in written["rounds"]} == {"float32"}
-    assert {round["way"] for round in written["rounds"]} == {"packed", "peft", "gemm"}
+    assert {one["dtype"] for one in written["rounds"]} == {"float32"}
+    assert {one["way"] for one in written["rounds"]} == {"packed", "peft", "gemm"}
     assert written["date"]
     assert written["command"].startswith("corlld")
     out = capsys.readouterr().out
