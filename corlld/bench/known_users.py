@@ -41,8 +41,9 @@ def known_users_cost(
         advance(1)
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for number in range(1 + repeats):
-        for size, settings in stores.items():
-            taken = _updates(settings, size, number)
+        # To and fro: what one run leaves to the disk, the next one waits for.
+        for size in sizes if number % 2 else reversed(sizes):
+            taken = _updates(stores[size], size, number)
             if number:  # the first round warms up
                 seconds[size].append(taken)
             advance(1)

@@ -67,8 +67,9 @@ def bench(request: Request, console: Console, progress: Console) -> Report:
     series = to_run(one for name in wanted for one in {**RATIOS, **SHARES}.get(name, ()))
     _need(*(["trl"] if any(one.way == "trl" for one in series) else []), *(["matplotlib"] if request.picture else []))
     transformers.utils.logging.disable_progress_bar()
+    edits = read_edits(request.edits)
     resident = ours.load(request.model, FP32)
-    workloads = choose(read_edits(request.edits), ours.make_encoder(resident.tokenizer))
+    workloads = choose(edits, ours.make_encoder(resident.tokenizer))
     events = [edit.event for edits in workloads[FIRST].users for edit in edits]
 
     beside = [name for name in BESIDE if name in wanted]
