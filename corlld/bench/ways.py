@@ -42,8 +42,11 @@ def settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def relative_difference(
+def relative_differences(
     start: Sequence[torch.Tensor], own: Sequence[torch.Tensor], other: Sequence[torch.Tensor]
-) -> float:
-    """How far apart two ways have taken a user's adapter, relative to how far one has taken it: the worst user's."""
-    return max(float((b - c).norm() / (b - a).norm()) for a, b, c in zip(start, own, other, strict=True))
+) -> tuple[float, float]:
+    """How far apart two ways took the worst user's adapter: relative to its norm, and to how far it went."""
+    apart = [(b - c).norm() for b, c in zip(own, other, strict=True)]
+    of_weights = max(float(d / b.norm()) for d, b in zip(apart, own, strict=True))
+    of_step = max(float(d / (b - a).norm()) for d, a, b in zip(apart, start, own, strict=True))
+    return of_weights, of_step

@@ -40,17 +40,17 @@ def test_trl_the_peft_loop_and_both_of_ours_end_with_the_same_tensors(comparison
 
 
 @pytest.mark.parametrize(("workload", "ways"), [("4x4", SAME), ("1x16", SAME[1:])])
-def test_steps_of_several_pairs_are_the_same_too(
-    comparison: Comparison, workload: str, ways: tuple[str, ...]
-) -> None:
+def test_steps_of_several_pairs_are_the_same_too(comparison: Comparison, workload: str, ways: tuple[str, ...]) -> None:
     """A pair alone has its gradient clipped: how strong it is shows in the company of others."""
     comparison.measure([Series(workload, FP32, way) for way in ways], 1, lambda _: None)
 
 
 def test_a_way_that_ends_elsewhere_stops_the_bench() -> None:
-    start = torch.zeros(4)
-    step = torch.tensor([1.0, 0.0, 0.0, 0.0])
-    same, other = step + 1e-6, step + torch.tensor([0.0, 1e-3, 0.0, 0.0])
-    check_same([start], {"one": _Moved(step), "the same": _Moved(same)})
-    with pytest.raises(FatalError, match="other ends with other tensors than one"):
-        check_same([start], {"one": _Moved(step), "other": _Moved(other)})
+    start = torch.tensor([1.0, 0.0, 0.0])
+    small, large = torch.tensor([0.0, 1e-3, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+    aside = torch.tensor([0.0, 0.0, 1.0])
+    check_same([start], {"one": _Moved(start + small), "the same": _Moved(start + small + 1e-6 * aside)})
+    # A tenth of a small step is little of the weights, and 1e-3 of the weights is little of a large step.
+    for step, apart in ((small, 1e-4 * aside), (large, 1e-3 * aside)):
+        with pytest.raises(FatalError, match="other ends with other tensors than one"):
+            check_same([start], {"one": _Moved(start + step), "other": _Moved(start + step + apart)})
