@@ -20,11 +20,10 @@ from corlld.bench.decoding import decode_shares
 from corlld.bench.figures import FIGURES, Measured
 from corlld.bench.known_users import SIZES, known_users_cost
 from corlld.bench.memory import peak_beyond_states
-from corlld.bench.minimum import forward_only, minimum, shape_of
+from corlld.bench.minimum import ModelShape, forward_only, minimum, shape_of
 from corlld.bench.report import Report, plot, show, write_json
 from corlld.bench.workloads import FIRST, Workload, choose, read_edits
 from corlld.errors import ConfigurationError, ExitCode, FatalError
-from corlld.learning.resident import ResidentModel
 from corlld.progress import Advance
 from corlld.records import EditEvent
 
@@ -69,6 +68,7 @@ def bench(request: Request, console: Console, progress: Console) -> Report:
     transformers.utils.logging.disable_progress_bar()
     edits = read_edits(request.edits)
     resident = ours.load(request.model, FP32)
+    shape = shape_of(resident.model, resident.layout)  # before a learner may change the model to its liking
     workloads = choose(edits, ours.make_encoder(resident.tokenizer))
     events = [edit.event for edits in workloads[FIRST].users for edit in edits]
 
@@ -77,7 +77,7 @@ def bench(request: Request, console: Console, progress: Console) -> Report:
     with Advance(progress, steps, "steps") as advance:
         comparison = Comparison(request.model, resident, workloads)
         seconds = comparison.measure(series, request.repeats, advance)
-        found = _compared(comparison, resident, workloads[FIRST], seconds, wanted)
+        found = _compared(comparison, shape, resident.vocabulary, workloads[FIRST], seconds, wanted)
         del comparison  # its models would stand beside those of the daemons
         found += [BESIDE[name](request, events, advance) for name in beside]
     order = list(FIGURES)
@@ -116,13 +116,13 @@ def _steps(name: str, repeats: int) -> int:
 
 def _compared(
     comparison: Comparison,
-    resident: ResidentModel,
+    shape: ModelShape,
+    vocabulary: int,
     workload: Workload,
     seconds: Mapping[Series, Sequence[float]],
     wanted: Collection[str],
 ) -> list[Measured]:
     """What follows from the seconds, and what one more packed step computes."""
-    shape = shape_of(resident.model, resident.layout)
     least = minimum(shape, workload.pairs).total
     found = ratios(seconds, wanted) + gemm_shares(seconds, wanted, least)
     if "flops_over_minimum" in wanted:
@@ -134,7 +134,7 @@ def _compared(
         found.append(Measured(FIGURES["guarded_flops_over_minimum"], over))
     if "padding_share" in wanted:
         needed = PASSES * sum(pair.tokens for pair in workload.pairs)
-        share = padding_share(comparison.packed(guarded=False).round, resident.vocabulary, needed)
+        share = padding_share(comparison.packed(guarded=False).round, vocabulary, needed)
         found.append(Measured(FIGURES["padding_share"], share))
     return found
 
