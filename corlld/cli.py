@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -203,6 +204,38 @@ def _demo(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _bench(arguments: argparse.Namespace) -> int:
+    from corlld.operations.logs import configure_logging
+
+    configure_logging("warning", "auto")  # the tables say the rest
+    try:
+        from corlld.bench.run import Request, bench
+    except ImportError as error:
+        raise ConfigurationError(f"the bench needs {error.name}: pip install 'corlld[bench]'") from None
+    request = Request(
+        model=arguments.model,
+        edits=arguments.edits,
+        figures=arguments.figures,
+        repeats=arguments.repeats,
+        kafka=arguments.kafka,
+        json=_new_file("--json", arguments.json),
+        picture=_new_file("--plot", arguments.plot),
+        command=shlex.join(["corlld", *sys.argv[1:]]),
+    )
+    bench(request, _stdout(), Console(stderr=True))
+    return ExitCode.OK
+
+
+def _new_file(option: str, path: Path | None) -> Path | None:
+    """A file that can be written, seen before the minutes that its content takes. Raises FatalError."""
+    try:
+        if path is not None:
+            path.touch()
+    except OSError as error:
+        raise FatalError(f"{option}: {path} can't be written: {error.strerror}", ExitCode.CANNOT_WRITE) from None
+    return path
+
+
 def _demo_folder(asked: Path | None) -> Path:
     """An empty folder. Raises ConfigurationError for one with anything in it, FatalError where none can be made."""
     try:
@@ -251,4 +284,5 @@ COMMANDS: dict[str, Command] = {
     "state show": _state_show,
     "replay": _replay,
     "demo": _demo,
+    "bench": _bench,
 }

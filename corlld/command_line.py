@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from corlld import __version__
-from corlld.help_text import CHECK_EPILOG, SEND_EPILOG
+from corlld.help_text import BENCH_EPILOG, CHECK_EPILOG, SEND_EPILOG
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -156,7 +156,32 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         metavar="DIR",
         help="an empty or new folder for states, adapters and the picture (default: a new one for temporary files)",
     )
+
+    text = "measure the learner beside PEFT and TRL, and what the daemon around it costs"
+    bench = subparsers.add_parser(
+        "bench",
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=BENCH_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_argument(
+        "--model", default="demo", help="as model.name: a folder, a hub id, a .gguf file (default: %(default)s)"
+    )
+    bench.add_argument("--edits", type=Path, metavar="FILE", help="one event a line (default: made-up edits)")
+    bench.add_argument("--figures", type=_names, metavar="A,B", help="only these; what they don't need is not run")
+    bench.add_argument(
+        "--repeats", type=_positive, default=5, metavar="N", help="timed rounds of each way (default %(default)s)"
+    )
+    bench.add_argument("--kafka", metavar="HOST:PORT", help="a broker for decode_share; without it that is left out")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write figures, rounds and machine there")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="write a picture (PNG) of pairs a second there")
+    bench.set_defaults(command=commands["bench"])
     return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _positive(text: str) -> int:

@@ -34,3 +34,17 @@ The exit code is that of the first problem (see `corlld --help`). A sample
 where more than dead_letters.max_share would be dead letters, or not one record
 is valid, is one: 65.
 """
+
+BENCH_EPILOG = """\
+The same pairs go through the learner, packed across users and one user at a
+time, through a plain PEFT loop and through TRL's DPOTrainer, in turn, round
+after round, once it was seen that all of them end with the same tensors. The
+table and the JSON tell which bars hold; they are meant for two cores and the
+demo's model. All figures take about an hour there, each by itself minutes.
+
+examples:
+  corlld bench --figures over_peft_fp32,packed_over_single --repeats 3
+  corlld bench --edits edits.jsonl --json bench.json --plot bench.png
+  corlld bench --kafka broker:9092        decode_share makes a topic, and
+                                          removes it
+"""

@@ -1,0 +1,239 @@
+"""Ways beside each other, in turn, round after round; what was checked before, and what the seconds say."""
+
+import statistics
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+
+from corlld.bench import ours
+from corlld.bench.figures import FIGURES, OTHER_WORKLOADS, Measured
+from corlld.bench.peft_loop import PeftLoop, padding_id
+from corlld.bench.ways import GUARDED, UNGUARDED, Timed, Took, Way, relative_differences, settle
+from corlld.bench.workloads import FIRST, Workload
+from corlld.errors import FatalError
+from corlld.learning.adapter import AdapterTensors
+from corlld.learning.learner import CorllLearner
+from corlld.learning.model_files import find_model_files
+from corlld.learning.resident import ResidentModel
+from corlld.settings import ModelSettings
+
+FP32, BF16 = "float32", "bfloat16"
+TRL_WHOLE = "trl, constructed"
+TOLERANCE = 1e-4  # of the weights
+# Of what the step changed, which is less than a hundredth of the weights, so that this is the stricter one. Not much
+# less: a weight whose gradient is but rounding takes a step of Adam's all the same, in either direction.
+STEP_TOLERANCE = 1e-2
+# A linear layer of gemma3-270m, on as many tokens as 16 pairs have there.
+GEMM_TOKENS, GEMM_IN, GEMM_OUT = 1712, 640, 2048
+GEMM_SECONDS = 0.5
+
+
+WAYS = ("trl", "peft", "single", "packed", "guarded", "gemm")  # in turn
+
+
+class Series(NamedTuple):
+    """What is timed: a way of `WAYS`, or TRL_WHOLE, which is "trl" with the trainers' construction."""
+
+    workload: str
+    dtype: str
+    way: str
+
+
+def _first(dtype: str, *ways: str) -> tuple[Series, ...]:
+    return tuple(Series(FIRST, dtype, way) for way in ways)
+
+
+# Each is how many times as long the second one takes as the first one.
+RATIOS: dict[str, tuple[Series, ...]] = {
+    "over_peft_fp32": _first(FP32, "packed", "peft"),
+    "over_peft_bf16": _first(BF16, "packed", "peft"),
+    "over_trl_fp32": _first(FP32, "packed", "trl"),
+    "over_trl_with_construction": _first(FP32, "packed", "trl, constructed"),
+    "packed_over_single": _first(FP32, "packed", "single"),
+    "bf16_over_fp32": (*_first(BF16, "packed"), *_first(FP32, "packed")),
+    "guard_cost": _first(FP32, "packed", "guarded"),
+}
+for _workload in OTHER_WORKLOADS:
+    _packed = Series(_workload, FP32, "packed")
+    RATIOS[f"over_peft_{_workload}"] = (_packed, Series(_workload, FP32, "peft"))
+    RATIOS[f"packed_over_single_{_workload}"] = (_packed, Series(_workload, FP32, "single"))
+
+SHARES = {
+    "gemm_share_fp32": _first(FP32, "packed", "gemm"),
+    "gemm_share_bf16": _first(BF16, "packed", "gemm"),
+}
+
+
+class Gemm:
+    """The machine's own rate: one linear layer over and over. `training` is the seconds of one."""
+
+    OPERATIONS = 2 * GEMM_TOKENS * GEMM_IN * GEMM_OUT
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._x = torch.randn(GEMM_TOKENS, GEMM_IN, device=device).to(dtype)
+        self._weight = torch.randn(GEMM_OUT, GEMM_IN, device=device).to(dtype)
+
+    @torch.no_grad()
+    def round(self) -> Took:
+        count, started = 0, time.perf_counter()
+        while (passed := time.perf_counter() - started) < GEMM_SECONDS:
+            torch.nn.functional.linear(self._x, self._weight)
+            settle(self._x.device)
+            count += 1
+        return Took(passed / count)
+
+
+class Comparison:
+    """Keeps the models of a run, loaded when they are first needed.
+
+    Args:
+        model: as `model.name`.
+        resident: the model in float32.
+        workloads: by name; see `choose`.
+    """
+
+    def __init__(self, model: str, resident: ResidentModel, workloads: Mapping[str, Workload]) -> None:
+        self._model = model
+        self._source = find_model_files(ModelSettings(name=model)).source
+        self._residents = {FP32: resident}
+        self._learners: dict[tuple[str, bool], CorllLearner] = {}
+        self._workloads = workloads
+
+    def packed(self, *, guarded: bool) -> ours.Ours:
+        """All users of the first workload in one call, in float32; each of them was trained before."""
+        workload = self._workloads[FIRST]
+        starts = ours.trained_starts(self._learner(FP32, guarded=False), workload)
+        return self._ours(workload, Series(FIRST, FP32, "guarded" if guarded else "packed"), starts)
+
+    def measure(
+        self, wanted: Collection[Series], repeats: int, advance: Callable[[int], None]
+    ) -> dict[Series, list[float]]:
+        """Seconds of each round of each series: all of a workload's in turn, after a round that only warms up.
+
+        Raises FatalError where the ways of a workload don't end with the same tensors.
+        """
+        seconds: dict[Series, list[float]] = {}
+        for name, workload in self._workloads.items():
+            here = [series for series in wanted if series.workload == name]
+            seconds |= self._measure_workload(workload, to_run(here), repeats, advance)
+        return seconds
+
+    def _measure_workload(
+        self, workload: Workload, wanted: Collection[Series], repeats: int, advance: Callable[[int], None]
+    ) -> dict[Series, list[float]]:
+        starts = {
+            dtype: ours.trained_starts(self._learner(dtype, guarded=False), workload)
+            for dtype in {series.dtype for series in wanted}
+        }
+        timed = {series: self._make(workload, series, starts[series.dtype]) for series in wanted}
+        seconds: dict[Series, list[float]] = {}
+        for number in range(1 + repeats):
+            for series, way in timed.items():
+                took = way.round()
+                if number:
+                    seconds.setdefault(series, []).append(took.training)
+                    if series.way == "trl":
+                        whole = series._replace(way=TRL_WHOLE)
+                        seconds.setdefault(whole, []).append(took.training + took.construction)
+                advance(1)
+            if not number and FP32 in starts:
+                check_same(
+                    [adapter.weights for adapter in starts[FP32]],
+                    {s.way: way for s, way in timed.items() if s.dtype == FP32 and isinstance(way, Way)},
+                )
+        return seconds
+
+    def _make(self, workload: Workload, series: Series, starts: Sequence[AdapterTensors]) -> Timed:
+        resident = self._resident(series.dtype)
+        if series.way == "gemm":
+            return Gemm(resident.model.dtype, resident.device)
+        if series.way == "peft":
+            return PeftLoop(
+                self._base(series.dtype),
+                resident.layout,
+                padding_id(resident.tokenizer),
+                [[edit.pair for edit in edits] for edits in workload.users],
+                starts,
+            )
+        if series.way == "trl":
+            from corlld.bench.trl_peer import TrlTrainer
+
+            return TrlTrainer(self._base(series.dtype), resident.tokenizer, resident.layout, workload.users, starts)
+        return self._ours(workload, series, starts)
+
+    def _ours(self, workload: Workload, series: Series, starts: Sequence[AdapterTensors]) -> ours.Ours:
+        learner = self._learner(series.dtype, guarded=series.way == "guarded")
+        events = [tuple(edit.event for edit in edits) for edits in workload.users]
+        return ours.Ours(
+            f"{series.workload} {series.way}",
+            self._resident(series.dtype),
+            learner,
+            events,
+            starts,
+            packed=series.way != "single",
+        )
+
+    def _resident(self, dtype: str) -> ResidentModel:
+        if dtype not in self._residents:
+            self._residents[dtype] = ours.load(self._model, dtype)
+        return self._residents[dtype]
+
+    def _learner(self, dtype: str, *, guarded: bool) -> CorllLearner:
+        key = (dtype, guarded)
+        if key not in self._learners:
+            guard = GUARDED if guarded else UNGUARDED
+            self._learners[key] = ours.make_learner(self._resident(dtype), guard)
+        return self._learners[key]
+
+    def _base(self, dtype: str) -> Any:
+        """A model of its own for a peer, on the device of ours."""
+        resident = self._resident(dtype)
+        base = transformers.AutoModelForCausalLM.from_pretrained(self._source, dtype=resident.model.dtype)
+        return base.to(resident.device).eval()
+
+
+def to_run(wanted: Iterable[Series]) -> list[Series]:
+    """What has to be run for these series, in the order of a round."""
+    run = {series._replace(way="trl") if series.way == TRL_WHOLE else series for series in wanted}
+    return sorted(run, key=lambda series: (series.workload, series.dtype == BF16, WAYS.index(series.way)))
+
+
+def check_same(start: Sequence[torch.Tensor], ways: Mapping[str, Way]) -> None:
+    """Raises FatalError where a way has ended with other tensors than the first one: seconds would compare nothing."""
+    weights = {name: way.weights() for name, way in ways.items()}
+    for name, other in weights.items():
+        first = next(iter(weights))
+        of_weights, of_step = relative_differences(start, weights[first], other)
+        if not (of_weights <= TOLERANCE and of_step <= STEP_TOLERANCE):
+            raise FatalError(
+                f"{name} ends with other tensors than {first}: {of_weights:.1e} of the weights apart, allowed "
+                f"{TOLERANCE:.0e}, and {of_step:.1e} of what the step changed, allowed {STEP_TOLERANCE:.0e}; nothing "
+                "is timed"
+            )
+
+
+def ratios(seconds: Mapping[Series, Sequence[float]], names: Iterable[str]) -> list[Measured]:
+    """The figures of `RATIOS` that are among the names; low and high are those of single rounds."""
+    found = []
+    for name in names:
+        if name in RATIOS:
+            fast, slow = (seconds[series] for series in RATIOS[name])
+            each = [b / a for a, b in zip(fast, slow, strict=True)]
+            value = statistics.median(slow) / statistics.median(fast)
+            found.append(Measured(FIGURES[name], value, min(each), max(each)))
+    return found
+
+
+def gemm_shares(seconds: Mapping[Series, Sequence[float]], names: Iterable[str], operations: int) -> list[Measured]:
+    """The figures of `SHARES` that are among the names. operations: the analytic minimum of the first workload."""
+    found = []
+    for name in names:
+        if name in SHARES:
+            packed, gemm = (seconds[series] for series in SHARES[name])
+            each = [operations / a / (Gemm.OPERATIONS / b) for a, b in zip(packed, gemm, strict=True)]
+            value = operations / statistics.median(packed) / (Gemm.OPERATIONS / statistics.median(gemm))
+            found.append(Measured(FIGURES[name], value, min(each), max(each)))
+    return found

@@ -1,0 +1,28 @@
+"""The whole bench against its bars: `make bench`. Its bars are meant for two cores and the demo's model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kafka.broker import KafkaCluster
+
+LIMIT_SECONDS = 14_000
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(LIMIT_SECONDS)
+def test_every_bar_holds(tmp_path: Path, kafka_broker: KafkaCluster) -> None:
+    """CORLLD_BENCH_EDITS names a file of edits, CORLLD_BENCH_JSON where the figures are kept."""
+    target = Path(os.environ.get("CORLLD_BENCH_JSON") or tmp_path / "bench.json")
+    command = [sys.executable, "-m", "corlld", "bench", "--kafka", kafka_broker.bootstrap, "--json", str(target)]
+    if edits := os.environ.get("CORLLD_BENCH_EDITS"):
+        command += ["--edits", edits]
+    # The tests' own setting, of one thread, is not the machine's.
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    subprocess.run(command, env=environment, check=True)
+    figures = json.loads(target.read_text())["figures"]
+    assert [f"{f['name']}: {f['value']:.3g}, bar {f['bar']}" for f in figures if f["holds"] is False] == []

@@ -1,0 +1,56 @@
+"""The ways that are compared do the same: otherwise their seconds would say nothing."""
+
+import pytest
+import torch
+
+from corlld.bench import ours
+from corlld.bench.comparison import FP32, Comparison, Series, check_same
+from corlld.bench.ways import Took
+from corlld.bench.workloads import choose, made_up_edits
+from corlld.errors import FatalError
+from tests.tiny_models import make_tiny_model
+
+SAME = ("trl", "peft", "single", "packed")
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    folder = str(make_tiny_model(tmp_path_factory.mktemp("model"), "gemma3"))
+    resident = ours.load(folder, FP32)
+    return Comparison(folder, resident, choose(made_up_edits(), ours.make_encoder(resident.tokenizer)))
+
+
+class _Moved:
+    def __init__(self, weights: torch.Tensor) -> None:
+        self._weights = weights
+
+    def round(self) -> Took:
+        raise AssertionError
+
+    def weights(self) -> list[torch.Tensor]:
+        return [self._weights]
+
+
+def test_trl_the_peft_loop_and_both_of_ours_end_with_the_same_tensors(comparison: Comparison) -> None:
+    series = [Series("16x1", FP32, way) for way in SAME]
+    seconds = comparison.measure(series, 1, lambda _: None)  # raises where they do not
+    assert set(seconds) == {*series, Series("16x1", FP32, "trl, constructed")}
+    assert all(len(rounds) == 1 and rounds[0] > 0 for rounds in seconds.values())
+    assert seconds[Series("16x1", FP32, "trl, constructed")] > seconds[Series("16x1", FP32, "trl")]
+
+
+@pytest.mark.parametrize(("workload", "ways"), [("4x4", SAME), ("1x16", SAME[1:])])
+def test_steps_of_several_pairs_are_the_same_too(comparison: Comparison, workload: str, ways: tuple[str, ...]) -> None:
+    """A pair alone has its gradient clipped: how strong it is shows in the company of others."""
+    comparison.measure([Series(workload, FP32, way) for way in ways], 1, lambda _: None)
+
+
+def test_a_way_that_ends_elsewhere_stops_the_bench() -> None:
+    start = torch.tensor([1.0, 0.0, 0.0])
+    small, large = torch.tensor([0.0, 1e-3, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+    aside = torch.tensor([0.0, 0.0, 1.0])
+    check_same([start], {"one": _Moved(start + small), "the same": _Moved(start + small + 1e-6 * aside)})
+    # A tenth of a small step is little of the weights, and 1e-3 of the weights is little of a large step.
+    for step, apart in ((small, 1e-4 * aside), (large, 1e-3 * aside)):
+        with pytest.raises(FatalError, match="other ends with other tensors than one"):
+            check_same([start], {"one": _Moved(start + step), "other": _Moved(start + step + apart)})
