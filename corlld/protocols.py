@@ -107,6 +107,10 @@ class Learner(Protocol):
         Read from the loop's thread while `update` runs.
         """
 
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Tokens that went through the model so far, and how many of them were padding. Read from the loop's thread."""
+
     def update(self, batches: Sequence[TrainingBatch]) -> list[UpdateOutcome]:
         """One outcome a batch, in order. Changes nothing but the tensors of the users named (I4).
 

@@ -309,7 +309,7 @@ class LoopStatus:
     reading_paused: by back-pressure.
     partitions: the live ones, by number.
     training: a call of the learner is under way.
-    trainer_progress: `Learner.progress`.
+    trainer_progress: `Learner.progress`. computed_tokens, padding_tokens: `Learner.tokens`.
     host_memory_users, host_memory_bytes: states kept in host memory.
     unsaved_users: with updates that are not durable and visible yet; unsaved_age_seconds: of the oldest, 0 with none.
     """
@@ -323,6 +323,8 @@ class LoopStatus:
     partitions: Mapping[int, PartitionStatus]
     training: bool
     trainer_progress: int
+    computed_tokens: int
+    padding_tokens: int
     host_memory_users: int
     host_memory_bytes: int
     unsaved_users: int

@@ -69,6 +69,8 @@ def loop_status(**fields: Any) -> LoopStatus:
         "partitions": {},
         "training": False,
         "trainer_progress": 0,
+        "computed_tokens": 0,
+        "padding_tokens": 0,
         "host_memory_users": 0,
         "host_memory_bytes": 0,
         "unsaved_users": 0,
@@ -107,6 +109,7 @@ class ListingLearner:
         self._before = before
         self._learns_acceptances = learns_acceptances
         self.progress = 0
+        self.tokens = (0, 0)
         self.model_info = ModelInfo("tiny", "r1", "f1", supports_messages=False)
 
     def update(self, batches: Sequence[TrainingBatch]) -> list[UpdateOutcome]:

@@ -103,9 +103,9 @@ class CorllLearner:
         return self._batches + self._runner.progress
 
     @property
-    def padding_share(self) -> float:
-        """Of the tokens computed so far, those that were computed for nothing."""
-        return self._runner.padding / max(1, self._runner.tokens)
+    def tokens(self) -> tuple[int, int]:
+        """See the protocol."""
+        return self._runner.tokens, self._runner.padding
 
     def update(self, batches: Sequence[TrainingBatch]) -> list[UpdateOutcome]:
         """One outcome a batch, in order. See the protocol.

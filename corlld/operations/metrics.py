@@ -28,6 +28,7 @@ from corlld.records import PairStatus, Stage
 from corlld.statistics import DraftOrigin
 
 EVENT_TYPES = ("edit", "acceptance", "erase")
+TOKEN_KINDS = ("needed", "padding")
 RETRIED_STAGES = (Stage.STATE, Stage.PUBLISHING, Stage.DEAD_LETTERS)
 
 STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -122,6 +123,11 @@ class Metrics:
         # learning
         self.step_seconds = self._histogram("corlld_step_seconds", "One call of the learner.", STEP_SECONDS)
         self.step_users = self._histogram("corlld_step_users", "Users in one call of the learner.", USERS)
+        self.tokens = self._counter(
+            "corlld_tokens_total",
+            "Tokens that went through the model; padding is none where the model can share prefixes.",
+            {"kind": TOKEN_KINDS},
+        )
         self.updates = self._counter("corlld_updates_total", "Micro-batches that trained.")
         self.pairs = self._counter("corlld_pairs_total", "Edits by what became of them.", {"status": PairStatus})
         self.rejected = self._counter("corlld_rejected_total", "Rejected edits, by why.", {"reason": RejectReason})

@@ -6,7 +6,7 @@ from functools import partial
 
 from corlld.observer import Observer
 from corlld.operations.health import Health
-from corlld.operations.metrics import Metrics
+from corlld.operations.metrics import TOKEN_KINDS, Metrics
 from corlld.records import (
     Arrival,
     DeadLetter,
@@ -43,6 +43,7 @@ class MetricsObserver(Observer):
         self._clock = clock
         self._wall_clock = wall_clock
         self._partitions: set[str] = set()  # that have a lag
+        self._tokens = dict.fromkeys(TOKEN_KINDS, 0)  # counted so far
         metrics.ready.set_function(lambda: health.not_ready() is None)
         for stage in Stage:
             metrics.waiting_for.labels(stage).set_function(partial(_is_waiting_for, health, stage))
@@ -58,6 +59,10 @@ class MetricsObserver(Observer):
         metrics.buffered_chars.set(status.buffered_chars)
         metrics.reading_paused.set(status.reading_paused)
         metrics.partitions.set(len(status.partitions))
+        tokens = {"needed": status.computed_tokens - status.padding_tokens, "padding": status.padding_tokens}
+        for kind, count in tokens.items():
+            metrics.tokens.labels(kind).inc(count - self._tokens[kind])
+        self._tokens = tokens
         metrics.low_watermark_age.set(
             max((partition.low_watermark_age_seconds for partition in status.partitions.values()), default=0.0)
         )

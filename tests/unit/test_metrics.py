@@ -123,6 +123,13 @@ def test_readiness_goes_with_the_start_the_loop_and_the_stop(watched: Watched) -
     assert (watched["corlld_ready"], waits()) == (0, set())
 
 
+def test_tokens_are_counted_by_what_was_computed_since_the_last_turn(watched: Watched) -> None:
+    watched.observer.turned(loop_status(now=1.0, computed_tokens=100, padding_tokens=20))
+    watched.observer.turned(loop_status(now=2.0, computed_tokens=150, padding_tokens=20))
+    assert watched["corlld_tokens_total{kind=needed}"] == 130
+    assert watched["corlld_tokens_total{kind=padding}"] == 20
+
+
 def test_the_model_is_told_once_it_is_resident(watched: Watched) -> None:
     watched.observer.model_loaded(ModelInfo("served", "r1", "f1", supports_messages=True), "cpu", "float32")
     name = "corlld_model_info{model=served}{revision=r1}{device=cpu}{dtype=float32}{adapter=f1}"
