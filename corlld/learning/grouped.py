@@ -24,7 +24,7 @@ class UserGroups(Protocol):
         """out[k] += x[k] @ factors[k].T."""
 
     def add_outer_(self, out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> None:
-        """out[k] += scale * left[k].T @ right[k]: out is (K, ., .), left and right are (T, .)."""
+        """out[k] += scale * left[k].T @ right[k]: out is (K, ., .), left (the thin one) and right are (T, .)."""
 
 
 def user_groups(tokens: Sequence[int], device: torch.device, dtype: torch.dtype, rank: int) -> UserGroups:
@@ -62,10 +62,7 @@ class LoopGroups:
 
     def add_outer_(self, out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> None:
         for user, own in self._slices:
-            if out.dtype == left.dtype:
-                out[user].addmm_(left[own].mT, right[own], alpha=scale)
-            else:
-                out[user].add_(left[own].mT @ right[own], alpha=scale)
+            out[user].add_(left[own].mT @ right[own], alpha=scale)
 
 
 class KernelGroups:

@@ -3,6 +3,15 @@
 import torch
 
 
+def all_finite(*tensors: torch.Tensor) -> torch.Tensor:
+    """Of each row, whether it is finite in all of these tensors, (K, .): (K,), bool.
+
+    NaN and infinity both show in the extremes: one pass each, and nothing is made as large as the tensors.
+    """
+    extremes = [torch.stack([torch.stack(torch.aminmax(row)) for row in tensor]) for tensor in tensors]
+    return torch.cat(extremes, dim=1).isfinite().all(1)
+
+
 def drift_nats(change: torch.Tensor) -> float:
     """Mean |log pi_after - log pi_before| per tail token in nats, from their differences, shape (N,).
 

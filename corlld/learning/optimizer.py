@@ -3,7 +3,10 @@
 Not `torch.optim` over the slots: users without a gradient would drift on their momentum.
 """
 
+from collections.abc import Sequence
+
 import torch
+from torch.optim.adamw import adamw
 
 # torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6; the same here, so that both agree to the last digit.
 _NORM_EPS = 1e-6
@@ -22,29 +25,38 @@ def adamw_step_(
     exp_avg: torch.Tensor,
     exp_avg_sq: torch.Tensor,
     *,
-    steps: torch.Tensor,
-    lr: torch.Tensor,
+    steps: Sequence[int],
+    lr: Sequence[float],
     beta1: float,
     beta2: float,
     eps: float,
 ) -> None:
-    """One step of each user in place, as `torch.optim.AdamW(weight_decay=0)` takes it.
+    """One step of each user in place, by torch's own kernel: one pass over the tensors.
 
     Args:
-        weights, gradient, exp_avg, exp_avg_sq: shape (K, P); the gradient is used up.
-        steps: number of each user's step, from 1, float64, (K,).
-        lr: already scaled to the size of the step, float64, (K,).
+        weights, gradient, exp_avg, exp_avg_sq: shape (K, P).
+        steps: number of each user's step, from 1.
+        lr: of each user, already scaled to the size of the step.
         beta1, beta2, eps: as the optimizer's.
     """
-
-    def each(values: torch.Tensor) -> torch.Tensor:
-        return values.to(weights)[:, None]
-
-    exp_avg.lerp_(gradient, 1 - beta1)
-    exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    denominator = torch.sqrt(exp_avg_sq, out=gradient)
-    denominator.div_(each((1 - beta2**steps).sqrt())).add_(eps)
-    weights.sub_(torch.div(exp_avg, denominator, out=denominator).mul_(each(lr / (1 - beta1**steps))))
+    for user, (step, rate) in enumerate(zip(steps, lr, strict=True)):
+        adamw(
+            [weights[user]],
+            [gradient[user]],
+            [exp_avg[user]],
+            [exp_avg_sq[user]],
+            [],
+            # The kernel counts the step itself.
+            [torch.tensor(float(step - 1), device=weights.device)],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=rate,
+            weight_decay=0.0,
+            eps=eps,
+            maximize=False,
+        )
 
 
 def scaled_lr(lr: float, pairs: int, pairs_per_step: int) -> float:

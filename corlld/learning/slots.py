@@ -51,6 +51,7 @@ class SlotArena:
             raise ConfigurationError(
                 f"adapter.device_slots: {device} has no room for {slots} slots of {megabytes:.0f} MB"
             ) from error
+        self._work = tuple(place[:0] for place in (*self._places, self._places[0]))
         self._free = [Slot(number) for number in range(slots)]
         self._users: OrderedDict[str, Slot] = OrderedDict()
 
@@ -76,15 +77,21 @@ class SlotArena:
         return slot
 
     @torch.no_grad()
-    def gather(self, slots: Sequence[Slot]) -> tuple[torch.Tensor, ...]:
-        """Copies of these users' weights, exp_avg and exp_avg_sq, each (K, P)."""
-        numbers = [slot.number for slot in slots]
-        return tuple(torch.stack([place[number] for number in numbers]) for place in self._places)
+    def gather(self, slots: Sequence[Slot]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Copies of these users' weights, exp_avg and exp_avg_sq, each (K, P), and zeros for their gradient, alike.
 
-    @torch.no_grad()
-    def weights(self, slots: Sequence[Slot]) -> torch.Tensor:
-        """A copy of these users' weights, (K, P)."""
-        return torch.stack([self._places[0][slot.number] for slot in slots])
+        In memory that the next call uses again: fresh pages would cost more than the copies.
+        """
+        if len(slots) > self._work[0].shape[0]:
+            self._work = ()
+            self._work = tuple(
+                place.new_empty(len(slots), place.shape[1]) for place in (*self._places, self._places[0])
+            )
+        *tensors, gradient = (work[: len(slots)] for work in self._work)
+        for tensor, place in zip(tensors, self._places, strict=True):
+            for row, slot in zip(tensor, slots, strict=True):
+                row.copy_(place[slot.number])
+        return tuple(tensors), gradient.zero_()
 
     @torch.no_grad()
     def commit(self, slot: Slot, tensors: Sequence[torch.Tensor], optimizer_step: int) -> None:

@@ -60,8 +60,9 @@ def _describe(name: str, module: nn.Module) -> LoraModule:
 class StackedAdapters:
     """K users' factors of each module, in the layout's order, as a pass uses them.
 
-    factors: A (K, r, in) and B (K, out, r), in the base model's dtype; the scale lora_alpha / r is in B already.
-    gradients: where each one's gradient is added, in the adapters' own dtype; None for passes without.
+    factors: A (K, r, in) and B transposed, (K, r, out), in the base model's dtype; the scale lora_alpha / r is in B
+    already. gradients: of A (K, r, in) and of B (K, out, r), added to in the adapters' own dtype; None for passes
+    without.
     """
 
     factors: list[tuple[torch.Tensor, torch.Tensor]]
@@ -137,7 +138,8 @@ class StackedLora:
     def stack(self, weights: torch.Tensor, gradient: torch.Tensor | None = None) -> StackedAdapters:
         """K users' flat weights, shape (K, layout.size), for passes; their gradients are added to `gradient`, alike."""
         factors = [
-            (a.to(self._dtype), (b * self.layout.scaling).to(self._dtype)) for a, b in self.layout.stacked(weights)
+            (a.to(self._dtype), (b.mT * self.layout.scaling).to(self._dtype).contiguous())
+            for a, b in self.layout.stacked(weights)
         ]
         return StackedAdapters(factors, None if gradient is None else list(self.layout.stacked(gradient)))
 
@@ -164,7 +166,7 @@ class _LoraLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         y = F.linear(x, weight, bias)
         down = groups.products(x, a)
-        groups.add_products_(y, down, b)
+        groups.add_products_(y, down, b.mT)
         ctx.save_for_backward(x, down, weight, a, b)
         ctx.gradients, ctx.groups, ctx.scale = gradients, groups, scale
         return y
@@ -176,9 +178,9 @@ class _LoraLinear(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("a backward pass through adapters that were stacked without gradients")
         gradient_a, gradient_b = ctx.gradients
-        up = groups.products(gradient, b.mT)  # by the scaled B
+        up = groups.products(gradient, b)  # by the scaled B
         groups.add_outer_(gradient_a, up, x)
-        groups.add_outer_(gradient_b, gradient, down, ctx.scale)
+        groups.add_outer_(gradient_b.mT, down, gradient, ctx.scale)
         below = None
         if ctx.needs_input_grad[0]:
             below = gradient @ weight

@@ -102,7 +102,7 @@ class StepRunner:
             candidates, items = _flat(group)
             adapters = None
             if not base:
-                adapters = self._resident.lora.stack(self._arena.weights([step.slot for step in group]))
+                adapters = self._resident.lora.stack(self._arena.gather([step.slot for step in group])[0][0])
             waiting = self._pack(items, len(group))
             while waiting:
                 row = waiting.pop(0)
@@ -161,8 +161,7 @@ class StepRunner:
         self, group: Sequence[UserStep], candidates: Sequence[Candidate], rows: Sequence[Row]
     ) -> list[StepResult]:
         with _blaming(None):
-            tensors = self._arena.gather([step.slot for step in group])
-            gradient = torch.zeros_like(tensors[0])
+            tensors, gradient = self._arena.gather([step.slot for step in group])
             adapters = self._resident.lora.stack(tensors[0], gradient)
         counts = [len(step.candidates) for step in group]
         before: list[torch.Tensor] = []
@@ -181,9 +180,7 @@ class StepRunner:
                 losses[member] = loss
         with _blaming(None):
             norms = self.take_step(group, tensors, gradient)
-            # NaN and infinity both show in the largest absolute value: one pass, and nothing as large as the tensors.
-            largest = [torch.linalg.vector_norm(tensor, float("inf"), dim=1) for tensor in tensors]
-            finite = torch.stack([*largest, norms]).isfinite().all(0).tolist()
+            finite = guard.all_finite(*tensors, norms[:, None]).tolist()
         del gradient, adapters
         means = [math.fsum(part) / len(part) for part in _by_user(losses, counts)]
         finite = [good and math.isfinite(mean) for good, mean in zip(finite, means, strict=True)]
@@ -246,8 +243,8 @@ class StepRunner:
             gradient,
             exp_avg,
             exp_avg_sq,
-            steps=torch.tensor([step.slot.optimizer_step + 1 for step in group], dtype=torch.float64),
-            lr=torch.tensor(lr, dtype=torch.float64),
+            steps=[step.slot.optimizer_step + 1 for step in group],
+            lr=lr,
             beta1=rule.beta1,
             beta2=rule.beta2,
             eps=rule.adam_eps,
