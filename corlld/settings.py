@@ -255,7 +255,7 @@ class LearningSettings(Section):
     max_context_tokens: Positive = Field(1024, description="A longer context is cut at its left.")
     max_row_tokens: Positive | Literal["auto"] = Field(
         "auto",
-        description="Tokens of the pairs, of several users, that share one forward pass. `auto`: 512 on a CPU, 8192 on "
+        description="Tokens of the pairs, of several users, that share one forward pass. `auto`: 640 on a CPU, 8192 on "
         "cuda (not measured).",
     )
 
