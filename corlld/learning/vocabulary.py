@@ -85,7 +85,7 @@ class _TargetLogps(torch.autograd.Function):
 def _normalise(
     hidden: torch.Tensor, head: VocabularyHead, wide: torch.dtype, with_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """logsumexp over the vocabulary, (U,), and the expected row sum_v p_v W_v ds_v/dz_v, (U, hidden)."""
+    """The logsumexp over the vocabulary, (U,), and the expected row sum_v p_v W_v ds_v/dz_v, (U, hidden)."""
     normaliser = hidden.new_full((hidden.shape[0], 1), float("-inf"), dtype=wide)
     expected = hidden.new_zeros(hidden.shape, dtype=wide) if with_gradient else None
     for start in range(0, head.weight.shape[0], head.chunk):
