@@ -209,6 +209,8 @@ def _build(settings: Settings, observer: Observer, opened: ExitStack) -> Daemon:
     info = resident.info
     device, dtype = str(resident.device), str(resident.model.dtype).removeprefix("torch.")
     observer.model_loaded(info, device, dtype)
+    if not resident.collator.shares_prefixes:
+        log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
     observer.starting(Stage.STATE)
     store.open(store_identity(settings, names, source, info), must_exist=source.has_commits())

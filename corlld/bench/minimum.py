@@ -1,7 +1,7 @@
 """The fewest floating-point operations that a CoRLL step of a trained user can take, by hand.
 
 A multiplication with a weight of shape (in, out) is 2 in out operations for each token. For a pair of a prompt and two
-tails, n tokens together, N of them in the tails:
+tails, n tokens together, from N of which a tail's token is predicted (the prompt's last one predicts both first ones):
 
     reference    each linear layer once for each of the n tokens, attention, the vocabulary for N tokens
     forward      the same, and LoRA: 2 r (in + out) for each token and adapted layer
@@ -108,20 +108,24 @@ def forward_only(shape: ModelShape, pairs: Iterable[PreferencePair]) -> int:
     return sum(
         2 * (shape.linear + shape.lora) * pair.tokens
         + _attention(shape, len(pair.prompt), (len(pair.chosen), len(pair.rejected)))
-        + 2 * shape.head * (len(pair.chosen) + len(pair.rejected))
+        + 2 * shape.head * _predicting((len(pair.chosen), len(pair.rejected)))
         for pair in pairs
     )
 
 
 def step(shape: ModelShape, prompt: int, tails: Sequence[int]) -> Operations:
     """Of one text with a shared prompt of so many tokens, and tails of so many."""
-    tokens, scored = prompt + sum(tails), sum(tails)
+    tokens = prompt + sum(tails)
     return Operations(
         linear=2 * tokens * (3 * shape.linear - shape.linear_first),
         lora=2 * tokens * (3 * shape.lora - shape.lora_first),
         attention=4 * _attention(shape, prompt, tails),
-        head=3 * 2 * scored * shape.head,
+        head=3 * 2 * _predicting(tails) * shape.head,
     )
+
+
+def _predicting(tails: Sequence[int]) -> int:
+    return 1 + sum(tail - 1 for tail in tails)
 
 
 def _attention(shape: ModelShape, prompt: int, tails: Sequence[int]) -> int:

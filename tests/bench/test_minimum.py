@@ -62,5 +62,6 @@ def test_a_prompt_is_counted_once_for_both_tails_and_only_tails_reach_the_head()
     pair = PreferencePair(tuple(range(10)), (1, 2, 3), (4, 5))
     counted = minimum.minimum(shape, [pair, pair])
     assert counted.linear == 2 * 3 * 2 * (10 + 3 + 2)
-    assert counted.head == 2 * 3 * 2 * (3 + 2)
-    assert minimum.forward_only(shape, [pair]) == 2 * 15 + 2 * 5
+    # The prompt's last token predicts the first one of both.
+    assert counted.head == 2 * 3 * 2 * (3 + 2 - 1)
+    assert minimum.forward_only(shape, [pair]) == 2 * 15 + 2 * 4
