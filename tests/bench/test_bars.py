@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,10 @@ LIMIT_SECONDS = 14_000
 @pytest.mark.bench
 @pytest.mark.timeout(LIMIT_SECONDS)
 def test_every_bar_holds(tmp_path: Path, kafka_broker: KafkaCluster) -> None:
-    """CORLLD_BENCH_EDITS names a file of edits, CORLLD_BENCH_JSON where the figures are kept."""
+    """CORLLD_BENCH_ARGUMENTS: more arguments, such as `--edits FILE`. CORLLD_BENCH_JSON: where the figures are kept."""
     target = Path(os.environ.get("CORLLD_BENCH_JSON") or tmp_path / "bench.json")
     command = [sys.executable, "-m", "corlld", "bench", "--kafka", kafka_broker.bootstrap, "--json", str(target)]
-    if edits := os.environ.get("CORLLD_BENCH_EDITS"):
-        command += ["--edits", edits]
+    command += shlex.split(os.environ.get("CORLLD_BENCH_ARGUMENTS", ""))
     # The tests' own setting, of one thread, is not the machine's.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     subprocess.run(command, env=environment, check=True)
