@@ -1,6 +1,6 @@
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from corlld.learning.collate import Item
 from corlld.learning.learner import CorllLearner
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
+from corlld.learning.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.steps import StepRunner
 from corlld.records import EditEvent, Message, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings import GuardSettings, LearningSettings
@@ -463,6 +464,135 @@ def test_a_single_pair_that_does_not_fit_is_rejected_alone(
     expected = [RejectReason.OUT_OF_MEMORY if size == max(sizes) else None for size in sizes]
     assert [pair.reason for pair in outcome.pairs] == expected
     assert expected.count(None) == 3
+
+
+def test_pairs_behind_one_that_does_not_fit_are_held_to_the_reference_as_the_batch_began(
+    make: Callable[..., CorllLearner], resident: ResidentModel, small_device: list[int]
+) -> None:
+    small, *others, largest = sorted(EDITS, key=lambda edit: tokens_of(resident, edit))
+    for reference in ("base", "previous"):
+        # Steps of one pair at a quarter of the rate, as the pairs are tried one by one.
+        small_device.append(10**9)
+        expected = update(make(reference=reference, pairs_per_step=1, lr=1e-2 / 4), small, *others)
+        small_device.append(tokens_of(resident, largest) - 1)
+        outcome = update(make(reference=reference, pairs_per_step=4), small, largest, *others)
+        assert [pair.reason for pair in outcome.pairs] == [None, RejectReason.OUT_OF_MEMORY, None, None]
+        margins = [pair.margin for pair in outcome.pairs if pair.margin is not None]
+        assert margins == pytest.approx([pair.margin for pair in expected.pairs], abs=1e-4)
+        torch.testing.assert_close(weights(outcome), weights(expected), rtol=1e-4, atol=1e-5)
+
+
+# Several users in one call: what one of them brings is that user's alone
+
+
+def neighbours(learner: CorllLearner, *events: EditEvent, adapter: Any = None) -> list[UpdateOutcome]:
+    """Bob's events between ann's and cy's edits."""
+    batches = [TrainingBatch(uid, None, EDITS[:2]) for uid in ("ann", "bob", "cy")]
+    batches[1] = TrainingBatch("bob", adapter, events)
+    return learner.update(batches)
+
+
+def assert_unharmed(learner: CorllLearner, outcomes: Sequence[UpdateOutcome]) -> None:
+    """Ann and cy have what a call without bob gives them."""
+    expected = learner.update([TrainingBatch(uid, None, EDITS[:2]) for uid in ("ann", "cy")])
+    for outcome, alone in zip((outcomes[0], outcomes[2]), expected, strict=True):
+        assert {pair.status for pair in outcome.pairs} == {PairStatus.APPLIED}
+        assert outcome.steps == alone.steps == 1
+        torch.testing.assert_close(weights(outcome), weights(alone), rtol=1e-4, atol=1e-5)
+        assert [pair.margin for pair in outcome.pairs] == pytest.approx([pair.margin for pair in alone.pairs], abs=1e-4)
+
+
+def test_a_pair_that_is_not_finite_harms_no_other_user_of_the_call(tmp_path: Path) -> None:
+    resident = tiny_resident(make_tiny_model(tmp_path, "llama"))
+    (token,) = resident.tokenizer("~", add_special_tokens=False)["input_ids"]
+    resident.model.get_input_embeddings().weight[token] = float("nan")
+
+    def learner() -> CorllLearner:
+        return CorllLearner(resident, LearningSettings(lr=1e-2), GuardSettings(max_drift_nats=1e9), 4)
+
+    outcomes = neighbours(learner(), event("see ~ then", "see ~ now"), EDITS[2])
+    assert [pair.reason for pair in outcomes[1].pairs] == [RejectReason.NON_FINITE, None]
+    assert_unharmed(learner(), outcomes)
+
+
+def test_moments_that_overflow_harm_no_other_user_of_the_call(make: Callable[..., CorllLearner]) -> None:
+    fine = update(make(), *EDITS, uid="bob").adapter
+    assert isinstance(fine, AdapterTensors)
+    adapter = AdapterTensors(fine.weights, torch.full_like(fine.exp_avg, 3e38), fine.exp_avg_sq, fine.optimizer_step)
+    outcomes = neighbours(make(), EDITS[2], adapter=adapter)
+    assert outcomes[1].pairs[0].reason is RejectReason.NON_FINITE
+    assert outcomes[1].adapter is adapter
+    assert_unharmed(make(), outcomes)
+
+
+def test_a_step_that_drifts_too_far_harms_no_other_user_of_the_call(make: Callable[..., CorllLearner]) -> None:
+    drifts = [outcome.drift_nats or 0.0 for outcome in neighbours(make(), *EDITS[2:])]
+    limit = GuardSettings(max_drift_nats=(drifts[0] + drifts[2]) / 2 * 1.5)
+    # Far along already, bob moves further than the others.
+    adapter = update(make(lr=0.5), *EDITS, uid="bob").adapter
+    outcomes = neighbours(make(limit), *EDITS[2:], adapter=adapter)
+    assert {pair.reason for pair in outcomes[1].pairs} == {RejectReason.DRIFT}
+    assert outcomes[1].adapter is adapter
+    assert_unharmed(make(), outcomes)
+
+
+def test_a_pair_that_is_too_long_or_does_not_fit_harms_no_other_user_of_the_call(
+    make: Callable[..., CorllLearner], resident: ResidentModel, small_device: list[int]
+) -> None:
+    large, long = event("a" * 60, "b" * 60), event("a" * 200, "b")
+    small_device.append(tokens_of(resident, large) - 1)
+    assert sum(tokens_of(resident, edit) for edit in EDITS[:2]) < small_device[-1]
+    outcomes = neighbours(make(max_response_tokens=100), large, EDITS[2], long)
+    reasons = [RejectReason.OUT_OF_MEMORY, None, RejectReason.TOO_LONG]
+    assert [pair.reason for pair in outcomes[1].pairs] == reasons
+    assert_unharmed(make(), outcomes)
+
+
+@pytest.mark.parametrize("reference", ["base", "previous"])
+def test_a_device_with_room_for_one_users_tensors_trains_all_of_them(
+    make: Callable[..., CorllLearner], monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    rule = {"reference": reference, "pairs_per_step": 1}
+    expected = neighbours(make(**rule), *EDITS)
+    refused = []
+    new_empty = torch.Tensor.new_empty
+
+    def small(tensor: torch.Tensor, *shape: Any, **options: Any) -> torch.Tensor:
+        if shape[1:] == (size,) and shape[0] > 1:
+            refused.append(shape)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return new_empty(tensor, *shape, **options)
+
+    size = weights(expected[0]).numel()
+    monkeypatch.setattr(torch.Tensor, "new_empty", small)
+    outcomes = neighbours(make(**rule), *EDITS)
+    assert refused
+    for outcome, whole in zip(outcomes, expected, strict=True):
+        assert {pair.status for pair in outcome.pairs} == {PairStatus.APPLIED}
+        torch.testing.assert_close(weights(outcome), weights(whole), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("users", [1, 2])
+@pytest.mark.parametrize("failing", range(5))
+def test_a_device_without_room_for_stacked_factors_ends_the_part_that_needs_them_and_nothing_else(
+    make: Callable[..., CorllLearner], monkeypatch: pytest.MonkeyPatch, users: int, failing: int
+) -> None:
+    """Stacked in turn for the reference, and for step and drift of two steps."""
+    stack, calls = StackedLora.stack, itertools.count()
+
+    def small(*arguments: Any) -> StackedAdapters:
+        if next(calls) == failing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return stack(*arguments)
+
+    monkeypatch.setattr(StackedLora, "stack", small)
+    learner = make(reference="previous", pairs_per_step=2)
+    outcomes = learner.update([TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob")[:users]])
+    assert next(calls) > failing
+    # What fails for several is tried for each alone, and a step of several pairs for each pair.
+    unscored = RejectReason.OUT_OF_MEMORY if (users, failing) == (1, 0) else None
+    for outcome in outcomes:
+        assert [pair.reason for pair in outcome.pairs] == [None, None, unscored, unscored]
 
 
 def test_an_error_that_is_not_about_memory_is_raised(
