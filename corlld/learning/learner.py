@@ -197,7 +197,7 @@ class CorllLearner:
             if len(chosen) == 1:
                 update.guilty[chosen[0]] = result.failure
             else:
-                # Rows behind one that did not fit told nothing, and after the first of these steps it would be too late.
+                # Rows behind one that did not fit told nothing; after the first of these steps it would be too late.
                 for base in self._by_base:
                     self._ask([(update, chosen)], base=base)
                 update.queue.extendleft([index] for index in reversed(chosen))

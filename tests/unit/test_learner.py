@@ -266,21 +266,26 @@ def test_acceptances_and_pairs_share_a_step_and_its_mean(make: Callable[..., Cor
 def test_i4_an_update_changes_no_bit_of_other_users_or_of_the_base_model(
     make: Callable[..., CorllLearner], resident: ResidentModel
 ) -> None:
-    learner = make(slots=2)
+    learner = make(slots=3)
     uids = ("ann", "bob", "cy")
     first = {o.uid: o.adapter for o in learner.update([TrainingBatch(uid, None, EDITS) for uid in uids])}
     base = {name: tensor.clone() for name, tensor in resident.model.state_dict().items()}
     before = {uid: bits(adapter) for uid, adapter in first.items()}
 
-    for _ in range(3):
-        outcome = update(learner, *EDITS[:2], uid="bob", adapter=first["bob"])
+    adapter = first["bob"]
+    for _ in range(100):
+        adapter = update(learner, EDITS[1], uid="bob", adapter=adapter).adapter
+    assert isinstance(adapter, AdapterTensors)
+    assert adapter.optimizer_step == 101
     # What was given is never written to, not even bob's own.
     for uid in uids:
         assert all(torch.equal(a, b) for a, b in zip(bits(first[uid]), before[uid], strict=True))
-    assert not same_bits(outcome.adapter, first["bob"])
+    assert not same_bits(adapter, first["bob"])
     for name, tensor in resident.model.state_dict().items():
         assert torch.equal(tensor, base[name])
     # Nor what still lies on the device: ann goes on as on a learner that never saw bob.
+    for place, tensor in zip(learner._arena._places, bits(first["cy"]), strict=True):
+        assert any(torch.equal(row.view(torch.int32), tensor) for row in place)
     assert same_bits(
         update(learner, EDITS[2], uid="ann", adapter=first["ann"]).adapter,
         update(make(), EDITS[2], uid="ann", adapter=first["ann"]).adapter,

@@ -1,3 +1,4 @@
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,26 @@ def test_gathered_tensors_are_copies_in_the_users_order(arena: SlotArena) -> Non
     gradient.fill_(9)
     assert values(arena, slots[0])[0] == 1
     assert not arena.gather(slots)[1].any()
+
+
+def test_an_adapter_whose_copy_broke_off_is_copied_again(arena: SlotArena) -> None:
+    ann, broken = adapter_of(1), adapter_of(5)
+    slot = arena.place("ann", ann)
+    broken = AdapterTensors(broken.weights, broken.exp_avg, torch.zeros(SIZE + 1), 5)
+    with pytest.raises(RuntimeError):
+        arena.place("ann", broken)
+    assert values(arena, arena.place("ann", ann)) == [1, 2, 3]
+    assert slot.optimizer_step == 1
+
+
+def test_a_slot_keeps_no_state_in_host_memory(arena: SlotArena) -> None:
+    given = adapter_of(1)
+    slot = arena.place("ann", given)
+    alive = weakref.ref(given)
+    del given
+    assert alive() is None
+    alive = weakref.ref(arena.read(slot))
+    assert alive() is None
 
 
 def test_evicting_and_reloading_gives_back_every_bit(arena: SlotArena) -> None:
