@@ -302,19 +302,24 @@ def test_users_in_one_call_are_trained_as_if_each_were_alone(make: Callable[...,
         assert [pair.margin for pair in one.pairs] == pytest.approx([pair.margin for pair in other.pairs], abs=1e-4)
 
 
-def test_users_of_one_call_go_through_the_model_together(
+def test_users_of_one_call_whose_pairs_fit_in_a_row_go_through_the_model_together(
     make: Callable[..., CorllLearner], resident: ResidentModel
 ) -> None:
     rows: list[int] = []
+    own = make_row_tokens(resident)
+    batches = [TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob", "cy")]
     handle = resident.model.base_model.register_forward_pre_hook(
         lambda _module, _args, kwargs: rows.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     try:
-        make().update([TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob", "cy")])
+        make(max_row_tokens=3 * own).update(batches)
+        # Trained and measured; the first step's reference is the model itself.
+        assert rows == [3 * own] * 2
+        rows.clear()
+        make(max_row_tokens=3 * own - 1).update(batches)
+        assert rows == [2 * own] * 2 + [own] * 2
     finally:
         handle.remove()
-    assert len(rows) == 2  # trained and measured; the first step's reference is the model itself
-    assert rows[0] == 3 * make_row_tokens(resident)
 
 
 def make_row_tokens(resident: ResidentModel) -> int:

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
 from corlld.errors import ConfigurationError
 from corlld.learning.adapter import AdapterLayout, AdapterTensors, adds_nothing, new_adapter
-from corlld.learning.grouped import KernelGroups, LoopGroups
+from corlld.learning.grouped import KernelGroups, LoopGroups, user_groups
 from corlld.learning.slots import Slot, SlotArena
 from corlld.learning.stacked_lora import StackedLora, choose_modules
 from tests.tiny_models import FAMILIES, make_tiny_model
@@ -106,6 +107,33 @@ def test_a_pass_over_other_tokens_than_were_bound_is_refused(folder: Path) -> No
     lora = StackedLora(model, layout)
     with lora.bind(lora.stack(torch.zeros(1, layout.size)), [7]), pytest.raises(ValueError, match="saw 20 of 7 tokens"):
         logits(model)
+
+
+def test_a_backward_pass_through_adapters_without_gradients_is_refused(folder: Path) -> None:
+    model = load(folder)
+    layout = AdapterLayout(4, 8, choose_modules(model, "all-linear"))
+    lora = StackedLora(model, layout)
+    with lora.bind(lora.stack(torch.zeros(1, layout.size)), [TOKENS]):
+        loss = model(input_ids=torch.arange(10, 10 + TOKENS)[None], use_cache=False).logits.sum()
+        with pytest.raises(RuntimeError, match="stacked without gradients"):
+            loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "rank", "kind"),
+    [
+        ("cuda", torch.bfloat16, 8, KernelGroups),
+        ("cuda", torch.bfloat16, 16, KernelGroups),
+        ("cuda", torch.bfloat16, 4, LoopGroups),
+        ("cuda", torch.float32, 8, LoopGroups),
+        ("cpu", torch.bfloat16, 8, LoopGroups),
+    ],
+)
+def test_the_grouped_kernel_is_used_where_it_exists_and_takes_the_rank(
+    device: str, dtype: torch.dtype, rank: int, kind: type
+) -> None:
+    with FakeTensorMode():
+        assert type(user_groups([3, 2], torch.device(device), dtype, rank)) is kind
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
