@@ -120,20 +120,20 @@ def test_a_backward_pass_through_adapters_without_gradients_is_refused(folder: P
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "rank", "kind"),
+    ("device", "dtype", "widths", "kind"),
     [
-        ("cuda", torch.bfloat16, 8, KernelGroups),
-        ("cuda", torch.bfloat16, 16, KernelGroups),
-        ("cuda", torch.bfloat16, 4, LoopGroups),
-        ("cuda", torch.float32, 8, LoopGroups),
-        ("cpu", torch.bfloat16, 8, LoopGroups),
+        ("cuda", torch.bfloat16, (8, 640, 2048), KernelGroups),
+        ("cuda", torch.bfloat16, (4, 640, 2048), LoopGroups),
+        ("cuda", torch.bfloat16, (8, 640, 60), LoopGroups),  # a router of experts
+        ("cuda", torch.float32, (8, 640, 2048), LoopGroups),
+        ("cpu", torch.bfloat16, (8, 640, 2048), LoopGroups),
     ],
 )
-def test_the_grouped_kernel_is_used_where_it_exists_and_takes_the_rank(
-    device: str, dtype: torch.dtype, rank: int, kind: type
+def test_the_grouped_kernel_is_used_where_it_exists_and_takes_all_widths(
+    device: str, dtype: torch.dtype, widths: tuple[int, ...], kind: type
 ) -> None:
     with FakeTensorMode():
-        assert type(user_groups([3, 2], torch.device(device), dtype, rank)) is kind
+        assert type(user_groups([3, 2], torch.device(device), dtype, widths)) is kind
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -287,6 +287,19 @@ def test_a_slot_keeps_no_state_in_host_memory(arena: SlotArena) -> None:
     assert alive() is None
     alive = weakref.ref(arena.read(slot))
     assert alive() is None
+
+
+def test_fewer_are_gathered_after_there_was_no_room_for_more(arena: SlotArena, monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = [arena.place("ann", adapter_of(1)), arena.place("bob", adapter_of(5))]
+    with monkeypatch.context() as full:
+        full.setattr(torch.Tensor, "new_empty", raise_out_of_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            arena.gather(slots)
+    assert values(arena, slots[1]) == [5, 6, 7]
+
+
+def raise_out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_evicting_and_reloading_gives_back_every_bit(arena: SlotArena) -> None:
