@@ -582,6 +582,22 @@ def test_a_device_with_room_for_one_users_tensors_trains_all_of_them(
         torch.testing.assert_close(weights(outcome), weights(whole), rtol=1e-4, atol=1e-5)
 
 
+def test_a_smaller_group_is_not_left_with_the_memory_of_the_one_that_did_not_fit(
+    make: Callable[..., CorllLearner], resident: ResidentModel, small_device: list[int]
+) -> None:
+    learner, gathered = make(), []
+    handle = resident.model.base_model.register_forward_pre_hook(
+        lambda *_: gathered.append(len(learner._arena._work[0]))
+    )
+    small_device.append(make_row_tokens(resident))
+    try:
+        outcomes = learner.update([TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob")])
+    finally:
+        handle.remove()
+    assert all(outcome.steps == 1 for outcome in outcomes)
+    assert gathered == [1, 1] * 2  # trained and measured
+
+
 @pytest.mark.parametrize("users", [1, 2])
 @pytest.mark.parametrize("failing", range(5))
 def test_a_device_without_room_for_stacked_factors_ends_the_part_that_needs_them_and_nothing_else(
