@@ -51,6 +51,7 @@ class SlotArena:
             raise ConfigurationError(
                 f"adapter.device_slots: {device} has no room for {slots} slots of {megabytes:.0f} MB"
             ) from error
+        self._work: tuple[torch.Tensor, ...]
         self.release()
         self._free = [Slot(number) for number in range(slots)]
         self._users: OrderedDict[str, Slot] = OrderedDict()
@@ -63,7 +64,6 @@ class SlotArena:
         slot = self._users.get(uid)
         if slot is None:
             slot = self._free.pop() if self._free else self._users.popitem(last=False)[1]
-            slot._copy_of = None
             self._users[uid] = slot
         self._users.move_to_end(uid)
         if not slot.holds(adapter):
