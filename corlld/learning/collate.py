@@ -217,14 +217,15 @@ def _cut(items: Sequence[Item], max_tokens: int) -> Iterator[list[int]]:
 
 
 def _groups(items: Sequence[Item]) -> list[list[int]]:
-    """Numbers of the items that share a beginning, by user, in order."""
+    """Numbers of the items that share a beginning: a group stands where its first pair does, so that users stay
+    together.
+    """
     groups: dict[object, list[int]] = {}
     for index, item in enumerate(items):
         beginning = item.pair.prompt[:LEAST_SHARED_TOKENS]
         alone = len(beginning) < LEAST_SHARED_TOKENS
         groups.setdefault((item.user, index if alone else beginning), []).append(index)
-    # Users stay together: a group stands where its first pair does.
-    return sorted(groups.values(), key=lambda group: (items[group[0]].user, group[0]))
+    return list(groups.values())
 
 
 def _common(pairs: Sequence[PreferencePair]) -> int:

@@ -3,14 +3,14 @@
 Two ways with the same result, to rounding: a loop of small products over views, and one grouped kernel for all users.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
-# A grouped kernel wants each factor's rows to begin at such a multiple.
+# A grouped kernel wants the rows of all it multiplies to begin at such a multiple.
 _GROUPED_ALIGNMENT_BYTES = 16
 
 
@@ -27,15 +27,16 @@ class UserGroups(Protocol):
         """out[k] += scale * left[k].T @ right[k]: out is (K, ., .), left (the thin one) and right are (T, .)."""
 
 
-def user_groups(tokens: Sequence[int], device: torch.device, dtype: torch.dtype, rank: int) -> UserGroups:
+def user_groups(tokens: Sequence[int], device: torch.device, dtype: torch.dtype, widths: Iterable[int]) -> UserGroups:
     """The way that fits where a pass runs.
 
     Args:
         tokens: of each user, in the users' order; 0 where one has none in this pass.
         device, dtype: of the base model.
-        rank: of the adapters.
+        widths: rank, and what goes in and out of the modules: the lengths of all rows.
     """
-    if device.type == "cuda" and dtype == torch.bfloat16 and rank * dtype.itemsize % _GROUPED_ALIGNMENT_BYTES == 0:
+    aligned = all(width * dtype.itemsize % _GROUPED_ALIGNMENT_BYTES == 0 for width in widths)
+    if device.type == "cuda" and dtype == torch.bfloat16 and aligned:
         return KernelGroups(tokens, device)
     return LoopGroups(tokens)
 

@@ -82,6 +82,8 @@ class CorllLearner:
     ) -> None:
         self._resident = resident
         self._learning = learning
+        # Pairs are scored by the base model, for their margins, and by the adapter where that is the reference.
+        self._by_base = (True, False) if learning.reference == "previous" else (True,)
         self._encoder = PairEncoder(
             resident.tokenizer,
             max_context_tokens=learning.max_context_tokens,
@@ -164,22 +166,25 @@ class CorllLearner:
 
     def _score_references(self, updates: Sequence[_Update]) -> None:
         """What the rule compares with, where the forward pass of a first step will not tell it."""
-        self._score(updates, base=True)
-        if self._learning.reference == "previous":
-            self._score(updates, base=False)
+        for base in self._by_base:
+            wanted = []
+            for update in updates:
+                # At its first step the policy is `previous`, and, where it was never trained, the base model as well.
+                told = set(update.queue[0]) if update.untrained or not base else ()
+                wanted.append((update, [index for index in update.candidates if index not in told]))
+            self._ask(wanted, base=base)
 
-    def _score(self, updates: Sequence[_Update], *, base: bool) -> None:
-        wanted = []
-        for update in updates:
-            # At its first step the policy is `previous`, and, where it was never trained, the base model as well.
-            told = set(update.queue[0]) if update.untrained or not base else ()
-            wanted.append((update, [index for index in update.candidates if index not in told]))
-        self._runner.score([_step(update, chosen) for update, chosen in wanted if chosen], base=base)
-        for update, chosen in wanted:
-            for index in chosen:
-                candidate = update.candidates[index]
-                if (candidate.base if base else candidate.previous) is None:
-                    update.guilty[index] = RejectReason.OUT_OF_MEMORY
+    def _ask(self, wanted: Sequence[tuple[_Update, Sequence[int]]], *, base: bool) -> None:
+        """Score those of the pairs whose reference is not known; who does not fit is guilty."""
+
+        def unknown(update: _Update, chosen: Sequence[int]) -> list[int]:
+            found = [(index, update.candidates[index]) for index in chosen]
+            return [index for index, known in found if (known.base if base else known.previous) is None]
+
+        asked = [(update, left) for update, chosen in wanted if (left := unknown(update, chosen))]
+        self._runner.score([_step(update, chosen) for update, chosen in asked], base=base)
+        for update, chosen in asked:
+            update.guilty.update(dict.fromkeys(unknown(update, chosen), RejectReason.OUT_OF_MEMORY))
 
     def _take_in(self, update: _Update, chosen: list[int], result: StepResult) -> None:
         """What a step did. One that failed is tried again pair by pair, and who fails alone is guilty."""
@@ -192,6 +197,9 @@ class CorllLearner:
             if len(chosen) == 1:
                 update.guilty[chosen[0]] = result.failure
             else:
+                # Rows behind one that did not fit told nothing; after the first of these steps it would be too late.
+                for base in self._by_base:
+                    self._ask([(update, chosen)], base=base)
                 update.queue.extendleft([index] for index in reversed(chosen))
             return
         update.steps += 1

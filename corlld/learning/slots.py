@@ -51,7 +51,8 @@ class SlotArena:
             raise ConfigurationError(
                 f"adapter.device_slots: {device} has no room for {slots} slots of {megabytes:.0f} MB"
             ) from error
-        self._work = tuple(place[:0] for place in (*self._places, self._places[0]))
+        self._work: tuple[torch.Tensor, ...]
+        self.release()
         self._free = [Slot(number) for number in range(slots)]
         self._users: OrderedDict[str, Slot] = OrderedDict()
 
@@ -63,7 +64,6 @@ class SlotArena:
         slot = self._users.get(uid)
         if slot is None:
             slot = self._free.pop() if self._free else self._users.popitem(last=False)[1]
-            slot._copy_of = None
             self._users[uid] = slot
         self._users.move_to_end(uid)
         if not slot.holds(adapter):
@@ -83,7 +83,7 @@ class SlotArena:
         In memory that the next call uses again: fresh pages would cost more than the copies.
         """
         if len(slots) > self._work[0].shape[0]:
-            self._work = ()
+            self.release()
             self._work = tuple(
                 place.new_empty(len(slots), place.shape[1]) for place in (*self._places, self._places[0])
             )
@@ -92,6 +92,10 @@ class SlotArena:
             for row, slot in zip(tensor, slots, strict=True):
                 row.copy_(place[slot.number])
         return tuple(tensors), gradient.zero_()
+
+    def release(self) -> None:
+        """Give back the memory of `gather`, which is as large as its largest call was."""
+        self._work = tuple(place[:0] for place in (*self._places, self._places[0]))
 
     @torch.no_grad()
     def commit(self, slot: Slot, tensors: Sequence[torch.Tensor], optimizer_step: int) -> None:

@@ -89,6 +89,9 @@ class StackedLora:
         self._bound: _Bound | None = None
         self._dtype = next(model.parameters()).dtype
         self._device = next(model.parameters()).device
+        self._widths = {layout.r} | {
+            width for site in layout.modules for width in (site.in_features, site.out_features)
+        }
         # Makes autograd call the first layers' backward, whose input has no gradient but whose adapters have.
         self._wants_gradient = torch.zeros((), device=self._device, dtype=self._dtype, requires_grad=True)
         for index, site in enumerate(layout.modules):
@@ -128,7 +131,7 @@ class StackedLora:
         before = self._bound
         self._bound = None
         if adapters is not None:
-            groups = user_groups(tokens, self._device, self._dtype, self.layout.r)
+            groups = user_groups(tokens, self._device, self._dtype, self._widths)
             self._bound = _Bound(adapters, groups, sum(tokens))
         try:
             yield

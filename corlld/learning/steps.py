@@ -99,26 +99,37 @@ class StepRunner:
         A candidate that the device can't hold is left as it was.
         """
         for group in self._groups(steps):
-            candidates, items = _flat(group)
-            adapters = None
-            if not base:
+            self._score_group(group, base=base)
+
+    def _score_group(self, group: Sequence[UserStep], *, base: bool) -> None:
+        adapters = None
+        if not base:
+            with contextlib.suppress(_RowTooLarge), _blaming(None):
                 adapters = self._resident.lora.stack(self._arena.gather([step.slot for step in group])[0][0])
-            waiting = self._pack(items, len(group))
-            while waiting:
-                row = waiting.pop(0)
-                tokens = None
-                with contextlib.suppress(_RowTooLarge), _blaming(None):
-                    tokens = self._scored(row, adapters)
-                if tokens is None:
-                    self._free_memory()
-                    if len(row.items) > 1:
-                        waiting[:0] = self._resident.collator.halves(items, row)
-                    continue
-                for member, sums in zip(row.members, _pairs_of(row.sums(tokens)), strict=True):
-                    if base:
-                        candidates[member].base = sums
-                    else:
-                        candidates[member].previous = sums
+            if adapters is None:
+                self._free_memory()
+                if len(group) > 1:
+                    middle = len(group) // 2
+                    self._score_group(group[:middle], base=base)
+                    self._score_group(group[middle:], base=base)
+                return
+        candidates, items = _flat(group)
+        waiting = self._pack(items, len(group))
+        while waiting:
+            row = waiting.pop(0)
+            tokens = None
+            with contextlib.suppress(_RowTooLarge), _blaming(None):
+                tokens = self._scored(row, adapters)
+            if tokens is None:
+                self._free_memory()
+                if len(row.items) > 1:
+                    waiting[:0] = self._resident.collator.halves(items, row)
+                continue
+            for member, sums in zip(row.members, _pairs_of(row.sums(tokens)), strict=True):
+                if base:
+                    candidates[member].base = sums
+                else:
+                    candidates[member].previous = sums
 
     def run(self, steps: Sequence[UserStep]) -> list[StepResult]:
         """One step of each user, in order. Where a candidate's `base` is not known the policy is the base model; where
@@ -263,7 +274,8 @@ class StepRunner:
         """Of each user who is due: drift per tail token, and the change of each pair's log pi(edited tail)."""
         if not any(due):
             return {}
-        adapters = self._resident.lora.stack(weights)
+        with _blaming(None):
+            adapters = self._resident.lora.stack(weights)
         changes: dict[int, list[torch.Tensor]] = {user: [] for user, yes in enumerate(due) if yes}
         deltas: dict[int, dict[int, float]] = {user: {} for user in changes}
         for number, (row, then) in enumerate(zip(rows, before, strict=True)):
@@ -295,6 +307,7 @@ class StepRunner:
         return self._resident.collator.pack(items, self._row_tokens, users)
 
     def _free_memory(self) -> None:
+        self._arena.release()  # a smaller group needs less of it
         if self._resident.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -65,8 +65,9 @@ def test_an_adapter_loaded_by_peft_gives_the_resident_models_logits(learnt: tupl
         furthest = 0.0
         for text, plain in zip(texts, expected_base, strict=True):
             inputs = tokenizer(text, return_tensors="pt")
-            with resident.lora.bind(resident.lora.weights(weights)):
-                resident_logits = resident.model(**inputs).logits
+            ids = inputs["input_ids"]
+            with resident.lora.bind(resident.lora.stack(weights[None]), [ids.numel()]):
+                resident_logits = resident.model(input_ids=ids).logits
             logits = published(**inputs).logits
             torch.testing.assert_close(logits, resident_logits, atol=TOLERANCE, rtol=0)
             furthest = max(furthest, float((logits - plain).abs().max()))

@@ -1,4 +1,4 @@
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,8 @@ def test_rows_hold_every_pair_once_by_user_and_pass_the_limit_only_for_a_single_
         assert sum(item.pair.tokens for item in row.items) <= limit or len(row.items) == 1
         needed = sum(len(text) for item in row.items for text in texts(item.pair))
         assert row.padding == (0 if collator is PACKED else row.tokens - needed)
+    for row, following in pairwise(rows):
+        assert sum(item.pair.tokens for item in (*row.items, items[min(following.members)])) > limit
 
 
 @given(ITEMS, st.sampled_from([None, 1, 2, 3, 6]))

@@ -1,6 +1,6 @@
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from corlld.learning.collate import Item
 from corlld.learning.learner import CorllLearner
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
+from corlld.learning.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.steps import StepRunner
 from corlld.records import EditEvent, Message, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings import GuardSettings, LearningSettings
@@ -265,21 +266,26 @@ def test_acceptances_and_pairs_share_a_step_and_its_mean(make: Callable[..., Cor
 def test_i4_an_update_changes_no_bit_of_other_users_or_of_the_base_model(
     make: Callable[..., CorllLearner], resident: ResidentModel
 ) -> None:
-    learner = make(slots=2)
+    learner = make(slots=3)
     uids = ("ann", "bob", "cy")
     first = {o.uid: o.adapter for o in learner.update([TrainingBatch(uid, None, EDITS) for uid in uids])}
     base = {name: tensor.clone() for name, tensor in resident.model.state_dict().items()}
     before = {uid: bits(adapter) for uid, adapter in first.items()}
 
+    adapter = first["bob"]
     for _ in range(100):
-        outcome = update(learner, *EDITS[:2], uid="bob", adapter=first["bob"])
+        adapter = update(learner, EDITS[1], uid="bob", adapter=adapter).adapter
+    assert isinstance(adapter, AdapterTensors)
+    assert adapter.optimizer_step == 101
     # What was given is never written to, not even bob's own.
     for uid in uids:
         assert all(torch.equal(a, b) for a, b in zip(bits(first[uid]), before[uid], strict=True))
-    assert not same_bits(outcome.adapter, first["bob"])
+    assert not same_bits(adapter, first["bob"])
     for name, tensor in resident.model.state_dict().items():
         assert torch.equal(tensor, base[name])
     # Nor what still lies on the device: ann goes on as on a learner that never saw bob.
+    for place, tensor in zip(learner._arena._places, bits(first["cy"]), strict=True):
+        assert any(torch.equal(row.view(torch.int32), tensor) for row in place)
     assert same_bits(
         update(learner, EDITS[2], uid="ann", adapter=first["ann"]).adapter,
         update(make(), EDITS[2], uid="ann", adapter=first["ann"]).adapter,
@@ -296,19 +302,24 @@ def test_users_in_one_call_are_trained_as_if_each_were_alone(make: Callable[...,
         assert [pair.margin for pair in one.pairs] == pytest.approx([pair.margin for pair in other.pairs], abs=1e-4)
 
 
-def test_users_of_one_call_go_through_the_model_together(
+def test_users_of_one_call_whose_pairs_fit_in_a_row_go_through_the_model_together(
     make: Callable[..., CorllLearner], resident: ResidentModel
 ) -> None:
     rows: list[int] = []
+    own = make_row_tokens(resident)
+    batches = [TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob", "cy")]
     handle = resident.model.base_model.register_forward_pre_hook(
         lambda _module, _args, kwargs: rows.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     try:
-        make().update([TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob", "cy")])
+        make(max_row_tokens=3 * own).update(batches)
+        # Trained and measured; the first step's reference is the model itself.
+        assert rows == [3 * own] * 2
+        rows.clear()
+        make(max_row_tokens=3 * own - 1).update(batches)
+        assert rows == [2 * own] * 2 + [own] * 2
     finally:
         handle.remove()
-    assert len(rows) == 2  # trained and measured; the first step's reference is the model itself
-    assert rows[0] == 3 * make_row_tokens(resident)
 
 
 def make_row_tokens(resident: ResidentModel) -> int:
@@ -463,6 +474,151 @@ def test_a_single_pair_that_does_not_fit_is_rejected_alone(
     expected = [RejectReason.OUT_OF_MEMORY if size == max(sizes) else None for size in sizes]
     assert [pair.reason for pair in outcome.pairs] == expected
     assert expected.count(None) == 3
+
+
+def test_pairs_behind_one_that_does_not_fit_are_held_to_the_reference_as_the_batch_began(
+    make: Callable[..., CorllLearner], resident: ResidentModel, small_device: list[int]
+) -> None:
+    small, *others, largest = sorted(EDITS, key=lambda edit: tokens_of(resident, edit))
+    for reference in ("base", "previous"):
+        # Steps of one pair at a quarter of the rate, as the pairs are tried one by one.
+        small_device.append(10**9)
+        expected = update(make(reference=reference, pairs_per_step=1, lr=1e-2 / 4), small, *others)
+        small_device.append(tokens_of(resident, largest) - 1)
+        outcome = update(make(reference=reference, pairs_per_step=4), small, largest, *others)
+        assert [pair.reason for pair in outcome.pairs] == [None, RejectReason.OUT_OF_MEMORY, None, None]
+        margins = [pair.margin for pair in outcome.pairs if pair.margin is not None]
+        assert margins == pytest.approx([pair.margin for pair in expected.pairs], abs=1e-4)
+        torch.testing.assert_close(weights(outcome), weights(expected), rtol=1e-4, atol=1e-5)
+
+
+# Several users in one call: what one of them brings is that user's alone
+
+
+def neighbours(learner: CorllLearner, *events: EditEvent, adapter: Any = None) -> list[UpdateOutcome]:
+    """Bob's events between ann's and cy's edits."""
+    batches = [TrainingBatch(uid, None, EDITS[:2]) for uid in ("ann", "bob", "cy")]
+    batches[1] = TrainingBatch("bob", adapter, events)
+    return learner.update(batches)
+
+
+def assert_unharmed(learner: CorllLearner, outcomes: Sequence[UpdateOutcome]) -> None:
+    """Ann and cy have what a call without bob gives them."""
+    expected = learner.update([TrainingBatch(uid, None, EDITS[:2]) for uid in ("ann", "cy")])
+    for outcome, alone in zip((outcomes[0], outcomes[2]), expected, strict=True):
+        assert {pair.status for pair in outcome.pairs} == {PairStatus.APPLIED}
+        assert outcome.steps == alone.steps == 1
+        torch.testing.assert_close(weights(outcome), weights(alone), rtol=1e-4, atol=1e-5)
+        assert [pair.margin for pair in outcome.pairs] == pytest.approx([pair.margin for pair in alone.pairs], abs=1e-4)
+
+
+def test_a_pair_that_is_not_finite_harms_no_other_user_of_the_call(tmp_path: Path) -> None:
+    resident = tiny_resident(make_tiny_model(tmp_path, "llama"))
+    (token,) = resident.tokenizer("~", add_special_tokens=False)["input_ids"]
+    resident.model.get_input_embeddings().weight[token] = float("nan")
+
+    def learner() -> CorllLearner:
+        return CorllLearner(resident, LearningSettings(lr=1e-2), GuardSettings(max_drift_nats=1e9), 4)
+
+    outcomes = neighbours(learner(), event("see ~ then", "see ~ now"), EDITS[2])
+    assert [pair.reason for pair in outcomes[1].pairs] == [RejectReason.NON_FINITE, None]
+    assert_unharmed(learner(), outcomes)
+
+
+def test_moments_that_overflow_harm_no_other_user_of_the_call(make: Callable[..., CorllLearner]) -> None:
+    fine = update(make(), *EDITS, uid="bob").adapter
+    assert isinstance(fine, AdapterTensors)
+    adapter = AdapterTensors(fine.weights, torch.full_like(fine.exp_avg, 3e38), fine.exp_avg_sq, fine.optimizer_step)
+    outcomes = neighbours(make(), EDITS[2], adapter=adapter)
+    assert outcomes[1].pairs[0].reason is RejectReason.NON_FINITE
+    assert outcomes[1].adapter is adapter
+    assert_unharmed(make(), outcomes)
+
+
+def test_a_step_that_drifts_too_far_harms_no_other_user_of_the_call(make: Callable[..., CorllLearner]) -> None:
+    drifts = [outcome.drift_nats or 0.0 for outcome in neighbours(make(), *EDITS[2:])]
+    limit = GuardSettings(max_drift_nats=(drifts[0] + drifts[2]) / 2 * 1.5)
+    # Far along already, bob moves further than the others.
+    adapter = update(make(lr=0.5), *EDITS, uid="bob").adapter
+    outcomes = neighbours(make(limit), *EDITS[2:], adapter=adapter)
+    assert {pair.reason for pair in outcomes[1].pairs} == {RejectReason.DRIFT}
+    assert outcomes[1].adapter is adapter
+    assert_unharmed(make(), outcomes)
+
+
+def test_a_pair_that_is_too_long_or_does_not_fit_harms_no_other_user_of_the_call(
+    make: Callable[..., CorllLearner], resident: ResidentModel, small_device: list[int]
+) -> None:
+    large, long = event("a" * 60, "b" * 60), event("a" * 200, "b")
+    small_device.append(tokens_of(resident, large) - 1)
+    assert sum(tokens_of(resident, edit) for edit in EDITS[:2]) < small_device[-1]
+    outcomes = neighbours(make(max_response_tokens=100), large, EDITS[2], long)
+    reasons = [RejectReason.OUT_OF_MEMORY, None, RejectReason.TOO_LONG]
+    assert [pair.reason for pair in outcomes[1].pairs] == reasons
+    assert_unharmed(make(), outcomes)
+
+
+@pytest.mark.parametrize("reference", ["base", "previous"])
+def test_a_device_with_room_for_one_users_tensors_trains_all_of_them(
+    make: Callable[..., CorllLearner], monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    rule = {"reference": reference, "pairs_per_step": 1}
+    expected = neighbours(make(**rule), *EDITS)
+    refused = []
+    new_empty = torch.Tensor.new_empty
+
+    def small(tensor: torch.Tensor, *shape: Any, **options: Any) -> torch.Tensor:
+        if shape[1:] == (size,) and shape[0] > 1:
+            refused.append(shape)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return new_empty(tensor, *shape, **options)
+
+    size = weights(expected[0]).numel()
+    monkeypatch.setattr(torch.Tensor, "new_empty", small)
+    outcomes = neighbours(make(**rule), *EDITS)
+    assert refused
+    for outcome, whole in zip(outcomes, expected, strict=True):
+        assert {pair.status for pair in outcome.pairs} == {PairStatus.APPLIED}
+        torch.testing.assert_close(weights(outcome), weights(whole), rtol=1e-4, atol=1e-5)
+
+
+def test_a_smaller_group_is_not_left_with_the_memory_of_the_one_that_did_not_fit(
+    make: Callable[..., CorllLearner], resident: ResidentModel, small_device: list[int]
+) -> None:
+    learner, gathered = make(), []
+    handle = resident.model.base_model.register_forward_pre_hook(
+        lambda *_: gathered.append(len(learner._arena._work[0]))
+    )
+    small_device.append(make_row_tokens(resident))
+    try:
+        outcomes = learner.update([TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob")])
+    finally:
+        handle.remove()
+    assert all(outcome.steps == 1 for outcome in outcomes)
+    assert gathered == [1, 1] * 2  # trained and measured
+
+
+@pytest.mark.parametrize("users", [1, 2])
+@pytest.mark.parametrize("failing", range(5))
+def test_a_device_without_room_for_stacked_factors_ends_the_part_that_needs_them_and_nothing_else(
+    make: Callable[..., CorllLearner], monkeypatch: pytest.MonkeyPatch, users: int, failing: int
+) -> None:
+    """Stacked in turn for the reference, and for step and drift of two steps."""
+    stack, calls = StackedLora.stack, itertools.count()
+
+    def small(*arguments: Any) -> StackedAdapters:
+        if next(calls) == failing:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return stack(*arguments)
+
+    monkeypatch.setattr(StackedLora, "stack", small)
+    learner = make(reference="previous", pairs_per_step=2)
+    outcomes = learner.update([TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob")[:users]])
+    assert next(calls) > failing
+    # What fails for several is tried for each alone, and a step of several pairs for each pair.
+    unscored = RejectReason.OUT_OF_MEMORY if (users, failing) == (1, 0) else None
+    for outcome in outcomes:
+        assert [pair.reason for pair in outcome.pairs] == [None, None, unscored, unscored]
 
 
 def test_an_error_that_is_not_about_memory_is_raised(

@@ -26,7 +26,7 @@ TEXTS = (
     ("Dear team, ", "the meeting is on friday at nine", "the meeting is on monday at ten"),
     ("the thing in the room is the thinner one: ", "a chair", "a chair, and the other one a table"),
     ("", "nothing before it, and everything new", "all different"),
-    ("Once more ", "short", "sh"),
+    ("the thing in the room is the thinner one: ", "short", "sh"),  # a prompt that is computed once for two pairs
 )
 # PEFT 0.21 asks transformers 5.23 under the old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -170,6 +170,7 @@ def test_loss_and_gradient_of_users_in_one_pass_equal_a_hand_written_two_row_dpo
     items = [Item(user, candidate.pair) for user, own in enumerate(candidates) for candidate in own]
     rows = resident.collator.pack(items, max_row_tokens, users=2)
     assert len(rows) == (len(items) if max_row_tokens == 60 else 1)
+    assert (sum(row.tokens for row in rows) < sum(item.pair.tokens for item in items)) == (len(rows) == 1)
     assert max(len(item.pair.prompt) + len(item.pair.chosen) for item in items) > 2 * SLIDING_WINDOW
     gradient = torch.zeros(2, resident.layout.size, dtype=torch.float64)
     adapters = resident.lora.stack(torch.stack(now), gradient)

@@ -1,13 +1,15 @@
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
 from corlld.errors import ConfigurationError
 from corlld.learning.adapter import AdapterLayout, AdapterTensors, adds_nothing, new_adapter
-from corlld.learning.grouped import KernelGroups, LoopGroups
+from corlld.learning.grouped import KernelGroups, LoopGroups, user_groups
 from corlld.learning.slots import Slot, SlotArena
 from corlld.learning.stacked_lora import StackedLora, choose_modules
 from tests.tiny_models import FAMILIES, make_tiny_model
@@ -105,6 +107,33 @@ def test_a_pass_over_other_tokens_than_were_bound_is_refused(folder: Path) -> No
     lora = StackedLora(model, layout)
     with lora.bind(lora.stack(torch.zeros(1, layout.size)), [7]), pytest.raises(ValueError, match="saw 20 of 7 tokens"):
         logits(model)
+
+
+def test_a_backward_pass_through_adapters_without_gradients_is_refused(folder: Path) -> None:
+    model = load(folder)
+    layout = AdapterLayout(4, 8, choose_modules(model, "all-linear"))
+    lora = StackedLora(model, layout)
+    with lora.bind(lora.stack(torch.zeros(1, layout.size)), [TOKENS]):
+        loss = model(input_ids=torch.arange(10, 10 + TOKENS)[None], use_cache=False).logits.sum()
+        with pytest.raises(RuntimeError, match="stacked without gradients"):
+            loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "widths", "kind"),
+    [
+        ("cuda", torch.bfloat16, (8, 640, 2048), KernelGroups),
+        ("cuda", torch.bfloat16, (4, 640, 2048), LoopGroups),
+        ("cuda", torch.bfloat16, (8, 640, 60), LoopGroups),  # a router of experts
+        ("cuda", torch.float32, (8, 640, 2048), LoopGroups),
+        ("cpu", torch.bfloat16, (8, 640, 2048), LoopGroups),
+    ],
+)
+def test_the_grouped_kernel_is_used_where_it_exists_and_takes_all_widths(
+    device: str, dtype: torch.dtype, widths: tuple[int, ...], kind: type
+) -> None:
+    with FakeTensorMode():
+        assert type(user_groups([3, 2], torch.device(device), dtype, widths)) is kind
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -238,6 +267,39 @@ def test_gathered_tensors_are_copies_in_the_users_order(arena: SlotArena) -> Non
     gradient.fill_(9)
     assert values(arena, slots[0])[0] == 1
     assert not arena.gather(slots)[1].any()
+
+
+def test_an_adapter_whose_copy_broke_off_is_copied_again(arena: SlotArena) -> None:
+    ann, broken = adapter_of(1), adapter_of(5)
+    slot = arena.place("ann", ann)
+    broken = AdapterTensors(broken.weights, broken.exp_avg, torch.zeros(SIZE + 1), 5)
+    with pytest.raises(RuntimeError):
+        arena.place("ann", broken)
+    assert values(arena, arena.place("ann", ann)) == [1, 2, 3]
+    assert slot.optimizer_step == 1
+
+
+def test_a_slot_keeps_no_state_in_host_memory(arena: SlotArena) -> None:
+    given = adapter_of(1)
+    slot = arena.place("ann", given)
+    alive = weakref.ref(given)
+    del given
+    assert alive() is None
+    alive = weakref.ref(arena.read(slot))
+    assert alive() is None
+
+
+def test_fewer_are_gathered_after_there_was_no_room_for_more(arena: SlotArena, monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = [arena.place("ann", adapter_of(1)), arena.place("bob", adapter_of(5))]
+    with monkeypatch.context() as full:
+        full.setattr(torch.Tensor, "new_empty", raise_out_of_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            arena.gather(slots)
+    assert values(arena, slots[1]) == [5, 6, 7]
+
+
+def raise_out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_evicting_and_reloading_gives_back_every_bit(arena: SlotArena) -> None:
