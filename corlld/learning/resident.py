@@ -267,7 +267,7 @@ def _own_attention(resident: ResidentModel) -> Iterator[None]:
     if resident.attention is None:
         yield
         return
-    resident.model.set_attn_implementation("eager")
+    resident.model.set_attn_implementation("eager")  # each family's own words; sdpa knows no soft cap
     try:
         yield
     finally:
