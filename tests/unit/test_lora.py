@@ -69,6 +69,7 @@ def test_injection_changes_no_name_no_parameter_and_no_output(folder: Path) -> N
         assert not torch.allclose(logits(model), logits(untouched), atol=0.1)
         with lora.bind(None):
             assert torch.equal(logits(model), logits(untouched))
+        assert not torch.allclose(logits(model), logits(untouched), atol=0.1)
     assert torch.equal(logits(model), logits(untouched))
     assert not any(parameter.requires_grad for parameter in model.parameters())
 

@@ -35,6 +35,8 @@ def attend(
     upstream = torch.randn(1, TOKENS, HEADS, VALUE_WIDTH, generator=generator, dtype=torch.float64)
     function = SegmentAttention()
     with function.bind(SEGMENTS):
+        with function.bind(None):
+            pass  # and bound again afterwards
         out, _ = function(torch.nn.Identity(), q, k, v, None, scaling=scaling, sliding_window=window)
     gradients = torch.autograd.grad(out, (q, k, v), upstream)
     return [out.detach(), *gradients]
