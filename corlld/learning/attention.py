@@ -121,7 +121,7 @@ class SegmentAttention:
         softcap: float | None = None,
         **others: Any,
     ) -> tuple[torch.Tensor, None]:
-        """Query (B, heads, T, head), key and value (B, fewer heads, T, head) -> (B, T, heads, head).
+        """Query (B, heads, T, head), key (B, fewer, T, head), value (B, fewer, T, width) -> (B, T, heads, width).
 
         Raises:
             ValueError: a mask, or a kind of attention that is not computed here.

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 
+from corlld.errors import ConfigurationError
 from corlld.learning.collate import Item
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
-from corlld.learning.slots import TENSORS, slot_nbytes
+from corlld.learning.slots import TENSORS, is_out_of_memory, slot_nbytes
 
 _SAMPLE_TOKENS = 64
 # Beside a step's activations: its users' gathered tensors, their gradient, and their factors in the model's dtype.
@@ -44,15 +45,25 @@ class MemoryPlan:
 
 
 def plan_memory(resident: ResidentModel, row_tokens: int, host_limit: int) -> MemoryPlan:
-    """Measured on the loaded model: what a short forward pass keeps for the backward one, token by token."""
+    """Measured on the loaded model: what a short forward pass keeps for the backward one, token by token.
+
+    Raises:
+        ConfigurationError: the device has no room even for that.
+    """
     tensors = {t.untyped_storage().data_ptr(): t for t in (*resident.model.parameters(), *resident.model.buffers())}
     slot = slot_nbytes(resident.layout.size)
     copies = _COPIES_OF_A_USER * slot // TENSORS
+    try:
+        by_token = kept_bytes_per_token(resident)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigurationError(f"model.device: {resident.device} has no room for a step beside the model") from error
     return MemoryPlan(
         row_tokens=row_tokens,
         base=sum(t.untyped_storage().nbytes() for t in tensors.values()),
         slot=slot,
-        step=round(kept_bytes_per_token(resident) * row_tokens) + copies,
+        step=round(by_token * row_tokens) + copies,
         state=slot,
         device_free=free_memory(resident.device),
         host_limit=host_limit,

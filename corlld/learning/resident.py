@@ -241,13 +241,16 @@ def _computed_again(forward: Any) -> Any:
 
 @torch.no_grad()
 def _check_rows(resident: ResidentModel) -> None:
-    """Score two texts in a row and each alone: a model that ignores positions or branches is refused."""
+    """Score two texts in a row, and each alone by the model's own attention: a model that ignores positions or
+    branches, or attends in a way that is not known here, is refused.
+    """
     ids = resident.tokenizer("The cat sat on the mat and looked out", add_special_tokens=False)["input_ids"]
     prompt, chosen, rejected = tuple(ids[:-4]), tuple(ids[-4:]), tuple(reversed(ids[-4:]))
     try:
         row = resident.collator.row([Item(0, PreferencePair(prompt, chosen, rejected))], [0], users=1)
         packed = torch.cat(row.sums(resident.scored(row, None)))
-        alone = torch.stack([_plain_logp(resident, prompt, tail) for tail in (chosen, rejected)])
+        with _own_attention(resident):
+            alone = torch.stack([_plain_logp(resident, prompt, tail) for tail in (chosen, rejected)])
     except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
         raise ConfigurationError(
             f"model.name: this model can't be trained on packed rows: {first_line(error)}"
@@ -257,6 +260,18 @@ def _check_rows(resident: ResidentModel) -> None:
         raise ConfigurationError(
             "model.name: this model can't be trained on packed rows: it scores them differently from plain texts"
         )
+
+
+@contextlib.contextmanager
+def _own_attention(resident: ResidentModel) -> Iterator[None]:
+    if resident.attention is None:
+        yield
+        return
+    resident.model.set_attn_implementation("eager")  # each family's own words; sdpa knows no soft cap
+    try:
+        yield
+    finally:
+        resident.model.set_attn_implementation(resident.attention.name)
 
 
 def _plain_logp(resident: ResidentModel, prompt: tuple[int, ...], tail: tuple[int, ...]) -> torch.Tensor:

@@ -32,7 +32,7 @@ def short_attention(
     mask: Mask,
     scaling: float,
 ) -> torch.Tensor:
-    """Query (1, heads, T, width), key and value (1, fewer heads, T, width) -> (1, T, heads, width).
+    """Query (1, heads, T, head), key (1, fewer, T, head), value (1, fewer, T, width) -> (1, T, heads, width).
 
     mask: additive mask of so many queries at the end of so many keys, (queries, keys); None where all are seen.
     """
@@ -51,8 +51,8 @@ class _ShortAttention(torch.autograd.Function):
         mask: Mask,
         scaling: float,
     ) -> torch.Tensor:
-        _, heads, tokens, width = query.shape
-        groups = key.shape[1]
+        _, heads, tokens, _ = query.shape
+        groups, width = key.shape[1], value.shape[-1]
         out = query.new_empty(1, tokens, heads, width)
         weights = []
         for stretch in stretches:

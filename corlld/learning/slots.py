@@ -125,8 +125,9 @@ def slot_nbytes(size: int, dtype: torch.dtype = torch.float32) -> int:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device had too little memory. The CPU's allocator has no type of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether a device had too little memory. The CPU's allocator and cuBLAS have no type of their own for that."""
+    untyped = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(name in str(error) for name in untyped)
 
 
 def _parts(adapter: AdapterTensors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
 from corlld.errors import ConfigurationError
+from corlld.learning import stacked_lora
 from corlld.learning.adapter import AdapterLayout, AdapterTensors, adds_nothing, new_adapter
 from corlld.learning.grouped import KernelGroups, LoopGroups, user_groups
 from corlld.learning.slots import Slot, SlotArena
@@ -68,6 +69,7 @@ def test_injection_changes_no_name_no_parameter_and_no_output(folder: Path) -> N
         assert not torch.allclose(logits(model), logits(untouched), atol=0.1)
         with lora.bind(None):
             assert torch.equal(logits(model), logits(untouched))
+        assert not torch.allclose(logits(model), logits(untouched), atol=0.1)
     assert torch.equal(logits(model), logits(untouched))
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -117,6 +119,17 @@ def test_a_backward_pass_through_adapters_without_gradients_is_refused(folder: P
         loss = model(input_ids=torch.arange(10, 10 + TOKENS)[None], use_cache=False).logits.sum()
         with pytest.raises(RuntimeError, match="stacked without gradients"):
             loss.backward()
+
+
+def test_all_widths_of_the_injected_modules_decide_on_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(make_tiny_model(tmp_path, "llama"))
+    layout = AdapterLayout(4, 8, choose_modules(model, ("k_proj", "up_proj")))
+    lora, seen = StackedLora(model, layout), []
+    monkeypatch.setattr(stacked_lora, "user_groups", lambda *arguments: seen.append(set(arguments[-1])))
+    with lora.bind(lora.stack(torch.zeros(1, layout.size)), [TOKENS]):
+        assert seen == [{4, 32, 16, 64}]  # hidden size, two key heads of 8, inner size
 
 
 @pytest.mark.parametrize(

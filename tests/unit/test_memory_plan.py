@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from corlld.errors import ConfigurationError
 from corlld.learning.memory_plan import MemoryPlan, free_memory, kept_bytes_per_token, plan_memory
 from corlld.learning.resident import ResidentModel
 from tests.tiny_models import make_tiny_model, tiny_resident
@@ -52,3 +53,23 @@ def test_what_a_pass_keeps_is_more_than_each_layers_input_and_output_and_less_th
     layers = resident.model.config.num_hidden_layers
     assert per_token > layers * 4 * 2 * resident.model.config.hidden_size
     assert per_token < 4 * made / 64
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_device_that_is_full_with_the_model_is_one_sentence(resident: ResidentModel, error: RuntimeError) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    handle = resident.model.base_model.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(ConfigurationError, match=r"model\.device: cpu has no room for a step beside the model"):
+            plan_memory(resident, row_tokens=100, host_limit=10**6)
+    finally:
+        handle.remove()

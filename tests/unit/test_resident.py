@@ -33,7 +33,7 @@ def settings(name: object, **fields: Any) -> ModelSettings:
     return ModelSettings(name=str(name), **({"device": "cpu"} | fields))
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "mistral"])
+@pytest.mark.parametrize("family", [*FAMILIES, "mistral", "gemma2", "cohere"])
 def test_every_family_loads_frozen_in_eval_mode_and_passes_the_packing_check(tmp_path: Path, family: str) -> None:
     folder = make_tiny_model(tmp_path, family)
     resident = load_resident_model(settings(folder), ADAPTER)
@@ -41,6 +41,8 @@ def test_every_family_loads_frozen_in_eval_mode_and_passes_the_packing_check(tmp
     assert not any(parameter.requires_grad for parameter in resident.model.parameters())
     assert resident.model.dtype == torch.float32
     assert resident.info.name == str(folder)
+    assert resident.attention is not None
+    assert resident.model.config._attn_implementation == resident.attention.name
 
 
 def test_half_precision_passes_the_packing_check_too(folder: Path) -> None:
@@ -160,6 +162,13 @@ def test_a_device_that_is_not_there_is_refused(folder: Path, device: str, senten
 
 def test_a_model_whose_tails_see_each_other_in_a_row_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SegmentAttention, "bind", lambda *_: contextlib.nullcontext())
+    with pytest.raises(ConfigurationError, match="scores them differently from plain texts"):
+        load_resident_model(settings(folder), ADAPTER)
+
+
+def test_a_model_that_attends_in_a_way_of_its_own_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = SegmentAttention.__call__
+    monkeypatch.setattr(SegmentAttention, "__call__", lambda *a, **k: attend(*a, **(k | {"scaling": 0.1})))
     with pytest.raises(ConfigurationError, match="scores them differently from plain texts"):
         load_resident_model(settings(folder), ADAPTER)
 

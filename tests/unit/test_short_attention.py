@@ -20,7 +20,7 @@ SEGMENTS = Segments(
     ),
 )
 TOKENS = sum(SEGMENTS.lengths)
-HEADS, KEY_HEADS, WIDTH = 6, 2, 5
+HEADS, KEY_HEADS, WIDTH, VALUE_WIDTH = 6, 2, 5, 3
 
 
 def attend(
@@ -29,12 +29,14 @@ def attend(
     monkeypatch.setattr(attention, "LONGEST_SHORT", longest)
     generator = torch.Generator().manual_seed(1)
     q, k, v = (
-        torch.randn(1, TOKENS, heads, WIDTH, generator=generator, dtype=torch.float64).transpose(1, 2).requires_grad_()
-        for heads in (HEADS, KEY_HEADS, KEY_HEADS)
+        torch.randn(1, TOKENS, heads, width, generator=generator, dtype=torch.float64).transpose(1, 2).requires_grad_()
+        for heads, width in ((HEADS, WIDTH), (KEY_HEADS, WIDTH), (KEY_HEADS, VALUE_WIDTH))
     )
-    upstream = torch.randn(1, TOKENS, HEADS, WIDTH, generator=generator, dtype=torch.float64)
+    upstream = torch.randn(1, TOKENS, HEADS, VALUE_WIDTH, generator=generator, dtype=torch.float64)
     function = SegmentAttention()
     with function.bind(SEGMENTS):
+        with function.bind(None):
+            pass  # and bound again afterwards
         out, _ = function(torch.nn.Identity(), q, k, v, None, scaling=scaling, sliding_window=window)
     gradients = torch.autograd.grad(out, (q, k, v), upstream)
     return [out.detach(), *gradients]
