@@ -389,6 +389,13 @@ def test_a_step_that_would_keep_an_infinite_moment_is_undone_though_its_weights_
     assert outcome.adapter is adapter
 
 
+def test_finite_weights_under_which_the_model_is_not_finite_are_no_drift(make: Callable[..., CorllLearner]) -> None:
+    outcome = update(make(lr=1e30), EDITS[0])
+    assert outcome.pairs[0].reason is RejectReason.NON_FINITE
+    assert outcome.pairs[0].margin == 0.0
+    assert outcome.adapter is None
+
+
 def test_a_rejected_step_leaves_the_very_adapter_and_every_bit_on_the_device(
     make: Callable[..., CorllLearner],
 ) -> None:
