@@ -617,6 +617,25 @@ def test_an_optimizer_step_without_room_is_taken_by_fewer_users(
         assert outcome.trained == (reason is None)
 
 
+def test_a_drift_that_can_only_be_measured_for_fewer_users_is(
+    make: Callable[..., CorllLearner], resident: ResidentModel
+) -> None:
+    own = make_row_tokens(resident)
+
+    def refuse(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        if not torch.is_grad_enabled() and kwargs["input_ids"].numel() > own:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = resident.model.base_model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        outcomes = make().update([TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob")])
+    finally:
+        handle.remove()
+    for outcome in outcomes:
+        assert outcome.steps == 1
+        assert outcome.drift_nats is not None
+
+
 def test_a_smaller_group_is_not_left_with_the_memory_of_the_one_that_did_not_fit(
     make: Callable[..., CorllLearner], resident: ResidentModel, small_device: list[int]
 ) -> None:
