@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from corlld.errors import RejectReason
+from corlld.learning import steps
 from corlld.learning.adapter import AdapterTensors
 from corlld.learning.collate import Item
 from corlld.learning.learner import CorllLearner
+from corlld.learning.optimizer import adamw_step_
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.learning.stacked_lora import StackedAdapters, StackedLora
@@ -376,6 +378,24 @@ def test_a_step_that_makes_a_tensor_infinite_is_undone_even_where_its_drift_is_n
     assert outcome.adapter is adapter
 
 
+def test_a_step_that_would_keep_an_infinite_moment_is_undone_though_its_weights_are_finite(
+    make: Callable[..., CorllLearner],
+) -> None:
+    fine = update(make(), *EDITS).adapter
+    assert isinstance(fine, AdapterTensors)
+    adapter = AdapterTensors(fine.weights, fine.exp_avg, torch.full_like(fine.exp_avg_sq, math.inf), 1)
+    outcome = update(make(), EDITS[0], adapter=adapter)
+    assert outcome.pairs[0].reason is RejectReason.NON_FINITE
+    assert outcome.adapter is adapter
+
+
+def test_finite_weights_under_which_the_model_is_not_finite_are_no_drift(make: Callable[..., CorllLearner]) -> None:
+    outcome = update(make(lr=1e30), EDITS[0])
+    assert outcome.pairs[0].reason is RejectReason.NON_FINITE
+    assert outcome.pairs[0].margin == 0.0
+    assert outcome.adapter is None
+
+
 def test_a_rejected_step_leaves_the_very_adapter_and_every_bit_on_the_device(
     make: Callable[..., CorllLearner],
 ) -> None:
@@ -580,6 +600,40 @@ def test_a_device_with_room_for_one_users_tensors_trains_all_of_them(
     for outcome, whole in zip(outcomes, expected, strict=True):
         assert {pair.status for pair in outcome.pairs} == {PairStatus.APPLIED}
         torch.testing.assert_close(weights(outcome), weights(whole), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("room", "reason"), [(1, None), (0, RejectReason.OUT_OF_MEMORY)])
+def test_an_optimizer_step_without_room_is_taken_by_fewer_users(
+    make: Callable[..., CorllLearner], monkeypatch: pytest.MonkeyPatch, room: int, reason: RejectReason | None
+) -> None:
+    def small(weights: torch.Tensor, *rest: Any, **options: Any) -> None:
+        if len(weights) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        adamw_step_(weights, *rest, **options)
+
+    monkeypatch.setattr(steps, "adamw_step_", small)
+    for outcome in make().update([TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob", "cy")]):
+        assert {pair.reason for pair in outcome.pairs} == {reason}
+        assert outcome.trained == (reason is None)
+
+
+def test_a_drift_that_can_only_be_measured_for_fewer_users_is(
+    make: Callable[..., CorllLearner], resident: ResidentModel
+) -> None:
+    own = make_row_tokens(resident)
+
+    def refuse(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        if not torch.is_grad_enabled() and kwargs["input_ids"].numel() > own:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = resident.model.base_model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        outcomes = make().update([TrainingBatch(uid, None, EDITS) for uid in ("ann", "bob")])
+    finally:
+        handle.remove()
+    for outcome in outcomes:
+        assert outcome.steps == 1
+        assert outcome.drift_nats is not None
 
 
 def test_a_smaller_group_is_not_left_with_the_memory_of_the_one_that_did_not_fit(

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
 from corlld.learning.norms import fuse_norms, rms_norm
 from tests.tiny_models import make_tiny_model
@@ -37,6 +38,16 @@ def test_every_norm_of_a_family_is_replaced_and_the_model_computes_the_same(
     # Both round to bfloat16 along the way, at different places.
     difference = (found - expected).abs().mean() / expected.abs().mean()
     assert difference < (0.05 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_weights_that_are_differences_from_one_are_added_to_it_in_float32() -> None:
+    norm = Gemma3RMSNorm(64)
+    torch.nn.init.constant_(norm.weight, 0.003)  # 1.003 is 1 in bfloat16
+    norm.to(torch.bfloat16)
+    x = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    expected = norm(x)
+    assert fuse_norms(norm) == 1
+    assert (norm(x) == expected).float().mean() > 0.99
 
 
 def test_a_norm_of_an_unknown_form_is_left_alone() -> None:
