@@ -129,7 +129,10 @@ class Check:
         resident = load_resident_model(self._settings.model, self._settings.adapter)
         self._model = resident.info
         self._plan = plan_memory(
-            resident, row_tokens(self._settings.learning, resident.device), self._settings.state.host_memory_bytes
+            resident,
+            row_tokens(self._settings.learning, resident.device),
+            self._settings.batching.max_users_per_step,
+            self._settings.state.host_memory_bytes,
         )
         templates = "with" if resident.info.supports_messages else "without"
         return (
@@ -142,7 +145,7 @@ class Check:
             return SKIPPED + "it depends on the model, which was not found"
         slots = self._settings.adapter.device_slots
         found = (
-            f"base model {_megabytes(plan.base)}, a step of {plan.row_tokens:,} tokens "
+            f"base model {_megabytes(plan.base)}, a step of {plan.row_tokens:,} tokens and {plan.step_users} users "
             f"{_megabytes(plan.step)}, a user {_megabytes(plan.slot)}; beside model and step {plan.device_users:,} "
             f"users fit on the device (adapter.device_slots: {slots}), and {plan.host_users:,} in host memory "
             f"(state.host_memory_bytes)"

@@ -18,14 +18,14 @@ _COPIES_OF_A_USER = TENSORS + 2
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """All in bytes, but for `row_tokens`, the tokens of a step.
+    """All in bytes, but for a step's tokens and users.
 
-    base: the model's parameters and buffers. slot: one user on the device. step: what a step with one user takes
-    besides; more users in it, a third of a slot for each of their copies. state: one user in host
-    memory. device_free: now, with the model loaded. host_limit: setting.
+    base: the model's parameters and buffers. slot: one user on the device. step: what a step of so many tokens and
+    users takes besides. state: one user in host memory. device_free: now, with the model loaded. host_limit: setting.
     """
 
     row_tokens: int
+    step_users: int
     base: int
     slot: int
     step: int
@@ -44,8 +44,14 @@ class MemoryPlan:
         return self.host_limit // self.state
 
 
-def plan_memory(resident: ResidentModel, row_tokens: int, host_limit: int) -> MemoryPlan:
+def plan_memory(resident: ResidentModel, row_tokens: int, step_users: int, host_limit: int) -> MemoryPlan:
     """Measured on the loaded model: what a short forward pass keeps for the backward one, token by token.
+
+    Args:
+        resident: the loaded model.
+        row_tokens: tokens of a step.
+        step_users: users in it, at most.
+        host_limit: bytes of states in host memory.
 
     Raises:
         ConfigurationError: the device has no room even for that.
@@ -61,9 +67,10 @@ def plan_memory(resident: ResidentModel, row_tokens: int, host_limit: int) -> Me
         raise ConfigurationError(f"model.device: {resident.device} has no room for a step beside the model") from error
     return MemoryPlan(
         row_tokens=row_tokens,
+        step_users=step_users,
         base=sum(t.untyped_storage().nbytes() for t in tensors.values()),
         slot=slot,
-        step=round(by_token * row_tokens) + copies,
+        step=round(by_token * row_tokens) + step_users * copies,
         state=slot,
         device_free=free_memory(resident.device),
         host_limit=host_limit,

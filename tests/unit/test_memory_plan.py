@@ -8,7 +8,7 @@ from corlld.learning.memory_plan import MemoryPlan, free_memory, kept_bytes_per_
 from corlld.learning.resident import ResidentModel
 from tests.tiny_models import make_tiny_model, tiny_resident
 
-PLAN = MemoryPlan(row_tokens=10, base=1000, slot=30, step=50, state=30, device_free=200, host_limit=100)
+PLAN = MemoryPlan(row_tokens=10, step_users=1, base=1000, slot=30, step=50, state=30, device_free=200, host_limit=100)
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +25,16 @@ def test_users_fit_beside_a_step_on_the_device_and_in_the_limit_of_host_memory()
 def test_a_plan_counts_tied_weights_once_and_three_numbers_of_four_bytes_for_each_of_an_adapter(
     resident: ResidentModel,
 ) -> None:
-    plan = plan_memory(resident, row_tokens=100, host_limit=10**6)
+    plan = plan_memory(resident, row_tokens=100, step_users=2, host_limit=10**6)
     shared = {parameter.data_ptr(): parameter.nbytes for parameter in resident.model.parameters()}
     assert sum(shared.values()) <= plan.base <= 1.01 * sum(shared.values()) + 4096  # and a few buffers
     assert plan.slot == plan.state == 12 * resident.layout.size
     assert 0 < plan.device_free <= free_memory(resident.device) * 1.5
-    more = plan_memory(resident, row_tokens=200, host_limit=10**6)
+    more = plan_memory(resident, row_tokens=200, step_users=2, host_limit=10**6)
     assert more.step - plan.step == pytest.approx(100 * kept_bytes_per_token(resident), rel=0.01)
+    # Gathered weights and moments, their gradient, and their factors.
+    crowded = plan_memory(resident, row_tokens=100, step_users=5, host_limit=10**6)
+    assert crowded.step - plan.step == 3 * 5 * 4 * resident.layout.size
 
 
 def test_what_a_pass_keeps_is_more_than_each_layers_input_and_output_and_less_than_all_it_made(
@@ -70,6 +73,6 @@ def test_a_device_that_is_full_with_the_model_is_one_sentence(resident: Resident
     handle = resident.model.base_model.register_forward_pre_hook(fail)
     try:
         with pytest.raises(ConfigurationError, match=r"model\.device: cpu has no room for a step beside the model"):
-            plan_memory(resident, row_tokens=100, host_limit=10**6)
+            plan_memory(resident, row_tokens=100, step_users=2, host_limit=10**6)
     finally:
         handle.remove()
