@@ -16,6 +16,7 @@ from corlld.errors import ConfigurationError, UnavailableError
 from corlld.learning.adapter import AdapterLayout
 from corlld.learning.attention import SegmentAttention
 from corlld.learning.collate import Collator, Item, Row
+from corlld.learning.gates import fuse_gates
 from corlld.learning.model_files import find_model_files, first_line
 from corlld.learning.norms import fuse_norms
 from corlld.learning.pairs import PreferencePair
@@ -165,6 +166,7 @@ def make_resident(
         attention = SegmentAttention()
         model.set_attn_implementation(attention.name)
     fuse_norms(model)
+    fuse_gates(model)
     if checkpointing:
         _checkpoint_layers(model)
     return ResidentModel(

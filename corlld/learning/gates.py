@@ -1,0 +1,62 @@
+"""Gated activations, act(gate) * up, that keep their two inputs alone: what is between them is computed again in the
+backward pass, for a quarter less of a layer's memory. Replaced only where a module computes just that.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+_PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
+
+
+def fuse_gates(model: nn.Module) -> int:
+    """Replace the `forward` of each gated feed-forward module of the known form. Returns how many were."""
+    fused = 0
+    for module in model.modules():
+        if all(hasattr(module, part) for part in _PARTS) and _is_known(module):
+            module.forward = _forward(module)
+            fused += 1
+    return fused
+
+
+def gated(gate: torch.Tensor, up: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """act(gate) * up, elementwise."""
+    y: torch.Tensor = _Gated.apply(gate, up, activation)
+    return y
+
+
+def _forward(module: Any) -> Activation:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = module.down_proj(gated(module.gate_proj(x), module.up_proj(x), module.act_fn))
+        return y
+
+    return forward
+
+
+@torch.no_grad()
+def _is_known(module: Any) -> bool:
+    weight = getattr(module.gate_proj, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or weight.device.type == "meta":
+        return False
+    x = torch.linspace(-2, 2, 2 * weight.shape[1], device=weight.device).reshape(1, 2, -1).to(weight.dtype)
+    return torch.equal(module(x), _forward(module)(x))
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, activation: Activation) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        ctx.activation = activation
+        return activation(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        gate, up = ctx.saved_tensors
+        with torch.enable_grad():
+            inside = gate.detach().requires_grad_()
+            active = ctx.activation(inside)
+        (of_gate,) = torch.autograd.grad(active, inside, gradient * up)
+        return of_gate, gradient * active.detach(), None
