@@ -138,16 +138,22 @@ class StepRunner:
         return [result for group in self._groups(steps) for result in self._run_group(group)]
 
     def _groups(self, steps: Sequence[UserStep]) -> Iterator[list[UserStep]]:
-        """Users whose pairs fit in one row together; one with more has rows of its own."""
+        """Users whose pairs fit in one row together; one with more has rows of its own.
+
+        As few groups as there must be, of about the same size: a last one of what is left over would be slow.
+        """
+        sizes = [sum(candidate.pair.tokens for candidate in step.candidates) for step in steps]
+        share = sum(sizes) / max(1, -(-sum(sizes) // self._row_tokens))
         group: list[UserStep] = []
-        tokens = 0
-        for step in steps:
-            more = sum(candidate.pair.tokens for candidate in step.candidates)
-            if group and tokens + more > self._row_tokens:
+        tokens, before, given = 0, 0, 0
+        for step, size in zip(steps, sizes, strict=True):
+            if group and (tokens + size > self._row_tokens or before + size / 2 > share * (given + 1)):
                 yield group
                 group, tokens = [], 0
+                given += 1
             group.append(step)
-            tokens += more
+            tokens += size
+            before += size
         if group:
             yield group
 
