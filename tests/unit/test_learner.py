@@ -732,3 +732,19 @@ def test_a_recurrent_model_learns_from_two_rows_a_pair(tmp_path: Path) -> None:
     assert all((pair.margin or 0) > 0.1 for outcome in again for pair in outcome.pairs)
     computed, padding = learner.tokens
     assert 0 < padding < computed / 2
+
+
+def test_users_are_shared_out_evenly_over_as_few_passes_as_there_must_be(
+    make: Callable[..., CorllLearner], resident: ResidentModel
+) -> None:
+    size = tokens_of(resident, EDITS[0])
+    rows: list[int] = []
+    handle = resident.model.base_model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: rows.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    learner = make(GuardSettings(every_steps=100), slots=7, max_row_tokens=3 * size)
+    try:
+        learner.update([TrainingBatch(f"user {number}", None, (EDITS[0],)) for number in range(7)])
+    finally:
+        handle.remove()
+    assert sorted(rows) == [2 * size, 2 * size, 3 * size]  # not 3, 3 and what is left over
