@@ -12,7 +12,8 @@ from corlld.learning.adapter import AdapterTensors, adds_nothing, new_adapter
 from corlld.learning.pairs import NoPair, PairEncoder, PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Slot, SlotArena
-from corlld.learning.steps import Candidate, StepResult, StepRunner, UserStep
+from corlld.learning.steps import StepRunner
+from corlld.learning.user_step import Candidate, StepResult, UserStep
 from corlld.records import ModelInfo, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings import GuardSettings, LearningSettings
 

@@ -3,6 +3,7 @@ and keeps several of them for the backward pass. A norm is replaced only where i
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def _fused_forward(norm: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
         found = rms_norm(sample, scale, eps)
         tolerance = _TOLERANCE.get(weight.dtype, 1e-4)
         if weight.device.type != "meta" and torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
-            return lambda x, scale=scale: rms_norm(x, scale, eps)  # type: ignore[misc]  # mypy can't type the default
+            return partial(rms_norm, scale=scale, eps=eps)
     return None
 
 

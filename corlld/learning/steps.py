@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -12,50 +11,11 @@ from corlld.learning import guard
 from corlld.learning.collate import Item, Row
 from corlld.learning.loss import acceptance_loss, corll_loss
 from corlld.learning.optimizer import adamw_step_, clip_, scaled_lr
-from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
-from corlld.learning.slots import Slot, SlotArena, is_out_of_memory
+from corlld.learning.slots import SlotArena, is_out_of_memory
 from corlld.learning.stacked_lora import StackedAdapters
+from corlld.learning.user_step import Candidate, StepResult, Sums, UserStep
 from corlld.settings import GuardSettings, LearningSettings
-
-Sums = tuple[float, float]  # log pi of the chosen and of the rejected tail, in nats
-
-
-@dataclass(eq=False)
-class Candidate:
-    """A pair on its way through an update, with what is known of it: it is kept while the pair waits or is retried.
-
-    now: under the adapter as the pair's last step began. base: under the base model. previous: under the adapter as the
-    micro-batch began. None: not known yet.
-    """
-
-    pair: PreferencePair
-    now: Sums | None = None
-    base: Sums | None = None
-    previous: Sums | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class UserStep:
-    """One user's part of a step: at most `pairs_per_step` pairs."""
-
-    slot: Slot
-    candidates: Sequence[Candidate]
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What a user's step did. With a `failure` the user's slot is as it was, bit for bit.
-
-    loss: mean over the pairs. gradient_norm: before it was clipped. drift_nats, delta_chosen_logps: None where the
-    step's drift was not due.
-    """
-
-    failure: RejectReason | None
-    loss: float | None = None
-    gradient_norm: float | None = None
-    drift_nats: float | None = None
-    delta_chosen_logps: tuple[float, ...] | None = None
 
 
 class _RowTooLarge(Exception):
@@ -243,7 +203,7 @@ class StepRunner:
                 accepted = torch.tensor([c.pair.is_acceptance for c in candidates], device=tokens.device)
                 losses = torch.where(accepted, acceptance_loss(policy[0], rule.acceptance_weight), losses)
             shares = torch.tensor([1 / counts[item.user] for item in row.items], dtype=losses.dtype)
-            (losses @ shares.to(losses.device)).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+            (losses @ shares.to(losses.device)).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         return now, losses.detach()
 
     @torch.no_grad()

@@ -65,7 +65,7 @@ class Metrics:
 
     def __init__(self, started_at: float, buffer_limit_events: int) -> None:
         # For the whole process: nobody reads creation times, and they would be a series beside every other.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in prometheus_client
         self.registry = CollectorRegistry()
         self.descriptions: list[Description] = []
 

@@ -223,6 +223,6 @@ def test_ipv6_addresses_work_where_the_machine_has_them() -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
-        pytest.skip("no IPv6 here")
+        pytest.skip("this machine has no IPv6 loopback; `sysctl net.ipv6.conf.lo.disable_ipv6=0` gives it one")
     with server.serving("[::1]:0", no_app()) as (host, port):
         assert (host, port > 0) == ("::1", True)

@@ -17,7 +17,8 @@ from corlld.learning.learner import CorllLearner
 from corlld.learning.pairs import PairEncoder, PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import SlotArena
-from corlld.learning.steps import Candidate, StepRunner, UserStep
+from corlld.learning.steps import StepRunner
+from corlld.learning.user_step import Candidate, UserStep
 from corlld.records import EditEvent, TrainingBatch
 from corlld.settings import GuardSettings, LearningSettings
 from tests.tiny_models import FAMILIES, SLIDING_WINDOW, make_tiny_model, tiny_resident, with_exact_norms

@@ -10,7 +10,8 @@ from corlld.learning.collate import Item
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import make_resident
 from corlld.learning.slots import SlotArena
-from corlld.learning.steps import Candidate, StepRunner, UserStep
+from corlld.learning.steps import StepRunner
+from corlld.learning.user_step import Candidate, UserStep
 from corlld.settings import AdapterSettings, GuardSettings, LearningSettings
 from tests.tiny_models import FAMILIES, make_tiny_model
 

@@ -1,0 +1,47 @@
+"""One user's part of a step: the pairs, what is known of them so far, and what became of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from corlld.errors import RejectReason
+from corlld.learning.pairs import PreferencePair
+from corlld.learning.slots import Slot
+
+Sums = tuple[float, float]  # log pi of the chosen and of the rejected tail, in nats
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A pair on its way through an update, with what is known of it: it is kept while the pair waits or is retried.
+
+    now: under the adapter as the pair's last step began. base: under the base model. previous: under the adapter as the
+    micro-batch began. None: not known yet.
+    """
+
+    pair: PreferencePair
+    now: Sums | None = None
+    base: Sums | None = None
+    previous: Sums | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class UserStep:
+    """One user's part of a step: at most `pairs_per_step` pairs."""
+
+    slot: Slot
+    candidates: Sequence[Candidate]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a user's step did. With a `failure` the user's slot is as it was, bit for bit.
+
+    loss: mean over the pairs. gradient_norm: before it was clipped. drift_nats, delta_chosen_logps: None where the
+    step's drift was not due.
+    """
+
+    failure: RejectReason | None
+    loss: float | None = None
+    gradient_norm: float | None = None
+    drift_nats: float | None = None
+    delta_chosen_logps: tuple[float, ...] | None = None
