@@ -29,8 +29,11 @@ def gated(gate: torch.Tensor, up: torch.Tensor, activation: Activation) -> torch
 
 
 def _forward(module: Any) -> Activation:
+    # Not the module itself: what has hooked itself to all modules' calls must not see one amid the backward pass.
+    activation = getattr(module.act_fn, "forward", module.act_fn)
+
     def forward(x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = module.down_proj(gated(module.gate_proj(x), module.up_proj(x), module.act_fn))
+        y: torch.Tensor = module.down_proj(gated(module.gate_proj(x), module.up_proj(x), activation))
         return y
 
     return forward
