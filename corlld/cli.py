@@ -226,6 +226,23 @@ def _bench(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _simulate(arguments: argparse.Namespace) -> int:
+    from corlld.operations.logs import configure_logging
+
+    configure_logging("warning", "auto")  # the tables say the rest
+    try:
+        from corlld.simulation.studies.catalogue import find_study
+        from corlld.simulation.studies.run import run_study
+        from corlld.simulation.studies.study import Options
+    except ImportError as error:
+        raise ConfigurationError(f"the studies need {error.name}: pip install 'corlld[demo]'") from None
+    study = find_study(arguments.study)
+    options = Options(arguments.seeds or study.seeds, arguments.quick, arguments.model, arguments.edits)
+    folder = arguments.folder or Path(f"corlld-{study.name}")
+    run_study(study, options, folder, shlex.join(["corlld", *sys.argv[1:]]), _stdout(), Console(stderr=True))
+    return ExitCode.OK
+
+
 def _new_file(option: str, path: Path | None) -> Path | None:
     """A file that can be written, seen before the minutes that its content takes. Raises FatalError."""
     try:
@@ -285,4 +302,5 @@ COMMANDS: dict[str, Command] = {
     "replay": _replay,
     "demo": _demo,
     "bench": _bench,
+    "simulate": _simulate,
 }

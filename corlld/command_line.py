@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from corlld import __version__
-from corlld.help_text import BENCH_EPILOG, CHECK_EPILOG, SEND_EPILOG
+from corlld.help_text import BENCH_EPILOG, CHECK_EPILOG, SEND_EPILOG, SIMULATE_EPILOG
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -30,6 +30,7 @@ A second SIGTERM or SIGINT ends the process at once; SIGINT before the loop
 runs gives 130.
 """
 
+STUDIES = ("theory", "language-world", "tastes", "real-edits", "no-harm")
 MAX_SAMPLE = 100_000
 HELP_COLUMNS = 80  # argparse wraps nothing where an epilog keeps its lines
 
@@ -177,7 +178,36 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, metavar="FILE", help="write figures, rounds and machine there")
     bench.add_argument("--plot", type=Path, metavar="FILE", help="write a picture (PNG) of pairs a second there")
     bench.set_defaults(command=commands["bench"])
+
+    text = "study on simulated users and real edits whether the learner learns, and whether it does harm"
+    simulate = subparsers.add_parser(
+        "simulate",
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=SIMULATE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    simulate.add_argument("study", choices=STUDIES, metavar="STUDY", help=", ".join(STUDIES))
+    simulate.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="for the results; one that is half done is gone on with (default: corlld-STUDY in the working folder)",
+    )
+    simulate.add_argument(
+        "--seeds", type=_seeds, metavar="1,2,3", help="of the reported runs (default: the study's own)"
+    )
+    simulate.add_argument("--quick", action="store_true", help="on a scale for a first look: its figures mean little")
+    simulate.add_argument(
+        "--model", default="demo", help="tastes, real-edits, no-harm: as model.name (default: %(default)s)"
+    )
+    simulate.add_argument("--edits", type=Path, metavar="FILE", help="real-edits: one event a line; needed there")
+    simulate.set_defaults(command=commands["simulate"])
     return parser
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(_positive(seed.strip()) for seed in text.split(","))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -48,3 +48,20 @@ examples:
   corlld bench --kafka broker:9092        decode_share makes a topic, and
                                           removes it
 """
+
+SIMULATE_EPILOG = """\
+studies:
+  theory          tables instead of a model: the classical bounds (a minute)
+  language-world  a small transformer and users whose wishes are known, beside
+                  other ways to learn from the same number of answers
+  tastes          simulated users edit gemma3-270m's drafts (under an hour)
+  real-edits      an archive, each edit judged before it is learnt from
+  no-harm         what noise and hostile users do to an adapter
+
+Each writes results.csv, pictures and summary.json, and can be cut off: the
+same command goes on where it was.
+
+examples:
+  corlld simulate theory
+  corlld simulate real-edits --edits edits.jsonl --folder real-edits
+"""

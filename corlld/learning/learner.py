@@ -13,8 +13,8 @@ from corlld.learning.pairs import NoPair, PairEncoder, PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Slot, SlotArena
 from corlld.learning.steps import StepRunner
-from corlld.learning.user_step import Candidate, StepResult, UserStep
-from corlld.records import ModelInfo, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
+from corlld.learning.user_step import Candidate, PairScore, StepResult, UserStep
+from corlld.records import EditEvent, ModelInfo, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings import GuardSettings, LearningSettings
 
 # A pair is saturated where sigma(-beta h), the weight of its gradient, is below this.
@@ -124,12 +124,35 @@ class CorllLearner:
             self._train(training[start : start + self._arena.slots])
         return [self._outcome(update) for update in updates]
 
+    def score(self, batches: Sequence[TrainingBatch]) -> list[list[PairScore | None]]:
+        """What each batch's adapter makes of its events, learning nothing; None where there is nothing to compare.
+
+        Raises torch.OutOfMemoryError where the device can't hold a pair.
+        """
+        found: list[list[PairScore | None]] = []
+        for start in range(0, len(batches), self._arena.slots):
+            part = batches[start : start + self._arena.slots]
+            candidates = [[self._candidate(event) for event in batch.events] for batch in part]
+            steps = [
+                UserStep(self._arena.place(batch.uid, self._start(batch)), [c for c in own if c is not None])
+                for batch, own in zip(part, candidates, strict=True)
+            ]
+            for base in (True, False):
+                self._runner.score([step for step in steps if step.candidates], base=base)
+            found += [[None if c is None else _pair_score(c) for c in own] for own in candidates]
+        return found
+
+    def _start(self, batch: TrainingBatch) -> AdapterTensors:
+        layout, revision = self._resident.layout, self._resident.info.revision
+        return _own(batch) or new_adapter(layout, batch.uid, revision, self._arena.dtype)
+
+    def _candidate(self, event: EditEvent) -> Candidate | None:
+        pair = self._encoder.encode(event)
+        return Candidate(pair) if isinstance(pair, PreferencePair) else None
+
     def _encode(self, batch: TrainingBatch) -> _Update:
         self._batches += 1
-        given = batch.adapter
-        if given is not None and not isinstance(given, AdapterTensors):
-            raise TypeError("an adapter of another make")
-        update = _Update(batch, given)
+        update = _Update(batch, _own(batch))
         for index, event in enumerate(batch.events):
             if event.is_acceptance:
                 update.outcomes[index] = PairOutcome(PairStatus.ACCEPTANCE)
@@ -146,12 +169,9 @@ class CorllLearner:
 
     def _train(self, updates: Sequence[_Update]) -> None:
         """Steps of all users together, each user's own one after the other."""
-        layout, revision = self._resident.layout, self._resident.info.revision
         for update in updates:
-            adapter = update.adapter
-            if adapter is None:
-                adapter = new_adapter(layout, update.batch.uid, revision, self._arena.dtype)
-            update.untrained = adds_nothing(layout, adapter)
+            adapter = self._start(update.batch)
+            update.untrained = adds_nothing(self._resident.layout, adapter)
             update.slot = self._arena.place(update.batch.uid, adapter)
             size, order = self._learning.pairs_per_step, list(update.candidates)
             cuts = [order[start : start + size] for start in range(0, len(order), size)]
@@ -240,6 +260,18 @@ class CorllLearner:
         limit = math.log(1 / _SATURATED_WEIGHT - 1) / self._learning.beta
         margins = [margin for margin, _, _ in update.scores.values()]
         return sum(h > limit for h in margins) / len(margins) if margins else None
+
+
+def _own(batch: TrainingBatch) -> AdapterTensors | None:
+    if batch.adapter is not None and not isinstance(batch.adapter, AdapterTensors):
+        raise TypeError("an adapter of another make")
+    return batch.adapter
+
+
+def _pair_score(candidate: Candidate) -> PairScore:
+    if candidate.base is None or candidate.previous is None:
+        raise torch.OutOfMemoryError("a pair does not fit on the device by itself")
+    return PairScore(candidate.previous, candidate.base, len(candidate.pair.chosen))
 
 
 def _step(update: _Update, chosen: Sequence[int]) -> UserStep:

@@ -45,3 +45,21 @@ class StepResult:
     gradient_norm: float | None = None
     drift_nats: float | None = None
     delta_chosen_logps: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """What adapter and base model make of an event: log pi of the tails, in nats.
+
+    policy, base: (edited, proposed); the second is 0 where both texts are one. edited_tokens: that the first is summed
+    over, end token included.
+    """
+
+    policy: Sums
+    base: Sums
+    edited_tokens: int
+
+    @property
+    def margin(self) -> float:
+        """How much more than the base model the adapter prefers the edited text."""
+        return (self.policy[0] - self.policy[1]) - (self.base[0] - self.base[1])

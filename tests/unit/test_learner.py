@@ -71,6 +71,28 @@ def same_bits(left: Any, right: Any) -> bool:
     return all(torch.equal(a, b) for a, b in zip(bits(left), bits(right), strict=True))
 
 
+# What adapters make of events, learning nothing
+
+
+def test_scores_are_those_of_the_next_update_and_nothing_is_learnt(make: Callable[..., CorllLearner]) -> None:
+    learner = make(slots=2)  # fewer than there are users
+    adapters = {uid: update(learner, EDITS[place], uid=uid).adapter for place, uid in enumerate(("ann", "ben"))}
+    batches = [TrainingBatch(uid, adapter, EDITS[1:3]) for uid, adapter in adapters.items()]
+    before = [bits(batch.adapter) for batch in batches]
+    scores = learner.score([*batches, TrainingBatch("cleo", None, (event("same", "same"), event("to", "too")))])
+    for batch, own, kept in zip(batches, scores, before, strict=False):
+        assert all(torch.equal(a, b) for a, b in zip(bits(batch.adapter), kept, strict=True))
+        (outcome,) = learner.update([batch])
+        assert [score and score.margin for score in own] == pytest.approx([p.margin for p in outcome.pairs], abs=1e-4)
+    accepted, fresh = scores[2]
+    assert accepted is not None
+    assert fresh is not None
+    assert accepted.policy[1] == accepted.base[1] == 0  # of an acceptance the text alone is scored
+    assert accepted.policy[0] < 0
+    assert fresh.margin == pytest.approx(0, abs=1e-5)  # a user without an adapter is the base model
+    assert learner.score([TrainingBatch("ann", None, (event("x" * 9999, "y"),))]) == [[None]]
+
+
 # What an update says
 
 

@@ -1,0 +1,136 @@
+"""A study from its first unit to its report, going on where an earlier run of the same command was cut off."""
+
+import csv
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from corlld import __version__
+from corlld.errors import ExitCode, FatalError
+from corlld.progress import Advance
+from corlld.simulation.studies.study import Options, Row, Study
+
+_DONE = "units.jsonl"  # what is done so far; gone once there is a summary
+_PACKAGES = ("torch", "transformers", "peft", "numpy")
+
+
+def run_study(study: Study, options: Options, folder: Path, command: str, console: Console, progress: Console) -> None:
+    """Do what is left of the study, and write `results.csv`, pictures and `summary.json`.
+
+    Args:
+        study: see there.
+        options: what it was asked for.
+        folder: made where it is not there. A finished run in it is done again, and replaced.
+        command: as it was typed.
+        console: for the figures.
+        progress: for how far it has come.
+
+    Raises:
+        FatalError: the folder can't be used, or has a half-done run with other options.
+    """
+    started = time.monotonic()
+    units = study.units(options)
+    done = _Done(folder, options)
+    with Advance(progress, len(units), "units") as advance:
+        for unit in units:
+            if unit.key not in done.rows:
+                done.add(unit.key, unit.run())
+            advance(1)
+    rows = [{"unit": unit.key, **row} for unit in units for row in done.rows[unit.key]]
+    _write_csv(folder / "results.csv", rows)
+    figures = study.report(rows, folder, options)
+    summary = {
+        "study": study.name,
+        "question": study.question,
+        "command": command,
+        "seeds": list(options.seeds),
+        "quick": options.quick,
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {"corlld": __version__, "python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        "cores": os.cpu_count(),
+        "minutes": round(done.seconds_before / 60 + (time.monotonic() - started) / 60, 1),
+        "budget_minutes": study.budget_minutes,
+        "figures": {name: _shortened(asdict(figure)) for name, figure in figures.items()},
+    }
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    done.clear()
+    console.print(_table(study, summary))
+    console.print(f"CSV, pictures and summary.json: {folder}", soft_wrap=True)
+
+
+class _Done:
+    """The units that are done, in a file that grows by a line a unit."""
+
+    def __init__(self, folder: Path, options: Options) -> None:
+        self._path = folder / _DONE
+        self._began = time.monotonic()
+        self.rows: dict[str, Sequence[Row]] = {}
+        self.seconds_before = 0.0  # spent by earlier runs
+        head = {"options": json.loads(json.dumps(asdict(options), default=str)), "corlld": __version__}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []  # a torn line is no unit
+            if lines and json.loads(lines[0]) != head:
+                raise FatalError(
+                    f"{folder} has a half-done run with other options; name another --folder, or remove {_DONE} there",
+                    ExitCode.USAGE,
+                )
+            for line in lines[1:]:
+                entry = json.loads(line)
+                self.rows[entry["unit"]] = entry["rows"]
+                self.seconds_before = entry["seconds"]
+            self._path.write_bytes(b"".join(line + b"\n" for line in lines or [json.dumps(head).encode()]))
+        except OSError as error:
+            raise FatalError(f"--folder: {folder} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from None
+
+    def add(self, key: str, rows: Sequence[Row]) -> None:
+        self.rows[key] = rows
+        seconds = self.seconds_before + time.monotonic() - self._began
+        with self._path.open("a") as file:
+            file.write(json.dumps({"unit": key, "seconds": seconds, "rows": rows}) + "\n")
+
+    def clear(self) -> None:
+        self._path.unlink()
+
+
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows
+        )
+
+
+def _shortened(figure: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: float(f"{value:.6g}") if isinstance(value, float) else value
+        for name, value in figure.items()
+        if value is not None
+    }
+
+
+def _table(study: Study, summary: dict[str, Any]) -> Table:
+    table = Table(title=study.question, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("figure", no_wrap=True)
+    for title in ("value", "95 %"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("meaning")
+    for name, figure in summary["figures"].items():
+        band = f"{figure['low']:.3g} to {figure['high']:.3g}" if "low" in figure else ""
+        table.add_row(name, f"{figure['value']:.3g}", band, figure["meaning"])
+    table.caption = f"{summary['minutes']:g} minutes; the budget is {study.budget_minutes:g}"
+    table.caption_justify = "left"
+    return table
