@@ -2,9 +2,11 @@
 
 import torch
 
+from corlld.learning.slots import Rows
 
-def all_finite(*tensors: torch.Tensor) -> torch.Tensor:
-    """Of each row, whether it is finite in all of these tensors, (K, .): (K,), bool.
+
+def all_finite(*tensors: Rows) -> torch.Tensor:
+    """Of each user, whether the user's row, (.), is finite in all of these: (K,), bool.
 
     NaN and infinity both show in the extremes: one pass each, and nothing is made as large as the tensors.
     """

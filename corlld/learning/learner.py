@@ -11,7 +11,7 @@ from corlld.errors import RejectReason
 from corlld.learning.adapter import AdapterTensors, adds_nothing, new_adapter
 from corlld.learning.pairs import NoPair, PairEncoder, PreferencePair
 from corlld.learning.resident import ResidentModel
-from corlld.learning.slots import Slot, SlotArena
+from corlld.learning.slots import Slot, make_slots
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, PairScore, StepResult, UserStep
 from corlld.records import EditEvent, ModelInfo, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
@@ -92,8 +92,8 @@ class CorllLearner:
             max_positions=resident.max_positions,
             vocabulary=resident.vocabulary,
         )
-        self._arena = SlotArena(resident.layout.size, device_slots, resident.device, adapter_dtype)
-        self._runner = StepRunner(resident, self._arena, learning, guard, row_tokens(learning, resident.device))
+        self._slots = make_slots(resident.layout.size, device_slots, resident.device, adapter_dtype)
+        self._runner = StepRunner(resident, self._slots, learning, guard, row_tokens(learning, resident.device))
         self._batches = 0  # begun so far
 
     @property
@@ -120,8 +120,8 @@ class CorllLearner:
             raise ValueError("a user has more than one batch in the same update")
         updates = [self._encode(batch) for batch in batches]
         training = [update for update in updates if update.candidates]
-        for start in range(0, len(training), self._arena.slots):
-            self._train(training[start : start + self._arena.slots])
+        for start in range(0, len(training), self._slots.slots):
+            self._train(training[start : start + self._slots.slots])
         return [self._outcome(update) for update in updates]
 
     def score(self, batches: Sequence[TrainingBatch]) -> list[list[PairScore | None]]:
@@ -130,11 +130,11 @@ class CorllLearner:
         Raises torch.OutOfMemoryError where the device can't hold a pair.
         """
         found: list[list[PairScore | None]] = []
-        for start in range(0, len(batches), self._arena.slots):
-            part = batches[start : start + self._arena.slots]
+        for start in range(0, len(batches), self._slots.slots):
+            part = batches[start : start + self._slots.slots]
             candidates = [[self._candidate(event) for event in batch.events] for batch in part]
             steps = [
-                UserStep(self._arena.place(batch.uid, self._start(batch)), [c for c in own if c is not None])
+                UserStep(self._slots.place(batch.uid, self._start(batch)), [c for c in own if c is not None])
                 for batch, own in zip(part, candidates, strict=True)
             ]
             for base in (True, False):
@@ -144,7 +144,7 @@ class CorllLearner:
 
     def _start(self, batch: TrainingBatch) -> AdapterTensors:
         layout, revision = self._resident.layout, self._resident.info.revision
-        return _own(batch) or new_adapter(layout, batch.uid, revision, self._arena.dtype)
+        return _own(batch) or new_adapter(layout, batch.uid, revision, self._slots.dtype)
 
     def _candidate(self, event: EditEvent) -> Candidate | None:
         pair = self._encoder.encode(event)
@@ -172,7 +172,7 @@ class CorllLearner:
         for update in updates:
             adapter = self._start(update.batch)
             update.untrained = adds_nothing(self._resident.layout, adapter)
-            update.slot = self._arena.place(update.batch.uid, adapter)
+            update.slot = self._slots.place(update.batch.uid, adapter)
             size, order = self._learning.pairs_per_step, list(update.candidates)
             cuts = [order[start : start + size] for start in range(0, len(order), size)]
             update.queue.extend(cuts * self._learning.steps_per_batch)
@@ -183,7 +183,7 @@ class CorllLearner:
                 self._take_in(update, chosen, result)
         for update in updates:
             if update.steps and update.slot is not None:
-                update.adapter = self._arena.read(update.slot)
+                update.adapter = self._slots.read(update.slot)
 
     def _score_references(self, updates: Sequence[_Update]) -> None:
         """What the rule compares with, where the forward pass of a first step will not tell it."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch.optim.adamw import adamw
 
+from corlld.learning.slots import Rows
+
 # torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6; the same here, so that both agree to the last digit.
 _NORM_EPS = 1e-6
 
@@ -20,10 +22,10 @@ def clip_(gradient: torch.Tensor, max_norm: float) -> torch.Tensor:
 
 
 def adamw_step_(
-    weights: torch.Tensor,
-    gradient: torch.Tensor,
-    exp_avg: torch.Tensor,
-    exp_avg_sq: torch.Tensor,
+    weights: Rows,
+    gradient: Rows,
+    exp_avg: Rows,
+    exp_avg_sq: Rows,
     *,
     steps: Sequence[int],
     lr: Sequence[float],
@@ -34,7 +36,7 @@ def adamw_step_(
     """One step of each user in place, by torch's own kernel: one pass over the tensors.
 
     Args:
-        weights, gradient, exp_avg, exp_avg_sq: shape (K, P).
+        weights, gradient, exp_avg, exp_avg_sq: a row of each user, (P,).
         steps: number of each user's step, from 1.
         lr: of each user, already scaled to the size of the step.
         beta1, beta2, eps: as the optimizer's.
@@ -47,7 +49,7 @@ def adamw_step_(
             [exp_avg_sq[user]],
             [],
             # The kernel counts the step itself.
-            [torch.tensor(float(step - 1), device=weights.device)],
+            [torch.tensor(float(step - 1), device=weights[user].device)],
             fused=True,
             amsgrad=False,
             beta1=beta1,

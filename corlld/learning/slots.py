@@ -1,9 +1,10 @@
-"""Places on the device for the tensors of the users who were trained most recently."""
+"""Places for the tensors of the users who are trained: on a device of its own copies of them, on a CPU the states."""
 
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -11,13 +12,14 @@ from corlld.errors import ConfigurationError
 from corlld.learning.adapter import AdapterTensors
 
 TENSORS = 3  # of a user: weights and both moments
+Rows = torch.Tensor | Sequence[torch.Tensor]  # one a user, each (P,)
 
 
 @dataclass(eq=False)
 class Slot:
-    """One user's place in the arena. Written to by `SlotArena.commit` alone."""
+    """One user's place. Written to by `Slots.commit` alone. tensors: weights, exp_avg and exp_avg_sq, each (P,)."""
 
-    number: int
+    tensors: tuple[torch.Tensor, ...]
     optimizer_step: int = 0
     # Weak: a state that left host memory must not be kept there by its copy on the device.
     _copy_of: weakref.ref[AdapterTensors] | None = field(default=None, repr=False)
@@ -26,8 +28,67 @@ class Slot:
         return self._copy_of is not None and self._copy_of() is adapter
 
 
+class Slots(Protocol):
+    """Places of one device. slots: as many users may be placed one after the other before the first one's is lost."""
+
+    slots: int
+    dtype: torch.dtype
+
+    def place(self, uid: str, adapter: AdapterTensors) -> Slot:
+        """The user's slot, with the numbers of `adapter`."""
+
+    def gather(self, slots: Sequence[Slot]) -> tuple[tuple[torch.Tensor, Rows, Rows], torch.Tensor]:
+        """Copies to step on: these users' weights, (K, P), a row each of exp_avg and of exp_avg_sq, and zeros for their
+        gradient, (K, P).
+
+        In memory that the next call uses again: fresh pages would cost more than the copies.
+        """
+
+    def gather_weights(self, slots: Sequence[Slot]) -> torch.Tensor:
+        """The weights alone, (K, P), likewise."""
+
+    def release(self) -> None:
+        """Give back the memory of `gather`, which is as large as its largest call was."""
+
+    def commit(self, slot: Slot, tensors: Sequence[torch.Tensor], optimizer_step: int) -> None:
+        """The user's new weights, exp_avg and exp_avg_sq, each (P,), as `gather` gave them."""
+
+    def read(self, slot: Slot) -> AdapterTensors:
+        """A state in host memory, never written to afterwards."""
+
+
+def make_slots(size: int, slots: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Slots:
+    """Places of `slots` users with adapters of `size` numbers. Raises ConfigurationError, see `SlotArena`."""
+    if device.type == "cpu":
+        return HostSlots(size, slots, dtype)
+    return SlotArena(size, slots, device, dtype)
+
+
+class _Work:
+    """Memory of (K, P) tensors that is used again and again."""
+
+    def __init__(self, like: torch.Tensor, count: int) -> None:
+        self._empty = like[:0]
+        self.tensors = (self._empty,) * count
+
+    def rows(self, users: int) -> tuple[torch.Tensor, ...]:
+        if users > self.tensors[0].shape[0]:
+            self.release()
+            self.tensors = tuple(self._empty.new_empty(users, self._empty.shape[1]) for _ in self.tensors)
+        return tuple(tensor[:users] for tensor in self.tensors)
+
+    def release(self) -> None:
+        self.tensors = (self._empty,) * len(self.tensors)
+
+
+def _copy_(into: torch.Tensor, slots: Sequence[Slot], index: int) -> torch.Tensor:
+    for row, slot in zip(into, slots, strict=True):
+        row.copy_(slot.tensors[index])
+    return into
+
+
 class SlotArena:
-    """`slots` places of 3 P numbers, the least recently used one given away first.
+    """`slots` places of 3 P numbers on a device, the least recently used one given away first. Implements `Slots`.
 
     Args:
         size: P, numbers of an adapter.
@@ -43,7 +104,7 @@ class SlotArena:
         self.dtype = dtype
         self.slots = slots
         try:
-            self._places = tuple(torch.zeros(slots, size, device=device, dtype=dtype) for _ in range(TENSORS))
+            places = [torch.zeros(slots, size, device=device, dtype=dtype) for _ in range(TENSORS)]
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -51,16 +112,12 @@ class SlotArena:
             raise ConfigurationError(
                 f"adapter.device_slots: {device} has no room for {slots} slots of {megabytes:.0f} MB"
             ) from error
-        self._work: tuple[torch.Tensor, ...]
-        self.release()
-        self._free = [Slot(number) for number in range(slots)]
+        self._work = _Work(places[0], TENSORS + 1)
+        self._free = [Slot(tensors) for tensors in zip(*places, strict=True)]
         self._users: OrderedDict[str, Slot] = OrderedDict()
 
     def place(self, uid: str, adapter: AdapterTensors) -> Slot:
-        """The user's slot, with the numbers of `adapter`: copied there unless it is what the slot holds already.
-
-        As many users as there are slots may be placed one after the other before the first one's is given away.
-        """
+        """See the protocol. Copied there, unless it is what the slot holds already."""
         slot = self._users.get(uid)
         if slot is None:
             slot = self._free.pop() if self._free else self._users.popitem(last=False)[1]
@@ -69,58 +126,99 @@ class SlotArena:
         if not slot.holds(adapter):
             slot._copy_of = None  # until all three are there
             with torch.no_grad():
-                for place, tensor in zip(self._places, _parts(adapter), strict=True):
+                for place, tensor in zip(slot.tensors, _parts(adapter), strict=True):
                     # Pinned host memory is copied while the device goes on.
-                    place[slot.number].copy_(tensor, non_blocking=True)
+                    place.copy_(tensor, non_blocking=True)
             slot.optimizer_step = adapter.optimizer_step
             slot._copy_of = weakref.ref(adapter)
         return slot
 
     @torch.no_grad()
-    def gather(self, slots: Sequence[Slot]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """Copies of these users' weights, exp_avg and exp_avg_sq, each (K, P), and zeros for their gradient, alike.
+    def gather(self, slots: Sequence[Slot]) -> tuple[tuple[torch.Tensor, Rows, Rows], torch.Tensor]:
+        """See the protocol."""
+        *tensors, gradient = self._work.rows(len(slots))
+        weights, exp_avg, exp_avg_sq = (_copy_(tensor, slots, index) for index, tensor in enumerate(tensors))
+        return (weights, exp_avg, exp_avg_sq), gradient.zero_()
 
-        In memory that the next call uses again: fresh pages would cost more than the copies.
-        """
-        if len(slots) > self._work[0].shape[0]:
-            self.release()
-            self._work = tuple(
-                place.new_empty(len(slots), place.shape[1]) for place in (*self._places, self._places[0])
-            )
-        *tensors, gradient = (work[: len(slots)] for work in self._work)
-        for tensor, place in zip(tensors, self._places, strict=True):
-            for row, slot in zip(tensor, slots, strict=True):
-                row.copy_(place[slot.number])
-        return tuple(tensors), gradient.zero_()
+    @torch.no_grad()
+    def gather_weights(self, slots: Sequence[Slot]) -> torch.Tensor:
+        """See the protocol."""
+        return _copy_(self._work.rows(len(slots))[0], slots, 0)
 
     def release(self) -> None:
-        """Give back the memory of `gather`, which is as large as its largest call was."""
-        self._work = tuple(place[:0] for place in (*self._places, self._places[0]))
+        """See the protocol."""
+        self._work.release()
 
     @torch.no_grad()
     def commit(self, slot: Slot, tensors: Sequence[torch.Tensor], optimizer_step: int) -> None:
-        """The user's new weights, exp_avg and exp_avg_sq, each (P,): no host copy has them until `read`."""
+        """See the protocol. No host copy has them until `read`."""
         slot._copy_of = None
-        for place, tensor in zip(self._places, tensors, strict=True):
-            place[slot.number].copy_(tensor)
+        for place, tensor in zip(slot.tensors, tensors, strict=True):
+            place.copy_(tensor)
         slot.optimizer_step = optimizer_step
 
     @torch.no_grad()
     def read(self, slot: Slot) -> AdapterTensors:
-        """A copy in host memory (pinned where the device is a GPU), never written to afterwards."""
-        tensors = [place[slot.number] for place in self._places]
-        if tensors[0].device.type == "cuda":
-            pinned = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in tensors]
-            weights, exp_avg, exp_avg_sq = (there.copy_(here) for there, here in zip(pinned, tensors, strict=True))
+        """See the protocol. Pinned where the device is a GPU."""
+        if slot.tensors[0].device.type == "cuda":
+            pinned = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in slot.tensors]
+            weights, exp_avg, exp_avg_sq = (there.copy_(here) for there, here in zip(pinned, slot.tensors, strict=True))
         else:
-            weights, exp_avg, exp_avg_sq = (tensor.to("cpu", copy=True) for tensor in tensors)
+            weights, exp_avg, exp_avg_sq = (tensor.to("cpu", copy=True) for tensor in slot.tensors)
         adapter = AdapterTensors(weights, exp_avg, exp_avg_sq, slot.optimizer_step)
         slot._copy_of = weakref.ref(adapter)
         return adapter
 
 
+class HostSlots:
+    """Where the model is in host memory, as the states are: a slot is what a state holds, and lasts no longer than a
+    call. Implements `Slots`.
+
+    Args:
+        size: P, numbers of an adapter.
+        slots: users who are trained in one go.
+        dtype: as the arena's.
+    """
+
+    def __init__(self, size: int, slots: int, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
+        self.slots = slots
+        self._work = _Work(torch.empty(0, size, dtype=dtype), 2)
+
+    def place(self, uid: str, adapter: AdapterTensors) -> Slot:
+        """See the protocol. Nothing is copied."""
+        return Slot(_parts(adapter), adapter.optimizer_step)
+
+    @torch.no_grad()
+    def gather(self, slots: Sequence[Slot]) -> tuple[tuple[torch.Tensor, Rows, Rows], torch.Tensor]:
+        """See the protocol. The moments are in memory of their own: it becomes the state's by `commit`."""
+        weights, gradient = self._work.rows(len(slots))
+        exp_avg, exp_avg_sq = ([slot.tensors[index].to(self.dtype, copy=True) for slot in slots] for index in (1, 2))
+        return (_copy_(weights, slots, 0), exp_avg, exp_avg_sq), gradient.zero_()
+
+    @torch.no_grad()
+    def gather_weights(self, slots: Sequence[Slot]) -> torch.Tensor:
+        """See the protocol."""
+        return _copy_(self._work.rows(len(slots))[0], slots, 0)
+
+    def release(self) -> None:
+        """See the protocol."""
+        self._work.release()
+
+    def commit(self, slot: Slot, tensors: Sequence[torch.Tensor], optimizer_step: int) -> None:
+        """See the protocol. What the slot held before is some state's, and stays as it is."""
+        weights, exp_avg, exp_avg_sq = tensors
+        slot.tensors = (weights.clone(), exp_avg, exp_avg_sq)
+        slot.optimizer_step = optimizer_step
+
+    def read(self, slot: Slot) -> AdapterTensors:
+        """See the protocol. Nothing is copied."""
+        weights, exp_avg, exp_avg_sq = slot.tensors
+        return AdapterTensors(weights, exp_avg, exp_avg_sq, slot.optimizer_step)
+
+
 def slot_nbytes(size: int, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes of a slot for adapters of `size` numbers."""
+    """Bytes of a user's tensors, for adapters of `size` numbers."""
     return TENSORS * size * dtype.itemsize
 
 

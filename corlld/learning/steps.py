@@ -12,7 +12,7 @@ from corlld.learning.collate import Item, Row
 from corlld.learning.loss import acceptance_loss, corll_loss
 from corlld.learning.optimizer import adamw_step_, clip_, scaled_lr
 from corlld.learning.resident import ResidentModel
-from corlld.learning.slots import SlotArena, is_out_of_memory
+from corlld.learning.slots import Rows, Slots, is_out_of_memory
 from corlld.learning.stacked_lora import StackedAdapters
 from corlld.learning.user_step import Candidate, StepResult, Sums, UserStep
 from corlld.settings import GuardSettings, LearningSettings
@@ -26,11 +26,11 @@ class _RowTooLarge(Exception):
 
 
 class StepRunner:
-    """Takes steps on slots of one arena.
+    """Takes steps on users' slots.
 
     Args:
         resident: the base model with its injected LoRA.
-        arena: the users' places on the device.
+        slots: the users' places.
         learning: the rule.
         guard_settings: when a step is undone.
         row_tokens: tokens of the pairs that share one forward pass.
@@ -39,13 +39,13 @@ class StepRunner:
     def __init__(
         self,
         resident: ResidentModel,
-        arena: SlotArena,
+        slots: Slots,
         learning: LearningSettings,
         guard_settings: GuardSettings,
         row_tokens: int,
     ) -> None:
         self._resident = resident
-        self._arena = arena
+        self._slots = slots
         self._learning = learning
         self._guard = guard_settings
         self._row_tokens = row_tokens
@@ -65,7 +65,7 @@ class StepRunner:
         adapters = None
         if not base:
             with contextlib.suppress(_RowTooLarge), _blaming(None):
-                adapters = self._resident.lora.stack(self._arena.gather([step.slot for step in group])[0][0])
+                adapters = self._resident.lora.stack(self._slots.gather_weights([step.slot for step in group]))
             if adapters is None:
                 self._free_memory()
                 if len(group) > 1:
@@ -138,7 +138,7 @@ class StepRunner:
         self, group: Sequence[UserStep], candidates: Sequence[Candidate], rows: Sequence[Row]
     ) -> list[StepResult]:
         with _blaming(None):
-            tensors, gradient = self._arena.gather([step.slot for step in group])
+            tensors, gradient = self._slots.gather([step.slot for step in group])
             adapters = self._resident.lora.stack(tensors[0], gradient)
         counts = [len(step.candidates) for step in group]
         before: list[torch.Tensor] = []
@@ -171,7 +171,7 @@ class StepRunner:
             if drift is not None and not guard.within(drift, self._guard.max_drift_nats):
                 failure = RejectReason.DRIFT if math.isfinite(drift) else RejectReason.NON_FINITE
             if failure is None:
-                self._arena.commit(step.slot, [tensor[user] for tensor in tensors], step.slot.optimizer_step + 1)
+                self._slots.commit(step.slot, [tensor[user] for tensor in tensors], step.slot.optimizer_step + 1)
                 results.append(StepResult(None, mean, norm, drift, deltas))
             else:
                 results.append(StepResult(failure))
@@ -208,7 +208,7 @@ class StepRunner:
 
     @torch.no_grad()
     def take_step(
-        self, group: Sequence[UserStep], tensors: Sequence[torch.Tensor], gradient: torch.Tensor
+        self, group: Sequence[UserStep], tensors: tuple[torch.Tensor, Rows, Rows], gradient: torch.Tensor
     ) -> torch.Tensor:
         """AdamW on the users' gathered tensors, in place. Returns the norms before clipping, (K,)."""
         rule = self._learning
@@ -273,7 +273,7 @@ class StepRunner:
         return self._resident.collator.pack(items, self._row_tokens, users)
 
     def _free_memory(self) -> None:
-        self._arena.release()  # a smaller group needs less of it
+        self._slots.release()  # a smaller group needs less of it
         if self._resident.device.type == "cuda":
             torch.cuda.empty_cache()
 

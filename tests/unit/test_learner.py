@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from corlld.errors import RejectReason
+from corlld.learning import learner as learner_module
 from corlld.learning import steps
 from corlld.learning.adapter import AdapterTensors
 from corlld.learning.collate import Item
@@ -17,6 +18,7 @@ from corlld.learning.learner import CorllLearner
 from corlld.learning.optimizer import adamw_step_
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
+from corlld.learning.slots import SlotArena
 from corlld.learning.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.steps import StepRunner
 from corlld.records import EditEvent, Message, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
@@ -44,8 +46,13 @@ def resident(tmp_path_factory: pytest.TempPathFactory) -> ResidentModel:
     return tiny_resident(make_tiny_model(tmp_path_factory.mktemp("model"), "gemma3"))
 
 
-@pytest.fixture
-def make(resident: ResidentModel) -> Callable[..., CorllLearner]:
+@pytest.fixture(params=["host-slots", "arena"])
+def make(
+    resident: ResidentModel, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., CorllLearner]:
+    if request.param == "arena":  # as on a device of its own
+        monkeypatch.setattr(learner_module, "make_slots", SlotArena)
+
     def learner(guard: GuardSettings | None = None, slots: int = 4, **rule: Any) -> CorllLearner:
         settings = LearningSettings(**{"lr": 1e-2} | rule)
         return CorllLearner(resident, settings, guard or GuardSettings(max_drift_nats=1e9), slots)
@@ -308,8 +315,9 @@ def test_i4_an_update_changes_no_bit_of_other_users_or_of_the_base_model(
     for name, tensor in resident.model.state_dict().items():
         assert torch.equal(tensor, base[name])
     # Nor what still lies on the device: ann goes on as on a learner that never saw bob.
-    for place, tensor in zip(learner._arena._places, bits(first["cy"]), strict=True):
-        assert any(torch.equal(row.view(torch.int32), tensor) for row in place)
+    if isinstance(learner._slots, SlotArena):
+        place = learner._slots._users["cy"].tensors
+        assert all(torch.equal(a.view(torch.int32), b) for a, b in zip(place, bits(first["cy"]), strict=True))
     assert same_bits(
         update(learner, EDITS[2], uid="ann", adapter=first["ann"]).adapter,
         update(make(), EDITS[2], uid="ann", adapter=first["ann"]).adapter,
@@ -663,7 +671,7 @@ def test_a_smaller_group_is_not_left_with_the_memory_of_the_one_that_did_not_fit
 ) -> None:
     learner, gathered = make(), []
     handle = resident.model.base_model.register_forward_pre_hook(
-        lambda *_: gathered.append(len(learner._arena._work[0]))
+        lambda *_: gathered.append(len(learner._slots._work.tensors[0]))
     )
     small_device.append(make_row_tokens(resident))
     try:

@@ -11,7 +11,7 @@ from corlld.errors import ConfigurationError
 from corlld.learning import stacked_lora
 from corlld.learning.adapter import AdapterLayout, AdapterTensors, adds_nothing, new_adapter
 from corlld.learning.grouped import KernelGroups, LoopGroups, user_groups
-from corlld.learning.slots import Slot, SlotArena
+from corlld.learning.slots import HostSlots, Slot, SlotArena, make_slots
 from corlld.learning.stacked_lora import StackedLora, choose_modules
 from tests.tiny_models import FAMILIES, make_tiny_model
 
@@ -227,7 +227,7 @@ def test_an_adapter_that_lies_in_its_slot_is_not_copied_again(arena: SlotArena) 
     slot = arena.place("ann", ann)
     assert values(arena, slot) == [1, 2, 3]
     assert slot.optimizer_step == 1
-    arena._places[0][slot.number].fill_(5)  # would be lost by a copy
+    slot.tensors[0].fill_(5)  # would be lost by a copy
     assert values(arena, arena.place("ann", ann))[0] == 5
     assert values(arena, arena.place("ann", adapter_of(1)))[0] == 1
 
@@ -257,7 +257,7 @@ def test_what_was_read_out_is_never_written_to_and_is_known_to_lie_in_its_slot(a
     read = arena.read(slot)
     assert read.weights.eq(7).all()
     assert read.optimizer_step == 2
-    arena._places[0][slot.number].fill_(8)
+    slot.tensors[0].fill_(8)
     assert read.weights.eq(7).all()
     assert values(arena, arena.place("ann", read))[0] == 8
 
@@ -335,3 +335,24 @@ def test_more_slots_than_the_device_has_room_for_are_refused() -> None:
         ConfigurationError, match=r"adapter\.device_slots: cpu has no room for 1000000000 slots of 12 MB"
     ):
         SlotArena(10**6, 10**9, CPU)
+
+
+def test_on_a_cpu_a_slot_is_what_the_state_holds_and_a_step_leaves_that_as_it_was() -> None:
+    slots = make_slots(SIZE, 2, CPU)
+    assert isinstance(slots, HostSlots)
+    ann = adapter_of(1)
+    slot = slots.place("ann", ann)
+    assert slots.read(slot).weights.data_ptr() == ann.weights.data_ptr()
+    (weights, exp_avg, exp_avg_sq), gradient = slots.gather([slot, slots.place("bob", adapter_of(5))])
+    assert [float(rows[1][0]) for rows in (weights, exp_avg, exp_avg_sq)] == [5, 6, 7]
+    assert not gradient.any()
+    for rows in (weights, exp_avg, exp_avg_sq):
+        rows[0].fill_(9)
+    assert [float(tensor[0]) for tensor in slot.tensors] == [1, 2, 3]
+    slots.commit(slot, [rows[0] for rows in (weights, exp_avg, exp_avg_sq)], 2)
+    stepped = slots.read(slot)
+    slots.gather([slots.place("cy", adapter_of(7))])  # writes over the memory of the first call
+    assert [float(t[0]) for t in (stepped.weights, stepped.exp_avg, stepped.exp_avg_sq)] == [9, 9, 9]
+    assert stepped.optimizer_step == 2
+    assert [float(t[0]) for t in (ann.weights, ann.exp_avg, ann.exp_avg_sq)] == [1, 2, 3]
+    assert ann.optimizer_step == 1
