@@ -166,7 +166,7 @@ def make_resident(
         attention = SegmentAttention()
         model.set_attn_implementation(attention.name)
     fuse_norms(model)
-    fuse_gates(model)
+    fuse_gates(model, keep_product=checkpointing)
     if checkpointing:
         _checkpoint_layers(model)
     return ResidentModel(

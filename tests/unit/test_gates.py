@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,43 @@ def test_every_gated_module_of_a_family_is_replaced_and_the_model_computes_the_s
         assert torch.equal(fused(input_ids=ids).logits, plain(input_ids=ids).logits)
 
 
-def test_a_module_that_only_looks_alike_is_left_alone() -> None:
-    class Twisted(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.gate_proj, self.up_proj, self.down_proj = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 4)
-            self.act_fn = nn.SiLU()
+@pytest.mark.parametrize("keep_product", [False, True])
+def test_the_product_is_computed_again_for_what_it_is_multiplied_with(keep_product: bool) -> None:
+    """With a `down_proj` whose weight has a gradient, as an adapter's factors have: it needs its input."""
+    torch.manual_seed(0)
+    module = Gated().double()
+    plain = copy.deepcopy(module)
+    assert fuse_gates(nn.Sequential(module), keep_product=keep_product) == 1
+    x = torch.randn(1, 5, 4, dtype=torch.float64)
+    kept: set[int] = set()
 
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.numel() == 5 * 8:
+            kept.add(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = module(x)
+    assert len(kept) == (3 if keep_product else 2)
+    found.sum().backward()
+    plain(x).sum().backward()
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(parameter.grad, plain.get_parameter(name).grad, rtol=0, atol=1e-14)
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 4)
+        self.act_fn = nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return y
+
+
+def test_a_module_that_only_looks_alike_is_left_alone() -> None:
+    class Twisted(Gated):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y: torch.Tensor = self.down_proj(self.gate_proj(x) * self.act_fn(self.up_proj(x)))
             return y
