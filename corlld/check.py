@@ -130,7 +130,7 @@ class Check:
         self._model = resident.info
         self._plan = plan_memory(
             resident,
-            row_tokens(self._settings.learning, resident.device),
+            row_tokens(self._settings.learning, resident.device, resident.model.dtype),
             self._settings.batching.max_users_per_step,
             self._settings.state.host_memory_bytes,
         )

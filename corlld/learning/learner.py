@@ -21,14 +21,16 @@ from corlld.settings import GuardSettings, LearningSettings
 _SATURATED_WEIGHT = 0.1
 
 
-# On a CPU more is no faster, and takes memory in proportion; on cuda not measured.
-_AUTO_ROW_TOKENS = {"cpu": 640, "cuda": 8192}
+# In float32; numbers of half the size leave room for twice as many. On a CPU longer rows are faster yet (see
+# `corlld bench`, gemm_share), and what they keep for the backward pass grows with them; on cuda not measured.
+_AUTO_ROW_TOKENS = {"cpu": 896, "cuda": 4096}
 
 
-def row_tokens(learning: LearningSettings, device: torch.device) -> int:
-    """The setting `learning.max_row_tokens` on this device."""
+def row_tokens(learning: LearningSettings, device: torch.device, dtype: torch.dtype) -> int:
+    """The setting `learning.max_row_tokens`, on this device and for a base model in this dtype."""
     if learning.max_row_tokens == "auto":
-        return _AUTO_ROW_TOKENS.get(device.type, _AUTO_ROW_TOKENS["cpu"])
+        wide = _AUTO_ROW_TOKENS.get(device.type, _AUTO_ROW_TOKENS["cpu"])
+        return wide * torch.float32.itemsize // dtype.itemsize
     return learning.max_row_tokens
 
 
@@ -93,7 +95,9 @@ class CorllLearner:
             vocabulary=resident.vocabulary,
         )
         self._slots = make_slots(resident.layout.size, device_slots, resident.device, adapter_dtype)
-        self._runner = StepRunner(resident, self._slots, learning, guard, row_tokens(learning, resident.device))
+        self._runner = StepRunner(
+            resident, self._slots, learning, guard, row_tokens(learning, resident.device, resident.model.dtype)
+        )
         self._batches = 0  # begun so far
 
     @property

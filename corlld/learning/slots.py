@@ -37,21 +37,20 @@ class Slots(Protocol):
     def place(self, uid: str, adapter: AdapterTensors) -> Slot:
         """The user's slot, with the numbers of `adapter`."""
 
-    def gather(self, slots: Sequence[Slot]) -> tuple[tuple[torch.Tensor, Rows, Rows], torch.Tensor]:
-        """Copies to step on: these users' weights, (K, P), a row each of exp_avg and of exp_avg_sq, and zeros for their
-        gradient, (K, P).
+    def gather(self, slots: Sequence[Slot]) -> tuple[Rows, torch.Tensor]:
+        """To compute with: these users' weights, not to be written to, and zeros for their gradient, (K, P).
 
         In memory that the next call uses again: fresh pages would cost more than the copies.
         """
 
-    def gather_weights(self, slots: Sequence[Slot]) -> torch.Tensor:
-        """The weights alone, (K, P), likewise."""
+    def copies(self, slots: Sequence[Slot]) -> tuple[Rows, Rows, Rows]:
+        """To step on, after `gather` of the same slots: weights, exp_avg and exp_avg_sq."""
 
     def release(self) -> None:
-        """Give back the memory of `gather`, which is as large as its largest call was."""
+        """Give back the memory of `gather` and `copies`, which is as large as their largest call was."""
 
     def commit(self, slot: Slot, tensors: Sequence[torch.Tensor], optimizer_step: int) -> None:
-        """The user's new weights, exp_avg and exp_avg_sq, each (P,), as `gather` gave them."""
+        """The user's new weights, exp_avg and exp_avg_sq, each (P,), as `copies` gave them."""
 
     def read(self, slot: Slot) -> AdapterTensors:
         """A state in host memory, never written to afterwards."""
@@ -134,16 +133,16 @@ class SlotArena:
         return slot
 
     @torch.no_grad()
-    def gather(self, slots: Sequence[Slot]) -> tuple[tuple[torch.Tensor, Rows, Rows], torch.Tensor]:
+    def gather(self, slots: Sequence[Slot]) -> tuple[Rows, torch.Tensor]:
         """See the protocol."""
-        *tensors, gradient = self._work.rows(len(slots))
-        weights, exp_avg, exp_avg_sq = (_copy_(tensor, slots, index) for index, tensor in enumerate(tensors))
-        return (weights, exp_avg, exp_avg_sq), gradient.zero_()
+        weights, *_, gradient = self._work.rows(len(slots))
+        return _copy_(weights, slots, 0), gradient.zero_()
 
     @torch.no_grad()
-    def gather_weights(self, slots: Sequence[Slot]) -> torch.Tensor:
+    def copies(self, slots: Sequence[Slot]) -> tuple[Rows, Rows, Rows]:
         """See the protocol."""
-        return _copy_(self._work.rows(len(slots))[0], slots, 0)
+        weights, exp_avg, exp_avg_sq, _ = self._work.rows(len(slots))
+        return weights, _copy_(exp_avg, slots, 1), _copy_(exp_avg_sq, slots, 2)
 
     def release(self) -> None:
         """See the protocol."""
@@ -183,23 +182,25 @@ class HostSlots:
     def __init__(self, size: int, slots: int, dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
         self.slots = slots
-        self._work = _Work(torch.empty(0, size, dtype=dtype), 2)
+        self._work = _Work(torch.empty(0, size, dtype=dtype), 1)
 
     def place(self, uid: str, adapter: AdapterTensors) -> Slot:
         """See the protocol. Nothing is copied."""
         return Slot(_parts(adapter), adapter.optimizer_step)
 
     @torch.no_grad()
-    def gather(self, slots: Sequence[Slot]) -> tuple[tuple[torch.Tensor, Rows, Rows], torch.Tensor]:
-        """See the protocol. The moments are in memory of their own: it becomes the state's by `commit`."""
-        weights, gradient = self._work.rows(len(slots))
-        exp_avg, exp_avg_sq = ([slot.tensors[index].to(self.dtype, copy=True) for slot in slots] for index in (1, 2))
-        return (_copy_(weights, slots, 0), exp_avg, exp_avg_sq), gradient.zero_()
+    def gather(self, slots: Sequence[Slot]) -> tuple[Rows, torch.Tensor]:
+        """See the protocol. The weights are the states' own."""
+        (gradient,) = self._work.rows(len(slots))
+        return [slot.tensors[0] for slot in slots], gradient.zero_()
 
     @torch.no_grad()
-    def gather_weights(self, slots: Sequence[Slot]) -> torch.Tensor:
-        """See the protocol."""
-        return _copy_(self._work.rows(len(slots))[0], slots, 0)
+    def copies(self, slots: Sequence[Slot]) -> tuple[Rows, Rows, Rows]:
+        """See the protocol. In memory of their own: it becomes the state's by `commit`."""
+        weights, exp_avg, exp_avg_sq = (
+            [s.tensors[index].to(self.dtype, copy=True) for s in slots] for index in range(3)
+        )
+        return weights, exp_avg, exp_avg_sq
 
     def release(self) -> None:
         """See the protocol."""
@@ -207,8 +208,7 @@ class HostSlots:
 
     def commit(self, slot: Slot, tensors: Sequence[torch.Tensor], optimizer_step: int) -> None:
         """See the protocol. What the slot held before is some state's, and stays as it is."""
-        weights, exp_avg, exp_avg_sq = tensors
-        slot.tensors = (weights.clone(), exp_avg, exp_avg_sq)
+        slot.tensors = tuple(tensors)
         slot.optimizer_step = optimizer_step
 
     def read(self, slot: Slot) -> AdapterTensors:

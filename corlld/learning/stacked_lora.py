@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from corlld.errors import ConfigurationError
 from corlld.learning.adapter import AdapterLayout, LoraModule
 from corlld.learning.grouped import UserGroups, user_groups
+from corlld.learning.slots import Rows
 
 
 def choose_modules(model: Any, target_modules: Literal["all-linear"] | Sequence[str]) -> tuple[LoraModule, ...]:
@@ -138,11 +139,15 @@ class StackedLora:
         finally:
             self._bound = before
 
-    def stack(self, weights: torch.Tensor, gradient: torch.Tensor | None = None) -> StackedAdapters:
-        """K users' flat weights, shape (K, layout.size), for passes; their gradients are added to `gradient`, alike."""
+    def stack(self, weights: Rows, gradient: torch.Tensor | None = None) -> StackedAdapters:
+        """Users' flat weights, each (layout.size,), for passes; their gradients are added to `gradient`, (K, size)."""
+        users = [weights] if isinstance(weights, torch.Tensor) else [row[None] for row in weights]
         factors = [
-            (a.to(self._dtype), (b.mT * self.layout.scaling).to(self._dtype).contiguous())
-            for a, b in self.layout.stacked(weights)
+            (
+                torch.cat([a for a, _ in own]).to(self._dtype),
+                torch.cat([(b.mT * self.layout.scaling).to(self._dtype) for _, b in own]),
+            )
+            for own in zip(*map(self.layout.stacked, users), strict=True)
         ]
         return StackedAdapters(factors, None if gradient is None else list(self.layout.stacked(gradient)))
 

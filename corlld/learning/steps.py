@@ -17,6 +17,9 @@ from corlld.learning.stacked_lora import StackedAdapters
 from corlld.learning.user_step import Candidate, StepResult, Sums, UserStep
 from corlld.settings import GuardSettings, LearningSettings
 
+# Longer rows are faster, and one without gradient keeps nothing for later.
+_SCORED = 4
+
 
 class _RowTooLarge(Exception):
     """The device could not hold a row; its number, None where the memory was short between rows."""
@@ -33,7 +36,7 @@ class StepRunner:
         slots: the users' places.
         learning: the rule.
         guard_settings: when a step is undone.
-        row_tokens: tokens of the pairs that share one forward pass.
+        row_tokens: tokens of the pairs that share a forward and a backward pass. References are scored in longer rows.
     """
 
     def __init__(
@@ -58,14 +61,14 @@ class StepRunner:
 
         A candidate that the device can't hold is left as it was.
         """
-        for group in self._groups(steps):
+        for group in self._groups(steps, _SCORED * self._row_tokens):
             self._score_group(group, base=base)
 
     def _score_group(self, group: Sequence[UserStep], *, base: bool) -> None:
         adapters = None
         if not base:
             with contextlib.suppress(_RowTooLarge), _blaming(None):
-                adapters = self._resident.lora.stack(self._slots.gather_weights([step.slot for step in group]))
+                adapters = self._resident.lora.stack(self._slots.gather([step.slot for step in group])[0])
             if adapters is None:
                 self._free_memory()
                 if len(group) > 1:
@@ -74,7 +77,7 @@ class StepRunner:
                     self._score_group(group[middle:], base=base)
                 return
         candidates, items = _flat(group)
-        waiting = self._pack(items, len(group))
+        waiting = self._pack(items, len(group), _SCORED * self._row_tokens)
         while waiting:
             row = waiting.pop(0)
             tokens = None
@@ -95,19 +98,19 @@ class StepRunner:
         """One step of each user, in order. Where a candidate's `base` is not known the policy is the base model; where
         its `previous` is not, the policy is that.
         """
-        return [result for group in self._groups(steps) for result in self._run_group(group)]
+        return [result for group in self._groups(steps, self._row_tokens) for result in self._run_group(group)]
 
-    def _groups(self, steps: Sequence[UserStep]) -> Iterator[list[UserStep]]:
+    def _groups(self, steps: Sequence[UserStep], row_tokens: int) -> Iterator[list[UserStep]]:
         """Users whose pairs fit in one row together; one with more has rows of its own.
 
         As few groups as there must be, of about the same size: a last one of what is left over would be slow.
         """
         sizes = [sum(candidate.pair.tokens for candidate in step.candidates) for step in steps]
-        share = sum(sizes) / max(1, -(-sum(sizes) // self._row_tokens))
+        share = sum(sizes) / max(1, -(-sum(sizes) // row_tokens))
         group: list[UserStep] = []
         tokens, before, given = 0, 0, 0
         for step, size in zip(steps, sizes, strict=True):
-            if group and (tokens + size > self._row_tokens or before + size / 2 > share * (given + 1)):
+            if group and (tokens + size > row_tokens or before + size / 2 > share * (given + 1)):
                 yield group
                 group, tokens = [], 0
                 given += 1
@@ -119,7 +122,7 @@ class StepRunner:
 
     def _run_group(self, group: list[UserStep]) -> list[StepResult]:
         candidates, items = _flat(group)
-        rows = self._pack(items, len(group))
+        rows = self._pack(items, len(group), self._row_tokens)
         while True:
             try:
                 return self._attempt(group, candidates, rows)
@@ -138,8 +141,8 @@ class StepRunner:
         self, group: Sequence[UserStep], candidates: Sequence[Candidate], rows: Sequence[Row]
     ) -> list[StepResult]:
         with _blaming(None):
-            tensors, gradient = self._slots.gather([step.slot for step in group])
-            adapters = self._resident.lora.stack(tensors[0], gradient)
+            weights, gradient = self._slots.gather([step.slot for step in group])
+            adapters = self._resident.lora.stack(weights, gradient)
         counts = [len(step.candidates) for step in group]
         before: list[torch.Tensor] = []
         losses = [0.0] * len(candidates)
@@ -156,7 +159,7 @@ class StepRunner:
             for member, loss in zip(row.members, row_losses.tolist(), strict=True):
                 losses[member] = loss
         with _blaming(None):
-            norms = self.take_step(group, tensors, gradient)
+            tensors, norms = self.take_step(group, gradient)
             finite = guard.all_finite(*tensors, norms[:, None]).tolist()
         del gradient, adapters
         means = [math.fsum(part) / len(part) for part in _by_user(losses, counts)]
@@ -208,10 +211,11 @@ class StepRunner:
 
     @torch.no_grad()
     def take_step(
-        self, group: Sequence[UserStep], tensors: tuple[torch.Tensor, Rows, Rows], gradient: torch.Tensor
-    ) -> torch.Tensor:
-        """AdamW on the users' gathered tensors, in place. Returns the norms before clipping, (K,)."""
+        self, group: Sequence[UserStep], gradient: torch.Tensor
+    ) -> tuple[tuple[Rows, Rows, Rows], torch.Tensor]:
+        """AdamW on copies of the users' gathered tensors. Returns these, and the norms before clipping, (K,)."""
         rule = self._learning
+        tensors = self._slots.copies([step.slot for step in group])
         norms = clip_(gradient, rule.max_gradient_norm)
         lr = [scaled_lr(rule.lr, len(step.candidates), rule.pairs_per_step) for step in group]
         weights, exp_avg, exp_avg_sq = tensors
@@ -227,13 +231,13 @@ class StepRunner:
             eps=rule.adam_eps,
         )
         self.progress += 1
-        return norms
+        return tensors, norms
 
     def _measure(
         self,
         group: Sequence[UserStep],
         rows: Sequence[Row],
-        weights: torch.Tensor,
+        weights: Rows,
         before: Sequence[torch.Tensor],
         due: Sequence[bool],
     ) -> dict[int, tuple[float, tuple[float, ...]]]:
@@ -269,8 +273,8 @@ class StepRunner:
         self.tokens += row.tokens
         self.padding += row.padding
 
-    def _pack(self, items: Sequence[Item], users: int) -> list[Row]:
-        return self._resident.collator.pack(items, self._row_tokens, users)
+    def _pack(self, items: Sequence[Item], users: int, row_tokens: int) -> list[Row]:
+        return self._resident.collator.pack(items, row_tokens, users)
 
     def _free_memory(self) -> None:
         self._slots.release()  # a smaller group needs less of it

@@ -212,9 +212,10 @@ def adapter_of(value: float) -> AdapterTensors:
 
 
 def values(arena: SlotArena, slot: Slot) -> list[float]:
-    tensors, _ = arena.gather([slot])
-    assert all(tensor.shape == (1, SIZE) and tensor.eq(tensor[0, 0]).all() for tensor in tensors)
-    return [float(tensor[0, 0]) for tensor in tensors]
+    arena.gather([slot])
+    rows = [row for (row,) in arena.copies([slot])]
+    assert all(row.shape == (SIZE,) and row.eq(row[0]).all() for row in rows)
+    return [float(row[0]) for row in rows]
 
 
 def fill(arena: SlotArena, slot: Slot, value: float) -> None:
@@ -272,9 +273,12 @@ def test_a_slot_with_a_step_that_was_never_read_is_copied_to_again(arena: SlotAr
 
 def test_gathered_tensors_are_copies_in_the_users_order(arena: SlotArena) -> None:
     slots = [arena.place("ann", adapter_of(1)), arena.place("bob", adapter_of(5))]
-    (weights, _, exp_avg_sq), gradient = arena.gather(slots[::-1])
+    gathered, gradient = arena.gather(slots[::-1])
+    weights, _, exp_avg_sq = arena.copies(slots[::-1])
+    assert isinstance(weights, torch.Tensor)
+    assert weights is gathered or torch.equal(weights, torch.stack(list(gathered)))
     assert weights[:, 0].tolist() == [5, 1]
-    assert exp_avg_sq[:, 0].tolist() == [7, 3]
+    assert [float(row[0]) for row in exp_avg_sq] == [7, 3]
     assert not gradient.any()
     weights.zero_()
     gradient.fill_(9)
@@ -327,7 +331,8 @@ def test_evicting_and_reloading_gives_back_every_bit(arena: SlotArena) -> None:
         arena.place(other, adapter_of(2))
     again = arena.place("ann", kept)
     assert again.optimizer_step == 4
-    assert all(torch.equal(found[0], tensor) for found, tensor in zip(arena.gather([again])[0], tensors, strict=True))
+    arena.gather([again])
+    assert all(torch.equal(found[0], tensor) for found, tensor in zip(arena.copies([again]), tensors, strict=True))
 
 
 def test_more_slots_than_the_device_has_room_for_are_refused() -> None:
@@ -343,15 +348,19 @@ def test_on_a_cpu_a_slot_is_what_the_state_holds_and_a_step_leaves_that_as_it_wa
     ann = adapter_of(1)
     slot = slots.place("ann", ann)
     assert slots.read(slot).weights.data_ptr() == ann.weights.data_ptr()
-    (weights, exp_avg, exp_avg_sq), gradient = slots.gather([slot, slots.place("bob", adapter_of(5))])
-    assert [float(rows[1][0]) for rows in (weights, exp_avg, exp_avg_sq)] == [5, 6, 7]
+    two = [slot, slots.place("bob", adapter_of(5))]
+    weights, gradient = slots.gather(two)
+    assert [float(row[0]) for row in weights] == [1, 5]
+    assert gradient.shape == (2, SIZE)
     assert not gradient.any()
-    for rows in (weights, exp_avg, exp_avg_sq):
+    copies = slots.copies(two)
+    assert [float(rows[1][0]) for rows in copies] == [5, 6, 7]
+    for rows in copies:
         rows[0].fill_(9)
     assert [float(tensor[0]) for tensor in slot.tensors] == [1, 2, 3]
-    slots.commit(slot, [rows[0] for rows in (weights, exp_avg, exp_avg_sq)], 2)
+    slots.commit(slot, [rows[0] for rows in copies], 2)
     stepped = slots.read(slot)
-    slots.gather([slots.place("cy", adapter_of(7))])  # writes over the memory of the first call
+    slots.copies([slot])[0][0].fill_(4)
     assert [float(t[0]) for t in (stepped.weights, stepped.exp_avg, stepped.exp_avg_sq)] == [9, 9, 9]
     assert stepped.optimizer_step == 2
     assert [float(t[0]) for t in (ann.weights, ann.exp_avg, ann.exp_avg_sq)] == [1, 2, 3]
