@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from transformers import AttentionInterface
 
-from corlld.learning.short_attention import Stretch, short_attention
+from corlld.learning.short_attention import Path, Range, Stretch, short_attention
 
-# The longest branch that is computed with plain products on a CPU. At 512 tokens they are still ahead of torch's fused
+# The longest stretch that is computed with plain products on a CPU. At 512 tokens they are still ahead of torch's fused
 # kernel (by a sixth in float32, twice as fast in bfloat16), but what they keep grows quadratically.
 LONGEST_SHORT = 512
 
@@ -46,22 +46,43 @@ class Segments:
 
     lengths: tuple[int, ...]
     branches: tuple[Branch, ...]
-    _masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict, repr=False)
+    _masks: dict[tuple[object, ...], torch.Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def stretches(self) -> tuple[Stretch, ...]:
-        """The branches by places in the row; neighbours are one stretch."""
-        bounds = list(accumulate(self.lengths, initial=0))
+        """The branches by places in the row. Those with a common beginning are one stretch, unless that is too long:
+        less is computed for nothing than one by one would cost in calls.
+        """
         found = []
-        for branch in self.branches:
-            keys: list[tuple[int, int]] = []
-            for piece in branch.pieces:
-                if keys and keys[-1][1] == bounds[piece]:
-                    keys[-1] = (keys[-1][0], bounds[piece + 1])
-                else:
-                    keys.append((bounds[piece], bounds[piece + 1]))
-            found.append(Stretch((bounds[branch.pieces[-branch.own]], bounds[branch.pieces[-1] + 1]), tuple(keys)))
+        for family in self._families():
+            paths = [self._path(branch) for branch in family]
+            whole = (paths[0].ranges[0][0], paths[-1].ranges[-1][1])
+            if len(paths) > 1 and whole[1] - whole[0] <= LONGEST_SHORT:
+                found.append(Stretch(whole, (whole,), tuple(paths)))
+            else:
+                found += [Stretch((p.ranges[-1][1] - p.asked, p.ranges[-1][1]), p.ranges, (p,)) for p in paths]
         return tuple(found)
+
+    def _families(self) -> list[list[Branch]]:
+        """Branches that have a beginning in common: they follow each other, and the first one asks for it."""
+        families: list[list[Branch]] = []
+        for branch in self.branches:
+            if branch.own == len(branch.pieces):
+                families.append([])
+            families[-1].append(branch)
+        return families
+
+    def _path(self, branch: Branch) -> Path:
+        bounds = self._bounds
+        ranges: list[Range] = []
+        for piece in branch.pieces:
+            start = ranges.pop()[0] if ranges and ranges[-1][1] == bounds[piece] else bounds[piece]
+            ranges.append((start, bounds[piece + 1]))
+        return Path(tuple(ranges), bounds[branch.pieces[-1] + 1] - bounds[branch.pieces[-branch.own]])
+
+    @cached_property
+    def _bounds(self) -> list[int]:
+        return list(accumulate(self.lengths, initial=0))
 
     @cached_property
     def longest(self) -> int:
@@ -75,6 +96,17 @@ class Segments:
             self._masks[place] = causal_mask(queries, keys, window, like)
         return self._masks[place]
 
+    def stretch_mask(self, stretch: Stretch, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+        """The additive mask of a stretch, (queries, keys); None where all is seen."""
+        if len(stretch.paths) == 1:
+            queries, keys = stretch.paths[0].asked, sum(end - first for first, end in stretch.keys)
+            seen = queries == 1 and (window is None or keys <= window)
+            return None if seen else self.mask(queries, keys, window, like)
+        place = (stretch, window)
+        if place not in self._masks:
+            self._masks[place] = _tree_mask(stretch, window, like)
+        return self._masks[place]
+
 
 def causal_mask(queries: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
     """Shape (queries, keys), in the dtype and on the device of `like`: 0 where a query sees a key, else -inf.
@@ -86,6 +118,15 @@ def causal_mask(queries: int, keys: int, window: int | None, like: torch.Tensor)
     if window is not None:
         hidden |= distance >= window
     return torch.zeros(queries, keys, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
+
+
+def _tree_mask(stretch: Stretch, window: int | None, like: torch.Tensor) -> torch.Tensor:
+    first, end = stretch.queries
+    mask = torch.full((end - first, end - first), float("-inf"), dtype=like.dtype, device=like.device)
+    for path in stretch.paths:
+        places = torch.cat([torch.arange(a - first, b - first, device=like.device) for a, b in path.ranges])
+        mask[places[-path.asked :, None], places] = causal_mask(path.asked, len(places), window, like)
+    return mask
 
 
 class SegmentAttention:
@@ -132,7 +173,7 @@ class SegmentAttention:
         segments = self._bound or Segments((query.shape[2],), (Branch((0,), 1),))
         short = query.shape[0] == 1 and segments.longest <= LONGEST_SHORT and query.device.type != "cuda"
         if short and softcap is None:
-            mask = partial(_mask, segments, sliding_window, query)
+            mask = partial(segments.stretch_mask, window=sliding_window, like=query)
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
             return short_attention(query, key, value, segments.stretches, mask, scale), None
         pieces = [torch.split(t, list(segments.lengths), dim=2) for t in (query, key, value)]
@@ -142,12 +183,6 @@ class SegmentAttention:
             k, v = (_joined(part, branch.pieces) for part in pieces[1:])
             outputs.append(_attend(segments, q, k, v, scaling, sliding_window, softcap).transpose(1, 2))
         return torch.cat(outputs, dim=1), None
-
-
-def _mask(segments: Segments, window: int | None, like: torch.Tensor, queries: int, keys: int) -> torch.Tensor | None:
-    if queries == 1 and (window is None or keys <= window):
-        return None
-    return segments.mask(queries, keys, window, like)
 
 
 def _joined(pieces: tuple[torch.Tensor, ...], numbers: tuple[int, ...]) -> torch.Tensor:

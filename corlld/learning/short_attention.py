@@ -1,7 +1,7 @@
-"""Attention over the branches of a packed row in plain matrix products: on a CPU, where texts are short, faster than a
-fused kernel, most of all in bfloat16, and without a node of the graph for each branch.
+"""Attention over the stretches of a packed row in plain matrix products: on a CPU, where texts are short, faster than a
+fused kernel, most of all in bfloat16, and without a node of the graph for each stretch.
 
-Quadratic in the longest branch: the attention weights are kept for the backward pass.
+Quadratic in the longest stretch: the attention weights are kept for the backward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,18 +10,31 @@ from typing import Any
 
 import torch
 
-Mask = Callable[[int, int], torch.Tensor | None]
+Range = tuple[int, int]  # first and end, places in the row
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A text in the row: its tokens in order, and how many of the last ones are asked for."""
+
+    ranges: tuple[Range, ...]
+    asked: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What one branch asks, and what it sees, as places in the row.
+    """What is computed at once. queries, keys: whatever is asked for and is seen by `paths`.
 
-    queries: (first, end). keys: such stretches, in the order of the text; the queries are the last of their tokens.
+    Of one path, the keys are its tokens in order. Several have a beginning in common, and queries and keys are all that
+    they have: what is not seen from a path is masked.
     """
 
-    queries: tuple[int, int]
-    keys: tuple[tuple[int, int], ...]
+    queries: Range
+    keys: tuple[Range, ...]
+    paths: tuple[Path, ...]
+
+
+Mask = Callable[[Stretch], torch.Tensor | None]
 
 
 def short_attention(
@@ -34,7 +47,7 @@ def short_attention(
 ) -> torch.Tensor:
     """Query (1, heads, T, head), key (1, fewer, T, head), value (1, fewer, T, width) -> (1, T, heads, width).
 
-    mask: additive mask of so many queries at the end of so many keys, (queries, keys); None where all are seen.
+    mask: a stretch's additive mask, (queries, keys); None where all are seen.
     """
     y: torch.Tensor = _ShortAttention.apply(query, key, value, stretches, mask, scaling)
     return y
@@ -61,7 +74,7 @@ class _ShortAttention(torch.autograd.Function):
             scores = torch.bmm(q, k.mT)
             shape = scores.shape
             scores = scores.view(heads, -1, shape[-1])
-            hidden = mask(scores.shape[1], scores.shape[2])
+            hidden = mask(stretch)
             scores = scores.mul_(scaling) if hidden is None else torch.add(hidden, scores, alpha=scaling)
             p = scores.softmax(-1).view(shape)
             first, end = stretch.queries

@@ -34,7 +34,7 @@ def attend(
     )
     upstream = torch.randn(1, TOKENS, HEADS, VALUE_WIDTH, generator=generator, dtype=torch.float64)
     function = SegmentAttention()
-    with function.bind(SEGMENTS):
+    with function.bind(Segments(SEGMENTS.lengths, SEGMENTS.branches)):
         with function.bind(None):
             pass  # and bound again afterwards
         out, _ = function(torch.nn.Identity(), q, k, v, None, scaling=scaling, sliding_window=window)
@@ -44,10 +44,11 @@ def attend(
 
 @pytest.mark.parametrize("scaling", [None, 0.7])
 @pytest.mark.parametrize("window", [None, 1, 3, 5, 8, 100])
+@pytest.mark.parametrize("longest", [10, 100], ids=["branch-by-branch", "whole-families"])
 def test_plain_products_give_what_the_fused_kernel_gives(
-    monkeypatch: pytest.MonkeyPatch, window: int | None, scaling: float | None
+    monkeypatch: pytest.MonkeyPatch, longest: int, window: int | None, scaling: float | None
 ) -> None:
-    fused, plain = (attend(monkeypatch, longest, window, scaling) for longest in (0, 100))
+    fused, plain = (attend(monkeypatch, most, window, scaling) for most in (0, longest))
     for one, other in zip(fused, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
     seen = fused if window != 1 else (fused[0], fused[3])  # who sees but itself has no say in its weights
@@ -63,6 +64,14 @@ def test_only_rows_of_short_branches_are_computed_with_plain_products(monkeypatc
     assert not used
     attend(monkeypatch, 10, None)
     assert used
+
+
+@pytest.mark.parametrize(("longest", "stretches"), [(11, 6), (12, 4), (13, 3)])
+def test_branches_with_a_common_beginning_are_computed_together_unless_that_is_too_long(
+    monkeypatch: pytest.MonkeyPatch, longest: int, stretches: int
+) -> None:
+    monkeypatch.setattr(attention, "LONGEST_SHORT", longest)
+    assert len(Segments(SEGMENTS.lengths, SEGMENTS.branches).stretches) == stretches
 
 
 @pytest.mark.parametrize("unknown", ["attention_mask", "dropout", "s_aux", "position_bias", "head_mask"])
