@@ -4,7 +4,7 @@ Two ways with the same result, to rounding: a loop of small products over views,
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -47,23 +47,29 @@ class LoopGroups:
     """
 
     def __init__(self, tokens: Sequence[int]) -> None:
-        bounds = pairwise(accumulate(tokens, initial=0))
-        self._slices = [(user, slice(*bound)) for user, bound in enumerate(bounds) if bound[0] < bound[1]]
-        self._tokens = sum(tokens)
+        self._tokens = list(tokens)
+        self._present = [user for user, count in enumerate(tokens) if count]
 
     def products(self, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-        out = x.new_empty(self._tokens, factors.shape[1])
-        for user, own in self._slices:
-            torch.mm(x[own], factors[user].mT, out=out[own])
+        out = x.new_empty(x.shape[0], factors.shape[1])
+        own, outs, turned = self._own(x), self._own(out), factors.mT.unbind()
+        for user in self._present:
+            torch.mm(own[user], turned[user], out=outs[user])
         return out
 
     def add_products_(self, out: torch.Tensor, x: torch.Tensor, factors: torch.Tensor) -> None:
-        for user, own in self._slices:
-            out[own].addmm_(x[own], factors[user].mT)
+        own, outs, turned = self._own(x), self._own(out), factors.mT.unbind()
+        for user in self._present:
+            outs[user].addmm_(own[user], turned[user])
 
     def add_outer_(self, out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> None:
-        for user, own in self._slices:
-            out[user].add_(left[own].mT @ right[own], alpha=scale)
+        thin, own, outs = self._own(left.mT, dim=1), self._own(right), out.unbind()
+        for user in self._present:
+            outs[user].add_(thin[user] @ own[user], alpha=scale)
+
+    def _own(self, t: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
+        """Each user's part. One call for all views: there are so many small products that a call each would show."""
+        return torch.split(t, self._tokens, dim)
 
 
 class KernelGroups:
