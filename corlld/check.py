@@ -146,10 +146,12 @@ class Check:
         slots = self._settings.adapter.device_slots
         found = (
             f"base model {_megabytes(plan.base)}, a step of {plan.row_tokens:,} tokens and {plan.step_users} users "
-            f"{_megabytes(plan.step)}, a user {_megabytes(plan.slot)}; beside model and step {plan.device_users:,} "
-            f"users fit on the device (adapter.device_slots: {slots}), and {plan.host_users:,} in host memory "
-            f"(state.host_memory_bytes)"
+            f"{_megabytes(plan.step)}, a user {_megabytes(plan.state)}; {plan.host_users:,} users fit in host memory "
+            "(state.host_memory_bytes)"
         )
+        if plan.device_users is None:
+            return found
+        found += f", and {plan.device_users:,} on the device beside model and step (adapter.device_slots: {slots})"
         if plan.device_users < slots:
             raise ConfigurationError(f"{found}: adapter.device_slots are more than fit")
         return found

@@ -226,7 +226,9 @@ class AdapterSettings(Section):
     target_modules: Literal["all-linear"] | Annotated[tuple[NonEmpty, ...], Field(min_length=1)] = Field(
         "all-linear", description="`all-linear` (all but the output head), or names of modules."
     )
-    device_slots: Positive = Field(32, description="Users whose tensors stay on the device.")
+    device_slots: Positive = Field(
+        32, description="Users whose tensors stay on the device. On a CPU these are the states, wherever they are."
+    )
 
 
 class LearningSettings(Section):

@@ -12,7 +12,7 @@ from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import TENSORS, is_out_of_memory, slot_nbytes
 
 _SAMPLE_TOKENS = 64
-# Beside a step's activations: its users' gathered tensors, their gradient, and their factors in the model's dtype.
+# Beside a step's activations: its users' copied tensors, their gradient, and their factors in the model's dtype.
 _COPIES_OF_A_USER = TENSORS + 2
 
 
@@ -20,8 +20,9 @@ _COPIES_OF_A_USER = TENSORS + 2
 class MemoryPlan:
     """All in bytes, but for a step's tokens and users.
 
-    base: the model's parameters and buffers. slot: one user on the device. step: what a step of so many tokens and
-    users takes besides. state: one user in host memory. device_free: now, with the model loaded. host_limit: setting.
+    base: the model's parameters and buffers. slot: one user on the device; 0 on a CPU, where the state itself is used.
+    step: what a step of so many tokens and users takes besides. state: one user in host memory. device_free: now, with
+    the model loaded. host_limit: setting.
     """
 
     row_tokens: int
@@ -34,9 +35,9 @@ class MemoryPlan:
     host_limit: int
 
     @property
-    def device_users(self) -> int:
-        """Users whose tensors fit on the device beside a step."""
-        return max(0, self.device_free - self.step) // self.slot
+    def device_users(self) -> int | None:
+        """Users whose tensors fit on the device beside a step; None where they take no room there."""
+        return max(0, self.device_free - self.step) // self.slot if self.slot else None
 
     @property
     def host_users(self) -> int:
@@ -57,8 +58,8 @@ def plan_memory(resident: ResidentModel, row_tokens: int, step_users: int, host_
         ConfigurationError: the device has no room even for that.
     """
     tensors = {t.untyped_storage().data_ptr(): t for t in (*resident.model.parameters(), *resident.model.buffers())}
-    slot = slot_nbytes(resident.layout.size)
-    copies = _COPIES_OF_A_USER * slot // TENSORS
+    state = slot_nbytes(resident.layout.size)
+    copies = _COPIES_OF_A_USER * state // TENSORS
     try:
         by_token = kept_bytes_per_token(resident)
     except RuntimeError as error:
@@ -69,9 +70,9 @@ def plan_memory(resident: ResidentModel, row_tokens: int, step_users: int, host_
         row_tokens=row_tokens,
         step_users=step_users,
         base=sum(t.untyped_storage().nbytes() for t in tensors.values()),
-        slot=slot,
+        slot=0 if resident.device.type == "cpu" else state,
         step=round(by_token * row_tokens) + step_users * copies,
-        state=slot,
+        state=state,
         device_free=free_memory(resident.device),
         host_limit=host_limit,
     )

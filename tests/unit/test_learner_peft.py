@@ -11,12 +11,13 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from corlld.learning import learner as learner_module
 from corlld.learning.adapter import AdapterLayout, AdapterTensors, new_adapter
 from corlld.learning.collate import Item
 from corlld.learning.learner import CorllLearner
 from corlld.learning.pairs import PairEncoder, PreferencePair
 from corlld.learning.resident import ResidentModel
-from corlld.learning.slots import SlotArena
+from corlld.learning.slots import HostSlots, SlotArena
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
 from corlld.records import EditEvent, TrainingBatch
@@ -194,8 +195,16 @@ def test_loss_and_gradient_of_users_in_one_pass_equal_a_hand_written_two_row_dpo
         assert gradient[user].norm() > 1e-3
 
 
-@pytest.mark.parametrize("together", [True, False], ids=["packed", "one-at-a-time"])
-def test_ten_interleaved_steps_of_three_users_equal_peft_with_torch_adamw(folder: Path, together: bool) -> None:
+@pytest.mark.parametrize(
+    ("together", "slots"),
+    [(True, HostSlots), (True, SlotArena), (False, HostSlots)],
+    ids=["packed", "packed-in-an-arena", "one-at-a-time"],
+)
+def test_ten_interleaved_steps_of_three_users_equal_peft_with_torch_adamw(
+    folder: Path, together: bool, slots: type[HostSlots | SlotArena], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if slots is SlotArena:
+        monkeypatch.setattr(learner_module, "make_slots", SlotArena)
     rule = LearningSettings(lr=1e-2, pairs_per_step=4, max_gradient_norm=0.5)
     resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
     # Fewer slots than users, so that tensors leave the device and come back.
