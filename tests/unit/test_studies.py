@@ -152,7 +152,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-# --- intervals ---------------------------------------------------------------------------------------------------------
+# --- intervals --------------------------------------------------------------------------------------------------------
 
 
 def test_students_interval_of_two_values_is_that_of_the_cauchy_distribution() -> None:
@@ -177,7 +177,7 @@ def test_a_single_value_has_no_interval_and_none_is_refused() -> None:
 
 def test_a_paired_difference_is_judged_by_the_differences_alone() -> None:
     seeds = np.array([1.0, 50.0, -20.0, 300.0])
-    found = paired_difference((seeds + [1.0, 1.1, 0.9, 1.0]).tolist(), seeds.tolist(), "")
+    found = paired_difference((seeds + np.array([1.0, 1.1, 0.9, 1.0])).tolist(), seeds.tolist(), "")
     assert found.low is not None
     assert found.high is not None
     assert 0.8 < found.low < found.value < found.high < 1.2
@@ -214,7 +214,7 @@ def coverage(figures: Sequence[Figure], truth: float) -> float:
     return float(np.mean([f.low <= truth <= f.high for f in figures if f.low is not None and f.high is not None]))
 
 
-# --- the command -------------------------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arguments", [["cooking"], ["theory", "--seeds", "1,x"], ["theory", "--seeds", "0"], []])
@@ -223,3 +223,10 @@ def test_a_study_or_a_seed_that_is_none_is_refused(arguments: list[str], capsys:
         main(["simulate", *arguments])
     assert ended.value.code == ExitCode.USAGE
     assert capsys.readouterr().err
+
+
+def test_the_command_runs_a_study_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "theory", "--quick", "--seeds", "4,5", "--folder", str(tmp_path)]) == ExitCode.OK
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["study"], summary["seeds"], summary["quick"]) == ("theory", [4, 5], True)
+    assert set(summary["figures"]) <= set(capsys.readouterr().out.split())

@@ -1,5 +1,6 @@
 """95 % intervals of means. Pure: the same numbers give the same interval."""
 
+import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ def blocked_mean_figure(blocks: Sequence[Sequence[float]], meaning: str) -> Figu
     return Figure(float(sums.sum() / counts.sum()), meaning, float(low), float(high))
 
 
+@functools.cache
 def _student_quantile(degrees: int) -> float:
     """The 97.5 % point of Student's t: with t = sqrt(degrees) tan(a) its density in a is cos(a) ** (degrees - 1)."""
     angles = np.linspace(0, math.pi / 2, _GRID)
