@@ -190,7 +190,7 @@ class _Theory:
     name = "theory"
     question = "Do the rule and the preference perceptron keep the classical bounds, and where does noise stop them?"
     budget_minutes = 3.0
-    seeds = tuple(range(1, 21))
+    seeds = tuple(range(1, 16))
 
     def units(self, options: Options) -> Sequence[Unit]:
         rounds = QUICK_ROUNDS if options.quick else ROUNDS

@@ -35,7 +35,7 @@ def plot_regret(path: Path, rows: Sequence[Row]) -> None:
         axes.set(xlabel="rounds T")
     for axes in grid[:, 0]:
         axes.set(ylabel="regret REG_T (utility)")
-    grid[0, 0].legend(fontsize="small", ncols=2)
+    grid[1, 0].legend(*grid[0, 0].get_legend_handles_labels(), fontsize="small", loc="lower left")  # where it is empty
     figure.suptitle("Honest but weak users; bands from the lowest seed to the highest")
     figure.savefig(path, dpi=100)
 
