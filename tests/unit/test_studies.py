@@ -127,6 +127,18 @@ def test_a_finished_run_is_done_again_and_replaced(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [5]
 
 
+def test_the_time_of_earlier_runs_counts(tmp_path: Path) -> None:
+    cut_run(tmp_path)
+    *lines, newest = (tmp_path / UNITS_FILE).read_text().splitlines()
+    aged = json.dumps(json.loads(newest) | {"spent": [300.0, 120.0]})
+    (tmp_path / UNITS_FILE).write_text("\n".join([*lines, aged, ""]))
+    with pytest.raises(Cut):
+        do(Squares(cut_at=3), tmp_path)
+    do(Squares(), tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["minutes"], summary["cpu_minutes"]) == (5.0, 2.0)
+
+
 def test_the_results_have_a_row_a_row_and_the_summary_says_how_they_were_made(tmp_path: Path) -> None:
     out = io.StringIO()
     do(Squares(), tmp_path, console=Console(file=out, width=120))
@@ -134,6 +146,7 @@ def test_the_results_have_a_row_a_row_and_the_summary_says_how_they_were_made(tm
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["command"] == "corlld simulate squares"
     assert summary["seeds"] == [1, 2, 3]
+    assert summary["minutes"] == summary["cpu_minutes"] == 0.0
     assert {"corlld", "python", "torch", "numpy"} <= set(summary["versions"])
     assert summary["figures"]["mean_square"]["value"] == pytest.approx(14 / 3, rel=1e-5)
     assert "mean_square" in out.getvalue()
