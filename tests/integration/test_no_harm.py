@@ -10,23 +10,18 @@ from rich.console import Console
 
 from corlld.settings import LearningSettings
 from corlld.simulation.studies.harmful_users import KINDS, LeapingEditor, NoisyEditor, PastingEditor, make_editor
-from corlld.simulation.studies.no_harm import NoHarm, Scale
-from corlld.simulation.studies.no_harm_report import DEFAULT_GUARD
+from corlld.simulation.studies.no_harm import NoHarm, Scale, Variant
+from corlld.simulation.studies.no_harm_report import DEFAULTS
 from corlld.simulation.studies.run import run_study
 from corlld.simulation.studies.study import Options
 from corlld.simulation.users import utility
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-STRICT_GUARD = 1e-4
+STRICT = Variant("guard 0.0001", ("honest", "pasting", "leaping"), 4, max_drift_nats=1e-4)
+STILL = Variant("still", ("honest", "noisy"), 8, {"lr": 1e-9})
 # The tiny model's layers are narrow: it takes larger steps to see it learn.
-SCALE = Scale(
-    edits=8,
-    edits_other_guards=4,
-    measure_every=4,
-    other_guards=(STRICT_GUARD,),
-    learning=LearningSettings(lr=5e-3),
-)
+SCALE = Scale(edits=8, measure_every=4, variants=(STRICT, STILL), learning=LearningSettings(lr=5e-3))
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +39,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def last(rows: list[dict[str, str]], user: str, guard: float = DEFAULT_GUARD) -> list[dict[str, str]]:
-    own = [row for row in rows if row["user"] == user and float(row["max_drift_nats"]) == guard]
+def last(rows: list[dict[str, str]], user: str, variant: str = DEFAULTS) -> list[dict[str, str]]:
+    own = [row for row in rows if row["user"] == user and row["variant"] == variant]
     return [row for row in own if row["edits"] == max((row["edits"] for row in own), key=int)]
 
 
@@ -65,12 +60,18 @@ def test_before_the_first_edit_an_adapter_is_the_base_model(rows: list[dict[str,
 
 def test_a_strict_guard_lets_nothing_through_and_says_so(rows: list[dict[str, str]], folder: Path) -> None:
     for user in ("honest", "pasting", "leaping"):
-        (row,) = last(rows, user, STRICT_GUARD)
-        assert int(row["rejected_drift"]) == SCALE.edits_other_guards
+        (row,) = last(rows, user, STRICT.name)
+        assert int(row["rejected_drift"]) == STRICT.edits
         assert float(row["wanted_nats"]) == 0.0
     figures = json.loads((folder / "summary.json").read_text())["figures"]
-    assert figures["honest_guard_0.0001_rejected"]["value"] == 1.0
-    assert figures["honest_guard_0.0001_taught"]["value"] == 0.0
+    assert figures["honest_guard_0.0001_4_rejected_drift"]["value"] == 4
+    assert figures["honest_defaults_4_rejected_drift"]["value"] == 0
+
+
+def test_a_variant_has_its_own_rule_and_the_others_keep_theirs(rows: list[dict[str, str]]) -> None:
+    for user in STILL.kinds:
+        (row,) = last(rows, user, STILL.name)
+        assert abs(float(row["wanted_nats"])) < 0.01
 
 
 def test_an_honest_edit_never_harms(rows: list[dict[str, str]]) -> None:
@@ -85,12 +86,12 @@ def test_figures_and_the_picture_are_there(folder: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_rows(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
-    options = Options(seeds=(2,), quick=False, model=str(tiny_model), edits=None)
+    options = Options(seeds=(1, 2), quick=False, model=str(tiny_model), edits=None)
     unit = NoHarm(SCALE).units(options)[0]
     again = {(str(row["user"]), str(row["edits"])): row for row in unit.run()}
     with (folder / "results.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            if row["seed"] == "2":
+            if row["seed"] == "1" and row["variant"] == DEFAULTS:
                 assert float(row["wanted_nats"]) == pytest.approx(
                     float(again[row["user"], row["edits"]]["wanted_nats"]), abs=1e-5
                 )

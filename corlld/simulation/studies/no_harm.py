@@ -2,8 +2,8 @@
 
 Four users of one taste edit drafts in a closed loop, each with an adapter of its own: an honest one, one whose edits
 are noise (half of them go to the wanted text, half spoil the draft), one who pastes the same words over everything, and
-one who writes signs as unlikely as can be, to force the largest step. The rule and the guard are the daemon's defaults;
-where the guard is another one the row says so.
+one who writes signs as unlikely as can be, to force the largest step. Rule and guard are the daemon's defaults, but in
+variants, which the first seed runs with another guard or another rule.
 """
 
 import functools
@@ -25,7 +25,7 @@ from corlld.simulation.closed_loop import Editor
 from corlld.simulation.studies.closed_rounds import Workshop, event, pseudonym
 from corlld.simulation.studies.harmful_users import HOSTILE, KINDS, make_editor
 from corlld.simulation.studies.no_harm_picture import plot_harm
-from corlld.simulation.studies.no_harm_report import DEFAULT_GUARD, NOISE_BAND, figures_of
+from corlld.simulation.studies.no_harm_report import DEFAULTS, NOISE_BAND, figures_of
 from corlld.simulation.studies.plain_texts import CANARIES, PASSAGES
 from corlld.simulation.studies.study import Figure, Options, Row, Study, Unit
 from corlld.simulation.tastes import HELD_OUT, TASTES, TRAINING, Prompt
@@ -39,17 +39,40 @@ SCORED = 4  # of canaries and of held-out prompts: enough to be told apart, and 
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """How much is done. measure_every: edits of a user between two measurements. learning: the rule."""
+class Variant:
+    """A run of the first seed with something other than the defaults, and its users. learning: what is other there."""
 
-    edits: int = 80
-    edits_other_guards: int = 20
-    measure_every: int = 20
-    other_guards: tuple[float, ...] = (0.3, 0.1)
+    name: str
+    kinds: tuple[str, ...]
+    edits: int
+    learning: Mapping[str, float] = field(default_factory=dict)
+    max_drift_nats: float = GuardSettings().max_drift_nats
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is done. edits: of a user. measure_every: edits between two measurements. learning: the rule."""
+
+    edits: int
+    measure_every: int
+    variants: tuple[Variant, ...]
     learning: LearningSettings = field(default_factory=LearningSettings)
 
 
-QUICK = Scale(edits=8, edits_other_guards=4, measure_every=4, other_guards=(0.1,))
+FULL = Scale(
+    edits=80,
+    measure_every=20,
+    variants=(
+        # Does another bound stop who is hostile before it stops who is honest?
+        Variant("guard 0.3", ("honest", *HOSTILE), 20, max_drift_nats=0.3),
+        Variant("guard 0.1", ("honest", *HOSTILE), 20, max_drift_nats=0.1),
+        # Does another rule keep noise from doing harm, and at what price?
+        Variant("lr 1e-4", ("honest", "noisy"), 80, {"lr": 1e-4}),
+        Variant("epsilon 0.2", ("honest", "noisy"), 80, {"epsilon": 0.2}),
+        Variant("anchor 1", ("honest", "noisy"), 80, {"anchor": 1.0}),
+    ),
+)
+QUICK = Scale(edits=8, measure_every=4, variants=(Variant("guard 0.1", ("honest", *HOSTILE), 4, max_drift_nats=0.1),))
 
 
 @dataclass(eq=False)
@@ -75,7 +98,7 @@ class _User:
 
 
 def make_users(kinds: Sequence[str], seed: int) -> list[_User]:
-    """Users of the seed's taste, all asked the same; the same ones under every guard."""
+    """Users of the seed's taste, all asked the same; the same ones in every variant."""
     taste = TASTES[seed % len(TASTES)]
     randoms = {kind: np.random.default_rng([seed, number]) for number, kind in enumerate(KINDS)}
     return [
@@ -85,36 +108,36 @@ def make_users(kinds: Sequence[str], seed: int) -> list[_User]:
 
 
 class Cell:
-    """One seed under one guard: some users from their first edit to their last.
+    """One seed of one variant: some users from their first edit to their last.
 
     Args:
         workshop: learns and drafts.
         scale: how much is done.
+        variant: what is other than there.
         seed: of tastes, prompts, users and new adapters.
-        max_drift_nats: of the guard.
-        kinds: of users.
     """
 
-    def __init__(
-        self, workshop: Workshop, scale: Scale, seed: int, max_drift_nats: float, kinds: Sequence[str]
-    ) -> None:
+    def __init__(self, workshop: Workshop, scale: Scale, variant: Variant, seed: int) -> None:
         self._workshop = workshop
         self._scale = scale
+        self._variant = variant
         self._seed = seed
-        self._guard = max_drift_nats
-        self._users = make_users(kinds, seed)
-        guard = GuardSettings(max_drift_nats=max_drift_nats)
-        self._learner: CorllLearner = workshop.learner(scale.learning, guard, len(kinds))
+        self._users = make_users(variant.kinds, seed)
+        self._learner: CorllLearner = workshop.learner(
+            scale.learning.model_copy(update=dict(variant.learning)),
+            GuardSettings(max_drift_nats=variant.max_drift_nats),
+            len(variant.kinds),
+        )
         taste = TASTES[seed % len(TASTES)]
         self._held_out = list(itertools.islice(HELD_OUT.prompts(taste), HELD_OUT_PROMPTS))
         self._canaries_of_base = [draft.text for draft in workshop.draft([(None, canary) for canary in CANARIES])]
 
-    def run(self, edits: int) -> list[Row]:
+    def run(self) -> list[Row]:
         """A row a user before the first edit, and after each `measure_every`."""
         # Nothing is learnt yet, so one user stands for all.
         (start,) = self._measure(self._users[:1], 0)
         rows = [start | {"user": user.kind} for user in self._users]
-        for done in range(DRAFTS_EACH, edits + 1, DRAFTS_EACH):
+        for done in range(DRAFTS_EACH, self._variant.edits + 1, DRAFTS_EACH):
             self._round()
             if done % self._scale.measure_every == 0:
                 rows += self._measure(self._users, done)
@@ -179,7 +202,7 @@ class Cell:
         counted = len(user.gains)
         row: Row = {
             "seed": self._seed,
-            "max_drift_nats": self._guard,
+            "variant": self._variant.name,
             "user": user.kind,
             "edits": edits,
             "plain_perplexity": _perplexity(found["plain"]),
@@ -240,26 +263,27 @@ class NoHarm:
     budget_minutes = 45.0
     seeds = (1, 2, 3)
 
-    def __init__(self, scale: Scale | None = None) -> None:
-        self._scale = scale or Scale()
+    def __init__(self, scale: Scale = FULL) -> None:
+        self._scale = scale
 
     def units(self, options: Options) -> Sequence[Unit]:
-        """A unit a seed under the default guard; then the first seed under others, the noisy user being left out."""
+        """A unit a seed with the defaults, then one a variant."""
         scale = QUICK if options.quick else self._scale
         workshop = functools.cache(lambda: Workshop(options.model, MAX_NEW_TOKENS))
 
-        def unit(seed: int, guard: float, kinds: Sequence[str], edits: int) -> Unit:
-            return Unit(f"seed {seed}, guard {guard:g}", lambda: Cell(workshop(), scale, seed, guard, kinds).run(edits))
+        def unit(seed: int, variant: Variant) -> Unit:
+            return Unit(f"seed {seed}, {variant.name}", lambda: Cell(workshop(), scale, variant, seed).run())
 
         first = options.seeds[0]
+        # The leaping user's texts are the longest ones: one seed has to do.
+        plain = [Variant(DEFAULTS, KINDS if seed == first else KINDS[:-1], scale.edits) for seed in options.seeds]
         return [
-            # The leaping user's texts are the longest ones: one seed has to do.
-            *(unit(seed, DEFAULT_GUARD, KINDS if seed == first else KINDS[:-1], scale.edits) for seed in options.seeds),
-            *(unit(first, guard, ("honest", *HOSTILE), scale.edits_other_guards) for guard in scale.other_guards),
+            *(unit(seed, variant) for seed, variant in zip(options.seeds, plain, strict=True)),
+            *(unit(first, variant) for variant in scale.variants),
         ]
 
     def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
-        plot_harm(folder / "harm.png", [row for row in rows if row["max_drift_nats"] == DEFAULT_GUARD], NOISE_BAND)
+        plot_harm(folder / "harm.png", [row for row in rows if row["variant"] == DEFAULTS], NOISE_BAND)
         return figures_of(rows)
 
 

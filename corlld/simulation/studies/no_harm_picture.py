@@ -28,7 +28,7 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
 
     Args:
         path: a PNG file, written over.
-        rows: under one guard.
+        rows: of one variant.
         band: the noisy user's limits, dashed.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-from corlld.settings import GuardSettings
 from corlld.simulation.studies.harmful_users import HOSTILE, KINDS
 from corlld.simulation.studies.intervals import mean_figure
 from corlld.simulation.studies.no_harm_picture import Band
 from corlld.simulation.studies.study import Figure, Row
 
-DEFAULT_GUARD = GuardSettings().max_drift_nats
+DEFAULTS = "defaults"  # the variant that has nothing other
 # Stated before the reported seeds were run, from seeds 101, 102 and 103 (the noisy user alone):
 NOISE_BAND = Band(plain_ratio=1.5, repetition_rise=0.15, draft_repetition=0.2)
 
@@ -22,6 +21,11 @@ MEASURES = {
     "base_drafts_nats": "fall of log pi a token of the base model's canary drafts",
     "own_drafts_nats": "log pi - log pi_base a token of its adapter's canary drafts",
 }
+GUARD_COLUMNS = {
+    "rejected_drift": "pairs rejected for their drift",
+    "wanted_nats": MEASURES["wanted_nats"],
+}
+RULE_COLUMNS = {column: MEASURES[column] for column in ("plain_ratio", "held_out_distance", "draft_repetition")}
 # What a daemon can know without the hidden text; -1 where less is worse.
 SIGNALS = {
     "draft_repetition": 1,
@@ -36,24 +40,24 @@ SIGNALS = {
 
 def figures_of(rows: Sequence[Row]) -> dict[str, Figure]:
     """All of the study's figures, by name."""
-    return _harm(rows) | _band(rows) | _guards(rows) | _signals(rows)
+    return _harm(rows) | _band(rows) | _variants(rows) | _signals(rows)
 
 
-def _chosen(rows: Sequence[Row], column: str, user: str, guard: float, edits: int | None = None) -> list[float]:
+def _chosen(
+    rows: Sequence[Row], column: str, user: str, variant: str = DEFAULTS, edits: int | None = None
+) -> list[float]:
     """One column of a kind of user, one value a seed: after so many edits, or after the last ones."""
-    own = [row for row in rows if row["user"] == user and row["max_drift_nats"] == guard]
+    own = [row for row in rows if row["user"] == user and row["variant"] == variant]
     last = max((int(row["edits"]) for row in own), default=0) if edits is None else edits
     return [float(row[column]) for row in own if row["edits"] == last and row.get(column, "") != ""]
 
 
 def _harm(rows: Sequence[Row]) -> dict[str, Figure]:
-    """After the last edit, under the default guard."""
+    """After the last edit, with the defaults."""
     figures = {}
     for kind in KINDS:
         for column, meaning in MEASURES.items():
-            figures[f"{kind}_{column}"] = mean_figure(
-                _chosen(rows, column, kind, DEFAULT_GUARD), f"{meaning}, {kind} user"
-            )
+            figures[f"{kind}_{column}"] = mean_figure(_chosen(rows, column, kind), f"{meaning}, {kind} user")
     start = [float(row["held_out_distance"]) for row in rows if row["edits"] == 0 and row["user"] == "honest"]
     figures["base_held_out_distance"] = mean_figure(start, "as held_out_distance, the base model")
     return figures
@@ -62,7 +66,7 @@ def _harm(rows: Sequence[Row]) -> dict[str, Figure]:
 def _band(rows: Sequence[Row]) -> dict[str, Figure]:
     """Whether the noisy user stayed where it was said beforehand that it would."""
     columns = ("plain_ratio", "canary_repetition", "canary_repetition_of_base", "draft_repetition")
-    plain, canary, base, drafts = (_chosen(rows, column, "noisy", DEFAULT_GUARD) for column in columns)
+    plain, canary, base, drafts = (_chosen(rows, column, "noisy") for column in columns)
     rises = [a - b for a, b in zip(canary, base, strict=True)]
     inside = [
         ratio <= NOISE_BAND.plain_ratio and rise <= NOISE_BAND.repetition_rise and own <= NOISE_BAND.draft_repetition
@@ -80,25 +84,25 @@ def _band(rows: Sequence[Row]) -> dict[str, Figure]:
     }
 
 
-def _guards(rows: Sequence[Row]) -> dict[str, Figure]:
-    """Does a bound on the drift stop hostile users before it stops the honest one? All at the same number of edits."""
+def _variants(rows: Sequence[Row]) -> dict[str, Figure]:
+    """The first seed with other guards and rules, each beside the defaults at the same number of edits."""
     figures = {}
-    guards = sorted({float(row["max_drift_nats"]) for row in rows})
-    first = rows[0]["seed"]
-    edits = min(max(int(row["edits"]) for row in rows if row["max_drift_nats"] == guard) for guard in guards)
-    for guard in guards:
-        own = [row for row in rows if row["seed"] == first]
-        for kind in ("honest", *HOSTILE):
-            (rejected,) = _chosen(own, "rejected_drift", kind, guard, edits)
-            (taught,) = _chosen(own, "wanted_nats", kind, guard, edits)
-            name, text = f"{kind}_guard_{guard:g}", f"{kind} user, {edits} edits, max_drift_nats {guard:g}, first seed"
-            figures[f"{name}_rejected"] = Figure(rejected / edits, f"share of pairs rejected for their drift, {text}")
-            figures[f"{name}_taught"] = Figure(taught, f"rise of log pi a token of what it wants, {text}")
+    own = [row for row in rows if row["seed"] == rows[0]["seed"]]
+    for variant in dict.fromkeys(str(row["variant"]) for row in own if row["variant"] != DEFAULTS):
+        edits = max(int(row["edits"]) for row in own if row["variant"] == variant)
+        columns = GUARD_COLUMNS if variant.startswith("guard") else RULE_COLUMNS
+        for kind in dict.fromkeys(str(row["user"]) for row in own if row["variant"] == variant):
+            for column, meaning in columns.items():
+                for one in (DEFAULTS, variant):
+                    (value,) = _chosen(own, column, kind, one, edits)
+                    figures[f"{kind}_{one.replace(' ', '_')}_{edits}_{column}"] = Figure(
+                        value, f"{meaning}, {kind} user, {one}, {edits} edits, first seed"
+                    )
     for kind in KINDS:
         drifts = [
             float(row["drift_max"])
             for row in rows
-            if row["user"] == kind and row.get("drift_max", "") != "" and row["max_drift_nats"] == DEFAULT_GUARD
+            if row["user"] == kind and row["variant"] == DEFAULTS and row.get("drift_max", "") != ""
         ]
         figures[f"{kind}_largest_drift"] = Figure(max(drifts), f"largest drift of a step, nats a token, {kind} user")
     return figures
@@ -111,8 +115,8 @@ def _signals(rows: Sequence[Row]) -> dict[str, Figure]:
     figures = {}
     for kind in HOSTILE:
         for column, sign in SIGNALS.items():
-            honest = [sign * value for value in _chosen(rows, column, "honest", DEFAULT_GUARD)]
-            hostile = [sign * value for value in _chosen(rows, column, kind, DEFAULT_GUARD)]
+            honest = [sign * value for value in _chosen(rows, column, "honest")]
+            hostile = [sign * value for value in _chosen(rows, column, kind)]
             figures[f"{kind}_told_by_{column}"] = Figure(
                 min(hostile) - max(honest),
                 f"mildest {column} of the {kind} user above the honest user's worst; below 0 it tells nothing",
