@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -37,11 +37,10 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
         progress: for how far it has come.
 
     Raises:
-        FatalError: the folder can't be used, or has a half-done run with other options.
+        FatalError: the folder can't be used, or has a half-done run of another study or with other options.
     """
-    started = time.monotonic()
     units = study.units(options)
-    done = _Done(folder, options)
+    done = _Done(folder, study.name, options)
     with Advance(progress, len(units), "units") as advance:
         for unit in units:
             if unit.key not in done.rows:
@@ -59,7 +58,8 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {"corlld": __version__, "python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
         "cores": os.cpu_count(),
-        "minutes": round(done.seconds_before / 60 + (time.monotonic() - started) / 60, 1),
+        "minutes": round(done.spent.seconds / 60, 1),
+        "cpu_minutes": round(done.spent.cpu_seconds / 60, 1),  # tells where other work took its share of the machine
         "budget_minutes": study.budget_minutes,
         "figures": {name: _shortened(asdict(figure)) for name, figure in figures.items()},
     }
@@ -69,39 +69,62 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
     console.print(f"CSV, pictures and summary.json: {folder}", soft_wrap=True)
 
 
+class _Spent(NamedTuple):
+    """cpu_seconds: of all threads."""
+
+    seconds: float
+    cpu_seconds: float
+
+
 class _Done:
     """The units that are done, in a file that grows by a line a unit."""
 
-    def __init__(self, folder: Path, options: Options) -> None:
+    def __init__(self, folder: Path, study: str, options: Options) -> None:
         self._path = folder / _DONE
-        self._began = time.monotonic()
+        self._began = _now()
+        self._before = _Spent(0.0, 0.0)  # by earlier runs
         self.rows: dict[str, Sequence[Row]] = {}
-        self.seconds_before = 0.0  # spent by earlier runs
-        head = {"options": json.loads(json.dumps(asdict(options), default=str)), "corlld": __version__}
+        asked = json.loads(json.dumps(asdict(options), default=str))
+        head = {"study": study, "options": asked, "corlld": __version__}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []  # a torn line is no unit
+            whole = self._path.read_bytes() if self._path.exists() else b""
+            lines = whole.split(b"\n")[:-1]  # a torn line is no unit
             if lines and json.loads(lines[0]) != head:
                 raise FatalError(
-                    f"{folder} has a half-done run with other options; name another --folder, or remove {_DONE} there",
+                    f"{folder} has a half-done run of another study, or with other options; name another --folder, "
+                    f"or remove {_DONE} there",
                     ExitCode.USAGE,
                 )
             for line in lines[1:]:
                 entry = json.loads(line)
                 self.rows[entry["unit"]] = entry["rows"]
-                self.seconds_before = entry["seconds"]
-            self._path.write_bytes(b"".join(line + b"\n" for line in lines or [json.dumps(head).encode()]))
+                self._before = _Spent(*entry["spent"])
+            if lines:
+                os.truncate(self._path, whole.rindex(b"\n") + 1)
+            else:
+                self._path.write_text(json.dumps(head) + "\n")
         except OSError as error:
             raise FatalError(f"--folder: {folder} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from None
 
     def add(self, key: str, rows: Sequence[Row]) -> None:
         self.rows[key] = rows
-        seconds = self.seconds_before + time.monotonic() - self._began
         with self._path.open("a") as file:
-            file.write(json.dumps({"unit": key, "seconds": seconds, "rows": rows}) + "\n")
+            file.write(json.dumps({"unit": key, "spent": self.spent, "rows": rows}) + "\n")
+
+    @property
+    def spent(self) -> _Spent:
+        """By this run and those that it goes on with."""
+        return _Spent(
+            *(before + now - then for before, now, then in zip(self._before, _now(), self._began, strict=True))
+        )
 
     def clear(self) -> None:
         self._path.unlink()
+
+
+def _now() -> _Spent:
+    return _Spent(time.monotonic(), time.process_time())
 
 
 def _write_csv(path: Path, rows: Sequence[Row]) -> None:

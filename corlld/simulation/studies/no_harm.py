@@ -1,0 +1,290 @@
+"""`corlld simulate no-harm`: what becomes of an adapter, and of plain English, whoever it learns from.
+
+Four users of one taste edit drafts in a closed loop, each with an adapter of its own: an honest one, one whose edits
+are noise (half of them go to the wanted text, half spoil the draft), one who pastes the same words over everything, and
+one who writes signs as unlikely as can be, to force the largest step. Rule and guard are the daemon's defaults, but in
+variants, which the first seed runs with another guard or another rule.
+"""
+
+import functools
+import itertools
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from corlld.learning.learner import CorllLearner
+from corlld.learning.user_step import PairScore
+from corlld.records import Adapter, EditEvent, PairStatus, TrainingBatch, UpdateOutcome
+from corlld.settings import GuardSettings, LearningSettings
+from corlld.simulation.closed_loop import Editor
+from corlld.simulation.studies.closed_rounds import Workshop, event, pseudonym
+from corlld.simulation.studies.harmful_users import HOSTILE, KINDS, make_editor
+from corlld.simulation.studies.no_harm_picture import plot_harm
+from corlld.simulation.studies.no_harm_report import DEFAULTS, NOISE_BAND, figures_of
+from corlld.simulation.studies.plain_texts import CANARIES, PASSAGES
+from corlld.simulation.studies.study import Figure, Options, Row, Study, Unit
+from corlld.simulation.tastes import HELD_OUT, TASTES, TRAINING, Prompt
+from corlld.simulation.users import utility
+from corlld.statistics import repetition_ratio
+
+DRAFTS_EACH = 4  # as in the demo: one batch for the engine, one micro-batch and one step for the learner
+MAX_NEW_TOKENS = 32
+HELD_OUT_PROMPTS = 6
+SCORED = 4  # of canaries and of held-out prompts: enough to be told apart, and scoring takes long
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A run of the first seed with something other than the defaults, and its users. learning: what is other there."""
+
+    name: str
+    kinds: tuple[str, ...]
+    edits: int
+    learning: Mapping[str, float] = field(default_factory=dict)
+    max_drift_nats: float = GuardSettings().max_drift_nats
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is done. edits: of a user. measure_every: edits between two measurements. learning: the rule."""
+
+    edits: int
+    measure_every: int
+    variants: tuple[Variant, ...]
+    learning: LearningSettings = field(default_factory=LearningSettings)
+
+
+FULL = Scale(
+    edits=80,
+    measure_every=20,
+    variants=(
+        # Does another bound stop who is hostile before it stops who is honest?
+        Variant("guard 0.3", ("honest", *HOSTILE), 20, max_drift_nats=0.3),
+        Variant("guard 0.1", ("honest", *HOSTILE), 20, max_drift_nats=0.1),
+        # Does another rule keep noise from doing harm, and at what price?
+        Variant("lr 1e-4", ("honest", "noisy"), 80, {"lr": 1e-4}),
+        Variant("epsilon 0.2", ("honest", "noisy"), 80, {"epsilon": 0.2}),
+        Variant("anchor 1", ("honest", "noisy"), 80, {"anchor": 1.0}),
+    ),
+)
+QUICK = Scale(edits=8, measure_every=4, variants=(Variant("guard 0.1", ("honest", *HOSTILE), 4, max_drift_nats=0.1),))
+
+
+@dataclass(eq=False)
+class _User:
+    """One user on the way. What was counted since the last measurement is cleared by it."""
+
+    kind: str
+    uid: str
+    editor: Editor
+    prompts: Iterator[Prompt]
+    adapter: Adapter | None = None
+    statuses: Counter[str] = field(default_factory=Counter)  # since the first edit
+    gains: list[float] = field(default_factory=list)  # of utility, by each edit since the last measurement
+    edit_ratios: list[float] = field(default_factory=list)
+    repetitions: list[float] = field(default_factory=list)
+    drifts: list[float] = field(default_factory=list)
+
+    def take_in(self, outcome: UpdateOutcome) -> None:
+        self.adapter = outcome.adapter
+        self.statuses.update(pair.reason.value if pair.reason else pair.status.value for pair in outcome.pairs)
+        if outcome.drift_nats is not None:
+            self.drifts.append(outcome.drift_nats)
+
+
+def make_users(kinds: Sequence[str], seed: int) -> list[_User]:
+    """Users of the seed's taste, all asked the same; the same ones in every variant."""
+    taste = TASTES[seed % len(TASTES)]
+    randoms = {kind: np.random.default_rng([seed, number]) for number, kind in enumerate(KINDS)}
+    return [
+        _User(kind, pseudonym(kind, seed), make_editor(kind, randoms[kind]), TRAINING.prompts(taste, 7 * seed))
+        for kind in kinds
+    ]
+
+
+class Cell:
+    """One seed of one variant: some users from their first edit to their last.
+
+    Args:
+        workshop: learns and drafts.
+        scale: how much is done.
+        variant: what is other than there.
+        seed: of tastes, prompts, users and new adapters.
+    """
+
+    def __init__(self, workshop: Workshop, scale: Scale, variant: Variant, seed: int) -> None:
+        self._workshop = workshop
+        self._scale = scale
+        self._variant = variant
+        self._seed = seed
+        self._users = make_users(variant.kinds, seed)
+        self._learner: CorllLearner = workshop.learner(
+            scale.learning.model_copy(update=dict(variant.learning)),
+            GuardSettings(max_drift_nats=variant.max_drift_nats),
+            len(variant.kinds),
+        )
+        taste = TASTES[seed % len(TASTES)]
+        self._held_out = list(itertools.islice(HELD_OUT.prompts(taste), HELD_OUT_PROMPTS))
+        self._canaries_of_base = [draft.text for draft in workshop.draft([(None, canary) for canary in CANARIES])]
+
+    def run(self) -> list[Row]:
+        """A row a user before the first edit, and after each `measure_every`."""
+        # Nothing is learnt yet, so one user stands for all.
+        (start,) = self._measure(self._users[:1], 0)
+        rows = [start | {"user": user.kind} for user in self._users]
+        for done in range(DRAFTS_EACH, self._variant.edits + 1, DRAFTS_EACH):
+            self._round()
+            if done % self._scale.measure_every == 0:
+                rows += self._measure(self._users, done)
+        return rows
+
+    def _round(self) -> None:
+        """Drafts for all users in one batch, their edits, and one call of the learner."""
+        asked = [(user, next(user.prompts)) for user in self._users for _ in range(DRAFTS_EACH)]
+        drafts = self._workshop.draft([(_served(user), prompt.text) for user, prompt in asked])
+        events: dict[str, list[EditEvent]] = {user.uid: [] for user in self._users}
+        for (user, prompt), draft in zip(asked, drafts, strict=True):
+            edited = user.editor.edit(draft.text, prompt.hidden)
+            events[user.uid].append(event(prompt.text, draft.text, edited, truncated=draft.truncated))
+            user.gains.append(utility(edited, prompt.hidden) - utility(draft.text, prompt.hidden))
+            user.edit_ratios.append(1 - utility(draft.text, edited))
+            user.repetitions.append(repetition_ratio(draft.text))
+        batches = [TrainingBatch(user.uid, user.adapter, tuple(events[user.uid])) for user in self._users]
+        for user, outcome in zip(self._users, self._learner.update(batches), strict=True):
+            user.take_in(outcome)
+        self._workshop.serve({user.kind: user.adapter for user in self._users})
+
+    def _measure(self, users: Sequence[_User], edits: int) -> list[Row]:
+        # Apart, since what a batch is padded to changes drafts by itself (bfloat16).
+        canaries = self._drafts(users, CANARIES)
+        held_out = self._drafts(users, [prompt.text for prompt in self._held_out])
+        own = [one + other for one, other in zip(canaries, held_out, strict=True)]
+        batches = [
+            TrainingBatch(user.uid, user.adapter, tuple(_scored(self._parts(user, drafted))))
+            for user, drafted in zip(users, own, strict=True)
+        ]
+        rows = []
+        for user, drafted, scores in zip(users, own, self._learner.score(batches), strict=True):
+            parts = self._parts(user, drafted)
+            ends = list(itertools.accumulate(len(part) for part in parts.values()))
+            found = {
+                name: [score for score in scores[end - len(parts[name]) : end] if score is not None]
+                for name, end in zip(parts, ends, strict=True)
+            }
+            rows.append(self._row(user, edits, drafted, found))
+        return rows
+
+    def _drafts(self, users: Sequence[_User], prompts: Sequence[str]) -> list[list[str]]:
+        """Of each user, one a prompt; all in one batch."""
+        drafts = self._workshop.draft([(_served(user), prompt) for user in users for prompt in prompts])
+        texts = [draft.text for draft in drafts]
+        return [texts[start : start + len(prompts)] for start in range(0, len(texts), len(prompts))]
+
+    def _parts(self, user: _User, drafted: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+        """Prompts and texts whose likelihood is asked for, by what they tell."""
+        junk = make_editor(user.kind, np.random.default_rng([self._seed, len(KINDS)]))
+        hostile = user.kind in HOSTILE
+        return {
+            "plain": [(passage.opening, passage.rest) for passage in PASSAGES],
+            "base_drafts": list(zip(CANARIES[:SCORED], self._canaries_of_base, strict=False)),
+            "own_drafts": list(zip(CANARIES[:SCORED], drafted, strict=False)),
+            "wanted": [(p.text, junk.edit("", p.hidden) if hostile else p.hidden) for p in self._held_out[:SCORED]],
+        }
+
+    def _row(self, user: _User, edits: int, drafted: Sequence[str], found: Mapping[str, Sequence[PairScore]]) -> Row:
+        canaries, held_out = drafted[: len(CANARIES)], drafted[len(CANARIES) :]
+        rise = {name: _nats_above_base(scores) for name, scores in found.items()}
+        counted = len(user.gains)
+        row: Row = {
+            "seed": self._seed,
+            "variant": self._variant.name,
+            "user": user.kind,
+            "edits": edits,
+            "plain_perplexity": _perplexity(found["plain"]),
+            "plain_ratio": math.exp(-rise["plain"]),
+            "base_drafts_nats": -rise["base_drafts"],
+            "own_drafts_nats": rise["own_drafts"],
+            "wanted_nats": rise["wanted"],
+            "canary_similarity": statistics.fmean(map(utility, canaries, self._canaries_of_base)),
+            "canary_repetition": statistics.fmean(map(repetition_ratio, canaries)),
+            "canary_repetition_of_base": statistics.fmean(map(repetition_ratio, self._canaries_of_base)),
+            "held_out_distance": statistics.fmean(
+                1 - utility(text, prompt.hidden) for text, prompt in zip(held_out, self._held_out, strict=True)
+            ),
+            "held_out_repetition": statistics.fmean(map(repetition_ratio, held_out)),
+            "applied": user.statuses[PairStatus.APPLIED],
+            "accepted": user.statuses[PairStatus.ACCEPTANCE],
+            "rejected_drift": user.statuses["drift"],
+            "rejected_other": user.statuses.total()
+            - sum(user.statuses[name] for name in (PairStatus.APPLIED, PairStatus.ACCEPTANCE, "drift")),
+        }
+        if counted:
+            row |= {
+                "edit_ratio": statistics.fmean(user.edit_ratios),
+                "draft_repetition": statistics.fmean(user.repetitions),
+                "harmful_share": sum(gain < 0 for gain in user.gains) / counted,
+            }
+        if user.drifts:
+            row |= {"drift_median": statistics.median(user.drifts), "drift_max": max(user.drifts)}
+        for values in (user.gains, user.edit_ratios, user.repetitions, user.drifts):
+            values.clear()
+        return row
+
+
+def _served(user: _User) -> str | None:
+    """The engine knows adapters by the kind of user, so that a later cell's take the places of an earlier one's."""
+    return user.kind if user.adapter is not None else None
+
+
+def _scored(parts: Mapping[str, Sequence[tuple[str, str]]]) -> list[EditEvent]:
+    """As drafts that were cut: where a text should end is no question here."""
+    return [event(prompt, text, text, truncated=True) for part in parts.values() for prompt, text in part]
+
+
+def _nats_above_base(scores: Sequence[PairScore]) -> float:
+    """By how much log pi is above log pi_base, a token."""
+    return sum(s.policy[0] - s.base[0] for s in scores) / sum(s.edited_tokens for s in scores)
+
+
+def _perplexity(scores: Sequence[PairScore]) -> float:
+    return math.exp(-sum(s.policy[0] for s in scores) / sum(s.edited_tokens for s in scores))
+
+
+class NoHarm:
+    """The study. scale: of a run that is not quick."""
+
+    name = "no-harm"
+    question = "What do noise and hostile users do to an adapter, and who stops them?"
+    budget_minutes = 45.0
+    seeds = (1, 2, 3)
+
+    def __init__(self, scale: Scale = FULL) -> None:
+        self._scale = scale
+
+    def units(self, options: Options) -> Sequence[Unit]:
+        """A unit a seed with the defaults, then one a variant."""
+        scale = QUICK if options.quick else self._scale
+        workshop = functools.cache(lambda: Workshop(options.model, MAX_NEW_TOKENS))
+
+        def unit(seed: int, variant: Variant) -> Unit:
+            return Unit(f"seed {seed}, {variant.name}", lambda: Cell(workshop(), scale, variant, seed).run())
+
+        first = options.seeds[0]
+        # The leaping user's texts are the longest ones: one seed has to do.
+        plain = [Variant(DEFAULTS, KINDS if seed == first else KINDS[:-1], scale.edits) for seed in options.seeds]
+        return [
+            *(unit(seed, variant) for seed, variant in zip(options.seeds, plain, strict=True)),
+            *(unit(first, variant) for variant in scale.variants),
+        ]
+
+    def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
+        plot_harm(folder / "harm.png", [row for row in rows if row["variant"] == DEFAULTS], NOISE_BAND)
+        return figures_of(rows)
+
+
+STUDY: Study = NoHarm()

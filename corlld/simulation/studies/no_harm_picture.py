@@ -1,0 +1,64 @@
+"""The picture of what users do to their adapters. Needs matplotlib, from the extra `demo`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from corlld.simulation.plots import COLOURS
+from corlld.simulation.studies.study import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Where the noisy user has to stay after its last edit.
+
+    plain_ratio: perplexity of plain English over that of the base model. repetition_rise: of repetition in the canary
+    drafts, above that in the base model's. draft_repetition: in the drafts of its last edits.
+    """
+
+    plain_ratio: float
+    repetition_rise: float
+    draft_repetition: float
+
+
+def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
+    """Four measures against the number of edits, a colour a kind of user.
+
+    Args:
+        path: a PNG file, written over.
+        rows: of one variant.
+        band: the noisy user's limits, dashed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    kinds = list(dict.fromkeys(str(row["user"]) for row in rows))
+    panels = (
+        ("plain_ratio", "perplexity / base model's", "Plain English that nobody writes about", band.plain_ratio),
+        ("draft_repetition", "share of repeated words", "Repetition in the user's own drafts", band.draft_repetition),
+        ("canary_similarity", "similarity to the base model's", "Drafts for prompts that nobody asks", None),
+        ("drift_max", "nats a token", "The guard's measure: largest drift of a step", None),
+    )
+    for axes, (column, unit, title, limit) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        for kind, colour in zip(kinds, COLOURS, strict=False):
+            told = [row for row in rows if row["user"] == kind and row.get(column, "") != ""]
+            edits = sorted({int(row["edits"]) for row in told})
+            values = [[float(row[column]) for row in told if row["edits"] == count] for count in edits]
+            seeds = max(map(len, values), default=0)
+            label = f"{kind}, {seeds} seed{'s' * (seeds > 1)}"
+            axes.plot(edits, [np.mean(part) for part in values], "o-", color=colour, markersize=4, label=label)
+            low, high = [min(part) for part in values], [max(part) for part in values]
+            axes.fill_between(edits, low, high, color=colour, alpha=0.15, linewidth=0)
+        if limit is not None:
+            axes.axhline(limit, color=COLOURS[kinds.index("noisy")], linestyle="--", linewidth=1)
+        axes.set(xlabel="edits of the user", ylabel=unit, title=title)
+        axes.grid(alpha=0.3)
+    figure.axes[-1].legend(fontsize="small")
+    figure.suptitle(
+        "Four kinds of users; bands from the lowest seed to the highest; dashed: limit stated for the noisy one"
+    )
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,122 @@
+"""The study of harm on a tiny model: everything but its findings, for which the real one is needed."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from corlld.settings import LearningSettings
+from corlld.simulation.studies.harmful_users import KINDS, LeapingEditor, NoisyEditor, PastingEditor, make_editor
+from corlld.simulation.studies.no_harm import NoHarm, Scale, Variant
+from corlld.simulation.studies.no_harm_report import DEFAULTS
+from corlld.simulation.studies.run import run_study
+from corlld.simulation.studies.study import Options
+from corlld.simulation.users import utility
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+STRICT = Variant("guard 0.0001", ("honest", "pasting", "leaping"), 4, max_drift_nats=1e-4)
+STILL = Variant("still", ("honest", "noisy"), 8, {"lr": 1e-9})
+# The tiny model's layers are narrow: it takes larger steps to see it learn.
+SCALE = Scale(edits=8, measure_every=4, variants=(STRICT, STILL), learning=LearningSettings(lr=5e-3))
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("no-harm")
+    options = Options(seeds=(1, 2), quick=False, model=str(tiny_model), edits=None)
+    quiet = Console(quiet=True)
+    run_study(NoHarm(SCALE), options, results, "corlld simulate no-harm", quiet, quiet)
+    return results
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def last(rows: list[dict[str, str]], user: str, variant: str = DEFAULTS) -> list[dict[str, str]]:
+    own = [row for row in rows if row["user"] == user and row["variant"] == variant]
+    return [row for row in own if row["edits"] == max((row["edits"] for row in own), key=int)]
+
+
+@pytest.mark.parametrize("user", ["honest", "pasting"])
+def test_what_a_user_wants_becomes_likelier(rows: list[dict[str, str]], user: str) -> None:
+    for row in last(rows, user):
+        assert float(row["wanted_nats"]) > 0.1
+        assert int(row["applied"]) + int(row["accepted"]) + int(row["rejected_drift"]) == SCALE.edits
+
+
+def test_before_the_first_edit_an_adapter_is_the_base_model(rows: list[dict[str, str]]) -> None:
+    for row in rows:
+        if row["edits"] == "0":
+            assert (float(row["plain_ratio"]), float(row["wanted_nats"])) == (1.0, 0.0)
+            assert float(row["canary_similarity"]) == 1.0
+
+
+def test_a_strict_guard_lets_nothing_through_and_says_so(rows: list[dict[str, str]], folder: Path) -> None:
+    for user in ("honest", "pasting", "leaping"):
+        (row,) = last(rows, user, STRICT.name)
+        assert int(row["rejected_drift"]) == STRICT.edits
+        assert float(row["wanted_nats"]) == 0.0
+    figures = json.loads((folder / "summary.json").read_text())["figures"]
+    assert figures["honest_guard_0.0001_4_rejected_drift"]["value"] == 4
+    assert figures["honest_defaults_4_rejected_drift"]["value"] == 0
+
+
+def test_a_variant_has_its_own_rule_and_the_others_keep_theirs(rows: list[dict[str, str]]) -> None:
+    for user in STILL.kinds:
+        (row,) = last(rows, user, STILL.name)
+        assert abs(float(row["wanted_nats"])) < 0.01
+
+
+def test_an_honest_edit_never_harms(rows: list[dict[str, str]]) -> None:
+    assert all(float(row["harmful_share"]) == 0 for row in rows if row["user"] == "honest" and row["harmful_share"])
+
+
+def test_figures_and_the_picture_are_there(folder: Path) -> None:
+    figures = json.loads((folder / "summary.json").read_text())["figures"]
+    assert {f"{kind}_plain_ratio" for kind in KINDS} < set(figures)
+    assert {"noisy_in_band", "pasting_told_by_draft_repetition", "honest_largest_drift"} < set(figures)
+    assert (folder / "harm.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_the_same_seed_gives_the_same_rows(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    options = Options(seeds=(1, 2), quick=False, model=str(tiny_model), edits=None)
+    unit = NoHarm(SCALE).units(options)[0]
+    again = {(str(row["user"]), str(row["edits"])): row for row in unit.run()}
+    with (folder / "results.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["seed"] == "1" and row["variant"] == DEFAULTS:
+                assert float(row["wanted_nats"]) == pytest.approx(
+                    float(again[row["user"], row["edits"]]["wanted_nats"]), abs=1e-5
+                )
+
+
+def test_a_noisy_edit_spoils_half_of_the_words_or_is_the_wanted_text() -> None:
+    draft, hidden = "one two three four five six", "as it should be"
+    editor = NoisyEditor(0.5, np.random.default_rng(1))
+    edits = [editor.edit(draft, hidden) for _ in range(200)]
+    spoilt = [edit for edit in edits if edit != hidden]
+    assert 80 < len(spoilt) < 120
+    for edit in spoilt:
+        assert utility(edit, draft) < 0.9
+        assert sum(a != b for a, b in zip(edit.split(), draft.split(), strict=True)) == 3
+    assert NoisyEditor(1.0, np.random.default_rng(1)).edit("", hidden) != ""
+
+
+def test_hostile_edits_look_at_nothing() -> None:
+    assert PastingEditor("buy", 3).edit("a draft", "a wish") == "buy buy buy"
+    leaping = LeapingEditor(np.random.default_rng(1))
+    first, second = leaping.edit("a draft", "a wish"), leaping.edit("a draft", "a wish")
+    assert first != second
+    assert not any(letter.isascii() for letter in first + second)
+
+
+def test_a_kind_of_user_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="no user of the kind"):
+        make_editor("kind", np.random.default_rng(1))
