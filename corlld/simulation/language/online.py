@@ -1,0 +1,133 @@
+"""Many users learnt from online by the daemon's own learner: draft, answer, update, and so on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import numpy as np
+
+from corlld.learning.adapter import AdapterTensors
+from corlld.learning.learner import CorllLearner
+from corlld.learning.resident import ResidentModel
+from corlld.records import EditEvent, PairStatus, TrainingBatch
+from corlld.settings import GuardSettings, LearningSettings
+from corlld.simulation.language.grammar import PROMPTS, Prompt, is_sentence, parse, text_of
+from corlld.simulation.language.policies import Draft, sample
+from corlld.simulation.language.users import Answer, Harm, User, Utility, seeded
+
+_SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Feedback(StrEnum):
+    """What a user is asked for, and what is learnt from the answer: one event an answer, whichever it is."""
+
+    EDITS = "edits"  # the draft and its edit, as a pair
+    EDITED_TEXTS = "edited texts"  # the edit alone, as a text to imitate
+    TWO_SAMPLES = "two samples"  # two drafts, the better one preferred
+    NONE = "none"  # nothing is learnt
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """How users answer; see `User`."""
+
+    name: str
+    alpha: float
+    harm_rate: float
+    harm: Harm
+    whole: bool = False
+
+
+@dataclass
+class History:
+    """One user's run. utilities: of what the user was shown, one value an answer (the mean of two samples)."""
+
+    scenario: Scenario
+    seed: int
+    user: User
+    adapter: AdapterTensors | None = None
+    utilities: list[float] = field(default_factory=list)
+    sentences: list[bool] = field(default_factory=list)  # whether each draft was one without a fault
+    answers: list[Answer] = field(default_factory=list)
+    rejected: int = 0  # pairs that the guard undid
+
+    @property
+    def regrets(self) -> list[float]:
+        """U(y*) - U(y), answer by answer."""
+        return [1 - value for value in self.utilities]
+
+
+def run_online(
+    resident: ResidentModel,
+    feedback: Feedback,
+    learning: LearningSettings,
+    guard: GuardSettings,
+    users: Sequence[tuple[Scenario, int]],
+    *,
+    rounds: int,
+    each: int,
+) -> list[History]:
+    """All users side by side, for `rounds` micro-batches of `each` answers.
+
+    What is drawn for a seed is the same in every scenario and for every kind of feedback: only what was learnt differs.
+    """
+    histories = [_begun(scenario, seed) for scenario, seed in users]
+    asked = [seeded("prompts", seed) for _, seed in users]
+    drawn = [seeded("drafts", seed) for _, seed in users]
+    answered = [seeded("answers", seed) for _, seed in users]
+    learner = CorllLearner(resident, learning, guard, device_slots=len(users))
+    copies = 2 if feedback is Feedback.TWO_SAMPLES else 1
+    for number in range(rounds):
+        prompts = [[PROMPTS[index] for index in rng.integers(len(PROMPTS), size=each)] for rng in asked]
+        drafts = sample(resident, [h.adapter for h in histories], [own * copies for own in prompts], drawn)
+        batches = []
+        for history, own, texts, rng in zip(histories, prompts, drafts, answered, strict=True):
+            events = []
+            for index, prompt in enumerate(own):
+                shown = texts[index::each]
+                answer = _answer(history, prompt, shown, rng)
+                events.append(_event(f"{number}-{index}", prompt, shown[0], answer, feedback))
+            batches.append(TrainingBatch(_uid(history), history.adapter, tuple(events)))
+        if feedback is Feedback.NONE:
+            continue
+        for history, outcome in zip(histories, learner.update(batches), strict=True):
+            assert outcome.adapter is None or isinstance(outcome.adapter, AdapterTensors)  # noqa: S101 - its own make
+            history.adapter = outcome.adapter
+            history.rejected += sum(pair.status is PairStatus.REJECTED for pair in outcome.pairs)
+    return histories
+
+
+def _begun(scenario: Scenario, seed: int) -> History:
+    user = User(Utility(seed), scenario.alpha, scenario.harm_rate, scenario.harm, scenario.whole)
+    return History(scenario, seed, user)
+
+
+def _uid(history: History) -> str:
+    return f"{history.scenario.name}-{history.seed}"
+
+
+def _answer(history: History, prompt: Prompt, shown: Sequence[Draft], rng: np.random.Generator) -> Answer:
+    parsed = [parse(draft.words) for draft in shown]
+    history.utilities.append(float(np.mean([history.user.utility.of(prompt, text) for text in parsed])))
+    history.sentences.append(is_sentence(parsed[0]))
+    if len(shown) == 2:
+        answer = history.user.prefer(prompt, shown[0].words, shown[1].words, rng)
+    else:
+        answer = history.user.edit(prompt, shown[0].words, rng)
+    history.answers.append(answer)
+    return answer
+
+
+def _event(name: str, prompt: Prompt, draft: Draft, answer: Answer, feedback: Feedback) -> EditEvent:
+    imitated = feedback is Feedback.EDITED_TEXTS
+    return EditEvent(
+        event_id=name,
+        user_id="made up",
+        occurred_at=_SOME_TIME,
+        prompt=prompt.text,
+        messages=None,
+        proposed=text_of(answer.chosen if imitated else answer.rejected),
+        edited=text_of(answer.chosen),
+        truncated=draft.truncated and not imitated,
+    )
