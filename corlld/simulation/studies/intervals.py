@@ -1,5 +1,7 @@
-"""Intervals by the bootstrap. Pure: the same numbers and seed give the same interval."""
+"""95 % intervals of means. Pure: the same numbers give the same interval."""
 
+import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,11 +10,23 @@ from corlld.simulation.studies.study import Figure
 
 _RESAMPLES = 10_000
 _TAILS = (2.5, 97.5)
+_GRID = 100_001  # points of the quantile's integral: its first five digits are right
 
 
 def mean_figure(values: Sequence[float], meaning: str) -> Figure:
-    """The mean of independent values, one a seed or a user, with its 95 % interval. Raises ValueError for none."""
-    return blocked_mean_figure([[value] for value in values], meaning)
+    """The mean of independent values, one a seed or a user, with Student's interval; a single value has none.
+
+    Not by the bootstrap: of 5 values its interval holds the mean 5 times in 6, and not 19 times in 20.
+
+    Raises ValueError for no value.
+    """
+    if not values:
+        raise ValueError("no values")
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return Figure(mean, meaning)
+    half = _student_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Figure(mean, meaning, mean - half, mean + half)
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], meaning: str) -> Figure:
@@ -21,7 +35,7 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], meaning: s
 
 
 def blocked_mean_figure(blocks: Sequence[Sequence[float]], meaning: str) -> Figure:
-    """The mean of values that come in blocks (edits of a commit), whole blocks being drawn again.
+    """The mean of values that come in many blocks (edits of a commit), by the bootstrap, whole blocks drawn again.
 
     Raises ValueError where there is no value.
     """
@@ -33,3 +47,11 @@ def blocked_mean_figure(blocks: Sequence[Sequence[float]], meaning: str) -> Figu
     total, number = sums[drawn].sum(1), counts[drawn].sum(1)
     low, high = np.percentile(total[number > 0] / number[number > 0], _TAILS)
     return Figure(float(sums.sum() / counts.sum()), meaning, float(low), float(high))
+
+
+def _student_quantile(degrees: int) -> float:
+    """The 97.5 % point of Student's t: with t = sqrt(degrees) tan(a) its density in a is cos(a) ** (degrees - 1)."""
+    angles = np.linspace(0, math.pi / 2, _GRID)
+    density = np.cos(angles) ** (degrees - 1)
+    below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return math.sqrt(degrees) * math.tan(float(np.interp(0.95 * below[-1], below, angles)))

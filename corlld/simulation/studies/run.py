@@ -37,11 +37,11 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
         progress: for how far it has come.
 
     Raises:
-        FatalError: the folder can't be used, or has a half-done run with other options.
+        FatalError: the folder can't be used, or has a half-done run of another study or with other options.
     """
     started = time.monotonic()
     units = study.units(options)
-    done = _Done(folder, options)
+    done = _Done(folder, study.name, options)
     with Advance(progress, len(units), "units") as advance:
         for unit in units:
             if unit.key not in done.rows:
@@ -72,25 +72,31 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
 class _Done:
     """The units that are done, in a file that grows by a line a unit."""
 
-    def __init__(self, folder: Path, options: Options) -> None:
+    def __init__(self, folder: Path, study: str, options: Options) -> None:
         self._path = folder / _DONE
         self._began = time.monotonic()
         self.rows: dict[str, Sequence[Row]] = {}
         self.seconds_before = 0.0  # spent by earlier runs
-        head = {"options": json.loads(json.dumps(asdict(options), default=str)), "corlld": __version__}
+        asked = json.loads(json.dumps(asdict(options), default=str))
+        head = {"study": study, "options": asked, "corlld": __version__}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []  # a torn line is no unit
+            whole = self._path.read_bytes() if self._path.exists() else b""
+            lines = whole.split(b"\n")[:-1]  # a torn line is no unit
             if lines and json.loads(lines[0]) != head:
                 raise FatalError(
-                    f"{folder} has a half-done run with other options; name another --folder, or remove {_DONE} there",
+                    f"{folder} has a half-done run of another study, or with other options; name another --folder, "
+                    f"or remove {_DONE} there",
                     ExitCode.USAGE,
                 )
             for line in lines[1:]:
                 entry = json.loads(line)
                 self.rows[entry["unit"]] = entry["rows"]
                 self.seconds_before = entry["seconds"]
-            self._path.write_bytes(b"".join(line + b"\n" for line in lines or [json.dumps(head).encode()]))
+            if lines:
+                os.truncate(self._path, whole.rindex(b"\n") + 1)
+            else:
+                self._path.write_text(json.dumps(head) + "\n")
         except OSError as error:
             raise FatalError(f"--folder: {folder} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from None
 
