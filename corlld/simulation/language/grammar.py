@@ -1,4 +1,4 @@
-"""The language: a sentence has a place for each of five kinds of words, and the prompt names whom it is for, and its noun.
+"""The language: a sentence has a place for each of five kinds of words; its prompt names an addressee and the noun.
 
     prompt     ana wek :            (addressee, noun)
     sentence   sef sui wek nova tul (greeting?, adjective?, noun, verb that agrees with the noun, closing?)
@@ -133,9 +133,7 @@ class Corpus:
 
     def text(self, prompt: Prompt, rng: np.random.Generator) -> Words:
         """A sentence for the prompt."""
-        places = [
-            int(rng.choice(_choices(kind), p=share)) for kind, share in enumerate(self._shares[prompt.addressee])
-        ]
+        places = [int(rng.choice(_choices(kind), p=share)) for kind, share in enumerate(self._shares[prompt.addressee])]
         if rng.random() >= _OFF_TOPIC:
             places[NOUN] = prompt.noun
         stem = _FIRST[VERB] + len(ENDINGS) * stem_of(places[VERB])

@@ -64,7 +64,7 @@ def log_likelihoods(
     prompts: Sequence[Sequence[Prompt]],
     texts: Sequence[Sequence[Words]],
 ) -> npt.NDArray[np.float64]:
-    """log pi of whole texts, their end included (but for those of `MOST_WORDS`), in nats: (users, texts)."""
+    """Log pi of whole texts, their end included (but for those of `MOST_WORDS`), in nats: (users, texts)."""
     each = len(prompts[0])
     pairs = [pair for own in zip(prompts, texts, strict=True) for pair in zip(*own, strict=True)]
     rows = [[*prompt_ids(prompt.text), *_ids(words)] for prompt, words in pairs]
@@ -79,7 +79,7 @@ def log_likelihoods(
 
 
 def base_policy(resident: ResidentModel) -> npt.NDArray[np.float64]:
-    """log pi_0 of every sentence for every prompt, (prompts, sentences), in the order of the grammar."""
+    """Log pi_0 of every sentence for every prompt, (prompts, sentences), in the order of the grammar."""
     texts = [words_in(places) for places in SENTENCES]
     found = np.empty((len(PROMPTS), len(texts)))
     for number, prompt in enumerate(PROMPTS):
@@ -98,7 +98,7 @@ _WRITTEN = torch.tensor([number == END or number >= FIRST_WORD for number in ran
 
 
 def _log_policy(logits: torch.Tensor) -> torch.Tensor:
-    """log pi of the next token: only words and the end are ever written."""
+    """Log pi of the next token: only words and the end are ever written."""
     return logits.double().masked_fill(~_WRITTEN, float("-inf")).log_softmax(-1)
 
 

@@ -76,8 +76,8 @@ class Utility:
 
     def _raw(self, prompt: Prompt, places: npt.NDArray[np.int64]) -> Floats:
         """Of words in their places, (texts, KINDS): (texts,)."""
-        values: Floats = self._values[prompt.addressee][places].sum(1)
-        return values + _ON_TOPIC * (places[:, NOUN] == prompt.noun)
+        values: Floats = self._values[prompt.addressee][places].sum(1) + _ON_TOPIC * (places[:, NOUN] == prompt.noun)
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +101,12 @@ class User:
     alpha: the share, 0 to 1. harm_rate: how often an answer harms. harm: "scaled": the least harmful edit among the
         smallest ones that lose alpha times the gap, so nothing where nothing is left to gain; "unscaled": that lose
         alpha times what there is to lose.
-    whole: the ablation: rewrites the text into the best one instead of editing it (harm stays as it is).
     """
 
     utility: Utility
     alpha: float
     harm_rate: float
     harm: Harm
-    whole: bool = False
 
     def edit(self, prompt: Prompt, draft: Words, rng: np.random.Generator) -> Answer:
         """The fewest words replaced, put in or taken out; among such edits the one that gains, or harms, least.
@@ -124,7 +122,7 @@ class User:
             wanted = self.alpha * (gap if self.harm == "scaled" else now)
             fitting, size = gains <= -wanted + _NOTHING, -gains
         else:
-            wanted = gap if self.whole else self.alpha * gap
+            wanted = self.alpha * gap
             fitting, size = gains >= wanted - _NOTHING, gains
         if wanted <= _NOTHING or not fitting.any():
             return Answer(draft, draft, gap, 0.0)
@@ -141,4 +139,3 @@ class User:
         if high - low <= _NOTHING:
             return Answer(first, first, 1 - low, 0.0)
         return Answer(better, worse, 1 - high, low - high) if harms else Answer(worse, better, 1 - low, high - low)
-
