@@ -23,19 +23,21 @@ from corlld.simulation.studies.study import Row
 EACH = 8  # answers in a micro-batch, as the daemon's `batching.max_events`
 WINDOWS = 10  # of the curves
 _LAST = 5  # the part of a run that is its end
-_DRAFTS_AT_THE_END = 4  # of each prompt
+_DRAFTS_AT_THE_END = 4  # of each prompt, where all are judged
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
     """How large it all is.
 
-    pretraining: steps. rounds: micro-batches of a user. validation: seeds that settings are chosen on.
+    pretraining: steps. rounds: micro-batches of a user. validation: seeds that settings are chosen on. judged: prompts
+    that the adapters are judged by at the end, of which the base model's whole policy is computed.
     """
 
     pretraining: int
     rounds: int
     validation: tuple[int, ...]
+    judged: int = len(PROMPTS)
 
     @property
     def answers(self) -> int:
@@ -58,8 +60,8 @@ class Lab:
 
     @cached_property
     def base_logps(self) -> npt.NDArray[np.float64]:
-        """Log pi_0 of every sentence for every prompt."""
-        return base_policy(self.resident)
+        """Log pi_0 of every sentence for every prompt that is judged."""
+        return base_policy(self.resident, PROMPTS[: self.scale.judged])
 
     def run(
         self,
@@ -82,7 +84,12 @@ class Lab:
         return self._tuning[method.name, learning]
 
     def chosen(self, method: Method, scenarios: Sequence[Scenario], judged: Scenario) -> LearningSettings:
-        """The setting with the lowest regret at the end, mean of the validation seeds in one of the scenarios."""
+        """The setting with the lowest regret at the end, mean of the validation seeds in one of the scenarios.
+
+        A method with a single setting has nothing to choose.
+        """
+        if len(method.tried) == 1:
+            return method.tried[0]
 
         def regret(learning: LearningSettings) -> float:
             rows = self.tuning(method, learning, scenarios)
@@ -98,7 +105,8 @@ class Lab:
         ]
 
     def _endings(self, histories: Sequence[History]) -> list[Row]:
-        prompts = [list(PROMPTS) * _DRAFTS_AT_THE_END for _ in histories]
+        judged = PROMPTS[: self.scale.judged]
+        prompts = [list(judged) * (_DRAFTS_AT_THE_END * len(PROMPTS) // len(judged)) for _ in histories]
         adapters = [history.adapter for history in histories]
         rngs = [seeded("end", history.seed) for history in histories]
         texts = [[draft.words for draft in own] for own in sample(self.resident, adapters, prompts, rngs)]
@@ -108,20 +116,26 @@ class Lab:
         for history, asked, own, kl in zip(histories, prompts, texts, (policy - base).mean(1).tolist(), strict=True):
             utility = history.user.utility
             reached = float(np.mean([utility.of(p, parse(words)) for p, words in zip(asked, own, strict=True)]))
-            best = best_within(self.base_logps, utility.of_sentences, max(kl, 0.0))
+            best = best_within(self.base_logps, utility.of_sentences[: len(judged)], max(kl, 0.0))
             rows.append({"kl": kl, "end_utility": reached, "best_within_kl": best})
         return rows
 
 
 def outline(history: History) -> Row:
-    """regret: REG_T. end: the same over the last fifth. sentences: share of drafts there without a fault."""
+    """What came of it, in short.
+
+    regret: REG_T. end: the same over the last fifth. sentences: share of texts there without a fault. end_of_sentences:
+    `end` of these alone (of all, where there is none).
+    """
     last = len(history.regrets) // _LAST
+    faultless = [r for r, share in zip(history.regrets[-last:], history.sentences[-last:], strict=True) if share == 1]
     return {
         "scenario": history.scenario.name,
         "seed": history.seed,
         "regret": float(np.mean(history.regrets)),
         "end": float(np.mean(history.regrets[-last:])),
         "sentences": float(np.mean(history.sentences[-last:])),
+        "end_of_sentences": float(np.mean(faultless or history.regrets[-last:])),
         "rejected": history.rejected,
     }
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,7 +26,6 @@ class Feedback(StrEnum):
     EDITS = "edits"  # the draft and its edit, as a pair
     EDITED_TEXTS = "edited texts"  # the edit alone, as a text to imitate
     TWO_SAMPLES = "two samples"  # two drafts, the better one preferred
-    FIRST_WORDS = "first words"  # the pair, cut off behind the first word that differs
     EDITS_AND_TEXTS = "edits and texts"  # the pair, and the edit as an accepted text besides
     NONE = "none"  # nothing is learnt
 
@@ -111,8 +111,13 @@ def run_online(
 
 
 def _begun(scenario: Scenario, seed: int) -> History:
-    user = User(Utility(seed), scenario.alpha, scenario.harm_rate, scenario.harm)
+    user = User(_utility(seed), scenario.alpha, scenario.harm_rate, scenario.harm)
     return History(scenario, seed, user)
+
+
+@lru_cache(maxsize=64)
+def _utility(seed: int) -> Utility:
+    return Utility(seed)
 
 
 def _uid(history: History) -> str:
@@ -139,10 +144,6 @@ def _events(name: str, prompt: Prompt, draft: Draft, answer: Answer, feedback: F
         return [text]
     if feedback is Feedback.EDITS_AND_TEXTS and not whole.is_acceptance:
         return [whole, text]
-    if feedback is Feedback.FIRST_WORDS:
-        for count, (old, new) in enumerate(zip(answer.rejected, answer.chosen, strict=False), 1):
-            if old != new:
-                return [_event(name, prompt, answer.rejected[:count], answer.chosen[:count], truncated=True)]
     return [whole]
 
 

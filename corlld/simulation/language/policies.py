@@ -10,7 +10,7 @@ import torch
 from corlld.learning.adapter import AdapterTensors
 from corlld.learning.resident import ResidentModel
 from corlld.learning.stacked_lora import StackedAdapters
-from corlld.simulation.language.grammar import PROMPTS, SENTENCES, Prompt, Words, words_in
+from corlld.simulation.language.grammar import SENTENCES, Prompt, Words, words_in
 from corlld.simulation.language.pretraining import END, FIRST_WORD, PROMPT_TOKENS, TOKENS, prompt_ids
 
 MOST_WORDS = 8  # of a draft: three more than a sentence has places
@@ -78,11 +78,11 @@ def log_likelihoods(
     return sums.view(len(prompts), each).numpy()
 
 
-def base_policy(resident: ResidentModel) -> npt.NDArray[np.float64]:
-    """Log pi_0 of every sentence for every prompt, (prompts, sentences), in the order of the grammar."""
+def base_policy(resident: ResidentModel, prompts: Sequence[Prompt]) -> npt.NDArray[np.float64]:
+    """Log pi_0 of every sentence, in the order of the grammar: (prompts, sentences)."""
     texts = [words_in(places) for places in SENTENCES]
-    found = np.empty((len(PROMPTS), len(texts)))
-    for number, prompt in enumerate(PROMPTS):
+    found = np.empty((len(prompts), len(texts)))
+    for number, prompt in enumerate(prompts):
         found[number] = log_likelihoods(resident, [None], [[prompt] * len(texts)], [texts])[0]
     return found
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from corlld.simulation.language.grammar import (
     ADDRESSEES,
     ENDINGS,
+    KINDS,
     NOUN,
     NUMBER_OF_PROMPT,
     NUMBERS,
@@ -34,6 +35,7 @@ _ON_TOPIC = 2.0
 _DISAGREES = 1.0  # what a verb of the wrong gender costs
 _MISSING = 2.0  # ... a noun or verb that is not there
 _MISPLACED = 1.0  # ... a word in no place
+_COLUMNS = np.ascontiguousarray(SENTENCES.T.astype(np.int8))  # (KINDS, sentences)
 _NOTHING = 1e-9  # gaps below it are rounding
 
 
@@ -126,9 +128,9 @@ class User:
             fitting, size = gains >= wanted - _NOTHING, gains
         if wanted <= _NOTHING or not fitting.any():
             return Answer(draft, draft, gap, 0.0)
-        changes = (np.array(parsed.places) != SENTENCES).sum(1)
-        effort = np.where(fitting, changes * 10.0 + size, np.inf)  # no gain is as large as 10
-        best = int(effort.argmin())
+        possible = np.flatnonzero(fitting)
+        changes = sum(_COLUMNS[kind][possible] != parsed.places[kind] for kind in range(KINDS))
+        best = int(possible[(changes * 10.0 + size[possible]).argmin()])  # no gain is as large as 10
         return Answer(draft, words_in(SENTENCES[best]), gap, float(gains[best]))
 
     def prefer(self, prompt: Prompt, first: Words, second: Words, rng: np.random.Generator) -> Answer:

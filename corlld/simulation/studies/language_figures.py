@@ -5,15 +5,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from corlld.simulation.language.methods import ABLATIONS, CORLL, PAIR_DPO, PREVIOUS, SFT, Method
+from corlld.simulation.language.methods import COMPARED, CORLL, PAIR_DPO, Method
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
 from corlld.simulation.studies.study import Figure, Row
 
+_JUDGED_BY = {
+    "regret": "REG_T",
+    "end": "regret over the last fifth of the answers",
+    "end_of_sentences": "the same of texts without a fault alone",
+}
 DIFFERENCE = "minus"  # in the names of differences of REG_T between methods
 GRID = "grid"  # ... of cells of the grid
 GRID_TUNING = "validation"  # the same, on the seeds that the cells are judged by
 
-_OTHERS = (PREVIOUS, SFT, PAIR_DPO, *ABLATIONS)
+_OTHERS = tuple(method for method in COMPARED if method is not CORLL)
+_IN_DETAIL = 3  # kinds of users, from the first on
 
 
 def language_figures(
@@ -63,7 +69,7 @@ def _differences(rows: Sequence[Row]) -> dict[str, Figure]:
     figures = {}
     for scenario in _names(rows, "scenario"):
         for other in _OTHERS:
-            for name, what in (("regret", "REG_T"), ("end", "regret over the last fifth of the answers")):
+            for name, what in _JUDGED_BY.items():
                 theirs = column(rows, name, method=other.name, scenario=scenario)
                 if not theirs:
                     continue
@@ -77,7 +83,7 @@ def _differences(rows: Sequence[Row]) -> dict[str, Figure]:
 def _endings(rows: Sequence[Row]) -> dict[str, Figure]:
     """The adapters as they were at the end."""
     figures = {}
-    for scenario in _names(rows, "scenario")[:2]:
+    for scenario in _names(rows, "scenario")[:_IN_DETAIL]:
         for method in _names(rows, "method"):
             own = {"method": method, "scenario": scenario}
             name = f"{slug(scenario)}_{slug(method)}"
@@ -107,7 +113,7 @@ def _answers(rows: Sequence[Row]) -> dict[str, Figure]:
         f"{name}_{slug(scenario)}_{slug(method.name)}": mean_figure(
             column(rows, name, method=method.name, scenario=scenario), f"{meaning}, {method.name}, users `{scenario}`"
         )
-        for scenario in _names(rows, "scenario")[:2]
+        for scenario in _names(rows, "scenario")[:_IN_DETAIL]
         for method in (CORLL, PAIR_DPO)
         for name, meaning in meanings.items()
     }
@@ -120,7 +126,7 @@ def _settings(rows: Sequence[Row]) -> dict[str, Figure]:
             f"{name} of {method.name}, chosen for users `{scenario}` on validation seeds, of {len(method.tried)} "
             f"settings: {_tried(method)}",
         )
-        for scenario in _names(rows, "scenario")[:2]
+        for scenario in _names(rows, "scenario")[:_IN_DETAIL]
         for method in (CORLL, *_OTHERS)
         if method.name in _names(rows, "method")
         for name in method.varied

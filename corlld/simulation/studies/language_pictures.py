@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from corlld.simulation.language.methods import COMPARED, NOTHING
+from corlld.simulation.language.methods import ANCHORED, CORLL, NOTHING, PAIR_DPO, PREVIOUS, SFT
 from corlld.simulation.plots import COLOURS
 from corlld.simulation.studies.intervals import mean_figure
 from corlld.simulation.studies.language_figures import DIFFERENCE, GRID, GRID_TUNING, column
@@ -22,6 +22,15 @@ _TITLES = {
     "archive": "edits of the base model's drafts",
 }
 
+_METHODS = {
+    NOTHING.name: "#777777",
+    CORLL.name: COLOURS[0],
+    ANCHORED.name: "#17becf",
+    PREVIOUS.name: COLOURS[3],
+    SFT.name: COLOURS[2],
+    PAIR_DPO.name: COLOURS[1],
+}
+
 
 def plot_regret(path: Path, rows: Sequence[Row]) -> None:
     """Regret against the number of answers, a line a method with its 95 % band."""
@@ -35,10 +44,10 @@ def plot_regret(path: Path, rows: Sequence[Row]) -> None:
     grid = picture.subplots(-(-len(shown) // columns), columns, sharex=True, sharey=True, squeeze=False)
     ends = sorted(int(name.removeprefix("to_")) for name in rows[0] if name.startswith("to_"))
     for scenario, axes in zip(shown, grid.flat, strict=False):
-        for method, colour in zip((NOTHING, *COMPARED), ("#777777", *COLOURS), strict=True):
-            own = {"method": method.name, "scenario": scenario}
+        for method, colour in _METHODS.items():
+            own = {"method": method, "scenario": scenario}
             bands = [mean_figure(column(rows, f"to_{end}", **own), "") for end in ends]
-            axes.plot(ends, [band.value for band in bands], color=colour, label=method.name)
+            axes.plot(ends, [band.value for band in bands], color=colour, label=method)
             low = [band.value if band.low is None else band.low for band in bands]
             high = [band.value if band.high is None else band.high for band in bands]
             axes.fill_between(ends, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -14,7 +14,7 @@ from typing import Any
 from corlld.errors import ExitCode, FatalError
 from corlld.settings import GuardSettings
 from corlld.simulation.language.lab import Lab, Scale, outline
-from corlld.simulation.language.methods import ABLATIONS, COMPARED, CORLL, NOTHING, Method, described, settings
+from corlld.simulation.language.methods import BOTH, COMPARED, CORLL, NOTHING, Method, described, settings
 from corlld.simulation.language.online import Scenario
 from corlld.simulation.studies.language_figures import language_figures
 from corlld.simulation.studies.language_pictures import plot_differences, plot_regret
@@ -26,32 +26,29 @@ HONEST = Scenario("honest", alpha=0.3, harm_rate=0.0, harm="scaled")
 WEAKER = Scenario("alpha 0.1", alpha=0.1, harm_rate=0.2, harm="scaled")
 STRONGER = Scenario("alpha 1", alpha=1.0, harm_rate=0.2, harm="scaled")
 ARCHIVE = Scenario("archive", alpha=0.3, harm_rate=0.2, harm="scaled", of_base=True)
-SCENARIOS = (SCALED, UNSCALED, HONEST, WEAKER, STRONGER, ARCHIVE)
-TUNED_ON = (SCALED, UNSCALED)  # each for itself; the others take the settings of the first
+SCENARIOS = (SCALED, UNSCALED, ARCHIVE, HONEST, WEAKER, STRONGER)
+TUNED_ON = (SCALED, UNSCALED, ARCHIVE)  # each for itself; the others take the settings of the first
 
-GRID_SCENARIOS = (SCALED, UNSCALED, ARCHIVE)
-
-FULL = Scale(pretraining=500, rounds=30, validation=(101, 102, 103, 104))
-QUICK = Scale(pretraining=200, rounds=10, validation=(101,))
+FULL = Scale(pretraining=500, rounds=30, validation=(101, 102, 103))
+QUICK = Scale(pretraining=200, rounds=12, validation=(101,), judged=2)
 CONFIRMING_SEEDS = 6  # of the reported ones, for the grid's cells
 
 DEFAULTS = "defaults"
 GRID_LR = 2e-3  # of the tried ones where the daemon's other defaults learn best here
 GRID: Mapping[str, Mapping[str, Any]] = {
     DEFAULTS: {},
-    "reference previous": {"reference": "previous"},
     **{f"lr {lr:g}": {"lr": lr} for lr in (1e-3, 4e-3)},
-    **{f"beta {beta:g}": {"beta": beta} for beta in (0.01, 0.03, 0.3)},
+    **{f"beta {beta:g}": {"beta": beta} for beta in (0.03, 0.3)},
     **{f"epsilon {epsilon:g}": {"epsilon": epsilon} for epsilon in (0.05, 0.2)},
     **{f"anchor {anchor:g}": {"anchor": anchor} for anchor in (0.01, 0.03, 0.1)},
-    **{f"acceptance_weight {weight:g}": {"acceptance_weight": weight} for weight in (0.0, 0.03, 0.3)},
+    **{f"acceptance_weight {weight:g}": {"acceptance_weight": weight} for weight in (0.0, 0.3)},
     **{f"beta1 {beta1:g}": {"beta1": beta1} for beta1 in (0.0, 0.5)},
-    **{f"max_drift_nats {drift:g}": {"max_drift_nats": drift} for drift in (0.3, 3.0)},
+    **{f"max_drift_nats {drift:g}": {"max_drift_nats": drift} for drift in (0.3,)},
 }
 QUICK_GRID = (DEFAULTS, "beta 0.03")
 _OF_THE_GUARD = "max_drift_nats"
 
-_QUICK_TRIED = (7, 8)  # settings of each method: a fast one is among them
+_QUICK_TRIED = (6, 7)  # settings of each method: of the highest lr
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,9 @@ class _Work:
     quick: bool
 
     def units(self) -> list[Unit]:
-        methods: tuple[Method, ...] = (*COMPARED, *ABLATIONS)
+        methods: tuple[Method, ...] = COMPARED
         if self.quick:
-            methods = tuple(replace(m, tried=tuple(m.tried[number] for number in _QUICK_TRIED)) for m in COMPARED)
+            methods = tuple(replace(m, tried=tuple(m.tried[number] for number in _QUICK_TRIED)) for m in methods)
         tuning = [
             Unit(f"tuning {method.name} {number}", self._tuning(method, number))
             for method in methods
@@ -79,15 +76,14 @@ class _Work:
         def run() -> list[Row]:
             learning = method.tried[number]
             head: Row = {"part": "tuning", "method": method.name, **described(method, learning)}
-            return [head | row for row in self.lab.tuning(method, learning, TUNED_ON)]
+            return [head | row for row in self.lab.tuning(method, learning, self._tuned_on)]
 
         return run
 
     def _reported(self, method: Method) -> Callable[[], list[Row]]:
         def run() -> list[Row]:
-            chosen = {SCALED: method.tried[0], UNSCALED: method.tried[0]}
-            if len(method.tried) > 1:
-                chosen = {judged: self.lab.chosen(method, TUNED_ON, judged) for judged in TUNED_ON}
+            tuned_on = self._tuned_on
+            chosen = {judged: self.lab.chosen(method, tuned_on, judged) for judged in tuned_on}
             rows = []
             for learning in dict.fromkeys(chosen.values()):
                 scenarios = [s for s in self._scenarios(method) if chosen.get(s, chosen[SCALED]) == learning]
@@ -99,9 +95,11 @@ class _Work:
         return run
 
     def _scenarios(self, method: Method) -> Sequence[Scenario]:
-        if self.quick:
-            return (SCALED,)
-        return (SCALED, UNSCALED, ARCHIVE) if method in ABLATIONS else SCENARIOS
+        return self._tuned_on if self.quick or method is BOTH else SCENARIOS
+
+    @property
+    def _tuned_on(self) -> tuple[Scenario, ...]:
+        return TUNED_ON[:1] if self.quick else TUNED_ON
 
     def _cell(self, cell: str) -> Callable[[], list[Row]]:
         def run() -> list[Row]:
@@ -109,7 +107,7 @@ class _Work:
             guard = GuardSettings(**{_OF_THE_GUARD: changed.pop(_OF_THE_GUARD)} if _OF_THE_GUARD in changed else {})
             learning = settings(**{"lr": GRID_LR} | changed)
             seeds = self.lab.scale.validation + self.seeds[:CONFIRMING_SEEDS]
-            users = [(scenario, seed) for scenario in GRID_SCENARIOS for seed in seeds]
+            users = [(scenario, seed) for scenario in self._tuned_on for seed in seeds]
             head: Row = {"part": "grid", "method": CORLL.name, "cell": cell}
             return [head | outline(history) for history in self.lab.run(CORLL, learning, users, guard)]
 
