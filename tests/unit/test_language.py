@@ -26,7 +26,7 @@ from corlld.simulation.language.grammar import (
     words_in,
     words_of,
 )
-from corlld.simulation.language.methods import COMPARED
+from corlld.simulation.language.methods import COMPARED, described
 from corlld.simulation.language.online import Feedback, Scenario, run_online
 from corlld.simulation.language.policies import base_policy, log_likelihoods, sample
 from corlld.simulation.language.pretraining import pretrain
@@ -140,7 +140,7 @@ def test_no_policy_as_near_to_the_base_beats_the_tilted_one() -> None:
 
 @pytest.fixture(scope="module")
 def resident(tmp_path_factory: pytest.TempPathFactory) -> ResidentModel:
-    folder: Path = pretrain(tmp_path_factory.mktemp("language"), steps=60)
+    folder: Path = pretrain(tmp_path_factory.mktemp("language"), steps=120)
     return load_resident_model(ModelSettings(name=str(folder), device="cpu", dtype="float32"), AdapterSettings())
 
 
@@ -161,8 +161,8 @@ def test_likelihoods_are_those_that_the_learner_sees(resident: ResidentModel) ->
     events = tuple(_accepted(prompt.text, text_of(words)) for prompt, words in zip(prompts, texts, strict=True))
     (scores,) = learner.score([TrainingBatch("u", adapter, events)])
     # The learner's also know the words of prompts and special tokens, which are never written: a bit less is left.
-    assert ours[0] == pytest.approx([score.policy[0] for score in scores if score], abs=0.1)
-    assert ours[1] == pytest.approx([score.base[0] for score in scores if score], abs=0.1)
+    assert ours[0] == pytest.approx([score.policy[0] for score in scores if score], abs=0.2)
+    assert ours[1] == pytest.approx([score.base[0] for score in scores if score], abs=0.2)
     assert abs(ours[0] - ours[1]).max() > 1
 
 
@@ -201,4 +201,5 @@ def test_imitation_learns_from_the_edit_alone(resident: ResidentModel) -> None:
 def test_every_method_has_as_many_settings_to_choose_from() -> None:
     assert len({len(method.tried) for method in COMPARED}) == 1
     for method in COMPARED:
-        assert len({tuple(getattr(tried, name) for name in method.varied) for tried in method.tried}) == len(method.tried)
+        values = {tuple(described(method, tried).items()) for tried in method.tried}
+        assert len(values) == len(method.tried)

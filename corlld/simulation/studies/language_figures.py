@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-
-import numpy as np
+from statistics import fmean
 
 from corlld.simulation.language.methods import COMPARED, CORLL, PAIR_DPO, Method
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
@@ -17,6 +16,8 @@ _JUDGED_BY = {
 DIFFERENCE = "minus"  # in the names of differences of REG_T between methods
 GRID = "grid"  # ... of cells of the grid
 GRID_TUNING = "validation"  # the same, on the seeds that the cells are judged by
+ARCHIVED = "archive"  # drafts of the base model; name of the kind of users that answer to them
+DRAFTS = ("own", ARCHIVED)
 
 _OTHERS = tuple(method for method in COMPARED if method is not CORLL)
 _IN_DETAIL = 3  # kinds of users, from the first on
@@ -62,6 +63,7 @@ def _regrets(rows: Sequence[Row]) -> dict[str, Figure]:
         )
         for scenario in _names(rows, "scenario")
         for method in _names(rows, "method")
+        if column(rows, "regret", method=method, scenario=scenario)
     }
 
 
@@ -141,33 +143,37 @@ def _tried(method: Method) -> str:
 
 
 def _cells(rows: Sequence[Row], seeds: Sequence[int], defaults: str) -> dict[str, Figure]:
-    """Each cell less the defaults: mean over the scenarios for each seed, then over the seeds."""
+    """Each cell less the defaults: mean over kinds of users for each seed, then over the seeds.
+
+    Where the user's own policy wrote the drafts, and where the base model did, are two questions.
+    """
     figures = {}
-    centre = _by_seed(rows, defaults)
-    figures[f"{GRID}_{defaults}"] = mean_figure(
-        [value for seed, value in centre.items() if seed in seeds], "REG_T of CoRLL with the daemon's defaults, but lr"
-    )
-    for cell in _names(rows, "cell"):
-        if cell == defaults:
+    for drafts in DRAFTS:
+        part = [row for row in rows if (row["scenario"] == ARCHIVED) == (drafts == ARCHIVED)]
+        if not part:
             continue
-        own = _by_seed(rows, cell)
-        for name, chosen in (
-            (GRID, [seed for seed in own if seed in seeds]),
-            (GRID_TUNING, [seed for seed in own if seed not in seeds]),
-        ):
-            figures[f"{name}_{cell}"] = paired_difference(
-                [own[seed] for seed in chosen],
+        centre = _by_seed(part, defaults)
+        for reported, name, which in ((True, GRID, "reported seeds"), (False, GRID_TUNING, "validation seeds")):
+            chosen = [seed for seed in centre if (seed in seeds) == reported]
+            figures[f"{name}_{drafts}_{defaults}"] = mean_figure(
                 [centre[seed] for seed in chosen],
-                f"REG_T with {cell} less that with the defaults, "
-                + ("reported seeds" if name == GRID else "validation seeds"),
+                f"REG_T of CoRLL with the daemon's defaults but lr, {drafts} drafts, {which}",
             )
+            for cell in _names(part, "cell"):
+                if cell != defaults:
+                    own = _by_seed(part, cell)
+                    figures[f"{name}_{drafts}_{cell}"] = paired_difference(
+                        [own[seed] for seed in chosen],
+                        [centre[seed] for seed in chosen],
+                        f"REG_T with {cell} less that with the defaults, {drafts} drafts, {which}",
+                    )
     return figures
 
 
 def _by_seed(rows: Sequence[Row], cell: str) -> Mapping[int, float]:
     own = [row for row in rows if row["cell"] == cell]
     return {
-        seed: float(np.mean([float(row["regret"]) for row in own if row["seed"] == seed]))
+        seed: fmean(float(row["regret"]) for row in own if row["seed"] == seed)
         for seed in sorted({int(row["seed"]) for row in own})
     }
 

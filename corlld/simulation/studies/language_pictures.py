@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from corlld.simulation.language.methods import ANCHORED, CORLL, NOTHING, PAIR_DPO, PREVIOUS, SFT
 from corlld.simulation.plots import COLOURS
 from corlld.simulation.studies.intervals import mean_figure
-from corlld.simulation.studies.language_figures import DIFFERENCE, GRID, GRID_TUNING, column
+from corlld.simulation.studies.language_figures import DIFFERENCE, DRAFTS, GRID, GRID_TUNING, column
 from corlld.simulation.studies.study import Figure, Row
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _METHODS = {
 
 
 def plot_regret(path: Path, rows: Sequence[Row]) -> None:
-    """Regret against the number of answers, a line a method with its 95 % band."""
+    """Regret against the number of answers, a line a method with its 95 % band, users' own levels taken off."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Picture
 
@@ -44,9 +45,12 @@ def plot_regret(path: Path, rows: Sequence[Row]) -> None:
     grid = picture.subplots(-(-len(shown) // columns), columns, sharex=True, sharey=True, squeeze=False)
     ends = sorted(int(name.removeprefix("to_")) for name in rows[0] if name.startswith("to_"))
     for scenario, axes in zip(shown, grid.flat, strict=False):
+        levels = column(rows, "regret", method=NOTHING.name, scenario=scenario)
         for method, colour in _METHODS.items():
+            if not any(row["method"] == method for row in rows):
+                continue
             own = {"method": method, "scenario": scenario}
-            bands = [mean_figure(column(rows, f"to_{end}", **own), "") for end in ends]
+            bands = [mean_figure(_levelled(column(rows, f"to_{end}", **own), levels), "") for end in ends]
             axes.plot(ends, [band.value for band in bands], color=colour, label=method)
             low = [band.value if band.low is None else band.low for band in bands]
             high = [band.value if band.high is None else band.high for band in bands]
@@ -58,40 +62,54 @@ def plot_regret(path: Path, rows: Sequence[Row]) -> None:
     for axes in grid[:, 0]:
         axes.set(ylabel="regret (share of U's range)")
     grid[0, 0].legend(fontsize="small")
-    picture.suptitle("What a draft lacks of the best sentence; bands: 95 % of the mean over seeds")
+    picture.suptitle("What a text lacks of the best sentence; bands: 95 % over users, their own levels taken off")
     picture.savefig(path, dpi=90)
 
 
-def plot_differences(path: Path, figures: Mapping[str, Figure]) -> None:
+def _levelled(values: Sequence[float], levels: Sequence[float]) -> list[float]:
+    """Values by user as if all of them had begun at one level: how hard users are to please is not what is compared."""
+    common = fmean(levels)
+    return [value - level + common for value, level in zip(values, levels, strict=True)]
+
+
+def plot_differences(path: Path, figures: Mapping[str, Figure], defaults: str) -> None:
     """Paired differences with their intervals: CoRLL less other methods, and settings less the defaults."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Picture
 
     methods = {name: f for name, f in figures.items() if name.startswith("regret_") and DIFFERENCE in name.split("_")}
-    cells = {name.removeprefix(f"{GRID}_"): f for name, f in figures.items() if name.startswith(f"{GRID}_")}
-    cells = {name: figure for name, figure in cells.items() if f"{GRID_TUNING}_{name}" in figures}
     picture = Picture(figsize=(12, 7.5), layout="constrained")
     FigureCanvasAgg(picture)
     left, right = picture.subplots(1, 2)
     labels = [name.removeprefix("regret_").replace(f"_corll_{DIFFERENCE}_", ": ") for name in methods]
     _forest(left, [label.replace("_", " ") for label in labels], list(methods.values()), COLOURS[0])
+    left.invert_yaxis()
     left.set(title="CoRLL less another method (users: method)", xlabel="difference of REG_T; left is better for CoRLL")
-    _forest(right, list(cells), list(cells.values()), COLOURS[0])
-    judged = [figures[f"{GRID_TUNING}_{name}"].value for name in cells]
-    right.plot(judged, np.arange(len(cells)), "x", color=COLOURS[1], label="on the validation seeds")
+    for offset, drafts, colour in zip((-0.15, 0.15), DRAFTS, COLOURS, strict=False):
+        cells = {
+            name.removeprefix(f"{GRID}_{drafts}_"): figure
+            for name, figure in figures.items()
+            if name.startswith(f"{GRID}_{drafts}_") and not name.endswith(defaults)
+        }
+        if not cells:
+            continue
+        _forest(right, list(cells), list(cells.values()), colour, offset)
+        judged = [figures[f"{GRID_TUNING}_{drafts}_{name}"].value for name in cells]
+        places = np.arange(len(cells)) + offset
+        right.plot(judged, places, "x", color=colour, label=f"{drafts} drafts (x: the validation seeds)")
+    right.invert_yaxis()
     right.set(title="CoRLL: a setting changed, less the defaults", xlabel="difference of REG_T; left is better")
     right.legend(fontsize="small")
     picture.savefig(path, dpi=90)
 
 
-def _forest(axes: "Axes", labels: Sequence[str], figures: Sequence[Figure], colour: str) -> None:
+def _forest(axes: "Axes", labels: Sequence[str], figures: Sequence[Figure], colour: str, offset: float = 0.0) -> None:
     """A point and its interval for each line, from the top."""
-    for place, figure in enumerate(figures):
+    for place, figure in zip(np.arange(len(figures)) + offset, figures, strict=True):
         low = figure.value if figure.low is None else figure.low
         high = figure.value if figure.high is None else figure.high
         axes.plot([low, high], [place, place], color=colour)
         axes.plot(figure.value, place, "o", color=colour)
     axes.axvline(0, color="#777777", linewidth=1)
     axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
     axes.grid(alpha=0.3, axis="x")

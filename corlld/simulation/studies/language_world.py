@@ -14,9 +14,20 @@ from typing import Any
 from corlld.errors import ExitCode, FatalError
 from corlld.settings import GuardSettings
 from corlld.simulation.language.lab import Lab, Scale, outline
-from corlld.simulation.language.methods import BOTH, COMPARED, CORLL, NOTHING, Method, described, settings
+from corlld.simulation.language.methods import (
+    ANCHORED,
+    BOTH,
+    COMPARED,
+    CORLL,
+    NOTHING,
+    PAIR_DPO,
+    SFT,
+    Method,
+    described,
+    settings,
+)
 from corlld.simulation.language.online import Scenario
-from corlld.simulation.studies.language_figures import language_figures
+from corlld.simulation.studies.language_figures import ARCHIVED, language_figures
 from corlld.simulation.studies.language_pictures import plot_differences, plot_regret
 from corlld.simulation.studies.study import Figure, Options, Row, Unit
 
@@ -25,7 +36,7 @@ UNSCALED = Scenario("unscaled", alpha=0.3, harm_rate=0.2, harm="unscaled")
 HONEST = Scenario("honest", alpha=0.3, harm_rate=0.0, harm="scaled")
 WEAKER = Scenario("alpha 0.1", alpha=0.1, harm_rate=0.2, harm="scaled")
 STRONGER = Scenario("alpha 1", alpha=1.0, harm_rate=0.2, harm="scaled")
-ARCHIVE = Scenario("archive", alpha=0.3, harm_rate=0.2, harm="scaled", of_base=True)
+ARCHIVE = Scenario(ARCHIVED, alpha=0.3, harm_rate=0.2, harm="scaled", of_base=True)
 SCENARIOS = (SCALED, UNSCALED, ARCHIVE, HONEST, WEAKER, STRONGER)
 TUNED_ON = (SCALED, UNSCALED, ARCHIVE)  # each for itself; the others take the settings of the first
 
@@ -48,7 +59,8 @@ GRID: Mapping[str, Mapping[str, Any]] = {
 QUICK_GRID = (DEFAULTS, "beta 0.03")
 _OF_THE_GUARD = "max_drift_nats"
 
-_QUICK_TRIED = (6, 7)  # settings of each method: of the highest lr
+_QUICK_METHODS = (CORLL, ANCHORED, SFT, PAIR_DPO)
+_QUICK_TRIED = slice(7, 9)  # settings of each method: of the highest lr
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ class _Work:
     def units(self) -> list[Unit]:
         methods: tuple[Method, ...] = COMPARED
         if self.quick:
-            methods = tuple(replace(m, tried=tuple(m.tried[number] for number in _QUICK_TRIED)) for m in methods)
+            methods = tuple(replace(m, tried=m.tried[_QUICK_TRIED]) for m in _QUICK_METHODS)
         tuning = [
             Unit(f"tuning {method.name} {number}", self._tuning(method, number))
             for method in methods
@@ -131,7 +143,7 @@ class _LanguageWorld:
         grid = [row for row in rows if row["part"] == "grid"]
         figures = language_figures(reported, grid, options.seeds, DEFAULTS)
         plot_regret(folder / "regret.png", reported)
-        plot_differences(folder / "differences.png", figures)
+        plot_differences(folder / "differences.png", figures, DEFAULTS)
         return figures
 
 
