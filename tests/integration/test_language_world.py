@@ -36,7 +36,7 @@ def test_edits_teach_what_a_user_wishes_and_every_other_way_does_too(tmp_path: P
         assert reached(method) > untaught + 0.04, method
     assert all(float(row["best_within_kl"]) >= float(row["end_utility"]) - 0.05 for row in rows)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["figures"]["regret_scaled_corll"]["value"] < summary["figures"]["regret_scaled_no_learning"]["value"]
+    assert summary["figures"]["regret_honest_corll"]["value"] < summary["figures"]["regret_honest_no_learning"]["value"]
     assert (tmp_path / "regret.png").stat().st_size > 10_000
     assert (tmp_path / "differences.png").stat().st_size > 10_000
 

@@ -117,6 +117,7 @@ def _answers(rows: Sequence[Row]) -> dict[str, Figure]:
         )
         for scenario in _names(rows, "scenario")[:_IN_DETAIL]
         for method in (CORLL, PAIR_DPO)
+        if method.name in _names(rows, "method")
         for name, meaning in meanings.items()
     }
 

@@ -20,7 +20,6 @@ from corlld.simulation.language.methods import (
     COMPARED,
     CORLL,
     NOTHING,
-    PAIR_DPO,
     SFT,
     Method,
     described,
@@ -59,7 +58,7 @@ GRID: Mapping[str, Mapping[str, Any]] = {
 QUICK_GRID = (DEFAULTS, "beta 0.03")
 _OF_THE_GUARD = "max_drift_nats"
 
-_QUICK_METHODS = (CORLL, ANCHORED, SFT, PAIR_DPO)
+_QUICK_METHODS = (CORLL, ANCHORED, SFT)
 _QUICK_TRIED = slice(7, 9)  # settings of each method: of the highest lr
 
 
@@ -111,7 +110,7 @@ class _Work:
 
     @property
     def _tuned_on(self) -> tuple[Scenario, ...]:
-        return TUNED_ON[:1] if self.quick else TUNED_ON
+        return (HONEST,) if self.quick else TUNED_ON
 
     def _cell(self, cell: str) -> Callable[[], list[Row]]:
         def run() -> list[Row]:
