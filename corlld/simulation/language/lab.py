@@ -39,11 +39,6 @@ class Scale:
     validation: tuple[int, ...]
     judged: int = len(PROMPTS)
 
-    @property
-    def answers(self) -> int:
-        """Of one user."""
-        return self.rounds * EACH
-
 
 class Lab:
     """The base model, trained when it is first asked for, and what was found on it."""
