@@ -1,0 +1,146 @@
+"""The language: a sentence has a place for each of five kinds of words; its prompt names an addressee and the noun.
+
+    prompt     ana wek :            (addressee, noun)
+    sentence   sef sui wek nova tul (greeting?, adjective?, noun, verb that agrees with the noun, closing?)
+
+Small enough that all sentences are known: what is best for a user, and how much probability a policy gives to anything,
+is computed and not guessed. Pure.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Words = tuple[int, ...]  # by their numbers in `WORDS`
+
+ADDRESSEES = ("ana", "bor", "cel", "dov")
+GREETINGS = ("sef", "oma", "ruk", "tiv", "yel")
+ADJECTIVES = ("sui", "fen", "lom", "gra", "hib", "pau")
+NOUNS = ("wek", "zon", "mir", "kul", "dax", "jot")  # the first half is of one gender, the rest of the other
+STEMS = ("nov", "pel", "bri", "sok", "tam", "vur")
+ENDINGS = ("a", "o")  # of a verb, by its noun's gender
+CLOSINGS = ("tul", "eff", "iri", "quo", "nam")
+COLON = ":"
+
+KINDS = 5  # of words in a sentence, in this order: greeting, adjective, noun, verb, closing
+GREETING, ADJECTIVE, NOUN, VERB, CLOSING = range(KINDS)
+_VERBS = tuple(stem + ending for stem in STEMS for ending in ENDINGS)
+_OF_KIND = (GREETINGS, ADJECTIVES, NOUNS, _VERBS, CLOSINGS)
+WORDS = tuple(itertools.chain(*_OF_KIND))
+KIND = tuple(kind for kind, words in enumerate(_OF_KIND) for _ in words)  # of each word
+_FIRST = tuple(itertools.accumulate(map(len, _OF_KIND), initial=0))
+_NUMBER = {word: number for number, word in enumerate(WORDS)}
+
+# An empty place is a number too, one for each kind, so that a sentence is always five numbers.
+EMPTY = tuple(len(WORDS) + kind for kind in range(KINDS))
+NUMBERS = len(WORDS) + KINDS
+OPTIONAL = (GREETING, ADJECTIVE, CLOSING)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """addressee: its number. noun: the number of the word that the sentence is to be about."""
+
+    addressee: int
+    noun: int
+
+    @property
+    def text(self) -> str:
+        return f"{ADDRESSEES[self.addressee]} {WORDS[self.noun]} {COLON}"
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """Any words, as a sentence. places: the word of each kind, or its `EMPTY`. misplaced: words that stand in no place:
+    a second one of a kind, or one that comes too late.
+    """
+
+    places: tuple[int, ...]
+    misplaced: int
+
+
+def words_of(kind: int) -> range:
+    """Numbers of all words of a kind."""
+    return range(_FIRST[kind], _FIRST[kind + 1])
+
+
+def agrees(noun: int, verb: int) -> bool:
+    gender = int(noun - _FIRST[NOUN] >= len(NOUNS) // 2)
+    return (verb - _FIRST[VERB]) % len(ENDINGS) == gender
+
+
+def stem_of(verb: int) -> int:
+    """Number of a verb's stem, from 0."""
+    return (verb - _FIRST[VERB]) // len(ENDINGS)
+
+
+def parse(words: Words) -> Parsed:
+    places = list(EMPTY)
+    last = -1
+    misplaced = 0
+    for word in words:
+        if KIND[word] > last:
+            last = KIND[word]
+            places[last] = word
+        else:
+            misplaced += 1
+    return Parsed(tuple(places), misplaced)
+
+
+def is_sentence(parsed: Parsed) -> bool:
+    """Whether it is one without a fault."""
+    noun, verb = parsed.places[NOUN], parsed.places[VERB]
+    return not parsed.misplaced and noun < len(WORDS) and verb < len(WORDS) and agrees(noun, verb)
+
+
+def words_in(places: Sequence[int]) -> Words:
+    return tuple(int(number) for number in places if number < len(WORDS))
+
+
+def text_of(words: Words) -> str:
+    return " ".join(WORDS[word] for word in words)
+
+
+def _choices(kind: int) -> list[int]:
+    return [*words_of(kind), *([EMPTY[kind]] if kind in OPTIONAL else [])]
+
+
+def _sentences() -> Iterator[tuple[int, ...]]:
+    for places in itertools.product(*map(_choices, range(KINDS))):
+        if agrees(places[NOUN], places[VERB]):
+            yield places
+
+
+PROMPTS = tuple(Prompt(addressee, noun) for addressee in range(len(ADDRESSEES)) for noun in words_of(NOUN))
+SENTENCES: npt.NDArray[np.int64] = np.array(list(_sentences()))  # (sentences, KINDS)
+NUMBER_OF_PROMPT = {prompt: number for number, prompt in enumerate(PROMPTS)}
+
+_OFF_TOPIC = 0.1  # of the corpus's sentences are about another noun than their prompt's
+
+
+class Corpus:
+    """What people wrote before there was any user: each addressee is written to in a manner of their own.
+
+    Args:
+        rng: for the manners.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._shares = [[_shares(rng, len(_choices(kind))) for kind in range(KINDS)] for _ in ADDRESSEES]
+
+    def text(self, prompt: Prompt, rng: np.random.Generator) -> Words:
+        """A sentence for the prompt."""
+        places = [int(rng.choice(_choices(kind), p=share)) for kind, share in enumerate(self._shares[prompt.addressee])]
+        if rng.random() >= _OFF_TOPIC:
+            places[NOUN] = prompt.noun
+        stem = _FIRST[VERB] + len(ENDINGS) * stem_of(places[VERB])
+        places[VERB] = next(verb for verb in range(stem, stem + len(ENDINGS)) if agrees(places[NOUN], verb))
+        return words_in(places)
+
+
+def _shares(rng: np.random.Generator, count: int) -> npt.NDArray[np.float64]:
+    weights = np.exp(0.7 * rng.standard_normal(count))
+    return np.asarray(weights / weights.sum())

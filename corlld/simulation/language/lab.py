@@ -1,0 +1,158 @@
+"""Runs of the language world as rows, each done once in a process."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from corlld.learning.resident import ResidentModel, load_resident_model
+from corlld.settings import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
+from corlld.simulation.language.frontier import best_within
+from corlld.simulation.language.grammar import PROMPTS, parse
+from corlld.simulation.language.methods import Method
+from corlld.simulation.language.online import History, Scenario, run_online
+from corlld.simulation.language.policies import base_policy, log_likelihoods, sample
+from corlld.simulation.language.pretraining import pretrain
+from corlld.simulation.language.users import seeded
+from corlld.simulation.studies.study import Row
+
+EACH = 8  # answers in a micro-batch, as the daemon's `batching.max_events`
+WINDOWS = 10  # of the curves
+_LAST = 5  # the part of a run that is its end
+_DRAFTS_AT_THE_END = 4  # of each prompt, where all are judged
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large it all is.
+
+    pretraining: steps. rounds: micro-batches of a user. validation: seeds that settings are chosen on. judged: prompts
+    that the adapters are judged by at the end, of which the base model's whole policy is computed.
+    """
+
+    pretraining: int
+    rounds: int
+    validation: tuple[int, ...]
+    judged: int = len(PROMPTS)
+
+
+class Lab:
+    """The base model, trained when it is first asked for, and what was found on it."""
+
+    def __init__(self, scale: Scale) -> None:
+        self.scale = scale
+        self._tuning: dict[tuple[str, LearningSettings], list[Row]] = {}
+
+    @cached_property
+    def resident(self) -> ResidentModel:
+        with tempfile.TemporaryDirectory(prefix="corlld-language-") as folder:
+            path = pretrain(Path(folder), steps=self.scale.pretraining)
+            return load_resident_model(ModelSettings(name=str(path), device="cpu", dtype="float32"), AdapterSettings())
+
+    @cached_property
+    def base_logps(self) -> npt.NDArray[np.float64]:
+        """Log pi_0 of every sentence for every prompt that is judged."""
+        return base_policy(self.resident, PROMPTS[: self.scale.judged])
+
+    def run(
+        self,
+        method: Method,
+        learning: LearningSettings,
+        users: Sequence[tuple[Scenario, int]],
+        guard: GuardSettings | None = None,
+    ) -> list[History]:
+        """All of these users, learnt from in the same way."""
+        guard = guard or GuardSettings()
+        rounds = self.scale.rounds
+        return run_online(self.resident, method.feedback, learning, guard, users, rounds=rounds, each=EACH)
+
+    def tuning(self, method: Method, learning: LearningSettings, scenarios: Sequence[Scenario]) -> list[Row]:
+        """One setting on the validation seeds."""
+        if (method.name, learning) not in self._tuning:
+            users = [(scenario, seed) for scenario in scenarios for seed in self.scale.validation]
+            histories = self.run(method, learning, users)
+            self._tuning[method.name, learning] = [outline(history) for history in histories]
+        return self._tuning[method.name, learning]
+
+    def chosen(self, method: Method, scenarios: Sequence[Scenario], judged: Scenario) -> LearningSettings:
+        """The setting with the lowest regret at the end, mean of the validation seeds in one of the scenarios.
+
+        A method with a single setting has nothing to choose.
+        """
+        if len(method.tried) == 1:
+            return method.tried[0]
+
+        def regret(learning: LearningSettings) -> float:
+            rows = self.tuning(method, learning, scenarios)
+            return float(np.mean([row["end"] for row in rows if row["scenario"] == judged.name]))
+
+        return min(method.tried, key=regret)
+
+    def details(self, histories: Sequence[History]) -> list[Row]:
+        """Curves, what the answers told, and how the adapters at the end compare with the best within their KL."""
+        return [
+            outline(history) | _curve(history) | _answers(history) | ending
+            for history, ending in zip(histories, self._endings(histories), strict=True)
+        ]
+
+    def _endings(self, histories: Sequence[History]) -> list[Row]:
+        judged = PROMPTS[: self.scale.judged]
+        prompts = [list(judged) * (_DRAFTS_AT_THE_END * len(PROMPTS) // len(judged)) for _ in histories]
+        adapters = [history.adapter for history in histories]
+        rngs = [seeded("end", history.seed) for history in histories]
+        texts = [[draft.words for draft in own] for own in sample(self.resident, adapters, prompts, rngs)]
+        policy = log_likelihoods(self.resident, adapters, prompts, texts)
+        base = log_likelihoods(self.resident, [None] * len(histories), prompts, texts)
+        rows: list[Row] = []
+        for history, asked, own, kl in zip(histories, prompts, texts, (policy - base).mean(1).tolist(), strict=True):
+            utility = history.user.utility
+            reached = float(np.mean([utility.of(p, parse(words)) for p, words in zip(asked, own, strict=True)]))
+            best = best_within(self.base_logps, utility.of_sentences[: len(judged)], max(kl, 0.0))
+            rows.append({"kl": kl, "end_utility": reached, "best_within_kl": best})
+        return rows
+
+
+def outline(history: History) -> Row:
+    """What came of it, in short.
+
+    regret: REG_T. end: the same over the last fifth. sentences: share of texts there without a fault. end_of_sentences:
+    `end` of these alone (of all, where there is none).
+    """
+    last = len(history.regrets) // _LAST
+    faultless = [r for r, share in zip(history.regrets[-last:], history.sentences[-last:], strict=True) if share == 1]
+    return {
+        "scenario": history.scenario.name,
+        "seed": history.seed,
+        "regret": float(np.mean(history.regrets)),
+        "end": float(np.mean(history.regrets[-last:])),
+        "sentences": float(np.mean(history.sentences[-last:])),
+        "end_of_sentences": float(np.mean(faultless or history.regrets[-last:])),
+        "rejected": history.rejected,
+    }
+
+
+def _curve(history: History) -> Row:
+    """Mean regret of each window, by the number of answers at its end."""
+    windows = np.array_split(np.array(history.regrets), WINDOWS)
+    ends = np.cumsum([len(window) for window in windows])
+    return {f"to_{end}": float(window.mean()) for end, window in zip(ends.tolist(), windows, strict=True)}
+
+
+def _answers(history: History) -> Row:
+    """How informative the answers were: measured, not assumed.
+
+    alpha_hat: mean gain over mean gap. xi_hat: mean slack at the scenario's alpha. told: share of answers that tell a
+    better text from a worse one. harmful: share of those whose chosen text is the worse one.
+    """
+    gains, gaps = (np.array([getattr(answer, name) for answer in history.answers]) for name in ("gain", "gap"))
+    told = gains != 0
+    return {
+        "alpha_hat": float(gains.sum() / gaps.sum()) if gaps.sum() else 0.0,
+        "xi_hat": float(np.maximum(0, history.scenario.alpha * gaps - gains).mean()),
+        "told": float(told.mean()),
+        "harmful": float((gains < 0).sum() / max(1, told.sum())),
+    }

@@ -1,0 +1,56 @@
+"""The ways to learn that are compared, and the settings that are tried for each: equally many."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from corlld.settings import LearningSettings
+from corlld.simulation.language.online import Feedback
+
+LRS = (1e-3, 2e-3, 4e-3)  # several times the daemon's: this model is four thousand times smaller than gemma3-270m
+BETAS = (0.03, 0.1, 0.3)
+BETA1S = (0.0, 0.5, 0.9)
+ANCHORS = (0.01, 0.03, 0.1)
+
+_ONE_CALL = 2560  # tokens of a row: small rows would cost more time, and change nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """name: in results. tried: every setting that tuning tries. varied: what is different in them; all else is the
+    daemon's default, but for what the method fixes.
+    """
+
+    name: str
+    feedback: Feedback
+    tried: tuple[LearningSettings, ...]
+    varied: tuple[str, ...] = ()
+
+
+def settings(**changed: Any) -> LearningSettings:
+    """The daemon's defaults but for what is named."""
+    return LearningSettings(**{"max_row_tokens": _ONE_CALL} | changed)
+
+
+def described(method: Method, learning: LearningSettings) -> Mapping[str, float]:
+    """What is tuned of a method, by name."""
+    return {name: float(getattr(learning, name)) for name in method.varied}
+
+
+def _tuned(name: str, feedback: Feedback, second: str, values: Sequence[float], **fixed: Any) -> Method:
+    tried = [settings(**fixed, lr=lr, **{second: value}) for lr, value in itertools.product(LRS, values)]
+    return Method(name, feedback, tuple(tried), ("lr", second))
+
+
+# With one step for a pair neither beta nor epsilon means anything to `previous` under Adam, and imitation has no beta:
+# both have beta1 instead to choose from.
+CORLL = _tuned("CoRLL", Feedback.EDITS, "beta", BETAS)
+PREVIOUS = _tuned("CoRLL, previous", Feedback.EDITS, "beta1", BETA1S, reference="previous")
+SFT = _tuned("SFT on edits", Feedback.EDITED_TEXTS, "beta1", BETA1S, acceptance_weight=1.0)
+PAIR_DPO = _tuned("pair-DPO", Feedback.TWO_SAMPLES, "beta", BETAS, acceptance_weight=0.0)
+NOTHING = Method("no learning", Feedback.NONE, (settings(),))
+# Two ways to keep up the likelihood of the edited text, which the margin alone may lower together with the draft's.
+ANCHORED = _tuned("CoRLL, anchored", Feedback.EDITS, "anchor", ANCHORS)
+BOTH = _tuned("CoRLL + SFT", Feedback.EDITS_AND_TEXTS, "beta", BETAS, pairs_per_step=8)
+COMPARED = (CORLL, ANCHORED, PREVIOUS, SFT, PAIR_DPO, BOTH)

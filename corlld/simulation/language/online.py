@@ -1,0 +1,160 @@
+"""Many users learnt from online by the daemon's own learner: draft, answer, update, and so on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache
+
+import numpy as np
+
+from corlld.learning.adapter import AdapterTensors
+from corlld.learning.learner import CorllLearner
+from corlld.learning.resident import ResidentModel
+from corlld.records import EditEvent, PairStatus, TrainingBatch
+from corlld.settings import GuardSettings, LearningSettings
+from corlld.simulation.language.grammar import PROMPTS, Prompt, Words, is_sentence, parse, text_of
+from corlld.simulation.language.policies import Draft, sample
+from corlld.simulation.language.users import Answer, Harm, User, Utility, seeded
+
+_SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Feedback(StrEnum):
+    """What a user is asked for, and what the learner is told of it. The user's effort is one answer each time."""
+
+    EDITS = "edits"  # the draft and its edit, as a pair
+    EDITED_TEXTS = "edited texts"  # the edit alone, as a text to imitate
+    TWO_SAMPLES = "two samples"  # two drafts, the better one preferred
+    EDITS_AND_TEXTS = "edits and texts"  # the pair, and the edit as an accepted text besides
+    NONE = "none"  # nothing is learnt
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """How users answer; see `User`. of_base: they answer to drafts of the base model, as in an archive; what their own
+    policy writes is judged all the same.
+    """
+
+    name: str
+    alpha: float
+    harm_rate: float
+    harm: Harm
+    of_base: bool = False
+
+
+@dataclass
+class History:
+    """One user's run. utilities: of what the user's policy wrote, one value an answer (the mean of two samples).
+    sentences: the share of it that is without a fault.
+    """
+
+    scenario: Scenario
+    seed: int
+    user: User
+    adapter: AdapterTensors | None = None
+    utilities: list[float] = field(default_factory=list)
+    sentences: list[float] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    rejected: int = 0  # pairs that the guard undid
+
+    @property
+    def regrets(self) -> list[float]:
+        """U(y*) - U(y), answer by answer."""
+        return [1 - value for value in self.utilities]
+
+
+def run_online(
+    resident: ResidentModel,
+    feedback: Feedback,
+    learning: LearningSettings,
+    guard: GuardSettings,
+    users: Sequence[tuple[Scenario, int]],
+    *,
+    rounds: int,
+    each: int,
+) -> list[History]:
+    """All users side by side, for `rounds` micro-batches of `each` answers.
+
+    What is drawn for a seed is the same in every scenario and for every kind of feedback: only what was learnt differs.
+    """
+    histories = [_begun(scenario, seed) for scenario, seed in users]
+    prompted = [seeded("prompts", seed) for _, seed in users]
+    drawn = [seeded("drafts", seed) for _, seed in users]
+    others = [seeded("drafts of the base model", seed) for _, seed in users]
+    answered = [seeded("answers", seed) for _, seed in users]
+    learner = CorllLearner(resident, learning, guard, device_slots=len(users))
+    copies = 2 if feedback is Feedback.TWO_SAMPLES else 1
+    for number in range(rounds):
+        prompts = [[PROMPTS[index] for index in rng.integers(len(PROMPTS), size=each)] for rng in prompted]
+        own = sample(resident, [h.adapter for h in histories], [asked * copies for asked in prompts], drawn)
+        shown = own
+        if any(history.scenario.of_base for history in histories):
+            theirs = sample(resident, [None] * len(histories), [asked * copies for asked in prompts], others)
+            shown = [t if h.scenario.of_base else o for h, o, t in zip(histories, own, theirs, strict=True)]
+        batches = []
+        for history, asked, drafts, seen, rng in zip(histories, prompts, own, shown, answered, strict=True):
+            events = []
+            for index, prompt in enumerate(asked):
+                _judge(history, prompt, drafts[index::each])
+                answer = _answer(history, prompt, seen[index::each], rng)
+                history.answers.append(answer)
+                events += _events(f"{number}-{index}", prompt, seen[index], answer, feedback)
+            batches.append(TrainingBatch(_uid(history), history.adapter, tuple(events)))
+        if feedback is Feedback.NONE:
+            continue
+        for history, outcome in zip(histories, learner.update(batches), strict=True):
+            assert outcome.adapter is None or isinstance(outcome.adapter, AdapterTensors)  # noqa: S101 - its own make
+            history.adapter = outcome.adapter
+            history.rejected += sum(pair.status is PairStatus.REJECTED for pair in outcome.pairs)
+    return histories
+
+
+def _begun(scenario: Scenario, seed: int) -> History:
+    user = User(_utility(seed), scenario.alpha, scenario.harm_rate, scenario.harm)
+    return History(scenario, seed, user)
+
+
+@lru_cache(maxsize=64)
+def _utility(seed: int) -> Utility:
+    return Utility(seed)
+
+
+def _uid(history: History) -> str:
+    return f"{history.scenario.name}-{history.seed}"
+
+
+def _judge(history: History, prompt: Prompt, drafts: Sequence[Draft]) -> None:
+    parsed = [parse(draft.words) for draft in drafts]
+    history.utilities.append(float(np.mean([history.user.utility.of(prompt, text) for text in parsed])))
+    history.sentences.append(float(np.mean([is_sentence(text) for text in parsed])))
+
+
+def _answer(history: History, prompt: Prompt, shown: Sequence[Draft], rng: np.random.Generator) -> Answer:
+    if len(shown) == 2:
+        return history.user.prefer(prompt, shown[0].words, shown[1].words, rng)
+    return history.user.edit(prompt, shown[0].words, rng)
+
+
+def _events(name: str, prompt: Prompt, draft: Draft, answer: Answer, feedback: Feedback) -> list[EditEvent]:
+    """One answer as the learner is told of it."""
+    whole = _event(name, prompt, answer.rejected, answer.chosen, truncated=draft.truncated)
+    text = _event(f"{name}-text", prompt, answer.chosen, answer.chosen, truncated=False)
+    if feedback is Feedback.EDITED_TEXTS:
+        return [text]
+    if feedback is Feedback.EDITS_AND_TEXTS and not whole.is_acceptance:
+        return [whole, text]
+    return [whole]
+
+
+def _event(name: str, prompt: Prompt, proposed: Words, edited: Words, *, truncated: bool) -> EditEvent:
+    return EditEvent(
+        event_id=name,
+        user_id="made up",
+        occurred_at=_SOME_TIME,
+        prompt=prompt.text,
+        messages=None,
+        proposed=text_of(proposed),
+        edited=text_of(edited),
+        truncated=truncated,
+    )
