@@ -1,7 +1,8 @@
 """Five made-up tastes on the real model: does it learn each of them in 200 edits, and does it stay sound?
 
-Units: both methods are tuned on two tastes and a seed that are not reported; then five tastes learn by the default
-settings, in blocks of edits; then two of them by other settings, one change at a time, and by supervised fine-tuning.
+Units: five tastes learn by the default settings, in blocks of edits; then two of them by other settings, one change at a
+time; then the rule and supervised fine-tuning are tuned, on two tastes and a seed that are not reported, and learn those
+two tastes as tuned.
 """
 
 import json
@@ -36,8 +37,8 @@ class Scale:
     held_out: int
 
 
-FULL = Scale(edits=200, block=40, cell=80, tuning=40, held_out=12)
-QUICK = Scale(edits=16, block=8, cell=8, tuning=8, held_out=3)
+FULL = Scale(edits=200, block=40, cell=80, tuning=24, held_out=12)
+QUICK = Scale(edits=8, block=4, cell=8, tuning=4, held_out=2)
 
 
 def corll(name: str, **changes: float) -> Method:
@@ -64,27 +65,42 @@ class TastesStudy:
         if options.scratch is None:
             raise ValueError("this study needs `scratch`")
         work = _Work(Models(options.model), QUICK if options.quick else FULL, options.scratch)
-        tuned = [
+        tuning = [
             Unit(f"tuning {method.name} {method.learning.lr:g}", partial(work.tuning, method))
             for method in work.tuned_methods()
         ]
-        return [*tuned, *(unit for seed in options.seeds for unit in _reported(work, seed))]
+        seeds = options.seeds
+        return [
+            *(unit for seed in seeds for unit in (*_long_run(work, seed), *_changed(work, seed))),
+            *tuning,
+            *(unit for seed in seeds for unit in _tuned(work, seed)),
+        ]
 
     def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
         return report(rows, folder)
 
 
-def _reported(work: "_Work", seed: int) -> list[Unit]:
-    """Each cell is the default with one change; the default's own rows are those of the same users in the long run."""
-    long = [
+def _long_run(work: "_Work", seed: int) -> list[Unit]:
+    """The default, in blocks. Its first edits are also what the cells are compared with."""
+    return [
         Unit(f"seed {seed} long {start + work.scale.block}", partial(work.block, seed, start))
         for start in range(0, work.scale.edits, work.scale.block)
     ]
-    cells: dict[str, Callable[[], Method | None]] = {
-        name: partial(corll, name, **changes) for name, changes in CELLS.items()
-    }
-    cells |= {TUNED: work.tuned_rule, FINE_TUNING: lambda: fine_tuning(work.best_lr(FINE_TUNING))}
-    return [*long, *(Unit(f"seed {seed} {name}", partial(work.cell, seed, get)) for name, get in cells.items())]
+
+
+def _changed(work: "_Work", seed: int) -> list[Unit]:
+    """The default with one change each."""
+    return [
+        Unit(f"seed {seed} {name}", partial(work.cell, seed, partial(corll, name, **changes)))
+        for name, changes in CELLS.items()
+    ]
+
+
+def _tuned(work: "_Work", seed: int) -> list[Unit]:
+    return [
+        Unit(f"seed {seed} {TUNED}", partial(work.cell, seed, work.tuned_rule)),
+        Unit(f"seed {seed} {FINE_TUNING}", partial(work.cell, seed, work.tuned_fine_tuning)),
+    ]
 
 
 class _Work:
@@ -104,7 +120,7 @@ class _Work:
         loop = self._loop(method, VALIDATION, VALIDATION_SEED)
         rows = self._labelled(self._rounds(loop, self.scale.tuning), "tuning", method, VALIDATION_SEED)
         late = [float(row["edit_ratio"]) for row in rows if int(row["edits"]) > self.scale.tuning // 2]
-        path = self._tuned(method.name, method.learning.lr)
+        path = self._tuning(method.name, method.learning.lr)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(sum(late) / len(late)))
         return rows
@@ -112,7 +128,7 @@ class _Work:
     def best_lr(self, name: str) -> float:
         """The learning rate with the lowest edit ratio in tuning; the smaller one of two that are alike."""
         try:
-            return min(LEARNING_RATES, key=lambda lr: float(json.loads(self._tuned(name, lr).read_text())))
+            return min(LEARNING_RATES, key=lambda lr: float(json.loads(self._tuning(name, lr).read_text())))
         except FileNotFoundError as error:
             raise FatalError(f"{error.filename} is missing: begin anew in another folder") from None
 
@@ -120,6 +136,9 @@ class _Work:
         """The rule at its best learning rate; None where that is the default: the long run has it."""
         best = self.best_lr(DEFAULT)
         return None if best == LearningSettings().lr else corll(TUNED, lr=best)
+
+    def tuned_fine_tuning(self) -> Method:
+        return fine_tuning(self.best_lr(FINE_TUNING))
 
     def block(self, seed: int, start: int) -> list[Row]:
         """One block of the long run, which goes on from the state that the one before left."""
@@ -160,7 +179,7 @@ class _Work:
         label: Row = {"part": part, "method": method.name, "lr": method.learning.lr, "seed": seed}
         return [label | row for row in rows]
 
-    def _tuned(self, name: str, lr: float) -> Path:
+    def _tuning(self, name: str, lr: float) -> Path:
         return self._scratch / f"tuned-{name}-{lr:g}.json"
 
     def _state(self, seed: int, edits: int) -> Path:
