@@ -1,4 +1,4 @@
-"""The study `tastes` on a tiny model, at its quick scale: too little for drafts to change, enough for likelihoods to."""
+"""The study `tastes` on a tiny model, at its quick scale: too little for drafts to change, not for likelihoods."""
 
 import csv
 import io

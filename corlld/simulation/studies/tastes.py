@@ -1,8 +1,8 @@
 """Five made-up tastes on the real model: does it learn each of them in 200 edits, and does it stay sound?
 
-Units: five tastes learn by the default settings, in blocks of edits; then two of them by other settings, one change at a
-time; then the rule and supervised fine-tuning are tuned, on two tastes and a seed that are not reported, and learn those
-two tastes as tuned.
+Units: five tastes learn by the default settings, in blocks of edits; then two of them by other settings, one change at
+a time; then the rule and supervised fine-tuning are tuned, on two tastes and a seed that are not reported, and learn
+the two others as tuned.
 """
 
 import json
