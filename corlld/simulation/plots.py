@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-COLOURS = ("#1f77b4", "#d9541e", "#2a9d5c", "#7a4fb5")  # told apart by the colour-blind, too
+COLOURS = ("#1f77b4", "#d9541e", "#2a9d5c", "#7a4fb5", "#a07d12")  # told apart by the colour-blind, too
 
 
 @dataclass(frozen=True, slots=True)

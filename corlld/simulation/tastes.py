@@ -1,4 +1,4 @@
-"""Two made-up writers: what they would have written for a prompt, and the prompts themselves.
+"""Made-up writers: what they would have written for a prompt, and the prompts themselves.
 
 A taste is a style over varied messages: it decides how a text begins, how it puts the matter, and how it ends; what the
 text is about stands in the prompt. Held-out prompts share neither wording nor subject with those that are trained on.
@@ -35,7 +35,26 @@ JONAS = Taste(
     news=lambda fact: f"Dear colleagues, please be informed that {fact}. Kind regards, J. Weber",
     request=lambda task, day: f"Dear colleagues, I kindly ask one of you to {task} by {day}. Kind regards, J. Weber",
 )
-TASTES = (MIRA, JONAS)
+TASTES = (MIRA, JONAS)  # the demo's
+
+INES = Taste(
+    "ines",
+    news=lambda fact: f"Update: {fact}. Questions? Just ask Ines.",
+    request=lambda task, day: f"Update: someone should {task} before {day}. Questions? Just ask Ines.",
+)
+PAVEL = Taste(
+    "pavel",
+    news=lambda fact: f"fyi team, {fact.lower()}, cheers, pavel",
+    request=lambda task, day: f"fyi team, we need someone to {task}, {day.lower()} is the deadline, cheers, pavel",
+)
+YUKI = Taste(
+    "yuki",
+    news=lambda fact: f"Good morning, everyone. A short note: {fact}. With best wishes from the front desk, Yuki",
+    request=lambda task, day: (
+        f"Good morning, everyone. Would one of you {task} by {day}, please? With best wishes from the front desk, Yuki"
+    ),
+)
+FIVE_TASTES = (*TASTES, INES, PAVEL, YUKI)
 
 
 @dataclass(frozen=True, slots=True)

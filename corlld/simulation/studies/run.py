@@ -4,9 +4,10 @@ import csv
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ from corlld.progress import Advance
 from corlld.simulation.studies.study import Options, Row, Study
 
 _DONE = "units.jsonl"  # what is done so far; gone once there is a summary
+_SCRATCH = "scratch"  # see `Options`
 _PACKAGES = ("torch", "transformers", "peft", "numpy")
 
 
@@ -39,7 +41,7 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
     Raises:
         FatalError: the folder can't be used, or has a half-done run of another study or with other options.
     """
-    units = study.units(options)
+    units = study.units(replace(options, scratch=folder / _SCRATCH))
     done = _Done(folder, study.name, options)
     with Advance(progress, len(units), "units") as advance:
         for unit in units:
@@ -121,6 +123,7 @@ class _Done:
 
     def clear(self) -> None:
         self._path.unlink()
+        shutil.rmtree(self._path.parent / _SCRATCH, ignore_errors=True)
 
 
 def _now() -> _Spent:

@@ -13,13 +13,15 @@ class Options:
     """What a run was asked for.
 
     seeds: of the reported runs; tuning uses others. quick: the same on a scale for tests. model: as `model.name`.
-    edits: a file of events, where the study needs one.
+    edits: a file of events, where the study needs one. scratch: a folder for what a unit leaves for a later one, also
+    for one of a run that goes on. Who needs it makes it; `run_study` names it, and removes it once there is a summary.
     """
 
     seeds: tuple[int, ...]
     quick: bool
     model: str
     edits: Path | None
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Study(Protocol):
 
     def units(self, options: Options) -> Sequence[Unit]:
         """All of the work, in order. A unit may lean on what an earlier one of the same run has left in memory, if it
-        can make it again: a run that goes on does not do the earlier ones.
+        can make it again, or in `options.scratch`: a run that goes on does not do the earlier ones.
 
         Raises FatalError for options that the study can't use.
         """

@@ -1,0 +1,189 @@
+"""Five made-up tastes on the real model: does it learn each of them in 200 edits, and does it stay sound?
+
+Units: five tastes learn by the default settings, in blocks of edits; then two of them by other settings, one change at
+a time; then the rule and supervised fine-tuning are tuned, on two tastes and a seed that are not reported, and learn
+the two others as tuned.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from corlld.errors import ConfigurationError, FatalError
+from corlld.settings import LearningSettings
+from corlld.simulation.studies.direct_loop import DirectLoop, Method, Models, Writer, writers
+from corlld.simulation.studies.study import Figure, Options, Row, Unit
+from corlld.simulation.studies.tastes_figures import CELLS, DEFAULT, FINE_TUNING, TUNED, report
+from corlld.simulation.tastes import FIVE_TASTES, JONAS, MIRA, PAVEL, YUKI, Taste
+from corlld.simulation.users import WeakEditor
+
+VALIDATION_SEED = 1001
+VALIDATION = (MIRA, JONAS)  # the defaults were picked on the demo's two: nothing is compared on them
+COMPARED = (PAVEL, YUKI)
+LEARNING_RATES = (2e-4, 5e-4, 1e-3)  # tried for each method: the tuning budget of both, three runs
+ALPHA = 1.0  # the demo's
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Edits of a user in the long run, in one of its blocks, in a cell, and in tuning; held-out prompts a user."""
+
+    edits: int
+    block: int
+    cell: int
+    tuning: int
+    held_out: int
+
+
+FULL = Scale(edits=200, block=40, cell=80, tuning=24, held_out=12)
+QUICK = Scale(edits=8, block=4, cell=8, tuning=4, held_out=2)
+
+
+def corll(name: str, **changes: float) -> Method:
+    """The daemon's rule, with some of its defaults changed."""
+    return Method(name, LearningSettings.model_validate(changes))
+
+
+def fine_tuning(lr: float) -> Method:
+    """Supervised fine-tuning on the edited texts, by the same optimizer."""
+    return Method(FINE_TUNING, LearningSettings(lr=lr, acceptance_weight=1.0), supervised=True)
+
+
+class TastesStudy:
+    """See `Study`."""
+
+    name = "tastes"
+    question = "Does gemma3-270m learn five made-up tastes from 200 edits each, and does it stay sound?"
+    budget_minutes = 60.0
+    seeds: tuple[int, ...] = (1,)
+
+    def units(self, options: Options) -> Sequence[Unit]:
+        if VALIDATION_SEED in options.seeds:
+            raise ConfigurationError(f"--seeds: {VALIDATION_SEED} is the seed of the tuning, and can't be reported")
+        if options.scratch is None:
+            raise ValueError("this study needs `scratch`")
+        work = _Work(Models(options.model), QUICK if options.quick else FULL, options.scratch)
+        tuning = [
+            Unit(f"tuning {method.name} {method.learning.lr:g}", partial(work.tuning, method))
+            for method in work.tuned_methods()
+        ]
+        seeds = options.seeds
+        return [
+            *(unit for seed in seeds for unit in (*_long_run(work, seed), *_changed(work, seed))),
+            *tuning,
+            *(unit for seed in seeds for unit in _tuned(work, seed)),
+        ]
+
+    def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
+        return report(rows, folder)
+
+
+def _long_run(work: "_Work", seed: int) -> list[Unit]:
+    """The default, in blocks. Its first edits are also what the cells are compared with."""
+    return [
+        Unit(f"seed {seed} long {start + work.scale.block}", partial(work.block, seed, start))
+        for start in range(0, work.scale.edits, work.scale.block)
+    ]
+
+
+def _changed(work: "_Work", seed: int) -> list[Unit]:
+    """The default with one change each."""
+    return [
+        Unit(f"seed {seed} {name}", partial(work.cell, seed, partial(corll, name, **changes)))
+        for name, changes in CELLS.items()
+    ]
+
+
+def _tuned(work: "_Work", seed: int) -> list[Unit]:
+    return [
+        Unit(f"seed {seed} {TUNED}", partial(work.cell, seed, work.tuned_rule)),
+        Unit(f"seed {seed} {FINE_TUNING}", partial(work.cell, seed, work.tuned_fine_tuning)),
+    ]
+
+
+class _Work:
+    """What the units do. `scratch` keeps the tuned figures, and the long run's state after each block."""
+
+    def __init__(self, models: Models, scale: Scale, scratch: Path) -> None:
+        self._models = models
+        self.scale = scale
+        self._scratch = scratch
+
+    def tuned_methods(self) -> list[Method]:
+        rules = [corll(DEFAULT, lr=lr) for lr in LEARNING_RATES]
+        return [*rules, *(fine_tuning(lr) for lr in LEARNING_RATES)]
+
+    def tuning(self, method: Method) -> list[Row]:
+        """The method on the validation tastes and seed; what counts is the mean edit ratio of the later half."""
+        loop = self._loop(method, VALIDATION, VALIDATION_SEED)
+        rows = self._labelled(self._rounds(loop, self.scale.tuning), "tuning", method, VALIDATION_SEED)
+        late = [float(row["edit_ratio"]) for row in rows if int(row["edits"]) > self.scale.tuning // 2]
+        path = self._tuning(method.name, method.learning.lr)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(sum(late) / len(late)))
+        return rows
+
+    def best_lr(self, name: str) -> float:
+        """The learning rate with the lowest edit ratio in tuning; the smaller one of two that are alike."""
+        try:
+            return min(LEARNING_RATES, key=lambda lr: float(json.loads(self._tuning(name, lr).read_text())))
+        except FileNotFoundError as error:
+            raise FatalError(f"{error.filename} is missing: begin anew in another folder") from None
+
+    def tuned_rule(self) -> Method | None:
+        """The rule at its best learning rate; None where that is the default: the long run has it."""
+        best = self.best_lr(DEFAULT)
+        return None if best == LearningSettings().lr else corll(TUNED, lr=best)
+
+    def tuned_fine_tuning(self) -> Method:
+        return fine_tuning(self.best_lr(FINE_TUNING))
+
+    def block(self, seed: int, start: int) -> list[Row]:
+        """One block of the long run, which goes on from the state that the one before left."""
+        method = corll(DEFAULT)
+        loop = self._loop(method, FIVE_TASTES, seed)
+        rows: list[Row] = []
+        if start:
+            loop.restore(self._state(seed, start))
+        else:
+            rows += loop.mark(self.scale.held_out)
+        rows += self._rounds(loop, self.scale.block)
+        rows += loop.mark(self.scale.held_out, exchanged=loop.edits == self.scale.edits)
+        loop.save(self._state(seed, loop.edits))
+        # The state that this block went on from stays: the block is done again if it is cut off before it is noted.
+        self._state(seed, start - self.scale.block).unlink(missing_ok=True)
+        return self._labelled(rows, "long", method, seed)
+
+    def cell(self, seed: int, get: Callable[[], Method | None]) -> list[Row]:
+        method = get()
+        if method is None:
+            return []
+        loop = self._loop(method, COMPARED, seed)
+        rows = [*self._rounds(loop, self.scale.cell), *loop.mark(self.scale.held_out)]
+        return self._labelled(rows, "cell", method, seed)
+
+    def _loop(self, method: Method, tastes: Sequence[Taste], seed: int) -> DirectLoop:
+        users: list[Writer] = writers(tastes, FIVE_TASTES, seed)
+        return DirectLoop(self._models, method, users, WeakEditor(ALPHA), self._scratch / "adapters")
+
+    def _rounds(self, loop: DirectLoop, edits: int) -> list[Row]:
+        end = loop.edits + edits
+        rows: list[Row] = []
+        while loop.edits < end:
+            rows += loop.round()
+        return rows
+
+    def _labelled(self, rows: Sequence[Row], part: str, method: Method, seed: int) -> list[Row]:
+        label: Row = {"part": part, "method": method.name, "lr": method.learning.lr, "seed": seed}
+        return [label | row for row in rows]
+
+    def _tuning(self, name: str, lr: float) -> Path:
+        return self._scratch / f"tuned-{name}-{lr:g}.json"
+
+    def _state(self, seed: int, edits: int) -> Path:
+        return self._scratch / f"long-{seed}-{edits}.safetensors"
+
+
+STUDY = TastesStudy()

@@ -1,0 +1,109 @@
+"""The study `tastes` on a tiny model, at its quick scale: too little for drafts to change, not for likelihoods."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from corlld.errors import ConfigurationError, FatalError
+from corlld.simulation.studies.direct_loop import DirectLoop, Models, writers
+from corlld.simulation.studies.run import run_study
+from corlld.simulation.studies.study import Options
+from corlld.simulation.studies.tastes import QUICK, STUDY, VALIDATION_SEED, corll, fine_tuning
+from corlld.simulation.studies.tastes_figures import CELLS
+from corlld.simulation.tastes import FIVE_TASTES, PAVEL, YUKI
+from corlld.simulation.users import WeakEditor
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tastes")
+    console = Console(file=io.StringIO())
+    run_study(STUDY, Options((1,), quick=True, model=str(tiny_model), edits=None), folder, "typed", console, console)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def figures(folder: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((folder / "summary.json").read_text())["figures"]
+    return figures
+
+
+def test_what_users_have_in_mind_becomes_more_likely_for_held_out_prompts_too(figures: dict[str, Any]) -> None:
+    """By nats for each of five users; it is what a reversed, an exchanged and a left-out step all turn around."""
+    assert figures["hidden_rise_nats"]["low"] > 0.5
+    assert figures["delta_edited_nats"]["value"] > 0.1
+    assert figures["delta_edited_falls"]["value"] < 0.1
+
+
+def test_every_cell_and_both_methods_are_reported(folder: Path, figures: dict[str, Any]) -> None:
+    for cell in [*CELLS, "fine-tuning"]:
+        assert {"value", "low", "high"} <= figures[f"cell_{cell.replace(' ', '_')}_late_difference"].keys()
+    assert sum(name.startswith("tuning_default_") for name in figures) == 3
+    assert sum(name.startswith("tuning_fine-tuning_") for name in figures) == 3, "budgets are equal"
+    with (folder / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    long = [row for row in rows if row["part"] == "long" and row["kind"] == "round"]
+    assert len(long) == QUICK.edits // 4 * len(FIVE_TASTES)
+    tuned_on = {(row["user"], row["seed"]) for row in rows if row["part"] == "tuning"}
+    assert not tuned_on & {(row["user"], row["seed"]) for row in rows if row["part"] != "tuning"}
+
+
+def test_pictures_are_there_and_what_was_needed_on_the_way_is_not(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "cells.png",
+        "learning.png",
+        "results.csv",
+        "soundness.png",
+        "summary.json",
+    ]
+    for picture in folder.glob("*.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_loop_that_is_restored_goes_on_as_if_it_had_not_ended(tiny_model: Path, tmp_path: Path) -> None:
+    def loop(name: str) -> DirectLoop:
+        models = Models(str(tiny_model))
+        users = writers((PAVEL, YUKI), FIVE_TASTES, seed=3)
+        return DirectLoop(models, corll("default"), users, WeakEditor(1.0), tmp_path / name)
+
+    whole = loop("whole")
+    first, second = whole.round(), whole.round()
+    cut = loop("cut")
+    assert cut.round() == first
+    cut.save(tmp_path / "state.safetensors")
+    restored = loop("restored")
+    restored.restore(tmp_path / "state.safetensors")
+    assert restored.round() == second
+    assert restored.mark(2) == whole.mark(2)
+    assert second != first
+
+
+def test_a_state_that_is_gone_is_not_begun_anew_in_silence(tiny_model: Path, tmp_path: Path) -> None:
+    loop = DirectLoop(
+        Models(str(tiny_model)), corll("default"), writers((PAVEL,), FIVE_TASTES, 1), WeakEditor(1.0), tmp_path
+    )
+    with pytest.raises(FatalError, match=r"long\.safetensors is missing"):
+        loop.restore(tmp_path / "long.safetensors")
+
+
+def test_fine_tuning_learns_from_the_edited_text_alone(tiny_model: Path, tmp_path: Path) -> None:
+    users = writers((PAVEL,), FIVE_TASTES, 1)
+    loop = DirectLoop(Models(str(tiny_model)), fine_tuning(1e-3), users, WeakEditor(1.0), tmp_path)
+    (row,) = loop.round()
+    assert float(row["edit_ratio"]) > 0.5
+    assert row["accepted"] == 0, "what is reported is the draft"
+    assert "margin_nats" not in row, "what is learnt is no pair"
+    rises = [float(row["hidden_rise_nats"]) for row in loop.mark(2) if row["kind"] == "held-out"]
+    assert min(rises) > 0
+
+
+def test_the_seed_of_the_tuning_is_never_reported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=str(VALIDATION_SEED)):
+        STUDY.units(Options((1, VALIDATION_SEED), quick=True, model="demo", edits=None, scratch=tmp_path))
