@@ -107,6 +107,4 @@ def split(edits: dict[str, list[Edit]], sizes: Sizes) -> Split:
 
 
 def _named(kind: str, users: Sequence[str], edits: dict[str, list[Edit]], number: int) -> tuple[Editor, ...]:
-    return tuple(
-        Editor(f"{kind} {place}", tuple(edits[user][:number])) for place, user in enumerate(users, 1)
-    )
+    return tuple(Editor(f"{kind} {place}", tuple(edits[user][:number])) for place, user in enumerate(users, 1))

@@ -3,34 +3,19 @@
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from corlld.learning.learner import CorllLearner
 from corlld.learning.resident import ResidentModel
 from corlld.learning.user_step import PairScore
 from corlld.records import Adapter, EditEvent, PairOutcome, PairStatus, TrainingBatch
-from corlld.settings import BatchingSettings, GuardSettings, LearningSettings
+from corlld.settings import BatchingSettings, GuardSettings
 from corlld.simulation.studies.edit_archive import Editor
+from corlld.simulation.studies.edit_rules import Rule
 from corlld.simulation.studies.study import Row
 
 ROUND = BatchingSettings().max_events  # edits of a micro-batch, as the daemon's
 REMEMBERED = 64  # newest edits that a replay of earlier ones draws from
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A way to learn from an edit.
-
-    learning: the engine's settings. texts: supervised fine-tuning: the edited text alone, as if it had been accepted.
-    replayed: so many earlier edits of the same editor are trained on again behind a micro-batch. flipped: a coin
-        exchanges proposed and edited text of each edit beforehand, so that there is nothing to learn.
-    """
-
-    name: str
-    learning: LearningSettings = field(default_factory=LearningSettings)
-    texts: bool = False
-    replayed: int = 0
-    flipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +43,7 @@ def replay(resident: ResidentModel, editors: Sequence[Editor], rule: Rule, seed:
         rule: how they are learnt from.
         seed: of the adapters' starts, of flips, and of which edits are replayed.
     """
-    learner = CorllLearner(resident, _settings(rule), GuardSettings(), len(editors))
+    learner = CorllLearner(resident, rule.learning, GuardSettings(), len(editors))
     events = [[_presented(edit.event, rule, seed) for edit in editor.edits] for editor in editors]
     count = len(events[0])
     adapters: list[Adapter | None] = [None] * len(editors)
@@ -93,7 +78,7 @@ def cross_scores(
     adapters: of each editor, trained on the first half. gain: rise of the edited text's log-probability over the base
     model's, in nats a token.
     """
-    learner = CorllLearner(resident, _settings(rule), GuardSettings(), len(editors))
+    learner = CorllLearner(resident, rule.learning, GuardSettings(), len(editors))
     rows: list[Row] = []
     for editor in editors:
         start = _middle(len(editor.edits))
@@ -126,10 +111,6 @@ def _middle(count: int) -> int:
     return count // ROUND // 2 * ROUND
 
 
-def _settings(rule: Rule) -> LearningSettings:
-    return rule.learning.model_copy(update={"acceptance_weight": 1.0}) if rule.texts else rule.learning
-
-
 def _presented(event: EditEvent, rule: Rule, seed: int) -> EditEvent:
     """The event as the rule is given it."""
     if rule.flipped and _flip(event, seed):
@@ -141,9 +122,7 @@ def _flip(event: EditEvent, seed: int) -> bool:
     return bool(hashlib.sha256(f"{seed} {event.event_id}".encode()).digest()[0] & 1)
 
 
-def _lesson(
-    fresh: Sequence[EditEvent], earlier: Sequence[EditEvent], rule: Rule, draw: str
-) -> tuple[EditEvent, ...]:
+def _lesson(fresh: Sequence[EditEvent], earlier: Sequence[EditEvent], rule: Rule, draw: str) -> tuple[EditEvent, ...]:
     """What is trained on: the new edits, and behind them, in steps of their own, some of the earlier ones."""
     remembered = earlier[-REMEMBERED:]
     again = random.Random(draw).sample(remembered, min(rule.replayed, len(remembered)))  # noqa: S311 - no secret

@@ -1,0 +1,59 @@
+"""Ways to learn from edits that are compared on an archive, and which of them were chosen."""
+
+from dataclasses import dataclass, field
+
+from corlld.settings import LearningSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A way to learn from an edit.
+
+    learning: the engine's settings. texts: supervised fine-tuning: the edited text alone, as if it had been accepted.
+    replayed: so many earlier edits of the same editor are trained on again behind a micro-batch. flipped: a coin
+        exchanges proposed and edited text of each edit beforehand, so that there is nothing to learn.
+    """
+
+    name: str
+    learning: LearningSettings = field(default_factory=LearningSettings)
+    texts: bool = False
+    replayed: int = 0
+    flipped: bool = False
+
+
+def _fine_tuning(lr: float) -> Rule:
+    return Rule(f"sft-lr-{lr:g}", LearningSettings(lr=lr, acceptance_weight=1.0), texts=True)
+
+
+_CORLL = Rule("corll")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Candidates were compared on validation editors alone, as many of fine-tuning as of corlld.
+
+    corll: the defaults, reported whatever wins. flipped: the same on labels by a coin. chosen_corll, chosen_sft: the
+        best of the candidates on validation editors.
+    """
+
+    corll: Rule = _CORLL
+    flipped: Rule = Rule("corll-flipped", flipped=True)
+    corll_candidates: tuple[Rule, ...] = (
+        _CORLL,
+        Rule("corll-beta-.03", LearningSettings(beta=0.03)),
+        Rule("corll-anchor-.1", LearningSettings(anchor=0.1)),
+        Rule("corll-lr-1e-4", LearningSettings(lr=1e-4)),
+        Rule("corll-replay-8", replayed=8),
+    )
+    sft_candidates: tuple[Rule, ...] = tuple(_fine_tuning(lr) for lr in (2e-5, 1e-4, 2e-4, 5e-4, 1e-3))
+    chosen_corll: Rule = _CORLL
+    chosen_sft: Rule = _fine_tuning(1e-4)
+
+    @property
+    def candidates(self) -> tuple[Rule, ...]:
+        return self.corll_candidates + self.sft_candidates
+
+    @property
+    def reported(self) -> tuple[Rule, ...]:
+        """Each once."""
+        return tuple(dict.fromkeys((self.corll, self.chosen_corll, self.chosen_sft, self.flipped)))
