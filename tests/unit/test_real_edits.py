@@ -115,12 +115,14 @@ def test_without_an_archive_there_is_one_sentence() -> None:
 def test_an_archive_that_is_not_there_or_not_valid_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(FatalError, match=r"none\.jsonl: No such file"):
         read_edits(tmp_path / "none.jsonl")
+    broken = edit("ann", 1, "a", "b")
+    del broken["proposed"]
+    file = archive(tmp_path, edit("ann", 0, "a", "b"), broken)
     with pytest.raises(FatalError, match="line 2: missing_field: proposed"):
-        broken = edit("ann", 1, "a", "b")
-        del broken["proposed"]
-        read_edits(archive(tmp_path, edit("ann", 0, "a", "b"), broken))
+        read_edits(file)
+    file = archive(tmp_path, edit("ann", 0, "a", "b", commit=None))
     with pytest.raises(FatalError, match="line 1 has no `commit`"):
-        read_edits(archive(tmp_path, edit("ann", 0, "a", "b", commit=None)))
+        read_edits(file)
 
 
 def test_of_a_commit_three_edits_count_and_acceptances_and_long_texts_do_not(tmp_path: Path) -> None:

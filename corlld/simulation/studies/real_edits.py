@@ -14,7 +14,7 @@ from corlld.learning.resident import ResidentModel, load_resident_model
 from corlld.settings import AdapterSettings, ModelSettings
 from corlld.simulation.baselines import WordCountPerceptron, longer_wins
 from corlld.simulation.studies.edit_archive import Editor, Sizes, Split, read_edits, split
-from corlld.simulation.studies.edit_rules import Rule, Rules
+from corlld.simulation.studies.edit_rules import RULES, Rule, Rules
 from corlld.simulation.studies.prequential import cross_scores, replay
 from corlld.simulation.studies.real_edits_report import BASELINES, REPORTED, VALIDATION, Report
 from corlld.simulation.studies.study import Figure, Options, Row, Unit
@@ -34,7 +34,7 @@ class RealEdits:
     budget_minutes: float = 60.0
     seeds: tuple[int, ...] = (1,)
     sizes: tuple[Sizes, Sizes] = (FULL, QUICK)
-    rules: Rules = Rules()
+    rules: Rules = RULES
 
     def units(self, options: Options) -> Sequence[Unit]:
         """See `Study`. Each unit stands by itself."""
