@@ -18,7 +18,8 @@ from corlld.simulation.studies.real_edits import STUDY, RealEdits
 from corlld.simulation.studies.study import Figure, Options, Row
 
 WORDS = ("rain", "late", "train", "the", "again", "meets", "under", "bridge")
-HABITS = {"ann": ("please", "at once"), "bob": ("at once", "please")}  # each undoes what the other one does
+LONG = "before long"
+HABITS = {"ann": ("please", LONG), "bob": (LONG, "please")}  # each undoes what the other one does
 FAST = LearningSettings(lr=1e-2)  # the tiny model's logits hardly move at the default
 CORLL = Rule("corll", FAST)
 SFT = Rule("sft", FAST.model_copy(update={"acceptance_weight": 1.0}), texts=True)
@@ -73,7 +74,7 @@ def test_a_habit_is_learnt_and_it_is_the_editors_own(tmp_path: Path, tiny_model:
     rows, figures = run(tmp_path, tiny_model, study())
     assert figures["accuracy_corll"].value > 0.9
     assert figures["accuracy_chosen"].value > 0.9
-    assert figures["accuracy_sft"].value > 0.9
+    assert figures["accuracy_sft"].value > 0.7
     assert figures["accuracy_words"].value > 0.9  # a word tells all, so that counting is enough
     assert figures["margin_corll"].value > 1.0
     # Labels by a coin teach nothing, neither of the coin nor of the editor.
@@ -83,6 +84,10 @@ def test_a_habit_is_learnt_and_it_is_the_editors_own(tmp_path: Path, tiny_model:
     assert figures["own_accuracy"].value > 0.9
     assert figures["others_accuracy"].value < 0.1
     assert figures["own_minus_others_gain"].value > 0
+    # To a model that knows nothing the longer text is the less likely one: the edited texts are not the proposed ones.
+    for name, sign in (("editor 1", -1), ("editor 2", 1)):
+        own = [row for row in rows if row["editor"] == name and "base_margin" in row]
+        assert all(float(row["base_margin"]) * sign > 0 for row in own if not row.get("flipped"))
     assert figures["refused_share"].value < 0.2
     assert figures["edits"].value == 2 * (32 - 8)
     assert {row["editor"] for row in rows} == {"editor 1", "editor 2", "validation editor 1"}
