@@ -24,7 +24,7 @@ FAST = LearningSettings(lr=1e-2)  # the tiny model's logits hardly move at the d
 CORLL = Rule("corll", FAST)
 SFT = Rule("sft", FAST.model_copy(update={"acceptance_weight": 1.0}), texts=True)
 FLIPPED = replace(CORLL, name="corll-flipped", flipped=True)
-AGAIN = Rule("corll-replay-8", FAST, replayed=8)
+ANCHORED = Rule("corll-anchor-.1", FAST.model_copy(update={"anchor": 0.1}))
 
 
 def edit(user: str, number: int, before: str, after: str, **more: Any) -> dict[str, Any]:
@@ -49,13 +49,13 @@ def archive(folder: Path, *rows: dict[str, Any]) -> Path:
     return file
 
 
-def study(*, corll: Rule = CORLL) -> RealEdits:
+def study(corll: Rule = CORLL, chosen: Rule = ANCHORED) -> RealEdits:
     rules = Rules(
         corll=corll,
         flipped=replace(FLIPPED, learning=corll.learning),
-        corll_candidates=(corll, AGAIN),
+        corll_candidates=(corll, chosen),
         sft_candidates=(SFT,),
-        chosen_corll=AGAIN,
+        chosen_corll=chosen,
         chosen_sft=SFT,
     )
     return RealEdits(rules=rules)
@@ -96,7 +96,8 @@ def test_a_habit_is_learnt_and_it_is_the_editors_own(tmp_path: Path, tiny_model:
 
 def test_nothing_is_found_where_nothing_is_learnt(tmp_path: Path, tiny_model: Path) -> None:
     """Steps too small to matter: the same code must then say so."""
-    _, figures = run(tmp_path, tiny_model, study(corll=Rule("corll", LearningSettings(lr=1e-12))))
+    hardly = Rule("corll", LearningSettings(lr=1e-12))
+    _, figures = run(tmp_path, tiny_model, study(hardly, hardly))
     assert abs(figures["margin_corll"].value) < 0.5
     assert figures["own_minus_others_gain"].value == pytest.approx(0, abs=0.05)
 
@@ -108,7 +109,7 @@ def test_the_same_options_give_the_same_rows(tmp_path: Path, tiny_model: Path) -
         options = Options((1,), True, str(tiny_model), archive(tmp_path, *rows))
         return next(unit for unit in study().units(options) if unit.key == name).run()
 
-    for name in ("validation/corll-replay-8", "reported/corll-flipped/1/1"):
+    for name in ("validation/corll-anchor-.1", "reported/corll-flipped/1/1"):
         assert unit(name) == unit(name)
 
 

@@ -1,7 +1,6 @@
 """An archive replayed through the learner: each edit is judged before it is learnt from."""
 
 import hashlib
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,6 @@ from corlld.simulation.studies.edit_rules import Rule
 from corlld.simulation.studies.study import Row
 
 ROUND = BatchingSettings().max_events  # edits of a micro-batch, as the daemon's
-REMEMBERED = 64  # newest edits that a replay of earlier ones draws from
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,55 +39,51 @@ def replay(resident: ResidentModel, editors: Sequence[Editor], rule: Rule, seed:
         resident: the model.
         editors: with equally many edits.
         rule: how they are learnt from.
-        seed: of the adapters' starts, of flips, and of which edits are replayed.
+        seed: of the adapters' starts, and of flips.
     """
     learner = CorllLearner(resident, rule.learning, GuardSettings(), len(editors))
     events = [[_presented(edit.event, rule, seed) for edit in editor.edits] for editor in editors]
     count = len(events[0])
     adapters: list[Adapter | None] = [None] * len(editors)
-    middle = adapters
+    halfway = adapters
     rows: list[Row] = []
     for start in range(0, count, ROUND):
-        if start == _middle(count):
-            middle = adapters
+        if start == middle(count):
+            halfway = adapters
         fresh = [own[start : start + ROUND] for own in events]
         scores = _scores(learner, editors, adapters, fresh, seed) if rule.texts else None
         batches = [
-            TrainingBatch(
-                _uid(editor.name, seed), adapter, _lesson(new, own[:start], rule, f"{seed} {editor.name} {start}")
-            )
-            for editor, adapter, new, own in zip(editors, adapters, fresh, events, strict=True)
+            TrainingBatch(_uid(editor.name, seed), adapter, tuple(_lesson(event, rule) for event in new))
+            for editor, adapter, new in zip(editors, adapters, fresh, strict=True)
         ]
         outcomes = learner.update(batches)
         for place, (editor, outcome) in enumerate(zip(editors, outcomes, strict=True)):
-            for offset, pair in enumerate(outcome.pairs[: len(fresh[place])]):
+            for offset, pair in enumerate(outcome.pairs):
                 judged = _by_score(scores[place][offset], outcome.trained, start) if scores else _by_outcome(pair)
                 if judged is not None:
                     rows.append(_row(editor, start + offset, judged, rule, seed))
         adapters = [outcome.adapter for outcome in outcomes]
-    return Replayed(rows, middle)
+    return Replayed(rows, halfway)
 
 
 def cross_scores(
     resident: ResidentModel, editors: Sequence[Editor], adapters: Sequence[Adapter | None], rule: Rule, seed: int
 ) -> list[Row]:
-    """Each editor's second half scored by every adapter, learning nothing: does it know the person or the domain?
+    """Each editor's second half scored by its own adapter and by the next editor's, learning nothing: does an adapter
+    know the person or the domain?
 
     adapters: of each editor, trained on the first half. gain: rise of the edited text's log-probability over the base
     model's, in nats a token.
     """
     learner = CorllLearner(resident, rule.learning, GuardSettings(), len(editors))
+    trained = list(zip(editors, adapters, strict=True))
     rows: list[Row] = []
-    for editor in editors:
-        start = _middle(len(editor.edits))
+    for place, editor in enumerate(editors):
+        start = middle(len(editor.edits))
         held_out = tuple(edit.event for edit in editor.edits[start:])
-        scored = learner.score(
-            [
-                TrainingBatch(_uid(owner.name, seed), adapter, held_out)
-                for owner, adapter in zip(editors, adapters, strict=True)
-            ]
-        )
-        for owner, scores in zip(editors, scored, strict=True):
+        owners = [trained[place], trained[(place + 1) % len(trained)]]
+        scored = learner.score([TrainingBatch(_uid(owner.name, seed), adapter, held_out) for owner, adapter in owners])
+        for (owner, _), scores in zip(owners, scored, strict=True):
             rows += [
                 {
                     "editor": editor.name,
@@ -106,7 +100,7 @@ def cross_scores(
     return rows
 
 
-def _middle(count: int) -> int:
+def middle(count: int) -> int:
     """The first edit of the second half: a micro-batch begins there."""
     return count // ROUND // 2 * ROUND
 
@@ -118,16 +112,13 @@ def _presented(event: EditEvent, rule: Rule, seed: int) -> EditEvent:
     return event
 
 
+def _lesson(event: EditEvent, rule: Rule) -> EditEvent:
+    """What is trained on."""
+    return replace(event, proposed=event.edited) if rule.texts else event
+
+
 def _flip(event: EditEvent, seed: int) -> bool:
     return bool(hashlib.sha256(f"{seed} {event.event_id}".encode()).digest()[0] & 1)
-
-
-def _lesson(fresh: Sequence[EditEvent], earlier: Sequence[EditEvent], rule: Rule, draw: str) -> tuple[EditEvent, ...]:
-    """What is trained on: the new edits, and behind them, in steps of their own, some of the earlier ones."""
-    remembered = earlier[-REMEMBERED:]
-    again = random.Random(draw).sample(remembered, min(rule.replayed, len(remembered)))  # noqa: S311 - no secret
-    lesson = (*fresh, *again)
-    return tuple(replace(event, proposed=event.edited) for event in lesson) if rule.texts else lesson
 
 
 def _scores(

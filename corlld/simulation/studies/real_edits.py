@@ -5,7 +5,7 @@ Every editor counts with the same number of edits. What was tuned was tuned on o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from corlld.settings import AdapterSettings, ModelSettings
 from corlld.simulation.baselines import WordCountPerceptron, longer_wins
 from corlld.simulation.studies.edit_archive import Editor, Sizes, Split, read_edits, split
 from corlld.simulation.studies.edit_rules import RULES, Rule, Rules
-from corlld.simulation.studies.prequential import cross_scores, replay
+from corlld.simulation.studies.prequential import cross_scores, middle, replay
 from corlld.simulation.studies.real_edits_report import BASELINES, REPORTED, VALIDATION, Report
 from corlld.simulation.studies.study import Figure, Options, Row, Unit
 
@@ -47,7 +47,8 @@ class RealEdits:
         for seed in options.seeds:
             for rule in self.rules.reported:
                 for number, group in enumerate(groups, 1):
-                    run = _replaying(options, group, rule, seed, crossed=rule == self.rules.corll)
+                    shown = [_first_half(editor) for editor in group] if rule.flipped else group
+                    run = _replaying(options, shown, rule, seed, crossed=rule == self.rules.chosen_corll)
                     units.append(Unit(f"{REPORTED}/{rule.name}/{seed}/{number}", run))
         return units
 
@@ -84,6 +85,11 @@ def _baselines(editors: Sequence[Editor]) -> list[Row]:
             for index, edit in enumerate(editor.edits)
         ]
     return rows
+
+
+def _first_half(editor: Editor) -> Editor:
+    """Enough where there is nothing to learn."""
+    return replace(editor, edits=editor.edits[: middle(len(editor.edits))])
 
 
 def _replaying(

@@ -43,7 +43,7 @@ def plot_curves(
 
     Args:
         path: a PNG file, written over.
-        ends: edits of each editor so far, one for each figure of a method.
+        ends: edits of each editor so far, one for each figure of a method; it may have fewer.
         accuracy: shares, 0 to 1, by method: corll, chosen, sft, words, longer, base, flipped.
         margins: in nats, likewise.
     """
@@ -52,10 +52,11 @@ def plot_curves(
     for axes, methods in ((upper, accuracy), (lower, margins)):
         for name, figures in methods.items():
             look = _LOOKS[name]
-            axes.plot(ends, [f.value for f in figures], look.style, color=look.colour, label=look.label)
+            own = ends[: len(figures)]
+            axes.plot(own, [f.value for f in figures], look.style, color=look.colour, label=look.label)
             if look.banded:
                 lows, highs = [f.low for f in figures], [f.high for f in figures]
-                axes.fill_between(ends, lows, highs, color=look.colour, alpha=0.15, linewidth=0)
+                axes.fill_between(own, lows, highs, color=look.colour, alpha=0.15, linewidth=0)
         axes.grid(alpha=0.3)
         axes.legend(ncols=2, fontsize="small")
     upper.axhline(0.5, color="black", linewidth=0.8)

@@ -6,7 +6,7 @@ from pathlib import Path
 from corlld.simulation.studies import edit_figures
 from corlld.simulation.studies.edit_figures import Key, base_correct, correct, like, number, preferred, truly_correct
 from corlld.simulation.studies.edit_rules import Rule, Rules
-from corlld.simulation.studies.prequential import ROUND
+from corlld.simulation.studies.prequential import ROUND, middle
 from corlld.simulation.studies.real_edits_plots import plot_curves, plot_persons
 from corlld.simulation.studies.study import Figure, Row
 
@@ -58,12 +58,11 @@ class Report:
 
     def draw(self, folder: Path) -> None:
         """The two pictures."""
-        last = 1 + max(edit for _, _, edit in self._accuracy["corll"])
-        ends = range(ROUND + ROUND // 2, last + 1, ROUND // 2)
+        ends = range(ROUND + ROUND // 2, _end(self._accuracy["corll"]) + 1, ROUND // 2)
         same = self._rules.chosen_corll == self._rules.corll
         accuracy, margin = (
             {
-                name: edit_figures.cumulative(found, self._commits, ends)
+                name: edit_figures.cumulative(found, self._commits, [end for end in ends if end <= _end(found)])
                 for name, found in curves.items()
                 if not (same and name == "chosen")
             }
@@ -86,7 +85,7 @@ class Report:
 
     def _prequential(self) -> dict[str, Figure]:
         corll, margin = self._accuracy["corll"], self._margin["corll"]
-        later = 1 + max(edit for _, _, edit in corll) // 2
+        later = middle(_end(corll))
         flipped = self._judged(self._rules.flipped, correct)
         applied = self._judged(self._rules.corll, number("applied"))
         share = "share of edits whose edited text was preferred before it was learnt from"
@@ -200,3 +199,8 @@ class Report:
 
     def _mean(self, found: Mapping[Key, float], meaning: str) -> Figure:
         return edit_figures.mean(found, self._commits, meaning)
+
+
+def _end(found: Found) -> int:
+    """Behind the last edit that was judged."""
+    return 1 + max(edit for _, _, edit in found)
