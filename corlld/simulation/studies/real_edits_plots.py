@@ -24,7 +24,7 @@ class _Look:
 
 _LOOKS = {
     "corll": _Look("corlld", _BLUE, banded=True),
-    "chosen": _Look("corlld, as chosen on validation editors", _BLUE, "-."),
+    "chosen": _Look("corlld, chosen on validation editors", _BLUE, "-."),
     "sft": _Look("fine-tuning on edited texts", _GREEN),
     "words": _Look("word counts", _ORANGE, banded=True),
     "longer": _Look("the longer text", _ORANGE, ":"),
@@ -69,43 +69,40 @@ def plot_curves(
     figure.savefig(path, dpi=100)
 
 
-def plot_persons(
-    path: Path, control: Mapping[str, Figure], editors: Mapping[str, tuple[Figure, Figure, Figure]]
-) -> None:
+def plot_persons(path: Path, control: Mapping[str, Figure], editors: Mapping[str, Mapping[str, Figure]]) -> None:
     """Whose adapter knows an editor's later edits, and the accuracy of each editor beside simple rules.
 
     Args:
         path: a PNG file, written over.
         control: shares of the second half's edits that are preferred, by who scored them.
-        editors: by name: the accuracy of corlld, of word counts, and of the base model.
+        editors: by name: accuracy by method, the same methods for everyone.
     """
-    figure = _figure((10, 4.5))
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure = _figure((12, 4.8))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
     for place, shown in enumerate(control.values()):
-        _point(left, place, shown, _BLUE)
+        _point(left, place, shown, _LOOKS["chosen"])
     left.set_xticks(range(len(control)), list(control), fontsize="small")
     left.set(ylabel="share of edits preferred", title="Second halves, by an adapter\nthat learnt from a first half")
-    for shift, colour, label, which in (
-        (-0.2, _BLUE, "corlld", 0),
-        (0.0, _ORANGE, "word counts", 1),
-        (0.2, _PURPLE, "base model", 2),
-    ):
+    methods = list(next(iter(editors.values())))
+    for number, method in enumerate(methods):
+        shift, look = 0.16 * (number - (len(methods) - 1) / 2), _LOOKS[method]
         for place, figures in enumerate(editors.values()):
-            _point(right, place + shift, figures[which], colour, label if place == 0 else None)
+            _point(right, place + shift, figures[method], look, look.label if place == 0 else None)
     right.set_xticks(range(len(editors)), [name.replace(" ", "\n") for name in editors], fontsize="small")
     right.set(title="Each editor, prequential")
     right.legend(fontsize="small")
     for axes in (left, right):
         axes.axhline(0.5, color="black", linewidth=0.8)
         axes.grid(alpha=0.3, axis="y")
-        axes.margins(x=0.1)
+        axes.margins(x=0.08)
     figure.suptitle("95 % intervals over commits", fontsize="medium")
     figure.savefig(path, dpi=100)
 
 
-def _point(axes: Any, x: float, shown: Figure, colour: str, label: str | None = None) -> None:
-    axes.vlines(x, shown.low, shown.high, color=colour, linewidth=2)
-    axes.plot([x], [shown.value], "o", color=colour, label=label)
+def _point(axes: Any, x: float, shown: Figure, look: _Look, label: str | None = None) -> None:
+    filling = look.colour if look.style == "-" else "white"
+    axes.vlines(x, shown.low, shown.high, color=look.colour, linewidth=1.5)
+    axes.plot([x], [shown.value], "o", color=look.colour, markerfacecolor=filling, label=label)
 
 
 def _figure(size: tuple[float, float]) -> Any:

@@ -59,7 +59,7 @@ class Report:
     def draw(self, folder: Path) -> None:
         """The two pictures."""
         ends = range(ROUND + ROUND // 2, _end(self._accuracy["corll"]) + 1, ROUND // 2)
-        same = self._rules.chosen_corll == self._rules.corll
+        same = self._rules.chosen_corll == self._rules.corll  # one curve, then
         accuracy, margin = (
             {
                 name: edit_figures.cumulative(found, self._commits, [end for end in ends if end <= _end(found)])
@@ -103,22 +103,19 @@ class Report:
         figures["accuracy_corll_second_half"] = self._mean(
             {key: value for key, value in corll.items() if key[2] >= later}, "corlld: each editor's second half alone"
         )
-        figures |= {
-            f"corll_minus_{other}": edit_figures.difference(
-                corll, self._accuracy[other], self._commits, f"corlld's accuracy minus that of `{other}`, edit by edit"
-            )
-            for other in ("words", "longer", "base", "sft", "flipped")
-        }
-        for ours in ("chosen", "sft"):
-            figures[f"{ours}_minus_words"] = edit_figures.difference(
-                self._accuracy[ours],
-                self._accuracy["words"],
-                self._commits,
-                f"accuracy of `{ours}` minus that of words",
-            )
-        figures["chosen_minus_corll"] = edit_figures.difference(
-            self._accuracy["chosen"], corll, self._commits, "accuracy of the chosen variant minus that of the defaults"
-        )
+        for ours, theirs in (
+            ("corll", ("words", "longer", "base", "sft", "flipped")),
+            ("chosen", ("words", "sft", "corll")),
+        ):
+            for other in theirs:
+                figures[f"{ours}_minus_{other}"] = self._difference(
+                    self._accuracy[ours], self._accuracy[other], f"accuracy of `{ours}` minus that of `{other}`"
+                )
+        base = self._accuracy["base"]
+        for name, rule in (("corll", self._rules.corll), ("chosen", self._rules.chosen_corll)):
+            likes = self._judged(rule, preferred)
+            figures[f"preference_{name}"] = self._mean(likes, f"`{name}`: share of edits it thinks more likely itself")
+            figures[f"preference_{name}_minus_base"] = self._difference(likes, base, "the same minus the base model's")
         figures["margin_corll"] = self._mean(margin, "corlld: mean margin over the base model, nats")
         figures["margin_chosen"] = self._mean(self._margin["chosen"], "the chosen variant: mean margin, nats")
         figures["margin_sft"] = self._mean(self._margin["sft"], "fine-tuning: mean margin, nats")
@@ -153,14 +150,14 @@ class Report:
             mine, others = both(of)
             figures[f"own_{name}"] = self._mean(mine, f"second halves by the editor's own adapter: {meaning}")
             figures[f"others_{name}"] = self._mean(others, f"second halves by other editors' adapters: {meaning}")
-            figures[f"own_minus_others_{name}"] = edit_figures.difference(
-                mine, others, self._commits, f"own minus other editors' adapters: {meaning}"
+            figures[f"own_minus_others_{name}"] = self._difference(
+                mine, others, f"own minus other editors' adapters: {meaning}"
             )
         nobody = edit_figures.values(own, base_correct)
         meaning = "second halves by the base model: share of edits whose edited text is more likely"
         figures["nobodys_preference"] = self._mean(nobody, meaning)
-        figures["own_minus_nobodys_preference"] = edit_figures.difference(
-            edit_figures.values(own, preferred), nobody, self._commits, "own adapter minus base model: the same share"
+        figures["own_minus_nobodys_preference"] = self._difference(
+            edit_figures.values(own, preferred), nobody, "own adapter minus base model: the same share"
         )
         return figures
 
@@ -179,7 +176,13 @@ class Report:
         ]
         agrees = float(best == [rules.chosen_corll, rules.chosen_sft])
         return {f"validation_{name.replace('-', '_')}": figure for name, figure in found.items()} | {
-            "choice_agrees": Figure(agrees, "1: validation edits of this run choose what is reported as chosen; 0: not")
+            "candidates_corll": Figure(
+                float(len(rules.corll_candidates)), "candidates of corlld that were compared on validation editors"
+            ),
+            "candidates_sft": Figure(float(len(rules.sft_candidates)), "candidates of fine-tuning, on the same edits"),
+            "choice_agrees": Figure(
+                agrees, "1: validation edits of this run choose what is reported as chosen; 0: not"
+            ),
         }
 
     def _judged(self, rule: Rule, of: Callable[[Row], float], kind: str = REPORTED) -> Found:
@@ -190,12 +193,15 @@ class Report:
             (r for r in rows if "adapter" not in r and r["trained"] and int(r["edit"]) >= ROUND), of
         )
 
-    def _of_editor(self, name: str) -> tuple[Figure, Figure, Figure]:
-        corll, words, base = (
-            self._mean({key: value for key, value in self._accuracy[method].items() if key[1] == name}, "")
-            for method in ("corll", "words", "base")
-        )
-        return corll, words, base
+    def _of_editor(self, name: str) -> dict[str, Figure]:
+        """Accuracy by method."""
+        return {
+            method: self._mean({key: value for key, value in self._accuracy[method].items() if key[1] == name}, "")
+            for method in ("corll", "chosen", "words", "base")
+        }
+
+    def _difference(self, ours: Found, theirs: Found, meaning: str) -> Figure:
+        return edit_figures.difference(ours, theirs, self._commits, f"{meaning}, edit by edit")
 
     def _mean(self, found: Mapping[Key, float], meaning: str) -> Figure:
         return edit_figures.mean(found, self._commits, meaning)
