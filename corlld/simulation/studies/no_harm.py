@@ -67,9 +67,9 @@ FULL = Scale(
         Variant("guard 0.3", ("honest", *HOSTILE), 20, max_drift_nats=0.3),
         Variant("guard 0.1", ("honest", *HOSTILE), 20, max_drift_nats=0.1),
         # Does another rule keep noise from doing harm, and at what price?
-        Variant("lr 1e-4", ("honest", "noisy"), 80, {"lr": 1e-4}),
-        Variant("epsilon 0.2", ("honest", "noisy"), 80, {"epsilon": 0.2}),
-        Variant("anchor 1", ("honest", "noisy"), 80, {"anchor": 1.0}),
+        Variant("lr 1e-4", ("honest", "noisy"), 40, {"lr": 1e-4}),
+        Variant("epsilon 0.2", ("honest", "noisy"), 40, {"epsilon": 0.2}),
+        Variant("anchor 1", ("honest", "noisy"), 40, {"anchor": 1.0}),
     ),
 )
 QUICK = Scale(edits=8, measure_every=4, variants=(Variant("guard 0.1", ("honest", *HOSTILE), 4, max_drift_nats=0.1),))

@@ -8,8 +8,10 @@ from corlld.simulation.studies.no_harm_picture import Band
 from corlld.simulation.studies.study import Figure, Row
 
 DEFAULTS = "defaults"  # the variant that has nothing other
-# Stated before the reported seeds were run, from seeds 101, 102 and 103 (the noisy user alone):
-NOISE_BAND = Band(plain_ratio=1.5, repetition_rise=0.15, draft_repetition=0.2)
+# Stated before the reported seeds were run, from the noisy user of other ones. After 80 edits the ratio was 4.5 and 4.7
+# with seeds 101 and 102, repetition in drafts up to .35; after 40 with seed 103 it was 3.5, and .55. So noise does
+# harm: the band says how much of it is to be expected, not how little.
+NOISE_BAND = Band(plain_ratio=7.0, repetition_rise=0.35, draft_repetition=0.6)
 
 MEASURES = {
     "plain_ratio": "perplexity of plain English over that of the base model",

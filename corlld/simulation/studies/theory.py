@@ -11,6 +11,7 @@ reference an argmax draft has h <= 0, so the weights are between 1/2 and 1. Ther
 are shown apart.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ ETA = 10.0  # a step of eta beta = 1, as the perceptron's; its size does not mat
 ACCEPTANCE = 0.1  # the weight c, where accepted drafts are learnt from as well
 FIRST_SLOPE_ROUND = 64  # regret before it is that of the first guesses
 
+DRAWS = ("argmax", "sampled")
 NOISES: tuple[Noise, ...] = ("scaled", "unscaled")
 KINDS = tuple(
     UserKind(alpha, epsilon, noise)
@@ -202,7 +204,7 @@ class _Theory:
 
             return Unit(f"{way.name}, {draws} drafts", run)
 
-        return [unit(way, draws) for draws in ("argmax", "sampled") for way in WAYS]
+        return [unit(way, draws) for draws in DRAWS for way in WAYS]
 
     def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
         plot_regret(folder / "regret.png", rows)
@@ -233,7 +235,7 @@ def _bounds(rows: Sequence[Row]) -> dict[str, Figure]:
 
 def _slopes(rows: Sequence[Row]) -> dict[str, Figure]:
     figures = {}
-    for draws in ("argmax", "sampled"):
+    for draws in DRAWS:
         for way in (PERCEPTRON, CORLL):
             for alpha in ALPHAS:
                 values = chosen(rows, "slope", way=way.name, drafts=draws, alpha=alpha, noise="none")
@@ -250,17 +252,15 @@ def _slopes(rows: Sequence[Row]) -> dict[str, Figure]:
 def _plateaus(rows: Sequence[Row]) -> dict[str, Figure]:
     """At alpha 0.3: what is left of regret in the last quarter of the rounds, and how it went on falling."""
     figures = {}
-    for epsilon in EPSILONS:
-        for noise in NOISES:
-            for way in (CORLL, ACCEPTING):
-                where = {"way": way.name, "drafts": "argmax", "alpha": 0.3, "noise": noise, "epsilon": epsilon}
-                early, late = (chosen(rows, f"{quarter}_quarter", **where) for quarter in ("second", "last"))
-                name = f"{way.name}_{noise}_{epsilon:g}"
-                text = f"{way.name}, {noise} noise {epsilon:g}, alpha 0.3, argmax drafts"
-                figures[f"{name}_left"] = mean_figure(late, f"mean gap in the last quarter of the rounds, {text}")
-                figures[f"{name}_fall"] = paired_difference(
-                    early, late, f"fall of the mean gap from the second quarter to the last, {text}"
-                )
+    for epsilon, noise, draws, way in itertools.product(EPSILONS, NOISES, DRAWS, (CORLL, ACCEPTING)):
+        where = {"way": way.name, "drafts": draws, "alpha": 0.3, "noise": noise, "epsilon": epsilon}
+        early, late = (chosen(rows, f"{quarter}_quarter", **where) for quarter in ("second", "last"))
+        name, text = f"{way.name}_{noise}_{epsilon:g}_{draws}", f"{way.name}, {noise} noise {epsilon:g}, {draws} drafts"
+        figures[f"{name}_left"] = mean_figure(late, f"mean gap in the last quarter of the rounds, {text}, alpha 0.3")
+        if draws == "argmax":
+            figures[f"{name}_fall"] = paired_difference(
+                early, late, f"fall of the mean gap from the second quarter to the last, {text}, alpha 0.3"
+            )
     return figures
 
 
