@@ -8,7 +8,7 @@ from typing import Any
 from corlld.simulation.plots import COLOURS
 from corlld.simulation.studies.study import Figure
 
-_BLUE, _ORANGE, _GREEN, _PURPLE = COLOURS
+_BLUE, _ORANGE, _GREEN, _PURPLE = COLOURS[:4]
 _GREY = "#777777"
 
 
