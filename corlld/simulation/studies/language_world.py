@@ -97,7 +97,7 @@ class _Work:
             chosen = {judged: self.lab.chosen(method, tuned_on, judged) for judged in tuned_on}
             rows = []
             for learning in dict.fromkeys(chosen.values()):
-                scenarios = [s for s in self._scenarios(method) if chosen.get(s, chosen[SCALED]) == learning]
+                scenarios = [s for s in self._scenarios(method) if chosen.get(s, chosen[tuned_on[0]]) == learning]
                 users = [(scenario, seed) for scenario in scenarios for seed in self.seeds]
                 head: Row = {"part": "reported", "method": method.name, **described(method, learning)}
                 rows += [head | row for row in self.lab.details(self.lab.run(method, learning, users))]
