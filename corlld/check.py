@@ -146,12 +146,19 @@ class Check:
         slots = self._settings.adapter.device_slots
         found = (
             f"base model {_megabytes(plan.base)}, a step of {plan.row_tokens:,} tokens and {plan.step_users} users "
-            f"{_megabytes(plan.step)}, a user {_megabytes(plan.state)}; {plan.host_users:,} users fit in host memory "
-            "(state.host_memory_bytes)"
+            f"{_megabytes(plan.step)}, a user {_megabytes(plan.state)}; room for {plan.host_users:,} of them in host "
+            "memory (state.host_memory_bytes)"
         )
+        if not plan.host_users:
+            raise ConfigurationError(f"{found}: state.host_memory_bytes must have room for a user")
+        if plan.step > plan.device_free:
+            raise ConfigurationError(
+                f"{found}: a step is larger than the {_megabytes(plan.device_free)} that are free beside the model; "
+                "learning.max_row_tokens and batching.max_users_per_step decide"
+            )
         if plan.device_users is None:
             return found
-        found += f", and {plan.device_users:,} on the device beside model and step (adapter.device_slots: {slots})"
+        found += f", and for {plan.device_users:,} on the device beside model and step (adapter.device_slots: {slots})"
         if plan.device_users < slots:
             raise ConfigurationError(f"{found}: adapter.device_slots are more than fit")
         return found

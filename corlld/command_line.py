@@ -207,7 +207,10 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    return tuple(_positive(seed.strip()) for seed in text.split(","))
+    seeds = tuple(_positive(seed.strip()) for seed in text.split(","))
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"a seed twice would count as two runs: {text!r}")
+    return seeds
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -227,7 +227,7 @@ class AdapterSettings(Section):
         "all-linear", description="`all-linear` (all but the output head), or names of modules."
     )
     device_slots: Positive = Field(
-        32, description="Users whose tensors stay on the device. On a CPU these are the states, wherever they are."
+        32, description="Users whose tensors stay on the device; at most so many are trained together, on a CPU too."
     )
 
 

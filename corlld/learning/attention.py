@@ -51,7 +51,7 @@ class Segments:
     @cached_property
     def stretches(self) -> tuple[Stretch, ...]:
         """The branches by places in the row. Those with a common beginning are one stretch, unless that is too long:
-        less is computed for nothing than one by one would cost in calls.
+        the products of tails that don't see each other cost less than more calls would.
         """
         found = []
         for family in self._families():

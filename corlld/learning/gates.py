@@ -16,8 +16,8 @@ _PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
 def fuse_gates(model: nn.Module, *, keep_product: bool = False) -> int:
     """Replace the `forward` of each gated feed-forward module of the known form. Returns how many were.
 
-    keep_product: where layers are computed again as a whole, a note how to compute the product would only keep its
-        factors.
+    keep_product: for models whose layers are computed again as a whole: there nothing of a layer is kept, and its
+        two factors would be, to compute the product again.
     """
     fused = 0
     for module in model.modules():
@@ -33,7 +33,7 @@ def gated(gate: torch.Tensor, up: torch.Tensor, activation: Activation) -> torch
     return y
 
 
-def _forward(module: Any, keep_product: bool = True) -> Activation:
+def _forward(module: Any, keep_product: bool) -> Activation:
     # Not the module itself: what has hooked itself to all modules' calls must not see one amid the backward pass.
     activation = getattr(module.act_fn, "forward", module.act_fn)
 
@@ -71,7 +71,7 @@ def _is_known(module: Any) -> bool:
     if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or weight.device.type == "meta":
         return False
     x = torch.linspace(-2, 2, 2 * weight.shape[1], device=weight.device).reshape(1, 2, -1).to(weight.dtype)
-    return torch.equal(module(x), _forward(module)(x))
+    return torch.equal(module(x), _forward(module, keep_product=True)(x))
 
 
 class _Gated(torch.autograd.Function):

@@ -120,8 +120,7 @@ class CorllLearner:
         Raises:
             ValueError: a user has two batches: the second one's adapter would lack what the first one changed.
         """
-        if len({batch.uid for batch in batches}) < len(batches):
-            raise ValueError("a user has more than one batch in the same update")
+        _refuse_twice(batches)
         updates = [self._encode(batch) for batch in batches]
         training = [update for update in updates if update.candidates]
         for start in range(0, len(training), self._slots.slots):
@@ -129,10 +128,13 @@ class CorllLearner:
         return [self._outcome(update) for update in updates]
 
     def score(self, batches: Sequence[TrainingBatch]) -> list[list[PairScore | None]]:
-        """What each batch's adapter makes of its events, learning nothing; None where there is nothing to compare.
+        """What each batch's adapter makes of its events, learning nothing; None for those that make no pair.
 
-        Raises torch.OutOfMemoryError where the device can't hold a pair.
+        Raises:
+            ValueError: a user has two batches.
+            torch.OutOfMemoryError: the device can't hold a pair.
         """
+        _refuse_twice(batches)
         found: list[list[PairScore | None]] = []
         for start in range(0, len(batches), self._slots.slots):
             part = batches[start : start + self._slots.slots]
@@ -264,6 +266,12 @@ class CorllLearner:
         limit = math.log(1 / _SATURATED_WEIGHT - 1) / self._learning.beta
         margins = [margin for margin, _, _ in update.scores.values()]
         return sum(h > limit for h in margins) / len(margins) if margins else None
+
+
+def _refuse_twice(batches: Sequence[TrainingBatch]) -> None:
+    """A second one's adapter would lack what the first one changed, or take its slot."""
+    if len({batch.uid for batch in batches}) < len(batches):
+        raise ValueError("a user has more than one batch in the same call")
 
 
 def _own(batch: TrainingBatch) -> AdapterTensors | None:

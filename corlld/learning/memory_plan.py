@@ -12,7 +12,8 @@ from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import TENSORS, is_out_of_memory, slot_nbytes
 
 _SAMPLE_TOKENS = 64
-# Beside a step's activations: its users' copied tensors, their gradient, and their factors in the model's dtype.
+# Beside a step's activations: its users' copied tensors (on a CPU made when most activations are gone, so that this is
+# more than there ever is), their gradient, and their factors in the model's dtype.
 _COPIES_OF_A_USER = TENSORS + 2
 
 

@@ -17,7 +17,7 @@ Rows = torch.Tensor | Sequence[torch.Tensor]  # one a user, each (P,)
 
 @dataclass(eq=False)
 class Slot:
-    """One user's place. Written to by `Slots.commit` alone. tensors: weights, exp_avg and exp_avg_sq, each (P,)."""
+    """One user's place. Written to by `Slots` alone. tensors: weights, exp_avg and exp_avg_sq, each (P,)."""
 
     tensors: tuple[torch.Tensor, ...]
     optimizer_step: int = 0
@@ -29,7 +29,7 @@ class Slot:
 
 
 class Slots(Protocol):
-    """Places of one device. slots: as many users may be placed one after the other before the first one's is lost."""
+    """Places of one device. slots: users who may be placed one after the other; one more may take the first one's."""
 
     slots: int
     dtype: torch.dtype
@@ -40,7 +40,7 @@ class Slots(Protocol):
     def gather(self, slots: Sequence[Slot]) -> tuple[Rows, torch.Tensor]:
         """To compute with: these users' weights, not to be written to, and zeros for their gradient, (K, P).
 
-        In memory that the next call uses again: fresh pages would cost more than the copies.
+        What is not a state's own is in memory that the next call uses again: fresh pages would cost more than copies.
         """
 
     def copies(self, slots: Sequence[Slot]) -> tuple[Rows, Rows, Rows]:

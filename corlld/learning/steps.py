@@ -17,7 +17,8 @@ from corlld.learning.stacked_lora import StackedAdapters
 from corlld.learning.user_step import Candidate, StepResult, Sums, UserStep
 from corlld.settings import GuardSettings, LearningSettings
 
-# Longer rows are faster, and one without gradient keeps nothing for later.
+# Longer rows are faster, and one without gradient keeps nothing for later. Where `max_row_tokens` is 1, for results to
+# the bit, this is still less than two pairs.
 _SCORED = 4
 
 

@@ -52,7 +52,7 @@ class PairScore:
     """What adapter and base model make of an event: log pi of the tails, in nats.
 
     policy, base: (edited, proposed); the second is 0 where both texts are one. edited_tokens: that the first is summed
-    over, end token included.
+    over.
     """
 
     policy: Sums

@@ -149,6 +149,27 @@ def test_a_second_signal_ends_the_process_at_once(site: Path, monkeypatch: pytes
         assert run.wait(5) == -signal.SIGTERM
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("CORLLD_LEARNING__MAX_ROW_TOKENS", "1000000000", "a step is larger than the"),
+        ("CORLLD_BATCHING__MAX_USERS_PER_STEP", "1000000000", "a step is larger than the"),
+        ("CORLLD_STATE__HOST_MEMORY_BYTES", "1000", "must have room for a user"),
+    ],
+)
+def test_check_tells_what_memory_has_no_room_for(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    problem: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["check"]) == 78
+    assert problem in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_settings_command_prints_what_check_accepts(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from corlld.learning import learner as learner_module
 from corlld.learning import steps
 from corlld.learning.adapter import AdapterTensors
 from corlld.learning.collate import Item
-from corlld.learning.learner import CorllLearner
+from corlld.learning.learner import CorllLearner, row_tokens
 from corlld.learning.optimizer import adamw_step_
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
@@ -369,9 +369,10 @@ def test_more_users_than_slots_are_trained_all_the_same(make: Callable[..., Corl
         torch.testing.assert_close(weights(outcome), weights(expected), rtol=1e-4, atol=1e-5)
 
 
-def test_two_batches_of_one_user_in_one_call_are_refused(make: Callable[..., CorllLearner]) -> None:
+@pytest.mark.parametrize("call", ["update", "score"])
+def test_two_batches_of_one_user_in_one_call_are_refused(make: Callable[..., CorllLearner], call: str) -> None:
     with pytest.raises(ValueError, match="more than one batch"):
-        make().update([TrainingBatch("ann", None, EDITS), TrainingBatch("ann", None, EDITS)])
+        getattr(make(), call)([TrainingBatch("ann", None, EDITS), TrainingBatch("ann", None, EDITS)])
 
 
 # The guard
@@ -778,3 +779,31 @@ def test_users_are_shared_out_evenly_over_as_few_passes_as_there_must_be(
     finally:
         handle.remove()
     assert sorted(rows) == [2 * size, 2 * size, 3 * size]  # not 3, 3 and what is left over
+
+
+def test_references_are_scored_in_longer_rows_than_there_are_to_train_on(
+    make: Callable[..., CorllLearner], resident: ResidentModel
+) -> None:
+    size = tokens_of(resident, EDITS[0])
+    scored: list[int] = []
+    trained: list[int] = []
+    learner = make(GuardSettings(every_steps=100), slots=7, max_row_tokens=size)
+    starts = learner.update([TrainingBatch(f"user {number}", None, (EDITS[0],)) for number in range(7)])
+    handle = resident.model.base_model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: (trained if torch.is_grad_enabled() else scored).append(
+            kwargs["input_ids"].numel()
+        ),
+        with_kwargs=True,
+    )
+    try:
+        learner.update([TrainingBatch(start.uid, start.adapter, (EDITS[0],)) for start in starts])
+    finally:
+        handle.remove()
+    assert trained == [size] * 7
+    assert sorted(scored) == [3 * size, 4 * size]
+
+
+@pytest.mark.parametrize(("dtype", "tokens"), [(torch.float32, 896), (torch.bfloat16, 1792)])
+def test_a_row_has_room_for_twice_as_many_tokens_of_half_the_size(dtype: torch.dtype, tokens: int) -> None:
+    assert row_tokens(LearningSettings(), torch.device("cpu"), dtype) == tokens
+    assert row_tokens(LearningSettings(max_row_tokens=7), torch.device("cpu"), dtype) == 7

@@ -88,6 +88,12 @@ def test_a_unit_whose_line_is_torn_is_done_again(kept: int, tmp_path: Path) -> N
     assert study.ran == [3]
 
 
+def test_a_damaged_file_of_what_is_done_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "units.jsonl").write_text('{"options": \n')
+    with pytest.raises(FatalError, match=r"units\.jsonl is damaged.*remove it"):
+        do(Squares(), tmp_path)
+
+
 def test_a_run_whose_first_line_is_torn_begins_anew(tmp_path: Path) -> None:
     (tmp_path / UNITS_FILE).write_text('{"study": "squ')
     study = Squares()
@@ -230,7 +236,10 @@ def coverage(figures: Sequence[Figure], truth: float) -> float:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["cooking"], ["theory", "--seeds", "1,x"], ["theory", "--seeds", "0"], []])
+@pytest.mark.parametrize(
+    "arguments",
+    [["cooking"], ["theory", "--seeds", "1,x"], ["theory", "--seeds", "0"], ["theory", "--seeds", "1,1"], []],
+)
 def test_a_study_or_a_seed_that_is_none_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["simulate", *arguments])

@@ -90,6 +90,7 @@ class _Done:
         head = {"study": study, "options": asked, "corlld": __version__}
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / "summary.json").unlink(missing_ok=True)  # of an earlier run: it would tell of other rows
             whole = self._path.read_bytes() if self._path.exists() else b""
             lines = whole.split(b"\n")[:-1]  # a torn line is no unit
             if lines and json.loads(lines[0]) != head:
@@ -108,6 +109,10 @@ class _Done:
                 self._path.write_text(json.dumps(head) + "\n")
         except OSError as error:
             raise FatalError(f"--folder: {folder} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from None
+        except (ValueError, KeyError, TypeError):
+            raise FatalError(
+                f"{self._path} is damaged, or of another version; remove it to begin anew", ExitCode.DATA
+            ) from None
 
     def add(self, key: str, rows: Sequence[Row]) -> None:
         self.rows[key] = rows
