@@ -71,11 +71,11 @@ class Report:
         plot_curves(folder / "curves.png", ends, accuracy, margin)
         measured = self._control()
         shown = {
-            "own\nmargin": "own_accuracy",
-            "another's\nmargin": "others_accuracy",
-            "own": "own_preference",
-            "another's": "others_preference",
-            "nobody's": "nobodys_preference",
+            "own\n(margin)": "own_accuracy",
+            "another's\n(margin)": "others_accuracy",
+            "own\n(likelier)": "own_preference",
+            "another's\n(likelier)": "others_preference",
+            "nobody's\n(likelier)": "nobodys_preference",
         }
         plot_persons(
             folder / "persons.png",
