@@ -42,6 +42,7 @@ class RejectReason(StrEnum):
     TOO_LONG = "too_long"
     NON_FINITE = "non_finite"
     DRIFT = "drift"
+    REPETITIVE = "repetitive"  # the edit makes the text repeat itself far more than the draft did
     OUT_OF_MEMORY = "out_of_memory"
     UNRENDERABLE = "unrenderable"  # the chat template refuses the messages, or the model has no embedding for a token
 

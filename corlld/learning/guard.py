@@ -1,8 +1,10 @@
-"""The trust region: what a step may not do. A step that did it is undone bit for bit by the caller."""
+"""The trust region: what a step may not do, undone bit for bit by the caller; and edits that are not learnt at all."""
 
 import torch
 
 from corlld.learning.slots import Rows
+from corlld.records import EditEvent
+from corlld.statistics import repetition_ratio
 
 
 def all_finite(*tensors: Rows) -> torch.Tensor:
@@ -30,3 +32,11 @@ def within(drift: float, max_drift_nats: float) -> bool:
 def is_due(step: int, every_steps: int) -> bool:
     """Whether the drift of a user's step number `step` (from 1) is measured."""
     return step % every_steps == 0
+
+
+def is_repetitive(event: EditEvent, max_rise: float) -> bool:
+    """Whether the edit makes the text repeat itself (`repetition_ratio`) by more than `max_rise` above the draft.
+
+    Learnt, it would spread: drafts that repeat themselves are what a collapsing adapter writes.
+    """
+    return repetition_ratio(event.edited) - repetition_ratio(event.proposed) > max_rise

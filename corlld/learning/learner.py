@@ -9,6 +9,7 @@ import torch
 
 from corlld.errors import RejectReason
 from corlld.learning.adapter import AdapterTensors, adds_nothing, new_adapter
+from corlld.learning.guard import is_repetitive
 from corlld.learning.pairs import NoPair, PairEncoder, PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Slot, make_slots
@@ -85,6 +86,7 @@ class CorllLearner:
     ) -> None:
         self._resident = resident
         self._learning = learning
+        self._max_repetition_rise = guard.max_repetition_rise
         # Pairs are scored by the base model, for their margins, and by the adapter where that is the reference.
         self._by_base = (True, False) if learning.reference == "previous" else (True,)
         self._encoder = PairEncoder(
@@ -164,6 +166,9 @@ class CorllLearner:
                 update.outcomes[index] = PairOutcome(PairStatus.ACCEPTANCE)
                 if not self._learning.acceptance_weight:
                     continue
+            if is_repetitive(event, self._max_repetition_rise):
+                update.outcomes[index] = PairOutcome(PairStatus.REJECTED, RejectReason.REPETITIVE)
+                continue
             match self._encoder.encode(event):
                 case PreferencePair() as pair:
                     update.candidates[index] = Candidate(pair)

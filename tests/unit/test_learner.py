@@ -442,6 +442,30 @@ def test_a_rejected_step_leaves_the_very_adapter_and_every_bit_on_the_device(
     assert same_bits(update(learner, *EDITS, adapter=adapter).adapter, update(make(), *EDITS, adapter=adapter).adapter)
 
 
+def test_an_edit_that_repeats_itself_far_more_than_the_draft_is_not_learnt(make: Callable[..., CorllLearner]) -> None:
+    pasted = event("see you on friday", "buy now " * 10)  # .9 of its words are repeated
+    outcome = update(make(), pasted, EDITS[1])
+    assert [(pair.status, pair.reason) for pair in outcome.pairs] == [
+        (PairStatus.REJECTED, RejectReason.REPETITIVE),
+        (PairStatus.APPLIED, None),
+    ]
+    assert same_bits(outcome.adapter, update(make(), EDITS[1]).adapter)
+
+
+def test_an_edit_may_repeat_itself_as_much_as_the_setting_allows(make: Callable[..., CorllLearner]) -> None:
+    twice = event("see you on friday", "see you see you")  # from none to half
+    reasons = [
+        update(make(GuardSettings(max_repetition_rise=rise)), twice).pairs[0].reason for rise in (0.49, 0.5, 1.0)
+    ]
+    assert reasons == [RejectReason.REPETITIVE, None, None]
+
+
+def test_a_draft_that_repeats_itself_may_be_mended_or_accepted(make: Callable[..., CorllLearner]) -> None:
+    spam = "buy now " * 10
+    outcome = update(make(), event(spam, "see you on friday"), event(spam, spam), event(spam, "buy " + spam))
+    assert [pair.status for pair in outcome.pairs] == [PairStatus.APPLIED, PairStatus.ACCEPTANCE, PairStatus.APPLIED]
+
+
 def test_only_the_pair_that_drifts_too_far_alone_is_guilty(make: Callable[..., CorllLearner]) -> None:
     drifts = []
     for edit in EDITS[:2]:
