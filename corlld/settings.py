@@ -246,6 +246,17 @@ class LearningSettings(Section):
         description="c: weight of log pi(text) of accepted drafts. It keeps a learner sound whose drafts are good "
         "already; 0 where users accept drafts that they have not read.",
     )
+    rehearsal_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of relu(drop of log pi(a passage of plain text) below the base model's), one passage a "
+        "step: keeps an adapter from forgetting plain text, whoever it learns from. 0: none.",
+    )
+    rehearsal_path: Path | None = Field(
+        None,
+        description="The passages: a text file with empty lines between them. None: sixteen in English that come with "
+        "corlld.",
+    )
     lr: float = Field(5e-4, gt=0, description="Learning rate of a step of `pairs_per_step` pairs.")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")
     beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's beta2.")

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -11,6 +11,7 @@ from corlld.errors import RejectReason
 from corlld.learning.adapter import AdapterTensors, adds_nothing, new_adapter
 from corlld.learning.guard import is_repetitive
 from corlld.learning.pairs import NoPair, PairEncoder, PreferencePair
+from corlld.learning.rehearsal import PLAIN_ENGLISH, read_passages, rehearsal_pairs
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Slot, make_slots
 from corlld.learning.steps import StepRunner
@@ -100,7 +101,16 @@ class CorllLearner:
         self._runner = StepRunner(
             resident, self._slots, learning, guard, row_tokens(learning, resident.device, resident.model.dtype)
         )
+        self._rehearsals = self._read_rehearsals()
         self._batches = 0  # begun so far
+
+    def _read_rehearsals(self) -> tuple[Candidate, ...]:
+        """What is rehearsed, with the base model's likelihood of it; empty where nothing is."""
+        if not self._learning.rehearsal_weight:
+            return ()
+        passages = read_passages(self._learning.rehearsal_path or PLAIN_ENGLISH)
+        pairs = rehearsal_pairs(self._resident.tokenizer, passages)
+        return tuple(Candidate(pair, base=self._runner.base_sums(pair), rehearsed=True) for pair in pairs)
 
     @property
     def model_info(self) -> ModelInfo:
@@ -189,12 +199,18 @@ class CorllLearner:
             update.queue.extend(cuts * self._learning.steps_per_batch)
         self._score_references(updates)
         while steps := [(update, chosen) for update in updates if (chosen := update.next_step())]:
-            results = self._runner.run([_step(update, chosen) for update, chosen in steps])
+            results = self._runner.run([self._rehearsing(_step(update, chosen)) for update, chosen in steps])
             for (update, chosen), result in zip(steps, results, strict=True):
                 self._take_in(update, chosen, result)
         for update in updates:
             if update.steps and update.slot is not None:
                 update.adapter = self._slots.read(update.slot)
+
+    def _rehearsing(self, step: UserStep) -> UserStep:
+        """The step with the passage whose turn it is: that depends on the user's steps alone."""
+        if not self._rehearsals:
+            return step
+        return replace(step, rehearsal=replace(self._rehearsals[step.slot.optimizer_step % len(self._rehearsals)]))
 
     def _score_references(self, updates: Sequence[_Update]) -> None:
         """What the rule compares with, where the forward pass of a first step will not tell it."""

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
+REHEARSAL_SLACK_NATS = 0.01  # a token; rounding in bfloat16 is about as much
+
 
 class PairLosses(NamedTuple):
     """losses: what each pair adds to the mean, (pairs,). margins: h in nats, (pairs,)."""
@@ -66,3 +68,12 @@ def margin(
 def acceptance_loss(chosen_logps: torch.Tensor, weight: float) -> torch.Tensor:
     """-weight * log pi(accepted text) for each acceptance, shape (acceptances,)."""
     return -weight * chosen_logps
+
+
+def rehearsal_loss(logps: torch.Tensor, base_logps: torch.Tensor, tokens: torch.Tensor, weight: float) -> torch.Tensor:
+    """The loss weight * relu(log pi_base - log pi - slack) of each text, shape (texts,): 0 where nothing was forgotten.
+
+    The slack is `REHEARSAL_SLACK_NATS` for each of the text's `tokens`: an adapter that adds nothing differs from the
+    base model by rounding alone, and that is nothing to learn from.
+    """
+    return weight * F.relu(base_logps - logps - REHEARSAL_SLACK_NATS * tokens)

@@ -9,8 +9,9 @@ import torch
 from corlld.errors import RejectReason
 from corlld.learning import guard
 from corlld.learning.collate import Item, Row
-from corlld.learning.loss import acceptance_loss, corll_loss
+from corlld.learning.loss import acceptance_loss, corll_loss, rehearsal_loss
 from corlld.learning.optimizer import adamw_step_, clip_, scaled_lr
+from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Rows, Slots, is_out_of_memory
 from corlld.learning.stacked_lora import StackedAdapters
@@ -95,6 +96,12 @@ class StepRunner:
                 else:
                     candidates[member].previous = sums
 
+    def base_sums(self, pair: PreferencePair) -> Sums:
+        """What the base model makes of a pair by itself: the same to the bit whatever else is at work."""
+        (row,) = self._pack([Item(0, pair)], 1, self._row_tokens)
+        (sums,) = _pairs_of(row.sums(self._scored(row, None)))
+        return sums
+
     def run(self, steps: Sequence[UserStep]) -> list[StepResult]:
         """One step of each user, in order. Where a candidate's `base` is not known the policy is the base model; where
         its `previous` is not, the policy is that.
@@ -106,7 +113,7 @@ class StepRunner:
 
         As few groups as there must be, of about the same size: a last one of what is left over would be slow.
         """
-        sizes = [sum(candidate.pair.tokens for candidate in step.candidates) for step in steps]
+        sizes = [sum(candidate.pair.tokens for candidate in step.scored) for step in steps]
         share = sum(sizes) / max(1, -(-sum(sizes) // row_tokens))
         group: list[UserStep] = []
         tokens, before, given = 0, 0, 0
@@ -163,11 +170,12 @@ class StepRunner:
             tensors, norms = self.take_step(group, gradient)
             finite = guard.all_finite(*tensors, norms[:, None]).tolist()
         del gradient, adapters
-        means = [math.fsum(part) / len(part) for part in _by_user(losses, counts)]
+        means = [_mean_loss(own, part) for own, part in zip(counts, _by_user(losses, group), strict=True)]
         finite = [good and math.isfinite(mean) for good, mean in zip(finite, means, strict=True)]
 
         due = [guard.is_due(step.slot.optimizer_step + 1, self._guard.every_steps) for step in group]
-        measured = self._measure(group, rows, tensors[0], before, [a and b for a, b in zip(finite, due, strict=True)])
+        due = [good and now for good, now in zip(finite, due, strict=True)]
+        measured = self._measure(candidates, rows, tensors[0], before, due)
         results = []
         for user, (step, mean, norm) in enumerate(zip(group, means, norms.tolist(), strict=True)):
             drift, deltas = measured.get(user, (None, None))
@@ -190,7 +198,7 @@ class StepRunner:
             row: a part of the step.
             adapters: of the step's users; their gradients grow by the row's part of each user's mean loss.
             candidates: the row's, in its order.
-            counts: pairs of each user in the step.
+            counts: pairs of each user in the step, without what is rehearsed.
 
         Returns:
             log pi of each tail token, (N,), and the loss of each pair, both without a graph.
@@ -206,7 +214,15 @@ class StepRunner:
             if any(candidate.pair.is_acceptance for candidate in candidates):
                 accepted = torch.tensor([c.pair.is_acceptance for c in candidates], device=tokens.device)
                 losses = torch.where(accepted, acceptance_loss(policy[0], rule.acceptance_weight), losses)
-            shares = torch.tensor([1 / counts[item.user] for item in row.items], dtype=losses.dtype)
+            if any(candidate.rehearsed for candidate in candidates):
+                rehearsed = torch.tensor([c.rehearsed for c in candidates], device=tokens.device)
+                base = _where_known([c.base for c in candidates], before)[0]
+                lengths = torch.tensor([len(c.pair.chosen) for c in candidates], device=tokens.device)
+                losses = torch.where(rehearsed, rehearsal_loss(policy[0], base, lengths, rule.rehearsal_weight), losses)
+            shares = torch.tensor(
+                [1.0 if c.rehearsed else 1 / counts[i.user] for i, c in zip(row.items, candidates, strict=True)],
+                dtype=losses.dtype,
+            )
             (losses @ shares.to(losses.device)).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         return now, losses.detach()
 
@@ -236,13 +252,20 @@ class StepRunner:
 
     def _measure(
         self,
-        group: Sequence[UserStep],
+        candidates: Sequence[Candidate],
         rows: Sequence[Row],
         weights: Rows,
         before: Sequence[torch.Tensor],
         due: Sequence[bool],
     ) -> dict[int, tuple[float, tuple[float, ...]]]:
-        """Of each user who is due: drift per tail token, and the change of each pair's log pi(edited tail)."""
+        """Of each user who is due: drift per tail token, and the change of each pair's log pi(edited tail).
+
+        What was rehearsed is no pair of the user's.
+        """
+
+        def wanted(item: Item, member: int) -> bool:
+            return due[item.user] and not candidates[member].rehearsed
+
         if not any(due):
             return {}
         with _blaming(None):
@@ -250,13 +273,13 @@ class StepRunner:
         changes: dict[int, list[torch.Tensor]] = {user: [] for user, yes in enumerate(due) if yes}
         deltas: dict[int, dict[int, float]] = {user: {} for user in changes}
         for number, (row, then) in enumerate(zip(rows, before, strict=True)):
-            if not any(due[item.user] for item in row.items):
+            if not any(map(wanted, row.items, row.members)):
                 continue
             with _blaming(number):
                 change = self._scored(row, adapters) - then
             chosen = row.sums(change)[0].tolist()
             for item, member, tail, delta in zip(row.items, row.members, row.tails(change), chosen, strict=True):
-                if due[item.user]:
+                if wanted(item, member):
                     changes[item.user].append(tail)
                     deltas[item.user][member] = delta
         return {
@@ -284,16 +307,22 @@ class StepRunner:
 
 
 def _flat(group: Sequence[UserStep]) -> tuple[list[Candidate], list[Item]]:
-    candidates = [candidate for step in group for candidate in step.candidates]
-    items = [Item(user, candidate.pair) for user, step in enumerate(group) for candidate in step.candidates]
+    candidates = [candidate for step in group for candidate in step.scored]
+    items = [Item(user, candidate.pair) for user, step in enumerate(group) for candidate in step.scored]
     return candidates, items
 
 
-def _by_user(values: Sequence[float], counts: Sequence[int]) -> Iterator[Sequence[float]]:
+def _by_user(values: Sequence[float], group: Sequence[UserStep]) -> Iterator[Sequence[float]]:
     start = 0
-    for count in counts:
-        yield values[start : start + count]
-        start += count
+    for step in group:
+        end = start + len(step.scored)
+        yield values[start:end]
+        start = end
+
+
+def _mean_loss(pairs: int, losses: Sequence[float]) -> float:
+    """Of the pairs, which come first; a rehearsal's adds to it."""
+    return math.fsum(losses[:pairs]) / pairs + math.fsum(losses[pairs:])
 
 
 def _pairs_of(sums: tuple[torch.Tensor, torch.Tensor]) -> list[Sums]:

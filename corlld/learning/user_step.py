@@ -15,21 +15,28 @@ class Candidate:
     """A pair on its way through an update, with what is known of it: it is kept while the pair waits or is retried.
 
     now: under the adapter as the pair's last step began. base: under the base model. previous: under the adapter as the
-    micro-batch began. None: not known yet.
+    micro-batch began. None: not known yet. rehearsed: not the user's: plain text, whose `base` is known.
     """
 
     pair: PreferencePair
     now: Sums | None = None
     base: Sums | None = None
     previous: Sums | None = None
+    rehearsed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class UserStep:
-    """One user's part of a step: at most `pairs_per_step` pairs."""
+    """One user's part of a step: at most `pairs_per_step` pairs, and what is rehearsed beside them, if anything."""
 
     slot: Slot
     candidates: Sequence[Candidate]
+    rehearsal: Candidate | None = None
+
+    @property
+    def scored(self) -> Sequence[Candidate]:
+        """All that goes through the model: the pairs, then the rehearsal."""
+        return self.candidates if self.rehearsal is None else (*self.candidates, self.rehearsal)
 
 
 @dataclass(frozen=True, slots=True)

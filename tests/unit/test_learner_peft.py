@@ -300,3 +300,62 @@ def test_several_steps_on_a_batch_are_held_to_the_reference_as_the_batch_began(f
             optimizer.step()
     assert isinstance(adapter, AdapterTensors)
     torch.testing.assert_close(adapter.weights, oracle.flat(), rtol=0, atol=1e-9)
+
+
+def test_rehearsed_passages_take_turns_beside_the_pairs_and_pull_by_what_was_forgotten_of_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
+    texts = {"ann": TEXTS, "bob": TEXTS[:2]}  # two steps a batch, and one
+    oracles = {uid: Oracle(folder, resident.layout) for uid in texts}
+    starts = {uid: random_adapter(resident.layout, seed) for seed, uid in enumerate(texts, 10)}
+    for uid, oracle in oracles.items():
+        oracle.load(starts[uid])
+
+    def forgotten(oracle: Oracle, passage: str) -> torch.Tensor:
+        ids = oracle.tokenizer(passage)["input_ids"][: 8 + 64]
+
+        def logp() -> torch.Tensor:
+            logits = oracle.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
+            found: torch.Tensor = logits[7:-1].gather(1, torch.tensor(ids[8:])[:, None]).sum()
+            return found
+
+        with torch.no_grad(), oracle.model.disable_adapter():
+            base = logp()
+        return torch.clamp(base - logp() - 0.01 * (len(ids) - 8), min=0)
+
+    # The passage that each of them forgot most; one of them is longer than what is scored.
+    known = [f"the cat {sign * length}" for sign in "abcdefghijklmnopqrstuvwxyz" for length in (2, 70)]
+    with torch.no_grad():
+        passages = [max(known, key=lambda passage: float(forgotten(oracles[uid], passage))) for uid in texts]
+    file = tmp_path / "passages.txt"
+    file.write_text("\n\n".join([*passages, f"the cat {'m' * 70}"]))
+    passages.append(f"the cat {'m' * 70}")
+    rule = LearningSettings(lr=1e-3, pairs_per_step=2, beta=0.3, rehearsal_weight=0.7, rehearsal_path=file)
+    learner = CorllLearner(resident, rule, NOT_TRUSTED, device_slots=2, adapter_dtype=torch.float64)
+    optimizers = {
+        uid: torch.optim.AdamW(oracle.parameters(), lr=rule.lr, weight_decay=0.0) for uid, oracle in oracles.items()
+    }
+    adapters: dict[str, Any] = {
+        uid: AdapterTensors(flat, torch.zeros_like(flat), torch.zeros_like(flat), 0) for uid, flat in starts.items()
+    }
+    steps = dict.fromkeys(texts, 0)
+    pulled = 0
+    for _ in range(4):
+        batches = [TrainingBatch(uid, adapters[uid], tuple(event(*t) for t in own)) for uid, own in texts.items()]
+        for outcome in learner.update(batches):
+            uid = outcome.uid
+            adapters[uid] = outcome.adapter
+            for chosen in (texts[uid][:2], texts[uid][2:])[: outcome.steps]:
+                oracle, optimizer = oracles[uid], optimizers[uid]
+                optimizer.zero_grad()
+                drop = forgotten(oracle, passages[steps[uid] % 3])
+                pulled += bool(drop > 0)
+                (oracle.loss(chosen, rule, None) + 0.7 * drop).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+                torch.nn.utils.clip_grad_norm_(oracle.parameters(), rule.max_gradient_norm)
+                optimizer.step()
+                steps[uid] += 1
+    assert steps == {"ann": 8, "bob": 4}
+    assert pulled >= 3
+    for uid, oracle in oracles.items():
+        torch.testing.assert_close(adapters[uid].weights, oracle.flat(), rtol=0, atol=1e-9)
