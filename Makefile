@@ -4,6 +4,9 @@ PYTHON ?= python3.11
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# Processes of `make test`, each with a broker of its own; a file of tests is never divided.
+WORKERS ?= 2
+
 export HF_HUB_OFFLINE = 1
 
 .PHONY: help demo bench test test-real test-soak test-install lint readme system-packages
@@ -31,7 +34,7 @@ demo: $(STAMP)
 	$(BIN)/corlld demo
 
 test: system-packages $(STAMP)
-	$(BIN)/python -m pytest -m "not real and not soak and not bench"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real and not soak and not bench"
 
 bench: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m bench -s --timeout 14400 tests/bench

@@ -11,17 +11,19 @@ from rich.console import Console
 from corlld.settings import LearningSettings
 from corlld.simulation.studies.harmful_users import KINDS, LeapingEditor, NoisyEditor, PastingEditor, make_editor
 from corlld.simulation.studies.no_harm import NoHarm, Scale, Variant
-from corlld.simulation.studies.no_harm_report import DEFAULTS
+from corlld.simulation.studies.no_harm_report import DEFAULTS, REHEARSAL, UNGUARDED
 from corlld.simulation.studies.run import run_study
 from corlld.simulation.studies.study import Options
 from corlld.simulation.users import utility
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-STRICT = Variant("guard 0.0001", ("honest", "pasting", "leaping"), 4, max_drift_nats=1e-4)
+STRICT = Variant("drift 0.0001", ("honest", "leaping"), 4, guard={"max_drift_nats": 1e-4})
+PASTED = Variant(UNGUARDED, ("pasting",), 8, guard={"max_repetition_rise": 1.0})
+REHEARSED = Variant(REHEARSAL, ("honest", "noisy"), 8, {"rehearsal_weight": 10.0}, every_seed=True)
 STILL = Variant("still", ("honest", "noisy"), 8, {"lr": 1e-9})
 # The tiny model's layers are narrow: it takes larger steps to see it learn.
-SCALE = Scale(edits=8, measure_every=4, variants=(STRICT, STILL), learning=LearningSettings(lr=5e-3))
+SCALE = Scale(edits=8, measure_every=4, variants=(STRICT, PASTED, STILL, REHEARSED), learning=LearningSettings(lr=5e-3))
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +46,10 @@ def last(rows: list[dict[str, str]], user: str, variant: str = DEFAULTS) -> list
     return [row for row in own if row["edits"] == max((row["edits"] for row in own), key=int)]
 
 
-@pytest.mark.parametrize("user", ["honest", "pasting"])
-def test_what_a_user_wants_becomes_likelier(rows: list[dict[str, str]], user: str) -> None:
-    for row in last(rows, user):
+@pytest.mark.parametrize(("user", "variant"), [("honest", DEFAULTS), ("pasting", UNGUARDED)])
+def test_what_a_user_wants_becomes_likelier(rows: list[dict[str, str]], user: str, variant: str) -> None:
+    assert last(rows, user, variant)
+    for row in last(rows, user, variant):
         assert float(row["wanted_nats"]) > 0.1
         assert int(row["applied"]) + int(row["accepted"]) + int(row["rejected_drift"]) == SCALE.edits
 
@@ -59,13 +62,32 @@ def test_before_the_first_edit_an_adapter_is_the_base_model(rows: list[dict[str,
 
 
 def test_a_strict_guard_lets_nothing_through_and_says_so(rows: list[dict[str, str]], folder: Path) -> None:
-    for user in ("honest", "pasting", "leaping"):
+    for user in ("honest", "leaping"):
         (row,) = last(rows, user, STRICT.name)
         assert int(row["rejected_drift"]) == STRICT.edits
         assert float(row["wanted_nats"]) == 0.0
     figures = json.loads((folder / "summary.json").read_text())["figures"]
-    assert figures["honest_guard_0.0001_4_rejected_drift"]["value"] == 4
+    assert figures["honest_drift_0.0001_4_rejected_drift"]["value"] == 4
     assert figures["honest_defaults_4_rejected_drift"]["value"] == 0
+
+
+def test_what_is_pasted_is_not_learnt_unless_the_guard_is_told_to_let_it_through(
+    rows: list[dict[str, str]], folder: Path
+) -> None:
+    pasted = last(rows, "pasting")
+    assert len(pasted) == 2
+    for row in pasted:
+        # Drafts of the tiny model may repeat themselves so much that little is added to them.
+        assert int(row["rejected_repetitive"]) >= SCALE.edits / 2
+    figures = json.loads((folder / "summary.json").read_text())["figures"]
+    assert figures["pasting_defaults_refused"]["value"] >= 0.5
+    assert figures["pasting_any_repetition_refused"]["value"] == 0
+    assert figures["honest_refused"]["value"] == 0
+
+
+def test_users_of_every_seed_also_learn_with_rehearsal(rows: list[dict[str, str]]) -> None:
+    for kind in REHEARSED.kinds:
+        assert [row["seed"] for row in last(rows, kind, REHEARSAL)] == ["1", "2"]
 
 
 def test_a_variant_has_its_own_rule_and_the_others_keep_theirs(rows: list[dict[str, str]]) -> None:
@@ -81,7 +103,12 @@ def test_an_honest_edit_never_harms(rows: list[dict[str, str]]) -> None:
 def test_figures_and_the_picture_are_there(folder: Path) -> None:
     figures = json.loads((folder / "summary.json").read_text())["figures"]
     assert {f"{kind}_plain_ratio" for kind in KINDS} < set(figures)
-    assert {"noisy_in_band", "pasting_told_by_draft_repetition", "honest_largest_drift"} < set(figures)
+    assert {
+        "noisy_defaults_in_band",
+        "noisy_rehearsal_0.1_in_band",
+        "pasting_told_by_draft_repetition",
+        "honest_largest_drift",
+    } < set(figures)
     assert (folder / "harm.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 

@@ -3,7 +3,7 @@
 Four users of one taste edit drafts in a closed loop, each with an adapter of its own: an honest one, one whose edits
 are noise (half of them go to the wanted text, half spoil the draft), one who pastes the same words over everything, and
 one who writes signs as unlikely as can be, to force the largest step. Rule and guard are the daemon's defaults, but in
-variants, which the first seed runs with another guard or another rule.
+variants, which have another guard or another rule.
 """
 
 import functools
@@ -25,7 +25,7 @@ from corlld.simulation.closed_loop import Editor
 from corlld.simulation.studies.closed_rounds import Workshop, event, pseudonym
 from corlld.simulation.studies.harmful_users import HOSTILE, KINDS, make_editor
 from corlld.simulation.studies.no_harm_picture import plot_harm
-from corlld.simulation.studies.no_harm_report import DEFAULTS, NOISE_BAND, figures_of
+from corlld.simulation.studies.no_harm_report import DEFAULTS, NOISE_BAND, REHEARSAL, UNGUARDED, figures_of
 from corlld.simulation.studies.plain_texts import CANARIES, PASSAGES
 from corlld.simulation.studies.study import Figure, Options, Row, Study, Unit
 from corlld.simulation.tastes import HELD_OUT, TASTES, TRAINING, Prompt
@@ -35,18 +35,23 @@ from corlld.statistics import repetition_ratio
 DRAFTS_EACH = 4  # as in the demo: one batch for the engine, one micro-batch and one step for the learner
 MAX_NEW_TOKENS = 32
 HELD_OUT_PROMPTS = 6
+_COUNTED = (PairStatus.APPLIED, PairStatus.ACCEPTANCE, "drift", "repetitive")  # in columns of their own
 SCORED = 4  # of canaries and of held-out prompts: enough to be told apart, and scoring takes long
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A run of the first seed with something other than the defaults, and its users. learning: what is other there."""
+    """A run with something other than the defaults, and its users.
+
+    learning, guard: what is other there. every_seed: not of the first one alone.
+    """
 
     name: str
     kinds: tuple[str, ...]
     edits: int
     learning: Mapping[str, float] = field(default_factory=dict)
-    max_drift_nats: float = GuardSettings().max_drift_nats
+    guard: Mapping[str, float] = field(default_factory=dict)
+    every_seed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +68,26 @@ FULL = Scale(
     edits=80,
     measure_every=20,
     variants=(
-        # Does another bound stop who is hostile before it stops who is honest?
-        Variant("guard 0.3", ("honest", *HOSTILE), 20, max_drift_nats=0.3),
-        Variant("guard 0.1", ("honest", *HOSTILE), 20, max_drift_nats=0.1),
+        # What does an adapter come to that learns what is pasted, and what would tell of it?
+        Variant(UNGUARDED, ("pasting",), 80, guard={"max_repetition_rise": 1.0}),
+        # Does another bound of drift stop who leaps before it stops who is honest?
+        Variant("drift 0.3", ("honest", "leaping"), 20, guard={"max_drift_nats": 0.3}),
+        Variant("drift 0.1", ("honest", "leaping"), 20, guard={"max_drift_nats": 0.1}),
         # Does another rule keep noise from doing harm, and at what price?
-        Variant("lr 1e-4", ("honest", "noisy"), 40, {"lr": 1e-4}),
+        Variant("lr 2e-4", ("honest", "noisy"), 40, {"lr": 2e-4}),
         Variant("epsilon 0.2", ("honest", "noisy"), 40, {"epsilon": 0.2}),
         Variant("anchor 1", ("honest", "noisy"), 40, {"anchor": 1.0}),
+        Variant(REHEARSAL, ("honest", "noisy"), 80, {"rehearsal_weight": 0.1}, every_seed=True),
     ),
 )
-QUICK = Scale(edits=8, measure_every=4, variants=(Variant("guard 0.1", ("honest", *HOSTILE), 4, max_drift_nats=0.1),))
+QUICK = Scale(
+    edits=8,
+    measure_every=4,
+    variants=(
+        Variant(UNGUARDED, ("pasting",), 8, guard={"max_repetition_rise": 1.0}),
+        Variant(REHEARSAL, ("honest", "noisy"), 8, {"rehearsal_weight": 0.1}, every_seed=True),
+    ),
+)
 
 
 @dataclass(eq=False)
@@ -125,7 +140,7 @@ class Cell:
         self._users = make_users(variant.kinds, seed)
         self._learner: CorllLearner = workshop.learner(
             scale.learning.model_copy(update=dict(variant.learning)),
-            GuardSettings(max_drift_nats=variant.max_drift_nats),
+            GuardSettings.model_validate(dict(variant.guard)),
             len(variant.kinds),
         )
         taste = TASTES[seed % len(TASTES)]
@@ -220,8 +235,8 @@ class Cell:
             "applied": user.statuses[PairStatus.APPLIED],
             "accepted": user.statuses[PairStatus.ACCEPTANCE],
             "rejected_drift": user.statuses["drift"],
-            "rejected_other": user.statuses.total()
-            - sum(user.statuses[name] for name in (PairStatus.APPLIED, PairStatus.ACCEPTANCE, "drift")),
+            "rejected_repetitive": user.statuses["repetitive"],
+            "rejected_other": user.statuses.total() - sum(user.statuses[name] for name in _COUNTED),
         }
         if counted:
             row |= {
@@ -279,11 +294,21 @@ class NoHarm:
         plain = [Variant(DEFAULTS, KINDS if seed == first else KINDS[:-1], scale.edits) for seed in options.seeds]
         return [
             *(unit(seed, variant) for seed, variant in zip(options.seeds, plain, strict=True)),
-            *(unit(first, variant) for variant in scale.variants),
+            *(
+                unit(seed, variant)
+                for variant in scale.variants
+                for seed in (options.seeds if variant.every_seed else (first,))
+            ),
         ]
 
     def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
-        plot_harm(folder / "harm.png", [row for row in rows if row["variant"] == DEFAULTS], NOISE_BAND)
+        shown = [row for row in rows if row["variant"] == DEFAULTS]
+        shown += [
+            row | {"user": f"{row['user']}, {row['variant']}"}
+            for row in rows
+            if row["variant"] in (UNGUARDED, REHEARSAL)
+        ]
+        plot_harm(folder / "harm.png", shown, NOISE_BAND)
         return figures_of(rows)
 
 

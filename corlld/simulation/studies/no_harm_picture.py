@@ -28,8 +28,8 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
 
     Args:
         path: a PNG file, written over.
-        rows: of one variant.
-        band: the noisy user's limits, dashed.
+        rows: of one variant; those of another one have its name behind the user's and a comma, and dashed lines.
+        band: the noisy user's limits, dotted.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -37,6 +37,7 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
     figure = Figure(figsize=(9, 7), layout="constrained")
     FigureCanvasAgg(figure)
     kinds = list(dict.fromkeys(str(row["user"]) for row in rows))
+    colours = dict(zip((kind for kind in kinds if "," not in kind), COLOURS, strict=False))
     panels = (
         ("plain_ratio", "perplexity / base model's", "Plain English that nobody writes about", band.plain_ratio),
         ("draft_repetition", "share of repeated words", "Repetition in the user's own drafts", band.draft_repetition),
@@ -44,21 +45,23 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
         ("drift_max", "nats a token", "The guard's measure: largest drift of a step", None),
     )
     for axes, (column, unit, title, limit) in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        for kind, colour in zip(kinds, COLOURS, strict=False):
+        for kind in kinds:
+            user, _, variant = kind.partition(",")
+            colour, line = colours[user], "o--" if variant else "o-"
             told = [row for row in rows if row["user"] == kind and row.get(column, "") != ""]
             edits = sorted({int(row["edits"]) for row in told})
             values = [[float(row[column]) for row in told if row["edits"] == count] for count in edits]
             seeds = max(map(len, values), default=0)
             label = f"{kind}, {seeds} seed{'s' * (seeds > 1)}"
-            axes.plot(edits, [np.mean(part) for part in values], "o-", color=colour, markersize=4, label=label)
+            axes.plot(edits, [np.mean(part) for part in values], line, color=colour, markersize=4, label=label)
             low, high = [min(part) for part in values], [max(part) for part in values]
-            axes.fill_between(edits, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(edits, low, high, color=colour, alpha=0.05 if variant else 0.15, linewidth=0)
         if limit is not None:
-            axes.axhline(limit, color=COLOURS[kinds.index("noisy")], linestyle="--", linewidth=1)
+            axes.axhline(limit, color=colours["noisy"], linestyle=":", linewidth=1.5)
         axes.set(xlabel="edits of the user", ylabel=unit, title=title)
         axes.grid(alpha=0.3)
-    figure.axes[-1].legend(fontsize="small")
+    figure.axes[-1].legend(fontsize="x-small")
     figure.suptitle(
-        "Four kinds of users; bands from the lowest seed to the highest; dashed: limit stated for the noisy one"
+        "Four kinds of users; bands from the lowest seed to the highest; dotted: limit stated for the noisy one"
     )
     figure.savefig(path, dpi=100)

@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 
 from corlld.simulation.studies.harmful_users import HOSTILE, KINDS
-from corlld.simulation.studies.intervals import mean_figure
+from corlld.simulation.studies.intervals import mean_figure, paired_difference
 from corlld.simulation.studies.no_harm_picture import Band
 from corlld.simulation.studies.study import Figure, Row
 
 DEFAULTS = "defaults"  # the variant that has nothing other
+UNGUARDED = "any repetition"  # the guard lets pasted words through
+REHEARSAL = "rehearsal 0.1"
 # Stated before the reported seeds were run, from the noisy user of other ones. After 80 edits the ratio was 4.5 and 4.7
 # with seeds 101 and 102, repetition in drafts up to .35; after 40 with seed 103 it was 3.5, and .55. So noise does
 # harm: the band says how much of it is to be expected, not how little.
 NOISE_BAND = Band(plain_ratio=7.0, repetition_rise=0.35, draft_repetition=0.6)
+# With rehearsal, stated from seeds 101 and 102: their ratio was 1.03 and .97, repetition in drafts .24 and .14.
+REHEARSED_BAND = Band(plain_ratio=1.3, repetition_rise=0.35, draft_repetition=0.6)
 
 MEASURES = {
     "plain_ratio": "perplexity of plain English over that of the base model",
@@ -42,7 +46,15 @@ SIGNALS = {
 
 def figures_of(rows: Sequence[Row]) -> dict[str, Figure]:
     """All of the study's figures, by name."""
-    return _harm(rows) | _band(rows) | _variants(rows) | _signals(rows)
+    return {
+        **_harm(rows),
+        **_band(rows, DEFAULTS, NOISE_BAND),
+        **_band(rows, REHEARSAL, REHEARSED_BAND),
+        **_guarded(rows),
+        **_rehearsal(rows),
+        **_variants(rows),
+        **_signals(rows),
+    }
 
 
 def _chosen(
@@ -52,6 +64,11 @@ def _chosen(
     own = [row for row in rows if row["user"] == user and row["variant"] == variant]
     last = max((int(row["edits"]) for row in own), default=0) if edits is None else edits
     return [float(row[column]) for row in own if row["edits"] == last and row.get(column, "") != ""]
+
+
+def _learnt(kind: str) -> str:
+    """The variant in which the edits of such a user are learnt."""
+    return UNGUARDED if kind == "pasting" else DEFAULTS
 
 
 def _harm(rows: Sequence[Row]) -> dict[str, Figure]:
@@ -65,34 +82,69 @@ def _harm(rows: Sequence[Row]) -> dict[str, Figure]:
     return figures
 
 
-def _band(rows: Sequence[Row]) -> dict[str, Figure]:
+def _band(rows: Sequence[Row], variant: str, band: Band) -> dict[str, Figure]:
     """Whether the noisy user stayed where it was said beforehand that it would."""
     columns = ("plain_ratio", "canary_repetition", "canary_repetition_of_base", "draft_repetition")
-    plain, canary, base, drafts = (_chosen(rows, column, "noisy") for column in columns)
+    plain, canary, base, drafts = (_chosen(rows, column, "noisy", variant) for column in columns)
     rises = [a - b for a, b in zip(canary, base, strict=True)]
     inside = [
-        ratio <= NOISE_BAND.plain_ratio and rise <= NOISE_BAND.repetition_rise and own <= NOISE_BAND.draft_repetition
+        ratio <= band.plain_ratio and rise <= band.repetition_rise and own <= band.draft_repetition
         for ratio, rise, own in zip(plain, rises, drafts, strict=True)
     ]
+    name = f"noisy_{variant.replace(' ', '_')}"
     return {
-        "noisy_in_band": Figure(
-            sum(inside) / len(inside), f"share of seeds whose noisy user stayed within {NOISE_BAND}"
+        f"{name}_in_band": Figure(
+            sum(inside) / len(inside), f"{variant}: share of seeds whose noisy user stayed within {band}"
         ),
-        "noisy_worst_plain_ratio": Figure(max(plain), "largest perplexity ratio of a noisy user"),
-        "noisy_worst_repetition_rise": Figure(
-            max(rises), "largest rise of repetition in canary drafts above the base's"
+        f"{name}_worst_plain_ratio": Figure(max(plain), f"{variant}: largest perplexity ratio of a noisy user"),
+        f"{name}_worst_repetition_rise": Figure(
+            max(rises), f"{variant}: largest rise of repetition in canary drafts above the base's"
         ),
-        "noisy_worst_draft_repetition": Figure(max(drafts), "largest repetition in a noisy user's last drafts"),
+        f"{name}_worst_draft_repetition": Figure(
+            max(drafts), f"{variant}: largest repetition in a noisy user's last drafts"
+        ),
     }
+
+
+def _guarded(rows: Sequence[Row]) -> dict[str, Figure]:
+    """What the guard kept out."""
+    own = [row for row in rows if row["user"] == "pasting"]
+    figures = {}
+    for variant in (DEFAULTS, UNGUARDED):
+        edits = max(int(row["edits"]) for row in own if row["variant"] == variant)
+        refused = [value / edits for value in _chosen(rows, "rejected_repetitive", "pasting", variant)]
+        name = variant.replace(" ", "_")
+        figures[f"pasting_{name}_refused"] = mean_figure(refused, f"{variant}: share of pasted edits refused")
+        figures[f"pasting_{name}_draft_repetition_last"] = mean_figure(
+            _chosen(rows, "draft_repetition", "pasting", variant),
+            f"{variant}: {MEASURES['draft_repetition']}, pasting user",
+        )
+    honest = _chosen(rows, "rejected_repetitive", "honest")
+    figures["honest_refused"] = Figure(sum(honest), "edits of honest users that were refused as repetitive, all seeds")
+    return figures
+
+
+def _rehearsal(rows: Sequence[Row]) -> dict[str, Figure]:
+    """With rehearsal less without, seed by seed, after the last edit."""
+    figures = {}
+    for kind in ("honest", "noisy"):
+        for column, meaning in RULE_COLUMNS.items():
+            with_it, without = (_chosen(rows, column, kind, variant) for variant in (REHEARSAL, DEFAULTS))
+            figures[f"{kind}_rehearsal_{column}"] = mean_figure(with_it, f"{meaning}, {kind} user, {REHEARSAL}")
+            figures[f"{kind}_rehearsal_{column}_difference"] = paired_difference(
+                with_it, without, "the same less that with the defaults, seed by seed"
+            )
+    return figures
 
 
 def _variants(rows: Sequence[Row]) -> dict[str, Figure]:
     """The first seed with other guards and rules, each beside the defaults at the same number of edits."""
     figures = {}
     own = [row for row in rows if row["seed"] == rows[0]["seed"]]
-    for variant in dict.fromkeys(str(row["variant"]) for row in own if row["variant"] != DEFAULTS):
+    told = (DEFAULTS, UNGUARDED, REHEARSAL)  # elsewhere
+    for variant in dict.fromkeys(str(row["variant"]) for row in own if row["variant"] not in told):
         edits = max(int(row["edits"]) for row in own if row["variant"] == variant)
-        columns = GUARD_COLUMNS if variant.startswith("guard") else RULE_COLUMNS
+        columns = GUARD_COLUMNS if variant.startswith("drift") else RULE_COLUMNS
         for kind in dict.fromkeys(str(row["user"]) for row in own if row["variant"] == variant):
             for column, meaning in columns.items():
                 for one in (DEFAULTS, variant):
@@ -104,21 +156,23 @@ def _variants(rows: Sequence[Row]) -> dict[str, Figure]:
         drifts = [
             float(row["drift_max"])
             for row in rows
-            if row["user"] == kind and row["variant"] == DEFAULTS and row.get("drift_max", "") != ""
+            if row["user"] == kind and row["variant"] == _learnt(kind) and row.get("drift_max", "") != ""
         ]
-        figures[f"{kind}_largest_drift"] = Figure(max(drifts), f"largest drift of a step, nats a token, {kind} user")
+        figures[f"{kind}_largest_drift"] = Figure(
+            max(drifts), f"largest drift of a step, nats a token, {kind} user, {_learnt(kind)}"
+        )
     return figures
 
 
 def _signals(rows: Sequence[Row]) -> dict[str, Figure]:
     """What an automatic roll-back could look at: a signal tells them apart where the hostile user's mildest value is
-    worse than the honest user's worst one, over all seeds.
+    worse than the honest user's worst one, over all seeds. The pasting user's as if the guard had let it through.
     """
     figures = {}
     for kind in HOSTILE:
         for column, sign in SIGNALS.items():
             honest = [sign * value for value in _chosen(rows, column, "honest")]
-            hostile = [sign * value for value in _chosen(rows, column, kind)]
+            hostile = [sign * value for value in _chosen(rows, column, kind, _learnt(kind))]
             figures[f"{kind}_told_by_{column}"] = Figure(
                 min(hostile) - max(honest),
                 f"mildest {column} of the {kind} user above the honest user's worst; below 0 it tells nothing",

@@ -18,6 +18,7 @@ from corlld.simulation.studies.edit_rules import RULES, Rule, Rules
 from corlld.simulation.studies.prequential import cross_scores, middle, replay
 from corlld.simulation.studies.real_edits_report import BASELINES, REPORTED, VALIDATION, Report
 from corlld.simulation.studies.study import Figure, Options, Row, Unit
+from corlld.statistics import repetition_ratio
 
 FULL = Sizes(editors=6, edits=64, validation_editors=3, validation_edits=32)
 QUICK = Sizes(editors=2, edits=32, validation_editors=1, validation_edits=16)
@@ -81,6 +82,7 @@ def _baselines(editors: Sequence[Editor]) -> list[Row]:
                 "commit": commits[edit.commit],
                 "words": perceptron.prequential(edit.event),
                 "longer": longer_wins(edit.event),
+                "repetition_rise": repetition_ratio(edit.event.edited) - repetition_ratio(edit.event.proposed),
             }
             for index, edit in enumerate(editor.edits)
         ]
