@@ -11,11 +11,19 @@ from typing import Any
 
 from corlld.errors import ConfigurationError
 from corlld.learning.pairs import PreferencePair
+from corlld.settings import LearningSettings
 
 GIVEN_TOKENS = 8  # of a passage: context, not scored
 SCORED_TOKENS = 64  # at most; what follows is left out, for a step to cost about the same with any passages
 PLAIN_ENGLISH = Path(__file__).with_name("plain_english.txt")
 _EMPTY_LINES = re.compile(r"\n\s*\n")  # spaces in one can't be seen
+
+
+def rehearsals(learning: LearningSettings, tokenizer: Any) -> tuple[PreferencePair, ...]:
+    """What the settings have rehearsed; empty where that is nothing. Raises ConfigurationError, see below."""
+    if not learning.rehearsal_weight:
+        return ()
+    return rehearsal_pairs(tokenizer, read_passages(learning.rehearsal_path or PLAIN_ENGLISH))
 
 
 def read_passages(path: Path) -> tuple[str, ...]:
