@@ -9,8 +9,10 @@ import torch
 from corlld.settings import GuardSettings, LearningSettings
 
 RULE = LearningSettings()
-UNGUARDED = GuardSettings(every_steps=10**9)  # the peers have no guard; what it costs is a figure of its own
-GUARDED = GuardSettings(max_drift_nats=1e9)  # its pass, not its verdict: the same pairs are trained again and again
+# The peers have no guard, and refuse no edit; what it costs is a figure of its own.
+UNGUARDED = GuardSettings(every_steps=10**9, max_repetition_rise=1.0)
+# Its pass, not its verdict: the same pairs are trained again and again.
+GUARDED = GuardSettings(max_drift_nats=1e9, max_repetition_rise=1.0)
 
 
 @dataclass(frozen=True, slots=True)

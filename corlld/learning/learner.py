@@ -11,7 +11,7 @@ from corlld.errors import RejectReason
 from corlld.learning.adapter import AdapterTensors, adds_nothing, new_adapter
 from corlld.learning.guard import is_repetitive
 from corlld.learning.pairs import NoPair, PairEncoder, PreferencePair
-from corlld.learning.rehearsal import PLAIN_ENGLISH, read_passages, rehearsal_pairs
+from corlld.learning.rehearsal import rehearsals
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Slot, make_slots
 from corlld.learning.steps import StepRunner
@@ -101,16 +101,11 @@ class CorllLearner:
         self._runner = StepRunner(
             resident, self._slots, learning, guard, row_tokens(learning, resident.device, resident.model.dtype)
         )
-        self._rehearsals = self._read_rehearsals()
+        self._rehearsals = tuple(
+            Candidate(pair, base=self._runner.base_sums(pair), rehearsed=True)
+            for pair in rehearsals(learning, resident.tokenizer)
+        )
         self._batches = 0  # begun so far
-
-    def _read_rehearsals(self) -> tuple[Candidate, ...]:
-        """What is rehearsed, with the base model's likelihood of it; empty where nothing is."""
-        if not self._learning.rehearsal_weight:
-            return ()
-        passages = read_passages(self._learning.rehearsal_path or PLAIN_ENGLISH)
-        pairs = rehearsal_pairs(self._resident.tokenizer, passages)
-        return tuple(Candidate(pair, base=self._runner.base_sums(pair), rehearsed=True) for pair in pairs)
 
     @property
     def model_info(self) -> ModelInfo:

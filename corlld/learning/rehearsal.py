@@ -4,16 +4,26 @@ Experience replay as in continual learning, of text that is nobody's. Its loss i
 likelihood: it asks for nothing where nothing was forgotten, and never teaches the passages themselves.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from corlld.errors import ConfigurationError
 from corlld.learning.pairs import PreferencePair
+from corlld.settings import LearningSettings
 
 GIVEN_TOKENS = 8  # of a passage: context, not scored
 SCORED_TOKENS = 64  # at most; what follows is left out, for a step to cost about the same with any passages
 PLAIN_ENGLISH = Path(__file__).with_name("plain_english.txt")
+_EMPTY_LINES = re.compile(r"\n\s*\n")  # spaces in one can't be seen
+
+
+def rehearsals(learning: LearningSettings, tokenizer: Any) -> tuple[PreferencePair, ...]:
+    """What the settings have rehearsed; empty where that is nothing. Raises ConfigurationError, see below."""
+    if not learning.rehearsal_weight:
+        return ()
+    return rehearsal_pairs(tokenizer, read_passages(learning.rehearsal_path or PLAIN_ENGLISH))
 
 
 def read_passages(path: Path) -> tuple[str, ...]:
@@ -28,7 +38,7 @@ def read_passages(path: Path) -> tuple[str, ...]:
         raise ConfigurationError(f"learning.rehearsal_path: {path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"learning.rehearsal_path: {path} is not UTF-8 text") from None
-    passages = tuple(" ".join(part.split()) for part in text.split("\n\n") if part.strip())
+    passages = tuple(" ".join(part.split()) for part in _EMPTY_LINES.split(text) if part.strip())
     if not passages:
         raise ConfigurationError(f"learning.rehearsal_path: {path} has no passage")
     return passages

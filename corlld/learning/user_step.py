@@ -43,8 +43,8 @@ class UserStep:
 class StepResult:
     """What a user's step did. With a `failure` the user's slot is as it was, bit for bit.
 
-    loss: mean over the pairs. gradient_norm: before it was clipped. drift_nats, delta_chosen_logps: None where the
-    step's drift was not due.
+    loss: mean over the pairs, and what a rehearsal adds. gradient_norm: before it was clipped. drift_nats,
+    delta_chosen_logps: None where the step's drift was not due.
     """
 
     failure: RejectReason | None

@@ -1,22 +1,35 @@
 """The ways that are compared do the same: otherwise their seconds would say nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from corlld.bench import ours
 from corlld.bench.comparison import FP32, Comparison, Series, check_same
-from corlld.bench.ways import Took
-from corlld.bench.workloads import choose, made_up_edits
+from corlld.bench.ways import GUARDED, UNGUARDED, Took
+from corlld.bench.workloads import Edit, Workload, choose, made_up_edits
 from corlld.errors import FatalError
+from corlld.learning.pairs import PreferencePair
+from corlld.learning.resident import ResidentModel
+from corlld.settings import GuardSettings
 from tests.tiny_models import make_tiny_model
 
 SAME = ("trl", "peft", "single", "packed")
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    folder = str(make_tiny_model(tmp_path_factory.mktemp("model"), "gemma3"))
-    resident = ours.load(folder, FP32)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_tiny_model(tmp_path_factory.mktemp("model"), "gemma3"))
+
+
+@pytest.fixture(scope="module")
+def resident(folder: str) -> ResidentModel:
+    return ours.load(folder, FP32)
+
+
+@pytest.fixture(scope="module")
+def comparison(folder: str, resident: ResidentModel) -> Comparison:
     return Comparison(folder, resident, choose(made_up_edits(), ours.make_encoder(resident.tokenizer)))
 
 
@@ -43,6 +56,16 @@ def test_trl_the_peft_loop_and_both_of_ours_end_with_the_same_tensors(comparison
 def test_steps_of_several_pairs_are_the_same_too(comparison: Comparison, workload: str, ways: tuple[str, ...]) -> None:
     """A pair alone has its gradient clipped: how strong it is shows in the company of others."""
     comparison.measure([Series(workload, FP32, way) for way in ways], 1, lambda _: None)
+
+
+@pytest.mark.parametrize("guard", [UNGUARDED, GUARDED])
+def test_an_edit_that_the_daemon_would_refuse_is_trained_on(resident: ResidentModel, guard: GuardSettings) -> None:
+    """The peers know no guard: without it the bench would end on such a file of edits."""
+    pasted = replace(made_up_edits()[0], edited="buy now " * 10)
+    encoder = ours.make_encoder(resident.tokenizer)
+    pair = encoder.encode(pasted)
+    assert isinstance(pair, PreferencePair)
+    ours.trained_starts(ours.make_learner(resident, guard, 1), Workload("pasted", ((Edit(pasted, pair),),)))
 
 
 def test_a_way_that_ends_elsewhere_stops_the_bench() -> None:

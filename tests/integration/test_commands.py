@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -168,6 +169,17 @@ def test_check_tells_what_memory_has_no_room_for(
     monkeypatch.setenv(name, value)
     assert main(["check"]) == 78
     assert problem in " ".join(capsys.readouterr().out.split())
+
+
+def test_passages_that_can_not_be_rehearsed_are_a_problem_to_check_and_to_run(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0.1")
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(site / "none.txt"))
+    assert main(["check"]) == 78
+    assert re.search(r"problem +model +learning\.rehearsal_path: \S*none\.txt can't be read", capsys.readouterr().out)
+    code, problem = fails(capsys, "run")
+    assert (code, "learning.rehearsal_path" in problem) == (78, True)
 
 
 def test_the_settings_command_prints_what_check_accepts(
