@@ -124,6 +124,7 @@ class Check:
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
+        from corlld.learning.rehearsal import rehearsed
         from corlld.learning.resident import load_resident_model
 
         resident = load_resident_model(self._settings.model, self._settings.adapter)
@@ -134,6 +135,7 @@ class Check:
             self._settings.batching.max_users_per_step,
             self._settings.state.host_memory_bytes,
         )
+        rehearsed(self._settings.learning, resident.tokenizer)
         templates = "with" if resident.info.supports_messages else "without"
         return (
             f"{resident.info.name}, revision {resident.info.revision[:12]}, {templates} a chat template, on "

@@ -11,7 +11,7 @@ from corlld.errors import RejectReason
 from corlld.learning.adapter import AdapterTensors, adds_nothing, new_adapter
 from corlld.learning.guard import is_repetitive
 from corlld.learning.pairs import NoPair, PairEncoder, PreferencePair
-from corlld.learning.rehearsal import PLAIN_ENGLISH, read_passages, rehearsal_pairs
+from corlld.learning.rehearsal import rehearsed
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Slot, make_slots
 from corlld.learning.steps import StepRunner
@@ -106,10 +106,7 @@ class CorllLearner:
 
     def _read_rehearsals(self) -> tuple[Candidate, ...]:
         """What is rehearsed, with the base model's likelihood of it; empty where nothing is."""
-        if not self._learning.rehearsal_weight:
-            return ()
-        passages = read_passages(self._learning.rehearsal_path or PLAIN_ENGLISH)
-        pairs = rehearsal_pairs(self._resident.tokenizer, passages)
+        pairs = rehearsed(self._learning, self._resident.tokenizer)
         return tuple(Candidate(pair, base=self._runner.base_sums(pair), rehearsed=True) for pair in pairs)
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 from corlld.errors import ConfigurationError
 from corlld.learning.pairs import PreferencePair
+from corlld.settings import LearningSettings
 
 GIVEN_TOKENS = 8  # of a passage: context, not scored
 SCORED_TOKENS = 64  # at most; what follows is left out, for a step to cost about the same with any passages
@@ -32,6 +33,13 @@ def read_passages(path: Path) -> tuple[str, ...]:
     if not passages:
         raise ConfigurationError(f"learning.rehearsal_path: {path} has no passage")
     return passages
+
+
+def rehearsed(learning: LearningSettings, tokenizer: Any) -> tuple[PreferencePair, ...]:
+    """What the settings have rehearsed; nothing where its weight is 0. Raises ConfigurationError."""
+    if not learning.rehearsal_weight:
+        return ()
+    return rehearsal_pairs(tokenizer, read_passages(learning.rehearsal_path or PLAIN_ENGLISH))
 
 
 def rehearsal_pairs(tokenizer: Any, passages: Sequence[str]) -> tuple[PreferencePair, ...]:

@@ -267,6 +267,31 @@ def test_a_missing_model_folder(
     assert "there is no folder" in problem
 
 
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "can't be read"), ("", "has no passage"), ("short", "needed: more than 8")],
+)
+def test_wrong_passages_are_said_before_anything_is_learnt(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    content: str | None,
+    said: str,
+) -> None:
+    file = site / "passages.txt"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0.1")
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(file))
+    assert main([command]) == 78
+    output = capsys.readouterr()
+    [line] = [line for line in (output.out + output.err).splitlines() if "learning.rehearsal_path: " in line]
+    assert said in line
+    assert not list((site / "adapters").glob("*"))
+
+
 def test_a_dead_broker_is_named_after_the_deadline(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
