@@ -234,13 +234,16 @@ def _simulate(arguments: argparse.Namespace) -> int:
         if value is not None and arguments.study not in STUDIES_USING[option]:
             raise FatalError(f"{option}: the study {arguments.study} has no use for it", ExitCode.USAGE)
     try:
+        import matplotlib as _  # pictures come last: that it is missing would be told after hours
+
         from corlld.learning.model_files import DEMO
         from corlld.simulation.studies.catalogue import find_study
         from corlld.simulation.studies.run import run_study
         from corlld.simulation.studies.study import Options
+
+        study = find_study(arguments.study)
     except ImportError as error:
         raise ConfigurationError(f"the studies need {error.name}: pip install 'corlld[demo]'") from None
-    study = find_study(arguments.study)
     model = DEMO if arguments.model is None else arguments.model
     options = Options(arguments.seeds or study.seeds, arguments.quick, model, arguments.edits)
     folder = arguments.folder or Path(f"corlld-{study.name}")

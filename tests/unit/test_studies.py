@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -268,6 +269,16 @@ def test_an_option_that_the_study_has_no_use_for_is_refused(
 @pytest.mark.parametrize(("study", "seed"), [("tastes", "1001"), ("language-world", "101")])
 def test_a_seed_that_settings_are_chosen_on_is_a_wrong_command_line(study: str, seed: str, tmp_path: Path) -> None:
     assert main(["simulate", study, "--seeds", seed, "--folder", str(tmp_path / "results")]) == ExitCode.USAGE
+
+
+def test_a_missing_package_for_pictures_is_told_before_the_work_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    folder = tmp_path / "results"
+    assert main(["simulate", "theory", "--quick", "--folder", str(folder)]) == ExitCode.CONFIGURATION
+    assert capsys.readouterr().err == "corlld: the studies need matplotlib: pip install 'corlld[demo]'\n"
+    assert not folder.exists()
 
 
 def test_the_command_runs_a_study_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
