@@ -234,7 +234,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
         if value is not None and arguments.study not in STUDIES_USING[option]:
             raise FatalError(f"{option}: the study {arguments.study} has no use for it", ExitCode.USAGE)
     try:
-        import matplotlib as _  # pictures come last: that it is missing would be told after hours
+        # Pictures come last: that it is missing would be told after hours.
+        import matplotlib  # noqa: F401
 
         from corlld.learning.model_files import DEMO
         from corlld.simulation.studies.catalogue import find_study
