@@ -13,7 +13,7 @@ import structlog
 from rich.console import Console
 
 from corlld import __version__
-from corlld.command_line import Command, build_parser
+from corlld.command_line import STUDIES_USING, Command, build_parser
 from corlld.errors import ConfigurationError, CorlldError, ExitCode, FatalError
 from corlld.outputs import hold_closed_streams, say, unwritable
 from corlld.settings import Settings
@@ -230,14 +230,23 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from corlld.operations.logs import configure_logging
 
     configure_logging("warning", "auto")  # the tables say the rest
+    for option, value in (("--model", arguments.model), ("--edits", arguments.edits)):
+        if value is not None and arguments.study not in STUDIES_USING[option]:
+            raise FatalError(f"{option}: the study {arguments.study} has no use for it", ExitCode.USAGE)
     try:
+        # Pictures come last: that it is missing would be told after hours.
+        import matplotlib  # noqa: F401
+
+        from corlld.learning.model_files import DEMO
         from corlld.simulation.studies.catalogue import find_study
         from corlld.simulation.studies.run import run_study
         from corlld.simulation.studies.study import Options
+
+        study = find_study(arguments.study)
     except ImportError as error:
         raise ConfigurationError(f"the studies need {error.name}: pip install 'corlld[demo]'") from None
-    study = find_study(arguments.study)
-    options = Options(arguments.seeds or study.seeds, arguments.quick, arguments.model, arguments.edits)
+    model = DEMO if arguments.model is None else arguments.model
+    options = Options(arguments.seeds or study.seeds, arguments.quick, model, arguments.edits)
     folder = arguments.folder or Path(f"corlld-{study.name}")
     run_study(study, options, folder, shlex.join(["corlld", *sys.argv[1:]]), _stdout(), Console(stderr=True))
     return ExitCode.OK

@@ -31,6 +31,7 @@ runs gives 130.
 """
 
 STUDIES = ("theory", "language-world", "tastes", "real-edits", "no-harm")
+STUDIES_USING = {"--model": ("tastes", "real-edits", "no-harm"), "--edits": ("real-edits",)}  # others refuse them
 MAX_SAMPLE = 100_000
 HELP_COLUMNS = 80  # argparse wraps nothing where an epilog keeps its lines
 
@@ -198,10 +199,9 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--seeds", type=_seeds, metavar="1,2,3", help="of the reported runs (default: the study's own)"
     )
     simulate.add_argument("--quick", action="store_true", help="on a scale for a first look: its figures mean little")
-    simulate.add_argument(
-        "--model", default="demo", help="tastes, real-edits, no-harm: as model.name (default: %(default)s)"
-    )
-    simulate.add_argument("--edits", type=Path, metavar="FILE", help="real-edits: one event a line; needed there")
+    of_some = {option: ", ".join(studies) for option, studies in STUDIES_USING.items()}
+    simulate.add_argument("--model", help=f"{of_some['--model']}: as model.name (default: demo)")
+    simulate.add_argument("--edits", type=Path, metavar="FILE", help=f"{of_some['--edits']}: one event a line; needed")
     simulate.set_defaults(command=commands["simulate"])
     return parser
 

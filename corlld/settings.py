@@ -235,11 +235,11 @@ class LearningSettings(Section):
     """The CoRLL rule. corlld is a reimplementation from the paper's abstract: these defaults are our choices."""
 
     # The studies that chose a default are named above it; their figures are tests/evidence/STUDY/summary.json.
-    # tastes (cells beta 0.03, 0.01), language-world (grid): no other value is better at effort and held-out drafts.
+    # tastes (cells beta 0.03, 0.01), language-world (grid): no other value is better at both effort and soundness.
     beta: float = Field(0.1, gt=0, description="Strength of the KL anchor: loss = -log sigma(beta * margin).")
     # tastes, no-harm: with .05 or more gemma3-270m's adapters hardly learn. language-world: no gain under noise of .2.
     epsilon: float = Field(0.0, ge=0, lt=0.5, description="Believed rate of edits that are not improvements.")
-    # language-world: `previous` is level, and better where edits give the whole best text; tastes (cell) decides.
+    # language-world: `previous` is level, and better where edits give the whole best text.
     reference: Literal["base", "previous"] = Field(
         "base", description="`base`: adapter off. `previous`: the adapter as the micro-batch began."
     )

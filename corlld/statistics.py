@@ -76,6 +76,11 @@ def repetition_ratio(text: str) -> float:
     return 1.0 - types / (size * (len(words) - size + 1))
 
 
+def word_count(text: str) -> int:
+    """Words, as repetition_ratio counts them."""
+    return len(_WORD.findall(text))
+
+
 def draft_origin(event: EditEvent, head: int) -> DraftOrigin:
     """Who wrote `proposed`. `head`: the newest version when the event was trained."""
     if event.adapter_version == 0:

@@ -4,7 +4,9 @@ import torch
 
 from corlld.learning.slots import Rows
 from corlld.records import EditEvent
-from corlld.statistics import repetition_ratio
+from corlld.statistics import repetition_ratio, word_count
+
+FEWEST_WORDS = 10  # of a text that can be called repetitive
 
 
 def all_finite(*tensors: Rows) -> torch.Tensor:
@@ -37,6 +39,9 @@ def is_due(step: int, every_steps: int) -> bool:
 def is_repetitive(event: EditEvent, max_rise: float) -> bool:
     """Whether the edit makes the text repeat itself (`repetition_ratio`) by more than `max_rise` above the draft.
 
-    Learnt, it would spread: drafts that repeat themselves are what a collapsing adapter writes.
+    Learnt, it would spread: drafts that repeat themselves are what a collapsing adapter writes. In a few words ("bye
+    bye") it means nothing, and a text without words (signs, scripts without spaces) has no repetition.
     """
+    if word_count(event.edited) < FEWEST_WORDS:
+        return False
     return repetition_ratio(event.edited) - repetition_ratio(event.proposed) > max_rise

@@ -107,9 +107,12 @@ def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> Resid
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        if _hub_is_away(error):
-            raise UnavailableError(f"model.name: {model.name} can't be loaded: {first_line(error)}") from error
-        raise ConfigurationError(f"model.name: {model.name} can't be loaded: {first_line(error)}") from error
+        problem = f"model.name: {model.name} can't be loaded: {first_line(error)}"
+        if files.revision is None:
+            problem = (
+                f"model.name: there is no folder {model.name}, and as a hub id it can't be loaded: {first_line(error)}"
+            )
+        raise (UnavailableError if _hub_is_away(error) else ConfigurationError)(problem) from error
     if loading["missing_keys"]:
         # transformers would go on with random numbers in their place.
         raise ConfigurationError(f"model.name: {model.name} lacks weights, among them {min(loading['missing_keys'])}")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -171,17 +170,6 @@ def test_check_tells_what_memory_has_no_room_for(
     assert problem in " ".join(capsys.readouterr().out.split())
 
 
-def test_passages_that_can_not_be_rehearsed_are_a_problem_to_check_and_to_run(
-    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0.1")
-    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(site / "none.txt"))
-    assert main(["check"]) == 78
-    assert re.search(r"problem +model +learning\.rehearsal_path: \S*none\.txt can't be read", capsys.readouterr().out)
-    code, problem = fails(capsys, "run")
-    assert (code, "learning.rehearsal_path" in problem) == (78, True)
-
-
 def test_the_settings_command_prints_what_check_accepts(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,6 +265,31 @@ def test_a_missing_model_folder(
     code, problem = fails(capsys, "run")
     assert code == 78
     assert "there is no folder" in problem
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "can't be read"), ("", "has no passage"), ("short", "needed: more than 8")],
+)
+def test_wrong_passages_are_said_before_anything_is_learnt(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    content: str | None,
+    said: str,
+) -> None:
+    file = site / "passages.txt"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0.1")
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(file))
+    assert main([command]) == 78
+    output = capsys.readouterr()
+    [line] = [line for line in (output.out + output.err).splitlines() if "learning.rehearsal_path: " in line]
+    assert said in line
+    assert not list((site / "adapters").glob("*"))
 
 
 def test_a_dead_broker_is_named_after_the_deadline(

@@ -453,11 +453,16 @@ def test_an_edit_that_repeats_itself_far_more_than_the_draft_is_not_learnt(make:
 
 
 def test_an_edit_may_repeat_itself_as_much_as_the_setting_allows(make: Callable[..., CorllLearner]) -> None:
-    twice = event("see you on friday", "see you see you")  # from none to half
+    twice = event("see you on friday", "see you at the gate see you at the gate")  # from none to half
     reasons = [
         update(make(GuardSettings(max_repetition_rise=rise)), twice).pairs[0].reason for rise in (0.49, 0.5, 1.0)
     ]
     assert reasons == [RejectReason.REPETITIVE, None, None]
+
+
+def test_a_few_words_may_repeat_themselves(make: Callable[..., CorllLearner]) -> None:
+    outcome = update(make(), event("hello", "bye bye bye bye bye bye bye bye bye"))
+    assert outcome.pairs[0].status is PairStatus.APPLIED
 
 
 def test_a_draft_that_repeats_itself_may_be_mended_or_accepted(make: Callable[..., CorllLearner]) -> None:

@@ -92,7 +92,7 @@ def test_another_model_at_the_same_path_has_another_revision(folder: Path, tmp_p
         ("./none", "there is no folder ./none"),
         ("a/b/c", "there is no folder a/b/c"),
         ("none.gguf", "there is no file none.gguf"),
-        ("corlld-tests/does-not-exist", "corlld-tests/does-not-exist can't be loaded"),
+        ("corlld-tests/does-not-exist", "there is no folder corlld-tests/does-not-exist, and as a hub id it can't"),
     ],
 )
 def test_a_model_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, sentence: str) -> None:
@@ -113,7 +113,8 @@ def test_a_hub_that_does_not_answer_may_do_so_later(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", unanswered)
     with pytest.raises(
-        UnavailableError, match=r"model.name: some/model can't be loaded: We couldn't connect to the hub\.$"
+        UnavailableError,
+        match=r"there is no folder some/model, and as a hub id it can't be loaded: We couldn't connect to the hub\.$",
     ):
         load_resident_model(settings("some/model"), ADAPTER)
 

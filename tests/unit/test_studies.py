@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,13 @@ def test_a_half_done_run_of_something_else_is_refused_and_left_alone(
     assert (tmp_path / UNITS_FILE).read_bytes() == before
 
 
+def test_a_run_of_which_no_unit_was_done_binds_nobody_to_its_options(tmp_path: Path) -> None:
+    with pytest.raises(Cut):
+        do(Squares(cut_at=1), tmp_path, replace(OPTIONS, model="mistyped"))
+    do(Squares(), tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [1, 2, 3]
+
+
 def test_a_finished_run_is_done_again_and_replaced(tmp_path: Path) -> None:
     do(Squares(), tmp_path)
     assert not (tmp_path / UNITS_FILE).exists()
@@ -161,9 +169,10 @@ def test_the_results_have_a_row_a_row_and_the_summary_says_how_they_were_made(tm
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FatalError, match="can't be used") as no:
-        do(Squares(), tmp_path / "file")
-    assert no.value.exit_code == ExitCode.CANNOT_WRITE
+    for folder, said in ((tmp_path / "file", "is not a folder"), (tmp_path / "file" / "below", "can't be used")):
+        with pytest.raises(FatalError, match=said) as no:
+            do(Squares(), folder)
+        assert no.value.exit_code == ExitCode.CANNOT_WRITE
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -245,6 +254,31 @@ def test_a_study_or_a_seed_that_is_none_is_refused(arguments: list[str], capsys:
         main(["simulate", *arguments])
     assert ended.value.code == ExitCode.USAGE
     assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("study", "option"), [("theory", "--edits"), ("no-harm", "--edits"), ("theory", "--model")])
+def test_an_option_that_the_study_has_no_use_for_is_refused(
+    study: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "results"
+    assert main(["simulate", study, "--folder", str(folder), "--seeds", "1", option, "demo"]) == ExitCode.USAGE
+    assert capsys.readouterr().err == f"corlld: {option}: the study {study} has no use for it\n"
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(("study", "seed"), [("tastes", "1001"), ("language-world", "101")])
+def test_a_seed_that_settings_are_chosen_on_is_a_wrong_command_line(study: str, seed: str, tmp_path: Path) -> None:
+    assert main(["simulate", study, "--seeds", seed, "--folder", str(tmp_path / "results")]) == ExitCode.USAGE
+
+
+def test_a_missing_package_for_pictures_is_told_before_the_work_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    folder = tmp_path / "results"
+    assert main(["simulate", "theory", "--quick", "--folder", str(folder)]) == ExitCode.CONFIGURATION
+    assert capsys.readouterr().err == "corlld: the studies need matplotlib: pip install 'corlld[demo]'\n"
+    assert not folder.exists()
 
 
 def test_the_command_runs_a_study_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,15 +89,17 @@ def split(edits: dict[str, list[Edit]], sizes: Sizes) -> Split:
     ranked = sorted(edits, key=lambda user: (-len(edits[user]), user))
     reported, others = ranked[: sizes.editors], ranked[sizes.editors :]
     validation = [user for user in others if len(edits[user]) >= sizes.validation_edits][: sizes.validation_editors]
-    if len(reported) < sizes.editors or len(edits[reported[-1]]) < sizes.edits:
+    enough = [user for user in reported if len(edits[user]) >= sizes.edits]
+    if len(enough) < sizes.editors:
         raise FatalError(
-            f"--edits: {sizes.editors} editors with {sizes.edits} edits of at most {MAX_CHARS} characters are needed",
+            f"--edits: {sizes.editors} editors with {sizes.edits} edits of at most {MAX_CHARS} characters are needed, "
+            f"and it has {len(enough)}; of a commit at most {MAX_EDITS_A_COMMIT} edits count",
             ExitCode.DATA,
         )
     if len(validation) < sizes.validation_editors:
         raise FatalError(
             f"--edits: besides those who edited most, {sizes.validation_editors} editors with {sizes.validation_edits} "
-            "edits are needed, for validation",
+            f"edits are needed, for validation, and it has {len(validation)}",
             ExitCode.DATA,
         )
     return Split(

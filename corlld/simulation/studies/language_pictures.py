@@ -62,7 +62,8 @@ def plot_regret(path: Path, rows: Sequence[Row]) -> None:
     for axes in grid[:, 0]:
         axes.set(ylabel="regret (share of U's range)")
     grid[0, 0].legend(fontsize="small")
-    picture.suptitle("What a text lacks of the best sentence; bands: 95 % over users, their own levels taken off")
+    join = "; " if columns > 1 else "\n"  # one column is narrower than the sentence
+    picture.suptitle(f"What a text lacks of the best sentence{join}bands: 95 % over users, their own levels taken off")
     picture.savefig(path, dpi=90)
 
 
@@ -112,4 +113,5 @@ def _forest(axes: "Axes", labels: Sequence[str], figures: Sequence[Figure], colo
         axes.plot(figure.value, place, "o", color=colour)
     axes.axvline(0, color="#777777", linewidth=1)
     axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(-0.5, len(labels) - 0.5)
     axes.grid(alpha=0.3, axis="x")

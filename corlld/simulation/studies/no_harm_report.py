@@ -77,7 +77,11 @@ def _harm(rows: Sequence[Row]) -> dict[str, Figure]:
     for kind in KINDS:
         for column, meaning in MEASURES.items():
             figures[f"{kind}_{column}"] = mean_figure(_chosen(rows, column, kind), f"{meaning}, {kind} user")
-    start = [float(row["held_out_distance"]) for row in rows if row["edits"] == 0 and row["user"] == "honest"]
+    start = [
+        float(row["held_out_distance"])
+        for row in rows
+        if row["edits"] == 0 and row["user"] == "honest" and row["variant"] == DEFAULTS
+    ]
     figures["base_held_out_distance"] = mean_figure(start, "as held_out_distance, the base model")
     return figures
 

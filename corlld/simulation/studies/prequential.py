@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from corlld.learning.learner import CorllLearner
 from corlld.learning.resident import ResidentModel
 from corlld.learning.user_step import PairScore
-from corlld.records import Adapter, EditEvent, PairOutcome, PairStatus, TrainingBatch
+from corlld.records import Adapter, EditEvent, PairStatus, TrainingBatch
 from corlld.settings import BatchingSettings, GuardSettings
 from corlld.simulation.studies.edit_archive import Editor
 from corlld.simulation.studies.edit_rules import Rule
@@ -22,14 +22,6 @@ class Replayed:
 
     rows: list[Row]
     adapters: list[Adapter | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    margin: float
-    base_margin: float
-    trained: bool  # by an adapter that was trained before
-    applied: bool
 
 
 def replay(resident: ResidentModel, editors: Sequence[Editor], rule: Rule, seed: int) -> Replayed:
@@ -51,17 +43,19 @@ def replay(resident: ResidentModel, editors: Sequence[Editor], rule: Rule, seed:
         if start == middle(count):
             halfway = adapters
         fresh = [own[start : start + ROUND] for own in events]
-        scores = _scores(learner, editors, adapters, fresh, seed) if rule.texts else None
+        # Apart from training: the second step of a micro-batch would know what the first one learnt, and fine-tuning on
+        # texts scores nothing.
+        scores = _scores(learner, editors, adapters, fresh, seed)
         batches = [
             TrainingBatch(_uid(editor.name, seed), adapter, tuple(_lesson(event, rule) for event in new))
             for editor, adapter, new in zip(editors, adapters, fresh, strict=True)
         ]
         outcomes = learner.update(batches)
         for place, (editor, outcome) in enumerate(zip(editors, outcomes, strict=True)):
-            for offset, pair in enumerate(outcome.pairs):
-                judged = _by_score(scores[place][offset], outcome.trained, start) if scores else _by_outcome(pair)
-                if judged is not None:
-                    rows.append(_row(editor, start + offset, judged, rule, seed))
+            for offset, (pair, score) in enumerate(zip(outcome.pairs, scores[place], strict=True)):
+                applied = outcome.trained if rule.texts else pair.status is PairStatus.APPLIED
+                if score is not None:
+                    rows.append(_row(editor, start + offset, score, rule, seed, trained=start > 0, applied=applied))
         adapters = [outcome.adapter for outcome in outcomes]
     return Replayed(rows, halfway)
 
@@ -136,28 +130,16 @@ def _scores(
     )
 
 
-def _by_outcome(pair: PairOutcome) -> _Judged | None:
-    if pair.margin is None or pair.base_margin is None:
-        return None
-    return _Judged(pair.margin, pair.base_margin, pair.scored_by_trained, pair.status is PairStatus.APPLIED)
-
-
-def _by_score(score: PairScore | None, trained: bool, start: int) -> _Judged | None:
-    if score is None:
-        return None
-    return _Judged(score.margin, score.base[0] - score.base[1], start > 0, trained)
-
-
-def _row(editor: Editor, index: int, judged: _Judged, rule: Rule, seed: int) -> Row:
+def _row(editor: Editor, index: int, score: PairScore, rule: Rule, seed: int, *, trained: bool, applied: bool) -> Row:
     """flipped: what was judged as the edit is the text that the editor did away with."""
     return {
         "editor": editor.name,
         "edit": index,
         "seed": seed,
-        "margin": round(judged.margin, 4),
-        "base_margin": round(judged.base_margin, 4),
-        "trained": int(judged.trained),
-        "applied": int(judged.applied),
+        "margin": round(score.margin, 4),
+        "base_margin": round(score.base[0] - score.base[1], 4),
+        "trained": int(trained),
+        "applied": int(applied),
         "flipped": int(rule.flipped and _flip(editor.edits[index].event, seed)),
     }
 

@@ -57,16 +57,27 @@ class RealEdits:
         """See `Study`."""
         report = Report(rows, self.rules)
         report.draw(folder)
-        return report.figures()
+        return {**report.figures(), "largest_repetition_rise": _repetition(options)}
 
     def _editors(self, options: Options) -> Split:
-        if options.edits is None:
-            raise FatalError(
-                "real-edits needs --edits FILE: one event a line, and with it the text `commit`, the same for edits "
-                "that were made together",
-                ExitCode.USAGE,
-            )
-        return split(read_edits(options.edits), self.sizes[options.quick])
+        return split(read_edits(_file(options)), self.sizes[options.quick])
+
+
+def _repetition(options: Options) -> Figure:
+    """What `guard.max_repetition_rise` would meet in the whole file."""
+    events = [edit.event for edits in read_edits(_file(options)).values() for edit in edits]
+    rises = [repetition_ratio(event.edited) - repetition_ratio(event.proposed) for event in events]
+    return Figure(max(rises), f"by how much one of all {len(rises)} edits raises the share of repeated words at most")
+
+
+def _file(options: Options) -> Path:
+    if options.edits is None:
+        raise FatalError(
+            "real-edits needs --edits FILE: one event a line, and with it the text `commit`, the same for edits "
+            "that were made together",
+            ExitCode.USAGE,
+        )
+    return options.edits
 
 
 def _baselines(editors: Sequence[Editor]) -> list[Row]:
@@ -82,7 +93,6 @@ def _baselines(editors: Sequence[Editor]) -> list[Row]:
                 "commit": commits[edit.commit],
                 "words": perceptron.prequential(edit.event),
                 "longer": longer_wins(edit.event),
-                "repetition_rise": repetition_ratio(edit.event.edited) - repetition_ratio(edit.event.proposed),
             }
             for index, edit in enumerate(editor.edits)
         ]

@@ -31,7 +31,6 @@ class Report:
         self._rules = rules
         simple = [row for row in rows if row["unit"] == BASELINES]
         places = [(str(row["editor"]), int(row["edit"])) for row in simple]
-        self._repetition_rise = max(float(row["repetition_rise"]) for row in simple)
         self._commits = dict(zip(places, (int(row["commit"]) for row in simple), strict=True))
         corll = self._judged(rules.corll, correct)
         sft = self._judged(rules.chosen_sft, correct)
@@ -122,9 +121,6 @@ class Report:
         figures["margin_sft"] = self._mean(self._margin["sft"], "fine-tuning: mean margin, nats")
         figures["refused_share"] = self._mean(
             {key: 1 - value for key, value in applied.items()}, "corlld: share of edits that the guard refused"
-        )
-        figures["largest_repetition_rise"] = Figure(
-            self._repetition_rise, "by how much an edit raises the share of repeated words at most"
         )
         figures["editors"] = Figure(float(len({editor for _, editor, _ in corll})), "editors that are reported")
         figures["edits"] = Figure(float(len(corll)), "edits that are judged")

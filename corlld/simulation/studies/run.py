@@ -89,16 +89,20 @@ class _Done:
         asked = json.loads(json.dumps(asdict(options), default=str))
         head = {"study": study, "options": asked, "corlld": __version__}
         try:
+            if folder.exists() and not folder.is_dir():
+                raise FatalError(f"--folder: {folder} is not a folder; name another one", ExitCode.CANNOT_WRITE)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "summary.json").unlink(missing_ok=True)  # of an earlier run: it would tell of other rows
             whole = self._path.read_bytes() if self._path.exists() else b""
             lines = whole.split(b"\n")[:-1]  # a torn line is no unit
+            if len(lines) == 1 and json.loads(lines[0]) != head:
+                lines = []  # no unit was done, as where the model was not found
             if lines and json.loads(lines[0]) != head:
                 raise FatalError(
                     f"{folder} has a half-done run of another study, or with other options; name another --folder, "
                     f"or remove {_DONE} there",
                     ExitCode.USAGE,
                 )
+            (folder / "summary.json").unlink(missing_ok=True)  # of an earlier run: it would tell of other rows
             for line in lines[1:]:
                 entry = json.loads(line)
                 self.rows[entry["unit"]] = entry["rows"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from corlld.errors import ConfigurationError, FatalError
+from corlld.errors import ExitCode, FatalError
 from corlld.settings import LearningSettings
 from corlld.simulation.studies.direct_loop import DirectLoop, Method, Models, Writer, writers
 from corlld.simulation.studies.study import Figure, Options, Row, Unit
@@ -41,7 +41,7 @@ FULL = Scale(edits=200, block=40, cell=80, tuning=24, held_out=12)
 QUICK = Scale(edits=8, block=4, cell=8, tuning=4, held_out=2)
 
 
-def corll(name: str, **changes: float | str) -> Method:
+def corll(name: str, **changes: float) -> Method:
     """The daemon's rule, with some of its defaults changed."""
     return Method(name, LearningSettings.model_validate(changes))
 
@@ -61,7 +61,9 @@ class TastesStudy:
 
     def units(self, options: Options) -> Sequence[Unit]:
         if VALIDATION_SEED in options.seeds:
-            raise ConfigurationError(f"--seeds: {VALIDATION_SEED} is the seed of the tuning, and can't be reported")
+            raise FatalError(
+                f"--seeds: {VALIDATION_SEED} is the seed of the tuning, and can't be reported", ExitCode.USAGE
+            )
         if options.scratch is None:
             raise ValueError("this study needs `scratch`")
         work = _Work(Models(options.model), QUICK if options.quick else FULL, options.scratch)
