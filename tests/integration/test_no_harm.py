@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from corlld.errors import ExitCode, FatalError
 from corlld.settings import LearningSettings
 from corlld.simulation.studies.harmful_users import KINDS, LeapingEditor, NoisyEditor, PastingEditor, make_editor
 from corlld.simulation.studies.no_harm import NoHarm, Scale, Variant
@@ -122,6 +123,12 @@ def test_the_same_seed_gives_the_same_rows(tiny_model: Path, folder: Path, tmp_p
                 assert float(row["wanted_nats"]) == pytest.approx(
                     float(again[row["user"], row["edits"]]["wanted_nats"]), abs=1e-5
                 )
+
+
+def test_a_seed_that_the_bands_were_stated_from_is_not_reported() -> None:
+    with pytest.raises(FatalError, match="--seeds: 102 is a seed that the bands were stated from") as no:
+        NoHarm(SCALE).units(Options(seeds=(1, 102), quick=False, model="demo", edits=None))
+    assert no.value.exit_code == ExitCode.USAGE
 
 
 def test_a_noisy_edit_spoils_half_of_the_words_or_is_the_wanted_text() -> None:

@@ -91,7 +91,7 @@ def test_a_unit_whose_line_is_torn_is_done_again(kept: int, tmp_path: Path) -> N
 
 def test_a_damaged_file_of_what_is_done_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "units.jsonl").write_text('{"options": \n')
-    with pytest.raises(FatalError, match=r"units\.jsonl is damaged.*remove it"):
+    with pytest.raises(FatalError, match=r"units\.jsonl or summary\.json is damaged.*remove them"):
         do(Squares(), tmp_path)
 
 
@@ -139,6 +139,18 @@ def test_a_finished_run_is_done_again_and_replaced(tmp_path: Path) -> None:
     assert study.ran == [5]
     assert [row["seed"] for row in read(tmp_path / "results.csv")] == ["5"]
     assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [5]
+
+
+@pytest.mark.parametrize(("study", "quick"), [(Squares("cubes"), False), (Squares(), True)])
+def test_a_finished_run_is_not_replaced_by_another_study_or_a_quick_run(
+    study: Squares, quick: bool, tmp_path: Path
+) -> None:
+    do(Squares(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FatalError, match="has a run of the study squares; name another --folder") as no:
+        do(study, tmp_path, replace(OPTIONS, quick=quick))
+    assert no.value.exit_code == ExitCode.USAGE
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_the_time_of_earlier_runs_counts(tmp_path: Path) -> None:

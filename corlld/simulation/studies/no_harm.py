@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from corlld.errors import ExitCode, FatalError
 from corlld.learning.learner import CorllLearner
 from corlld.learning.user_step import PairScore
 from corlld.records import Adapter, EditEvent, PairStatus, TrainingBatch, UpdateOutcome
@@ -25,7 +26,15 @@ from corlld.simulation.closed_loop import Editor
 from corlld.simulation.studies.closed_rounds import Workshop, event, pseudonym
 from corlld.simulation.studies.harmful_users import HOSTILE, KINDS, make_editor
 from corlld.simulation.studies.no_harm_picture import plot_harm
-from corlld.simulation.studies.no_harm_report import DEFAULTS, NOISE_BAND, REHEARSAL, UNGUARDED, figures_of
+from corlld.simulation.studies.no_harm_report import (
+    BAND_SEEDS,
+    DEFAULTS,
+    NOISE_BAND,
+    REHEARSAL,
+    REHEARSED_BAND,
+    UNGUARDED,
+    figures_of,
+)
 from corlld.simulation.studies.plain_texts import CANARIES, PASSAGES
 from corlld.simulation.studies.study import Figure, Options, Row, Study, Unit
 from corlld.simulation.tastes import HELD_OUT, TASTES, TRAINING, Prompt
@@ -275,7 +284,7 @@ class NoHarm:
 
     name = "no-harm"
     question = "What do noise and hostile users do to an adapter, and who stops them?"
-    budget_minutes = 45.0
+    budget_minutes = 60.0
     seeds = (1, 2, 3)
 
     def __init__(self, scale: Scale = FULL) -> None:
@@ -283,6 +292,10 @@ class NoHarm:
 
     def units(self, options: Options) -> Sequence[Unit]:
         """A unit a seed with the defaults, then one a variant."""
+        if stated := sorted(set(options.seeds) & set(BAND_SEEDS)):
+            raise FatalError(
+                f"--seeds: {stated[0]} is a seed that the bands were stated from; name others", ExitCode.USAGE
+            )
         scale = QUICK if options.quick else self._scale
         workshop = functools.cache(lambda: Workshop(options.model, MAX_NEW_TOKENS))
 
@@ -308,7 +321,7 @@ class NoHarm:
             for row in rows
             if row["variant"] in (UNGUARDED, REHEARSAL)
         ]
-        plot_harm(folder / "harm.png", shown, NOISE_BAND)
+        plot_harm(folder / "harm.png", shown, {"-": NOISE_BAND, "--": REHEARSED_BAND})
         return figures_of(rows)
 
 

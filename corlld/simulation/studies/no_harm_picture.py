@@ -1,6 +1,6 @@
 """The picture of what users do to their adapters. Needs matplotlib, from the extra `demo`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +23,13 @@ class Band:
     draft_repetition: float
 
 
-def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
+def plot_harm(path: Path, rows: Sequence[Row], bands: Mapping[str, Band]) -> None:
     """Four measures against the number of edits, a colour a kind of user.
 
     Args:
         path: a PNG file, written over.
         rows: of one variant; those of another one have its name behind the user's and a comma, and dashed lines.
-        band: the noisy user's limits, dotted.
+        bands: the noisy user's limits, thin, by the style of the lines that they are for.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -39,12 +39,12 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
     kinds = list(dict.fromkeys(str(row["user"]) for row in rows))
     colours = dict(zip((kind for kind in kinds if "," not in kind), COLOURS, strict=False))
     panels = (
-        ("plain_ratio", "perplexity / base model's", "Plain English that nobody writes about", band.plain_ratio),
-        ("draft_repetition", "share of repeated words", "Repetition in the user's own drafts", band.draft_repetition),
-        ("canary_similarity", "similarity to the base model's", "Drafts for prompts that nobody asks", None),
-        ("drift_max", "nats a token", "The guard's measure: largest drift of a step", None),
+        ("plain_ratio", "perplexity / base model's", "Plain English that nobody writes about"),
+        ("draft_repetition", "share of repeated words", "Repetition in the user's own drafts"),
+        ("canary_similarity", "similarity to the base model's", "Drafts for prompts that nobody asks"),
+        ("drift_max", "nats a token", "The guard's measure: largest drift of a step"),
     )
-    for axes, (column, unit, title, limit) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+    for axes, (column, unit, title) in zip(figure.subplots(2, 2).flat, panels, strict=True):
         for kind in kinds:
             user, _, variant = kind.partition(",")
             colour, line = colours[user], "o--" if variant else "o-"
@@ -56,12 +56,13 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
             axes.plot(edits, [np.mean(part) for part in values], line, color=colour, markersize=4, label=label)
             low, high = [min(part) for part in values], [max(part) for part in values]
             axes.fill_between(edits, low, high, color=colour, alpha=0.05 if variant else 0.15, linewidth=0)
-        if limit is not None:
-            axes.axhline(limit, color=colours["noisy"], linestyle=":", linewidth=1.5)
+        for style, band in bands.items():
+            if hasattr(band, column):
+                axes.axhline(getattr(band, column), color=colours["noisy"], linestyle=style, linewidth=0.7)
         axes.set(xlabel="edits of the user", ylabel=unit, title=title)
         axes.grid(alpha=0.3)
     figure.axes[-1].legend(fontsize="x-small")
     figure.suptitle(
-        "Four kinds of users; bands from the lowest seed to the highest; dotted: limit stated for the noisy one"
+        "Four kinds of users; bands from the lowest seed to the highest; thin: limits stated for the noisy one"
     )
     figure.savefig(path, dpi=100)

@@ -10,6 +10,7 @@ from corlld.simulation.studies.study import Figure, Row
 DEFAULTS = "defaults"  # the variant that has nothing other
 UNGUARDED = "any repetition"  # the guard lets pasted words through
 REHEARSAL = "rehearsal 0.1"
+BAND_SEEDS = (101, 102, 103)
 # Stated before the reported seeds were run, from the noisy user of other ones. After 80 edits the ratio was 4.5 and 4.7
 # with seeds 101 and 102, repetition in drafts up to .35; after 40 with seed 103 it was 3.5, and .55. So noise does
 # harm: the band says how much of it is to be expected, not how little.
@@ -170,7 +171,7 @@ def _variants(rows: Sequence[Row]) -> dict[str, Figure]:
 
 def _signals(rows: Sequence[Row]) -> dict[str, Figure]:
     """What an automatic roll-back could look at: a signal tells them apart where the hostile user's mildest value is
-    worse than the honest user's worst one, over all seeds. The pasting user's as if the guard had let it through.
+    worse than the honest user's worst one. The pasting user's as if the guard had let it through.
     """
     figures = {}
     for kind in HOSTILE:
@@ -179,6 +180,7 @@ def _signals(rows: Sequence[Row]) -> dict[str, Figure]:
             hostile = [sign * value for value in _chosen(rows, column, kind, _learnt(kind))]
             figures[f"{kind}_told_by_{column}"] = Figure(
                 min(hostile) - max(honest),
-                f"mildest {column} of the {kind} user above the honest user's worst; below 0 it tells nothing",
+                f"mildest {column} of the {kind} user ({len(hostile)} seeds) above the honest user's worst "
+                f"({len(honest)} seeds), after the last edit; below 0 it tells nothing",
             )
     return figures

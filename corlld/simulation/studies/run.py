@@ -102,7 +102,7 @@ class _Done:
                     f"or remove {_DONE} there",
                     ExitCode.USAGE,
                 )
-            (folder / "summary.json").unlink(missing_ok=True)  # of an earlier run: it would tell of other rows
+            _make_room(folder, study, options)
             for line in lines[1:]:
                 entry = json.loads(line)
                 self.rows[entry["unit"]] = entry["rows"]
@@ -115,7 +115,8 @@ class _Done:
             raise FatalError(f"--folder: {folder} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from None
         except (ValueError, KeyError, TypeError):
             raise FatalError(
-                f"{self._path} is damaged, or of another version; remove it to begin anew", ExitCode.DATA
+                f"{self._path} or summary.json is damaged, or of another version; remove them to begin anew",
+                ExitCode.DATA,
             ) from None
 
     def add(self, key: str, rows: Sequence[Row]) -> None:
@@ -133,6 +134,18 @@ class _Done:
     def clear(self) -> None:
         self._path.unlink()
         shutil.rmtree(self._path.parent / _SCRATCH, ignore_errors=True)
+
+
+def _make_room(folder: Path, study: str, options: Options) -> None:
+    """Removes the summary of an earlier run like this one: it would tell of other rows. Refuses to replace another."""
+    path = folder / "summary.json"
+    if not path.exists():
+        return
+    earlier = json.loads(path.read_bytes())
+    if earlier["study"] != study or (options.quick and not earlier["quick"]):
+        kind = "a quick run" if earlier["quick"] else "a run"
+        raise FatalError(f"{folder} has {kind} of the study {earlier['study']}; name another --folder", ExitCode.USAGE)
+    path.unlink()
 
 
 def _now() -> _Spent:
