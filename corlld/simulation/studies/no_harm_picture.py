@@ -61,7 +61,9 @@ def plot_harm(path: Path, rows: Sequence[Row], bands: Mapping[str, Band]) -> Non
                 axes.axhline(getattr(band, column), color=colours["noisy"], linestyle=style, linewidth=0.7)
         axes.set(xlabel="edits of the user", ylabel=unit, title=title)
         axes.grid(alpha=0.3)
-    figure.axes[-1].legend(fontsize="x-small")
+        if column == "plain_ratio":
+            axes.set_yscale("log")
+    figure.legend(*figure.axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.suptitle(
         "Four kinds of users; bands from the lowest seed to the highest; thin: limits stated for the noisy one"
     )
