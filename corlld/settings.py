@@ -243,7 +243,7 @@ class LearningSettings(Section):
     reference: Literal["base", "previous"] = Field(
         "base", description="`base`: adapter off. `previous`: the adapter as the micro-batch began."
     )
-    # language-world: mends faults of texts, and costs regret on own drafts from .1 on. no-harm (anchor 1): see there.
+    # language-world: mends faults of texts, and costs regret on own drafts from .1 on. no-harm: 1 changes nothing.
     anchor: float = Field(0.0, ge=0, description="Lambda: weight of relu(drop of log pi(edited tail)).")
     # theory (plateaus under unscaled noise), tastes (cell acceptance_weight 0).
     acceptance_weight: float = Field(
@@ -252,7 +252,8 @@ class LearningSettings(Section):
         description="c: weight of log pi(text) of accepted drafts. It keeps a learner sound whose drafts are good "
         "already; 0 where users accept drafts that they have not read.",
     )
-    # no-harm (rehearsal 0.1).
+    # no-harm: .1 keeps noisy users within 1.3 times the base model's perplexity of plain text. tastes and real-edits have
+    # not been run with it yet, so it is off.
     rehearsal_weight: float = Field(
         0.0,
         ge=0,
@@ -291,13 +292,13 @@ class GuardSettings(Section):
         1.0, gt=0, description="Largest mean |change of log pi| per tail token of a step's own pairs."
     )
     every_steps: Positive = Field(1, description="Measure drift every so many steps of a user.")
-    # By the studies real-edits (of 2,127 edits the largest rise is .38) and no-harm (pasted spam: .5 and more).
+    # real-edits (largest_repetition_rise, .38: none of the archive's edits is refused), no-harm (pasting_defaults_refused).
     max_repetition_rise: float = Field(
         0.4,
         gt=0,
         le=1,
-        description="An edit is rejected as `repetitive` where its share of repeated words (in windows of 20) is above "
-        "the draft's by more than this. 1: never.",
+        description="An edit of ten words or more is rejected as `repetitive` where its share of repeated words (in "
+        "windows of 20) is above the draft's by more than this. 1: never.",
     )
 
 
