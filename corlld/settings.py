@@ -252,8 +252,8 @@ class LearningSettings(Section):
         description="c: weight of log pi(text) of accepted drafts. It keeps a learner sound whose drafts are good "
         "already; 0 where users accept drafts that they have not read.",
     )
-    # no-harm: .1 keeps noisy users within 1.3 times the base model's perplexity of plain text. tastes and real-edits have
-    # not been run with it yet, so it is off.
+    # no-harm: .1 keeps noisy users within 1.3 times the base model's perplexity of plain text. tastes and real-edits
+    # have not been run with it yet, so it is off.
     rehearsal_weight: float = Field(
         0.0,
         ge=0,
@@ -292,7 +292,7 @@ class GuardSettings(Section):
         1.0, gt=0, description="Largest mean |change of log pi| per tail token of a step's own pairs."
     )
     every_steps: Positive = Field(1, description="Measure drift every so many steps of a user.")
-    # real-edits (largest_repetition_rise, .38: none of the archive's edits is refused), no-harm (pasting_defaults_refused).
+    # real-edits (largest_repetition_rise, .38: none of the archive's is refused), no-harm (pasting_defaults_refused).
     max_repetition_rise: float = Field(
         0.4,
         gt=0,
