@@ -79,7 +79,7 @@ class Lab:
         return self._tuning[method.name, learning]
 
     def chosen(self, method: Method, scenarios: Sequence[Scenario], judged: Scenario) -> LearningSettings:
-        """The setting with the lowest regret at the end, mean of the validation seeds in one of the scenarios.
+        """The setting with the lowest REG_T, mean of the validation seeds in one of the scenarios.
 
         A method with a single setting has nothing to choose.
         """
@@ -88,7 +88,7 @@ class Lab:
 
         def regret(learning: LearningSettings) -> float:
             rows = self.tuning(method, learning, scenarios)
-            return float(np.mean([row["end"] for row in rows if row["scenario"] == judged.name]))
+            return float(np.mean([row["regret"] for row in rows if row["scenario"] == judged.name]))
 
         return min(method.tried, key=regret)
 

@@ -4,7 +4,16 @@ import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from corlld.simulation.language.methods import COMPARED, CORLL, PAIR_DPO, Method
+from corlld.simulation.language.methods import (
+    ANCHORED,
+    COMPARED,
+    CORLL,
+    NOTHING,
+    PAIR_DPO,
+    PREVIOUS,
+    SFT,
+    Method,
+)
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
 from corlld.simulation.studies.study import Figure, Row
 
@@ -19,7 +28,9 @@ GRID_TUNING = "validation"  # the same, on the seeds that the cells are judged b
 ARCHIVED = "archive"  # drafts of the base model; name of the kind of users that answer to them
 DRAFTS = ("own", ARCHIVED)
 
-_OTHERS = tuple(method for method in COMPARED if method is not CORLL)
+_OTHERS = (NOTHING, *(method for method in COMPARED if method is not CORLL))
+# Does what keeps up the edited text's likelihood close the distance to fine-tuning?
+_BETWEEN_OTHERS = ((ANCHORED, SFT), (PREVIOUS, SFT), (PREVIOUS, PAIR_DPO))
 _IN_DETAIL = 3  # kinds of users, from the first on
 
 
@@ -79,6 +90,12 @@ def _differences(rows: Sequence[Row]) -> dict[str, Figure]:
                 figures[f"{name}_{slug(scenario)}_corll_{DIFFERENCE}_{slug(other.name)}"] = paired_difference(
                     ours, theirs, f"{what} of CoRLL less that of {other.name}, users `{scenario}`, paired by seed"
                 )
+        for one, other in _BETWEEN_OTHERS:
+            ours, theirs = (column(rows, "regret", method=m.name, scenario=scenario) for m in (one, other))
+            if ours and theirs:
+                figures[f"between_{slug(scenario)}_{slug(one.name)}_less_{slug(other.name)}"] = paired_difference(
+                    ours, theirs, f"REG_T of {one.name} less that of {other.name}, users `{scenario}`, paired by seed"
+                )
     return figures
 
 
@@ -130,7 +147,7 @@ def _settings(rows: Sequence[Row]) -> dict[str, Figure]:
             f"settings: {_tried(method)}",
         )
         for scenario in _names(rows, "scenario")[:_IN_DETAIL]
-        for method in (CORLL, *_OTHERS)
+        for method in COMPARED
         if method.name in _names(rows, "method")
         for name in method.varied
     }

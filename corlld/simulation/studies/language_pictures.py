@@ -83,7 +83,12 @@ def plot_differences(path: Path, figures: Mapping[str, Figure], defaults: str) -
     FigureCanvasAgg(picture)
     left, right = picture.subplots(1, 2)
     labels = [name.removeprefix("regret_").replace(f"_corll_{DIFFERENCE}_", ": ") for name in methods]
-    _forest(left, [label.replace("_", " ") for label in labels], list(methods.values()), COLOURS[0])
+    _forest(
+        left,
+        [label.replace("alpha_0_1", "alpha 0.1").replace("_", " ") for label in labels],
+        list(methods.values()),
+        COLOURS[0],
+    )
     left.invert_yaxis()
     left.set(title="CoRLL less another method (users: method)", xlabel="difference of REG_T; left is better for CoRLL")
     for offset, drafts, colour in zip((-0.15, 0.15), DRAFTS, COLOURS, strict=False):

@@ -2,7 +2,7 @@
 
 Users with known wishes, see `corlld.simulation.language`. Each way to learn has the same number of answers from each
 user, and the same number of settings tried on validation seeds; what is reported was run on other seeds, with the
-settings of the lowest regret at the end. Then the daemon's defaults, each moved by itself: judged on the validation
+settings of the lowest regret there. Then the daemon's defaults, each moved by itself: judged on the validation
 seeds, confirmed on the others.
 """
 
@@ -39,7 +39,7 @@ ARCHIVE = Scenario(ARCHIVED, alpha=0.3, harm_rate=0.2, harm="scaled", of_base=Tr
 SCENARIOS = (SCALED, UNSCALED, ARCHIVE, HONEST, WEAKER, STRONGER)
 TUNED_ON = (SCALED, UNSCALED, ARCHIVE)  # each for itself; the others take the settings of the first
 
-FULL = Scale(pretraining=500, rounds=30, validation=(101, 102, 103))
+FULL = Scale(pretraining=500, rounds=30, validation=tuple(range(101, 107)))
 QUICK = Scale(pretraining=200, rounds=12, validation=(101,), judged=2)
 CONFIRMING_SEEDS = 6  # of the reported ones, for the grid's cells
 
@@ -48,12 +48,13 @@ GRID_LR = 2e-3  # of the tried ones where the daemon's other defaults learn best
 GRID: Mapping[str, Mapping[str, Any]] = {
     DEFAULTS: {},
     **{f"lr {lr:g}": {"lr": lr} for lr in (1e-3, 4e-3)},
-    **{f"beta {beta:g}": {"beta": beta} for beta in (0.03, 0.3)},
+    **{f"beta {beta:g}": {"beta": beta} for beta in (0.01, 0.03, 0.3)},
     **{f"epsilon {epsilon:g}": {"epsilon": epsilon} for epsilon in (0.05, 0.2)},
     **{f"anchor {anchor:g}": {"anchor": anchor} for anchor in (0.01, 0.03, 0.1)},
     **{f"acceptance_weight {weight:g}": {"acceptance_weight": weight} for weight in (0.0, 0.3)},
     **{f"beta1 {beta1:g}": {"beta1": beta1} for beta1 in (0.0, 0.5)},
-    **{f"max_drift_nats {drift:g}": {"max_drift_nats": drift} for drift in (0.3,)},
+    **{f"max_drift_nats {drift:g}": {"max_drift_nats": drift} for drift in (0.3, 0.1)},
+    "steps_per_batch 2": {"steps_per_batch": 2},
 }
 QUICK_GRID = (DEFAULTS, "beta 0.03")
 _OF_THE_GUARD = "max_drift_nats"
@@ -128,8 +129,8 @@ class _Work:
 class _LanguageWorld:
     name = "language-world"
     question = "Does it learn from weak and noisy edits, and better than by imitation or by comparisons?"
-    budget_minutes = 30.0
-    seeds = tuple(range(1, 11))
+    budget_minutes = 45.0
+    seeds = tuple(range(11, 27))
 
     def units(self, options: Options) -> Sequence[Unit]:
         scale = QUICK if options.quick else FULL
