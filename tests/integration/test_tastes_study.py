@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from corlld.errors import ConfigurationError, FatalError
+from corlld.errors import FatalError
 from corlld.simulation.studies.direct_loop import DirectLoop, Models, writers
 from corlld.simulation.studies.run import run_study
 from corlld.simulation.studies.study import Options
@@ -105,5 +105,5 @@ def test_fine_tuning_learns_from_the_edited_text_alone(tiny_model: Path, tmp_pat
 
 
 def test_the_seed_of_the_tuning_is_never_reported(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=str(VALIDATION_SEED)):
+    with pytest.raises(FatalError, match=str(VALIDATION_SEED)):
         STUDY.units(Options((1, VALIDATION_SEED), quick=True, model="demo", edits=None, scratch=tmp_path))
