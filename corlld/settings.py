@@ -265,8 +265,7 @@ class LearningSettings(Section):
         description="The passages: a text file with empty lines between them. None: sixteen in English that come with "
         "corlld.",
     )
-    # tastes (tuning), no-harm (lr 2e-4), real-edits (1e-4): a smaller one forgets less and learns archives better; this
-    # one learns a user's first 40 edits, which are those that cost effort.
+    # tastes (1e-3 is worse), no-harm (2e-4 forgets less, and learns more slowly), real-edits (1e-4 is no better).
     lr: float = Field(5e-4, gt=0, description="Learning rate of a step of `pairs_per_step` pairs.")
     # language-world (grid): no other value is better.
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")
