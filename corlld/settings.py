@@ -283,6 +283,10 @@ class LearningSettings(Section):
         "896 in float32 and 1792 in bfloat16, on cuda 4096 and 8192 (not measured).",
     )
 
+    def problems(self) -> Iterator[str]:
+        if self.rehearsal_path is not None and not self.rehearsal_weight:
+            yield "rehearsal_path: set, allowed: only with learning.rehearsal_weight > 0"
+
 
 class GuardSettings(Section):
     """When a step is undone, and which edits are not learnt at all."""

@@ -39,7 +39,7 @@ _MORE_FORMULAS: dict[Any, Any] = {
 }
 
 
-class _Tokens(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in torch
+class _Tokens(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init_subclass__ is untyped in torch
     """Counts ids looked up in the embedding of a vocabulary of this size."""
 
     def __init__(self, vocabulary: int) -> None:

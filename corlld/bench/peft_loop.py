@@ -121,7 +121,7 @@ class PeftLoop:
             with torch.no_grad(), self._model.disable_adapter():
                 reference = self._margin(*rows)
             loss = -F.logsigmoid(RULE.beta * (self._margin(*rows) - reference))
-            (loss / len(pairs)).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            torch.autograd.backward(loss / len(pairs))
         torch.nn.utils.clip_grad_norm_(self._parameters[name], RULE.max_gradient_norm)
         optimizer.param_groups[0]["lr"] = scaled_lr(RULE.lr, len(pairs), RULE.pairs_per_step)
         optimizer.step()

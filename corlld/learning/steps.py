@@ -15,7 +15,7 @@ from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Rows, Slots, is_out_of_memory
 from corlld.learning.stacked_lora import StackedAdapters
-from corlld.learning.user_step import Candidate, StepResult, Sums, UserStep
+from corlld.learning.user_step import Candidate, StepResult, Sums, UserStep, by_user, mean_loss
 from corlld.settings import GuardSettings, LearningSettings
 
 # Longer rows are faster, and one without gradient keeps nothing for later. Where `max_row_tokens` is 1, for results to
@@ -170,7 +170,7 @@ class StepRunner:
             tensors, norms = self.take_step(group, gradient)
             finite = guard.all_finite(*tensors, norms[:, None]).tolist()
         del gradient, adapters
-        means = [_mean_loss(own, part) for own, part in zip(counts, _by_user(losses, group), strict=True)]
+        means = [mean_loss(own, part) for own, part in zip(counts, by_user(losses, group), strict=True)]
         finite = [good and math.isfinite(mean) for good, mean in zip(finite, means, strict=True)]
 
         due = [guard.is_due(step.slot.optimizer_step + 1, self._guard.every_steps) for step in group]
@@ -223,7 +223,7 @@ class StepRunner:
                 [1.0 if c.rehearsed else 1 / counts[i.user] for i, c in zip(row.items, candidates, strict=True)],
                 dtype=losses.dtype,
             )
-            (losses @ shares.to(losses.device)).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            torch.autograd.backward(losses @ shares.to(losses.device))
         return now, losses.detach()
 
     @torch.no_grad()
@@ -310,19 +310,6 @@ def _flat(group: Sequence[UserStep]) -> tuple[list[Candidate], list[Item]]:
     candidates = [candidate for step in group for candidate in step.scored]
     items = [Item(user, candidate.pair) for user, step in enumerate(group) for candidate in step.scored]
     return candidates, items
-
-
-def _by_user(values: Sequence[float], group: Sequence[UserStep]) -> Iterator[Sequence[float]]:
-    start = 0
-    for step in group:
-        end = start + len(step.scored)
-        yield values[start:end]
-        start = end
-
-
-def _mean_loss(pairs: int, losses: Sequence[float]) -> float:
-    """Of the pairs, which come first; a rehearsal's adds to it."""
-    return math.fsum(losses[:pairs]) / pairs + math.fsum(losses[pairs:])
 
 
 def _pairs_of(sums: tuple[torch.Tensor, torch.Tensor]) -> list[Sums]:

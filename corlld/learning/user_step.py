@@ -1,6 +1,7 @@
 """One user's part of a step: the pairs, what is known of them so far, and what became of them."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from corlld.errors import RejectReason
@@ -70,3 +71,17 @@ class PairScore:
     def margin(self) -> float:
         """How much more than the base model the adapter prefers the edited text."""
         return (self.policy[0] - self.policy[1]) - (self.base[0] - self.base[1])
+
+
+def by_user(values: Sequence[float], group: Sequence[UserStep]) -> Iterator[Sequence[float]]:
+    """Values of all that is scored, in order, as each user's part of them."""
+    start = 0
+    for step in group:
+        end = start + len(step.scored)
+        yield values[start:end]
+        start = end
+
+
+def mean_loss(pairs: int, losses: Sequence[float]) -> float:
+    """Of the pairs, which come first; a rehearsal's adds to it."""
+    return math.fsum(losses[:pairs]) / pairs + math.fsum(losses[pairs:])

@@ -109,7 +109,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     def server_bind(self) -> None:
         # Without http.server's own, which asks the name service who we are, and may wait for it.
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]  # of an IP socket
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]  # IPv4 or IPv6: (host, port, ...)
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:

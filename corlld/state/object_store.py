@@ -15,6 +15,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import (
@@ -39,6 +40,9 @@ from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.identity_file import check_identity, fingerprint_of, identity_file
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of, write_id_of
 from corlld.state.tensor_file import LENGTH_BYTES, header_length
+
+if TYPE_CHECKING:
+    from obstore import PutMode
 
 NO_STATE = "0"  # the token of a user without a state
 HEADER_GUESS_BYTES = 65_536  # most headers are whole within the first read
@@ -235,9 +239,13 @@ class ObjectStore:
         probe = f"probe-{secrets.token_hex(8)}"
         obstore.put(self._s3, probe, b"1", mode="create")
         try:
-            for mode, refusal in (("create", AlreadyExistsError), ({"e_tag": '"another"'}, PreconditionError)):
+            refusals: tuple[tuple[PutMode, type[Exception]], ...] = (
+                ("create", AlreadyExistsError),
+                ({"e_tag": '"another"'}, PreconditionError),
+            )
+            for mode, refusal in refusals:
                 try:
-                    obstore.put(self._s3, probe, b"2", mode=mode)  # type: ignore[arg-type]  # the union is lost in the tuple
+                    obstore.put(self._s3, probe, b"2", mode=mode)
                 except refusal:
                     continue
                 raise ConfigurationError(

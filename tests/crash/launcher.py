@@ -83,7 +83,7 @@ def wrap(marks: Marks) -> None:
         marks.mark("published", state.uid, state.version)
         return released
 
-    KafkaSource.poll, KafkaSource.commit = marked_poll, marked_commit  # type: ignore[method-assign]  # the point of it
+    KafkaSource.poll, KafkaSource.commit = marked_poll, marked_commit  # type: ignore[method-assign]  # marks stages of the real daemon
     CorllLearner.update, LocalFolderStore.save = marked_update, marked_save  # type: ignore[method-assign]  # as above
     AdapterPublisher.publish = marked_publish  # type: ignore[method-assign]  # as above
 

@@ -320,6 +320,10 @@ def test_settings_do_not_show_their_secrets(tmp_path: Path) -> None:
             "[batching]\nmax_events = 9\nmax_buffered_events = 8",
             "batching.max_events: found 9, allowed: at most batching.max_buffered_events = 8; in corlld.toml",
         ),
+        (
+            '[learning]\nrehearsal_path = "/passages.txt"',
+            "learning.rehearsal_path: set, allowed: only with learning.rehearsal_weight > 0; in corlld.toml",
+        ),
     ],
 )
 def test_an_impossible_combination_is_one_line(tmp_path: Path, toml: str, line: str) -> None:

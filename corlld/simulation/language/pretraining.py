@@ -42,7 +42,7 @@ def pretrain(folder: Path, *, steps: int, seed: int = 0) -> Path:
         ids = _texts(corpus, rng)
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits[:, PROMPT_TOKENS - 1 :]
         loss = F.cross_entropy(logits.flatten(0, 1), ids[:, PROMPT_TOKENS:].flatten(), ignore_index=0)
-        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
