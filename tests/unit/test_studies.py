@@ -135,20 +135,35 @@ def test_a_finished_run_is_done_again_and_replaced(tmp_path: Path) -> None:
     do(Squares(), tmp_path)
     assert not (tmp_path / UNITS_FILE).exists()
     study = Squares()
-    do(study, tmp_path, replace(OPTIONS, seeds=(5,)))
-    assert study.ran == [5]
-    assert [row["seed"] for row in read(tmp_path / "results.csv")] == ["5"]
-    assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [5]
+    do(study, tmp_path)
+    assert study.ran == [1, 2, 3]
+    do(Squares(), tmp_path / "quick", replace(OPTIONS, quick=True))
+    do(Squares(), tmp_path / "quick", replace(OPTIONS, seeds=(5,)))
+    assert [row["seed"] for row in read(tmp_path / "quick/results.csv")] == ["5"]
 
 
-@pytest.mark.parametrize(("study", "quick"), [(Squares("cubes"), False), (Squares(), True)])
-def test_a_finished_run_is_not_replaced_by_another_study_or_a_quick_run(
-    study: Squares, quick: bool, tmp_path: Path
+def test_a_finished_run_stays_until_the_next_one_is_finished(tmp_path: Path) -> None:
+    do(Squares(), tmp_path)
+    before = (tmp_path / "summary.json").read_bytes()
+    cut_run(tmp_path)
+    assert (tmp_path / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("study", "options"),
+    [
+        (Squares("cubes"), OPTIONS),
+        (Squares(), replace(OPTIONS, quick=True)),
+        (Squares(), replace(OPTIONS, seeds=(1,))),
+    ],
+)
+def test_a_finished_run_is_not_replaced_by_another_study_a_quick_run_or_other_seeds(
+    study: Squares, options: Options, tmp_path: Path
 ) -> None:
     do(Squares(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(FatalError, match="has a run of the study squares; name another --folder") as no:
-        do(study, tmp_path, replace(OPTIONS, quick=quick))
+    with pytest.raises(FatalError, match="has a run of the study squares, seeds 1, 2, 3; name another --folder") as no:
+        do(study, tmp_path, options)
     assert no.value.exit_code == ExitCode.USAGE
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -33,13 +33,13 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
     Args:
         study: see there.
         options: what it was asked for.
-        folder: made where it is not there. A finished run in it is done again, and replaced.
+        folder: made where it is not there. A finished run in it is done again, and replaced once all is done.
         command: as it was typed.
         console: for the figures.
         progress: for how far it has come.
 
     Raises:
-        FatalError: the folder can't be used, or has a half-done run of another study or with other options.
+        FatalError: the folder can't be used, or has a run of another study or with other options.
     """
     units = study.units(replace(options, scratch=folder / _SCRATCH))
     done = _Done(folder, study.name, options)
@@ -49,6 +49,7 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
                 done.add(unit.key, unit.run())
             advance(1)
     rows = [{"unit": unit.key, **row} for unit in units for row in done.rows[unit.key]]
+    (folder / "summary.json").unlink(missing_ok=True)  # of an earlier run: it would tell of other rows
     _write_csv(folder / "results.csv", rows)
     figures = study.report(rows, folder, options)
     summary = {
@@ -102,7 +103,7 @@ class _Done:
                     f"or remove {_DONE} there",
                     ExitCode.USAGE,
                 )
-            _make_room(folder, study, options)
+            _check_replaceable(folder, study, options)
             for line in lines[1:]:
                 entry = json.loads(line)
                 self.rows[entry["unit"]] = entry["rows"]
@@ -136,16 +137,20 @@ class _Done:
         shutil.rmtree(self._path.parent / _SCRATCH, ignore_errors=True)
 
 
-def _make_room(folder: Path, study: str, options: Options) -> None:
-    """Removes the summary of an earlier run like this one: it would tell of other rows. Refuses to replace another."""
+def _check_replaceable(folder: Path, study: str, options: Options) -> None:
+    """Refuses to replace the results of another study, and those of a whole run by a quick one or other seeds."""
     path = folder / "summary.json"
     if not path.exists():
         return
     earlier = json.loads(path.read_bytes())
-    if earlier["study"] != study or (options.quick and not earlier["quick"]):
+    if earlier["study"] != study or (
+        not earlier["quick"] and (options.quick or earlier["seeds"] != list(options.seeds))
+    ):
         kind = "a quick run" if earlier["quick"] else "a run"
-        raise FatalError(f"{folder} has {kind} of the study {earlier['study']}; name another --folder", ExitCode.USAGE)
-    path.unlink()
+        seeds = ", ".join(map(str, earlier["seeds"]))
+        raise FatalError(
+            f"{folder} has {kind} of the study {earlier['study']}, seeds {seeds}; name another --folder", ExitCode.USAGE
+        )
 
 
 def _now() -> _Spent:
