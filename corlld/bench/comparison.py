@@ -11,14 +11,14 @@ import transformers
 from corlld.bench import ours
 from corlld.bench.figures import FIGURES, OTHER_WORKLOADS, Measured
 from corlld.bench.peft_loop import PeftLoop, padding_id
-from corlld.bench.ways import GUARDED, UNGUARDED, Timed, Took, Way, relative_differences, settle
+from corlld.bench.ways import GUARDED, REHEARSING, RULE, UNGUARDED, Timed, Took, Way, relative_differences, settle
 from corlld.bench.workloads import FIRST, Workload
 from corlld.errors import FatalError
 from corlld.learning.adapter import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model_files import find_model_files
 from corlld.learning.resident import ResidentModel
-from corlld.settings import ModelSettings
+from corlld.settings import GuardSettings, LearningSettings, ModelSettings
 
 FP32, BF16 = "float32", "bfloat16"
 TRL_WHOLE = "trl, constructed"
@@ -31,7 +31,7 @@ GEMM_TOKENS, GEMM_IN, GEMM_OUT = 1712, 640, 2048
 GEMM_SECONDS = 0.5
 
 
-WAYS = ("trl", "peft", "single", "packed", "guarded", "gemm")  # in turn
+WAYS = ("trl", "peft", "single", "packed", "guarded", "rehearsing", "gemm")  # in turn
 
 
 class Series(NamedTuple):
@@ -55,6 +55,7 @@ RATIOS: dict[str, tuple[Series, ...]] = {
     "packed_over_single": _first(FP32, "packed", "single"),
     "bf16_over_fp32": (*_first(BF16, "packed"), *_first(FP32, "packed")),
     "guard_cost": _first(FP32, "packed", "guarded"),
+    "rehearsal_cost": _first(FP32, "packed", "rehearsing"),
 }
 for _workload in OTHER_WORKLOADS:
     _packed = Series(_workload, FP32, "packed")
@@ -99,13 +100,13 @@ class Comparison:
         self._model = model
         self._source = find_model_files(ModelSettings(name=model)).source
         self._residents = {FP32: resident}
-        self._learners: dict[tuple[str, bool], CorllLearner] = {}
+        self._learners: dict[tuple[str, GuardSettings, LearningSettings], CorllLearner] = {}
         self._workloads = workloads
 
     def packed(self, *, guarded: bool) -> ours.Ours:
         """All users of the first workload in one call, in float32; each of them was trained before."""
         workload = self._workloads[FIRST]
-        starts = ours.trained_starts(self._learner(FP32, guarded=False), workload)
+        starts = ours.trained_starts(self._learner(FP32, "packed"), workload)
         return self._ours(workload, Series(FIRST, FP32, "guarded" if guarded else "packed"), starts)
 
     def measure(
@@ -125,7 +126,7 @@ class Comparison:
         self, workload: Workload, wanted: Collection[Series], repeats: int, advance: Callable[[int], None]
     ) -> dict[Series, list[float]]:
         starts = {
-            dtype: ours.trained_starts(self._learner(dtype, guarded=False), workload)
+            dtype: ours.trained_starts(self._learner(dtype, "packed"), workload)
             for dtype in {series.dtype for series in wanted}
         }
         timed = {series: self._make(workload, series, starts[series.dtype]) for series in wanted}
@@ -142,7 +143,11 @@ class Comparison:
             if not number and FP32 in starts:
                 check_same(
                     [adapter.weights for adapter in starts[FP32]],
-                    {s.way: way for s, way in timed.items() if s.dtype == FP32 and isinstance(way, Way)},
+                    {
+                        series.way: way
+                        for series, way in timed.items()
+                        if series.dtype == FP32 and series.way != "rehearsing" and isinstance(way, Way)
+                    },
                 )
         return seconds
 
@@ -165,7 +170,7 @@ class Comparison:
         return self._ours(workload, series, starts)
 
     def _ours(self, workload: Workload, series: Series, starts: Sequence[AdapterTensors]) -> ours.Ours:
-        learner = self._learner(series.dtype, guarded=series.way == "guarded")
+        learner = self._learner(series.dtype, series.way)
         events = [tuple(edit.event for edit in edits) for edits in workload.users]
         return ours.Ours(
             f"{series.workload} {series.way}",
@@ -181,11 +186,12 @@ class Comparison:
             self._residents[dtype] = ours.load(self._model, dtype)
         return self._residents[dtype]
 
-    def _learner(self, dtype: str, *, guarded: bool) -> CorllLearner:
-        key = (dtype, guarded)
+    def _learner(self, dtype: str, way: str) -> CorllLearner:
+        guard = GUARDED if way == "guarded" else UNGUARDED
+        rule = REHEARSING if way == "rehearsing" else RULE
+        key = (dtype, guard, rule)
         if key not in self._learners:
-            guard = GUARDED if guarded else UNGUARDED
-            self._learners[key] = ours.make_learner(self._resident(dtype), guard)
+            self._learners[key] = ours.make_learner(self._resident(dtype), guard, rule=rule)
         return self._learners[key]
 
     def _base(self, dtype: str) -> Any:

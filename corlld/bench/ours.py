@@ -15,7 +15,7 @@ from corlld.learning.learner import CorllLearner
 from corlld.learning.pairs import PairEncoder
 from corlld.learning.resident import ResidentModel, load_resident_model
 from corlld.records import EditEvent, PairStatus, TrainingBatch
-from corlld.settings import AdapterSettings, GuardSettings, ModelSettings
+from corlld.settings import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
 
 ADAPTER = AdapterSettings()
 
@@ -32,9 +32,11 @@ def make_encoder(tokenizer: Any) -> PairEncoder:
     )
 
 
-def make_learner(resident: ResidentModel, guard: GuardSettings, slots: int = 2 * PAIRS) -> CorllLearner:
+def make_learner(
+    resident: ResidentModel, guard: GuardSettings, slots: int = 2 * PAIRS, rule: LearningSettings = RULE
+) -> CorllLearner:
     """A learner that has a slot for each user of two ways, packed and one at a time."""
-    return CorllLearner(resident, RULE, guard, slots)
+    return CorllLearner(resident, rule, guard, slots)
 
 
 def trained_starts(learner: CorllLearner, workload: Workload) -> list[AdapterTensors]:

@@ -12,7 +12,7 @@ from corlld.errors import ExitCode, FatalError
 from corlld.settings import LearningSettings
 from corlld.simulation.studies.harmful_users import KINDS, LeapingEditor, NoisyEditor, PastingEditor, make_editor
 from corlld.simulation.studies.no_harm import NoHarm, Scale, Variant
-from corlld.simulation.studies.no_harm_report import DEFAULTS, REHEARSAL, UNGUARDED
+from corlld.simulation.studies.no_harm_report import DEFAULTS, UNGUARDED, UNREHEARSED
 from corlld.simulation.studies.run import run_study
 from corlld.simulation.studies.study import Options
 from corlld.simulation.users import utility
@@ -21,10 +21,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 STRICT = Variant("drift 0.0001", ("honest", "leaping"), 4, guard={"max_drift_nats": 1e-4})
 PASTED = Variant(UNGUARDED, ("pasting",), 8, guard={"max_repetition_rise": 1.0})
-REHEARSED = Variant(REHEARSAL, ("honest", "noisy"), 8, {"rehearsal_weight": 10.0}, every_seed=True)
+FORGETFUL = Variant(UNREHEARSED, ("honest", "noisy"), 8, {"rehearsal_weight": 0.0}, every_seed=True)
 STILL = Variant("still", ("honest", "noisy"), 8, {"lr": 1e-9})
 # The tiny model's layers are narrow: it takes larger steps to see it learn.
-SCALE = Scale(edits=8, measure_every=4, variants=(STRICT, PASTED, STILL, REHEARSED), learning=LearningSettings(lr=5e-3))
+SCALE = Scale(edits=8, measure_every=4, variants=(STRICT, PASTED, STILL, FORGETFUL), learning=LearningSettings(lr=5e-3))
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +86,9 @@ def test_what_is_pasted_is_not_learnt_unless_the_guard_is_told_to_let_it_through
     assert figures["honest_refused"]["value"] == 0
 
 
-def test_users_of_every_seed_also_learn_with_rehearsal(rows: list[dict[str, str]]) -> None:
-    for kind in REHEARSED.kinds:
-        assert [row["seed"] for row in last(rows, kind, REHEARSAL)] == ["1", "2"]
+def test_users_of_every_seed_also_learn_without_rehearsal(rows: list[dict[str, str]]) -> None:
+    for kind in FORGETFUL.kinds:
+        assert [row["seed"] for row in last(rows, kind, UNREHEARSED)] == ["1", "2"]
 
 
 def test_a_variant_has_its_own_rule_and_the_others_keep_theirs(rows: list[dict[str, str]]) -> None:
@@ -106,7 +106,7 @@ def test_figures_and_the_picture_are_there(folder: Path) -> None:
     assert {f"{kind}_plain_ratio" for kind in KINDS} < set(figures)
     assert {
         "noisy_defaults_in_band",
-        "noisy_rehearsal_0.1_in_band",
+        "noisy_no_rehearsal_in_band",
         "pasting_told_by_draft_repetition",
         "honest_largest_drift",
     } < set(figures)

@@ -54,7 +54,7 @@ def make(
         monkeypatch.setattr(learner_module, "make_slots", SlotArena)
 
     def learner(guard: GuardSettings | None = None, slots: int = 4, **rule: Any) -> CorllLearner:
-        settings = LearningSettings(**{"lr": 1e-2} | rule)
+        settings = LearningSettings(**{"lr": 1e-2, "rehearsal_weight": 0.0} | rule)
         return CorllLearner(resident, settings, guard or GuardSettings(max_drift_nats=1e9), slots)
 
     return learner
@@ -355,7 +355,7 @@ def test_users_of_one_call_whose_pairs_fit_in_a_row_go_through_the_model_togethe
 
 
 def make_row_tokens(resident: ResidentModel) -> int:
-    learner = CorllLearner(resident, LearningSettings(), GuardSettings(), 1)
+    learner = CorllLearner(resident, LearningSettings(rehearsal_weight=0.0), GuardSettings(), 1)
     pairs = [learner._encoder.encode(edit) for edit in EDITS]
     items = [Item(0, pair) for pair in pairs if isinstance(pair, PreferencePair)]
     return resident.collator.row(items, range(len(items)), users=1).tokens

@@ -151,7 +151,7 @@ RULES: list[dict[str, Any]] = [
 def test_loss_and_gradient_of_users_in_one_pass_equal_a_hand_written_two_row_dpo_on_plain_peft(
     folder: Path, rule: dict[str, Any], max_row_tokens: int
 ) -> None:
-    settings = LearningSettings(beta=0.1, max_row_tokens=max_row_tokens, **rule)
+    settings = LearningSettings(beta=0.1, max_row_tokens=max_row_tokens, rehearsal_weight=0.0, **rule)
     resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
     now = [random_adapter(resident.layout, seed) for seed in (1, 3)]
     before = [random_adapter(resident.layout, seed) for seed in (2, 4)]
@@ -205,7 +205,7 @@ def test_ten_interleaved_steps_of_three_users_equal_peft_with_torch_adamw(
 ) -> None:
     if slots is SlotArena:
         monkeypatch.setattr(learner_module, "make_slots", SlotArena)
-    rule = LearningSettings(lr=1e-2, pairs_per_step=4, max_gradient_norm=0.5)
+    rule = LearningSettings(lr=1e-2, pairs_per_step=4, max_gradient_norm=0.5, rehearsal_weight=0.0)
     resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
     # Fewer slots than users, so that tensors leave the device and come back.
     learner = CorllLearner(resident, rule, NOT_TRUSTED, device_slots=2, adapter_dtype=torch.float64)
@@ -280,6 +280,7 @@ def test_margins_equal_those_of_peft(folder: Path) -> None:
 def test_several_steps_on_a_batch_are_held_to_the_reference_as_the_batch_began(folder: Path, reference: str) -> None:
     rule = LearningSettings.model_validate(
         {"lr": 1e-2, "pairs_per_step": 2, "steps_per_batch": 2, "reference": reference, "anchor": 0.5, "beta": 0.3}
+        | {"rehearsal_weight": 0.0}
     )
     resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
     learner = CorllLearner(resident, rule, NOT_TRUSTED, device_slots=1, adapter_dtype=torch.float64)

@@ -321,7 +321,7 @@ def test_settings_do_not_show_their_secrets(tmp_path: Path) -> None:
             "batching.max_events: found 9, allowed: at most batching.max_buffered_events = 8; in corlld.toml",
         ),
         (
-            '[learning]\nrehearsal_path = "/passages.txt"',
+            '[learning]\nrehearsal_weight = 0\nrehearsal_path = "/passages.txt"',
             "learning.rehearsal_path: set, allowed: only with learning.rehearsal_weight > 0; in corlld.toml",
         ),
     ],

@@ -29,8 +29,8 @@ class Method:
 
 
 def settings(**changed: Any) -> LearningSettings:
-    """The daemon's defaults but for what is named."""
-    return LearningSettings(**{"max_row_tokens": _ONE_CALL} | changed)
+    """The daemon's defaults but for what is named, and without rehearsal: English is not of this world."""
+    return LearningSettings(**{"max_row_tokens": _ONE_CALL, "rehearsal_weight": 0.0} | changed)
 
 
 def described(method: Method, learning: LearningSettings) -> Mapping[str, float]:

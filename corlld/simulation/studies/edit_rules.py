@@ -20,14 +20,14 @@ class Rule:
 
 
 def _fine_tuning(lr: float) -> Rule:
-    return Rule(f"sft-lr-{lr:g}", LearningSettings(lr=lr, acceptance_weight=1.0), texts=True)
+    return Rule(f"sft-lr-{lr:g}", LearningSettings(lr=lr, acceptance_weight=1.0, rehearsal_weight=0.0), texts=True)
 
 
 CORLL = Rule("corll")
 # Few, for the budget; not beta, which hardly matters under Adam before margins saturate.
 CORLL_CANDIDATES = (
     CORLL,
-    Rule("corll-anchor-.1", LearningSettings(anchor=0.1)),
+    Rule("corll-no-rehearsal", LearningSettings(rehearsal_weight=0.0)),
     Rule("corll-lr-1e-4", LearningSettings(lr=1e-4)),
 )
 SFT_CANDIDATES = tuple(_fine_tuning(lr) for lr in (2e-5, 1e-4, 5e-4))

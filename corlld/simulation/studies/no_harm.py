@@ -30,9 +30,8 @@ from corlld.simulation.studies.no_harm_report import (
     BAND_SEEDS,
     DEFAULTS,
     NOISE_BAND,
-    REHEARSAL,
-    REHEARSED_BAND,
     UNGUARDED,
+    UNREHEARSED,
     figures_of,
 )
 from corlld.simulation.studies.plain_texts import CANARIES, PASSAGES
@@ -82,11 +81,11 @@ FULL = Scale(
         # Does another bound of drift stop who leaps before it stops who is honest?
         Variant("drift 0.3", ("honest", "leaping"), 20, guard={"max_drift_nats": 0.3}),
         Variant("drift 0.1", ("honest", "leaping"), 20, guard={"max_drift_nats": 0.1}),
-        # Does another rule keep noise from doing harm, and at what price?
-        Variant("lr 2e-4", ("honest", "noisy"), 40, {"lr": 2e-4}),
-        Variant("epsilon 0.2", ("honest", "noisy"), 40, {"epsilon": 0.2}),
-        Variant("anchor 1", ("honest", "noisy"), 40, {"anchor": 1.0}),
-        Variant(REHEARSAL, ("honest", "noisy"), 80, {"rehearsal_weight": 0.1}, every_seed=True),
+        # What keeps noise from doing harm, and at what price?
+        Variant(UNREHEARSED, ("honest", "noisy"), 80, {"rehearsal_weight": 0.0}, every_seed=True),
+        # Would another rule do it alone?
+        Variant("lr 2e-4 alone", ("honest", "noisy"), 40, {"rehearsal_weight": 0.0, "lr": 2e-4}),
+        Variant("epsilon 0.2 alone", ("honest", "noisy"), 40, {"rehearsal_weight": 0.0, "epsilon": 0.2}),
     ),
 )
 QUICK = Scale(
@@ -94,7 +93,7 @@ QUICK = Scale(
     measure_every=4,
     variants=(
         Variant(UNGUARDED, ("pasting",), 8, guard={"max_repetition_rise": 1.0}),
-        Variant(REHEARSAL, ("honest", "noisy"), 8, {"rehearsal_weight": 0.1}, every_seed=True),
+        Variant(UNREHEARSED, ("honest", "noisy"), 8, {"rehearsal_weight": 0.0}, every_seed=True),
     ),
 )
 
@@ -284,8 +283,8 @@ class NoHarm:
 
     name = "no-harm"
     question = "What do noise and hostile users do to an adapter, and who stops them?"
-    budget_minutes = 60.0
-    seeds = (1, 2, 3)
+    budget_minutes = 75.0
+    seeds = (4, 5, 6)  # 1 to 3 had a part in the choice to rehearse
 
     def __init__(self, scale: Scale = FULL) -> None:
         self._scale = scale
@@ -319,9 +318,9 @@ class NoHarm:
         shown += [
             row | {"user": f"{row['user']}, {row['variant']}"}
             for row in rows
-            if row["variant"] in (UNGUARDED, REHEARSAL)
+            if row["variant"] in (UNGUARDED, UNREHEARSED)
         ]
-        plot_harm(folder / "harm.png", shown, {"-": NOISE_BAND, "--": REHEARSED_BAND})
+        plot_harm(folder / "harm.png", shown, NOISE_BAND)
         return figures_of(rows)
 
 

@@ -1,6 +1,6 @@
 """The picture of what users do to their adapters. Needs matplotlib, from the extra `demo`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +23,13 @@ class Band:
     draft_repetition: float
 
 
-def plot_harm(path: Path, rows: Sequence[Row], bands: Mapping[str, Band]) -> None:
+def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
     """Four measures against the number of edits, a colour a kind of user.
 
     Args:
         path: a PNG file, written over.
         rows: of one variant; those of another one have its name behind the user's and a comma, and dashed lines.
-        bands: the noisy user's limits, thin, by the style of the lines that they are for.
+        band: the noisy user's limits, thin.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -56,9 +56,8 @@ def plot_harm(path: Path, rows: Sequence[Row], bands: Mapping[str, Band]) -> Non
             axes.plot(edits, [np.mean(part) for part in values], line, color=colour, markersize=4, label=label)
             low, high = [min(part) for part in values], [max(part) for part in values]
             axes.fill_between(edits, low, high, color=colour, alpha=0.05 if variant else 0.15, linewidth=0)
-        for style, band in bands.items():
-            if hasattr(band, column):
-                axes.axhline(getattr(band, column), color=colours["noisy"], linestyle=style, linewidth=0.7)
+        if hasattr(band, column):
+            axes.axhline(getattr(band, column), color=colours["noisy"], linewidth=0.7)
         axes.set(xlabel="edits of the user", ylabel=unit, title=title)
         axes.grid(alpha=0.3)
         if column == "plain_ratio":

@@ -48,7 +48,7 @@ def corll(name: str, **changes: float) -> Method:
 
 def fine_tuning(lr: float) -> Method:
     """Supervised fine-tuning on the edited texts, by the same optimizer."""
-    return Method(FINE_TUNING, LearningSettings(lr=lr, acceptance_weight=1.0), supervised=True)
+    return Method(FINE_TUNING, LearningSettings(lr=lr, acceptance_weight=1.0, rehearsal_weight=0.0), supervised=True)
 
 
 class TastesStudy:

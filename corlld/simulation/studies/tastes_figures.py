@@ -14,7 +14,7 @@ from corlld.simulation.studies.study import Figure, Row
 DEFAULT, TUNED, FINE_TUNING = "default", "tuned", "fine-tuning"
 # The default with one change. Chosen beforehand: what most decides how soon margins saturate, and what is learnt then.
 CELLS: Mapping[str, Mapping[str, float]] = {
-    "beta 0.03": {"beta": 0.03},
+    "no rehearsal": {"rehearsal_weight": 0.0},
     "acceptance_weight 0": {"acceptance_weight": 0.0},
     "epsilon 0.05": {"epsilon": 0.05},
     "beta 0.01": {"beta": 0.01},
