@@ -51,6 +51,11 @@ def build_store(settings: Settings) -> "LocalFolderStore | ObjectStore":
     return ObjectStore(settings.state.url, moments=settings.snapshot.moments)
 
 
+def no_store_yet(settings: Settings) -> str:
+    """What a look says where no run has made the store yet."""
+    return f"none yet in {settings.state.url or settings.state.path}; `corlld run` makes it"
+
+
 def build_source(settings: Settings, store: StateStore) -> Source:
     """The input that the settings name, not started yet."""
     if settings.source.kind == "kafka":

@@ -20,6 +20,7 @@ from corlld.assembly import (
     build_store,
     dead_letter_file,
     newest_records,
+    no_store_yet,
     pseudonyms,
     store_identity,
 )
@@ -172,7 +173,7 @@ class Check:
         if self._store.secret_fingerprint() is None and not self._source.has_commits():
             if self._settings.state.url is None:
                 _may_write(self._settings.state.path)
-            return f"none yet in {place}; `corlld run` makes it"
+            return no_store_yet(self._settings)
         identity = store_identity(self._settings, pseudonyms(self._settings), self._source, self._model)
         self._store.open(identity, must_exist=self._source.has_commits())
         return f"{place} belongs to these settings; it holds {sum(1 for _ in self._store.uids())} users"

@@ -154,15 +154,17 @@ def _uid(arguments: argparse.Namespace) -> int:
 
 
 def _state_show(arguments: argparse.Namespace) -> int:
-    from corlld.assembly import build_store, pseudonyms
+    from corlld.assembly import build_store, no_store_yet, pseudonyms
     from corlld.state.report import show_states
 
     settings = _load(arguments)
     store = build_store(settings)
+    if (fingerprint := store.secret_fingerprint()) is None:
+        raise FatalError(f"state store: {no_store_yet(settings)}", ExitCode.DATA)
     uid = arguments.uid
     if arguments.user is not None:
         names = pseudonyms(settings)
-        if store.secret_fingerprint() not in (None, names.fingerprint):
+        if fingerprint != names.fingerprint:
             raise ConfigurationError(
                 "the store's pseudonyms were made with another identity.secret: under this one no user can be found"
             )

@@ -17,8 +17,8 @@ exit codes:
   2   wrong command line
   65  the input was refused: too many dead letters, a file that shrank or was
       replaced, a recreated topic, offsets out of range; in `send` and `check
-      --sample`: events that are not valid; in `state show`: no such user, or a
-      state that can't be read
+      --sample`: events that are not valid; in `state show`: no store, no such
+      user, or a state that can't be read
   69  broker, topic or model could not be reached before
       operations.startup_timeout_seconds, or the port of
       operations.http_address is taken

@@ -354,6 +354,16 @@ def test_a_store_of_another_model_is_refused(
     assert "base model" in problem
 
 
+def test_a_store_that_no_run_has_made_is_told_alike_by_check_and_state_show(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = f"none yet in {site / 'state'}; `corlld run` makes it"
+    assert main(["check"]) == 0
+    assert f" {said}\n" in capsys.readouterr().out
+    for whom in ([], ["ann"], ["--json"]):
+        assert fails(capsys, "state", "show", *whom) == (65, f"corlld: state store: {said}")
+
+
 def test_a_store_that_vanished_is_not_taken_for_new_users(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run"]) == 0
     (site / "state" / "store.json").unlink()
