@@ -292,6 +292,19 @@ def test_wrong_passages_are_said_before_anything_is_learnt(
     assert not list((site / "adapters").glob("*"))
 
 
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_passages_that_can_not_be_read_are_said_before_the_model_is_looked_at(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setenv("CORLLD_MODEL__NAME", str(site / "no-model"))
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0.1")
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(site / "none.txt"))
+    assert main([command]) == 78
+    output = capsys.readouterr()
+    assert "learning.rehearsal_path: " in output.out + output.err
+    assert "there is no folder" not in output.out + output.err
+
+
 def test_a_dead_broker_is_named_after_the_deadline(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
