@@ -265,15 +265,15 @@ def _new_file(option: str, path: Path | None) -> Path | None:
 
 
 def _demo_folder(asked: Path | None) -> Path:
-    """An empty folder. Raises ConfigurationError for one with anything in it, FatalError where none can be made."""
+    """An empty folder. Raises FatalError for one with anything in it, and where none can be made."""
     try:
         if asked is None:
             return Path(tempfile.mkdtemp(prefix="corlld-demo-"))
         if asked.exists() and not asked.is_dir():
-            raise ConfigurationError(f"--folder: {asked} is not a folder; name a new one")
+            raise FatalError(f"--folder: {asked} is not a folder; name a new one", ExitCode.USAGE)
         asked.mkdir(parents=True, exist_ok=True)
         if any(asked.iterdir()):
-            raise ConfigurationError(f"--folder: {asked} is not empty; name a new folder")
+            raise FatalError(f"--folder: {asked} is not empty; name a new folder", ExitCode.USAGE)
     except OSError as error:
         raise FatalError(f"--folder: {asked} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from None
     return asked

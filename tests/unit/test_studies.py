@@ -213,10 +213,13 @@ def test_the_results_have_a_row_a_row_and_the_summary_says_how_they_were_made(tm
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder, said in ((tmp_path / "file", "is not a folder"), (tmp_path / "file" / "below", "can't be used")):
+    for folder, said, code in (
+        (tmp_path / "file", "is not a folder", ExitCode.USAGE),
+        (tmp_path / "file" / "below", "can't be used", ExitCode.CANNOT_WRITE),
+    ):
         with pytest.raises(FatalError, match=said) as no:
             do(Squares(), folder)
-        assert no.value.exit_code == ExitCode.CANNOT_WRITE
+        assert no.value.exit_code == code
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -91,7 +91,7 @@ class _Done:
         head = {"study": study, "options": asked, "corlld": __version__}
         try:
             if folder.exists() and not folder.is_dir():
-                raise FatalError(f"--folder: {folder} is not a folder; name another one", ExitCode.CANNOT_WRITE)
+                raise FatalError(f"--folder: {folder} is not a folder; name another one", ExitCode.USAGE)
             folder.mkdir(parents=True, exist_ok=True)
             whole = self._path.read_bytes() if self._path.exists() else b""
             lines = whole.split(b"\n")[:-1]  # a torn line is no unit
