@@ -322,6 +322,22 @@ def test_a_dead_broker_is_named_after_the_deadline(
     assert time.monotonic() - started < 20
 
 
+def test_a_check_blames_a_dead_broker_once(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.setenv("CORLLD_PUBLISHING__ANNOUNCE_TOPIC", "adapters")
+    monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{taken.getsockname()[1]}")
+        assert main(["check"]) == 69
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("problem")] == ["input"]
+    skipped = [line[9:23].strip() for line in lines if line.startswith("skipped")]
+    assert skipped == ["dead letters", "announcements", "state store"]
+
+
 def test_a_missing_topic_is_named(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kafka_broker: KafkaCluster
 ) -> None:
