@@ -159,16 +159,17 @@ def _state_show(arguments: argparse.Namespace) -> int:
 
     settings = _load(arguments)
     store = build_store(settings)
-    if (fingerprint := store.secret_fingerprint()) is None:
-        raise FatalError(f"state store: {no_store_yet(settings)}", ExitCode.DATA)
+    fingerprint = store.secret_fingerprint()
     uid = arguments.uid
     if arguments.user is not None:
         names = pseudonyms(settings)
-        if fingerprint != names.fingerprint:
+        if fingerprint not in (None, names.fingerprint):
             raise ConfigurationError(
                 "the store's pseudonyms were made with another identity.secret: under this one no user can be found"
             )
         uid = names.uid(_user(arguments))
+    if fingerprint is None:
+        raise FatalError(f"state store: {no_store_yet(settings)}", ExitCode.DATA)
     return show_states(store, uid, as_json=arguments.json, console=_stdout())
 
 
