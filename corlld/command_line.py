@@ -25,7 +25,8 @@ exit codes:
   70  a bug, or an integrity alarm: a published version differs from its state
   73  the state store, the adapters' folder, the log or standard output can't
       be written
-  78  wrong settings, or a state store that belongs to other settings
+  78  wrong settings, a settings file that can't be read, or a state store that
+      belongs to other settings
 A second SIGTERM or SIGINT ends the process at once; SIGINT before the loop
 runs gives 130.
 """
