@@ -109,13 +109,13 @@ class Check:
         return f"the file can be read; its reader {known}"
 
     @property
-    def _broker_away(self) -> bool:
-        """Whether the input's broker was not found: asked again at once, it would only seem to be slow."""
+    def _broker_in_doubt(self) -> bool:
+        """Whether the input was not found at its broker: that took all the time there is to ask it for more."""
         return self._source is None and self._settings.source.kind == "kafka"
 
     def _check_dead_letters(self) -> str:
-        if self._broker_away:
-            return SKIPPED + "they go to the input's broker, which was not found"
+        if self._broker_in_doubt:
+            return SKIPPED + "looked for at the input's broker, once the input is found"
         if self._settings.source.kind == "kafka":
             build_dead_letters(self._settings, self._left()).close(self._left())
             return f"topic {self._settings.dead_letters.topic}"
@@ -124,8 +124,8 @@ class Check:
         return f"file {file}"
 
     def _check_announcements(self) -> str:
-        if self._broker_away:
-            return SKIPPED + "they go to the input's broker, which was not found"
+        if self._broker_in_doubt:
+            return SKIPPED + "looked for at the input's broker, once the input is found"
         if (announcements := build_announcements(self._settings, self._left())) is None:
             return "off, as publishing.enabled is"
         announcements.close(self._left())
