@@ -13,6 +13,7 @@ from corlld.daemon import Daemon
 from corlld.errors import ConfigurationError
 from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
+from corlld.learning.rehearsal import passages
 from corlld.observer import Observer, Observers
 from corlld.protocols import Announcements, DeadLetters, Source, StateStore
 from corlld.records import ModelInfo, Record, Stage, StoreIdentity
@@ -49,6 +50,11 @@ def build_store(settings: Settings) -> "LocalFolderStore | ObjectStore":
     except ImportError:
         raise ConfigurationError("state.url needs the extra `s3`: pip install 'corlld[s3]'") from None
     return ObjectStore(settings.state.url, moments=settings.snapshot.moments)
+
+
+def no_store_yet(settings: Settings) -> str:
+    """What a look says where no run has made the store yet."""
+    return f"none yet in {settings.state.url or settings.state.path}; `corlld run` makes it"
 
 
 def build_source(settings: Settings, store: StateStore) -> Source:
@@ -185,6 +191,7 @@ def _build(settings: Settings, observer: Observer, opened: ExitStack) -> Daemon:
         return max(0.1, deadline - time.monotonic())
 
     observer.starting(Stage.INPUT)
+    passages(settings.learning)  # a file that can't be used is told before the input and the model are waited for
     names = pseudonyms(settings)
     store = build_store(settings)
     source = build_source(settings, store)

@@ -20,6 +20,7 @@ from corlld.assembly import (
     build_store,
     dead_letter_file,
     newest_records,
+    no_store_yet,
     pseudonyms,
     store_identity,
 )
@@ -107,7 +108,14 @@ class Check:
             return f"topic {kafka.topic} of cluster {source.cluster_id}; group {kafka.group_id} {known}"
         return f"the file can be read; its reader {known}"
 
+    @property
+    def _broker_in_doubt(self) -> bool:
+        """Whether the input was not found at its broker: that took all the time there is to ask it for more."""
+        return self._source is None and self._settings.source.kind == "kafka"
+
     def _check_dead_letters(self) -> str:
+        if self._broker_in_doubt:
+            return SKIPPED + "looked for at the input's broker, once the input is found"
         if self._settings.source.kind == "kafka":
             build_dead_letters(self._settings, self._left()).close(self._left())
             return f"topic {self._settings.dead_letters.topic}"
@@ -116,6 +124,8 @@ class Check:
         return f"file {file}"
 
     def _check_announcements(self) -> str:
+        if self._broker_in_doubt:
+            return SKIPPED + "looked for at the input's broker, once the input is found"
         if (announcements := build_announcements(self._settings, self._left())) is None:
             return "off, as publishing.enabled is"
         announcements.close(self._left())
@@ -124,9 +134,10 @@ class Check:
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
-        from corlld.learning.rehearsal import rehearsals
+        from corlld.learning.rehearsal import passages, rehearsals
         from corlld.learning.resident import load_resident_model
 
+        passages(self._settings.learning)  # a file that can't be used is told before the model is loaded
         resident = load_resident_model(self._settings.model, self._settings.adapter)
         self._model = resident.info
         self._plan = plan_memory(
@@ -172,7 +183,7 @@ class Check:
         if self._store.secret_fingerprint() is None and not self._source.has_commits():
             if self._settings.state.url is None:
                 _may_write(self._settings.state.path)
-            return f"none yet in {place}; `corlld run` makes it"
+            return no_store_yet(self._settings)
         identity = store_identity(self._settings, pseudonyms(self._settings), self._source, self._model)
         self._store.open(identity, must_exist=self._source.has_commits())
         return f"{place} belongs to these settings; it holds {sum(1 for _ in self._store.uids())} users"

@@ -4,6 +4,7 @@ Workers return values through futures whose handlers run in the loop, so nothing
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 
@@ -238,6 +239,8 @@ class Claims:
         state = after_update(claim.uid, claim.state, claim.selection, outcome, self._settings.state.recent_event_ids)
         before = claim.state.statistics if claim.state else Statistics()
         self._observer.update(before, state, claim.edits, outcome)
+        if rejected := Counter(pair.reason.value for pair in outcome.pairs if pair.reason is not None):
+            log.info("rejected", uid=claim.uid, edits=rejected.total(), reasons=dict(rejected))
         unsaved = claim.unsaved or Unsaved(state, claim.token, since=self._clock())
         claim.unsaved = unsaved.and_then(state, claim.selection, trained=outcome.trained)
         if claim.stale:

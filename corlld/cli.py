@@ -154,19 +154,22 @@ def _uid(arguments: argparse.Namespace) -> int:
 
 
 def _state_show(arguments: argparse.Namespace) -> int:
-    from corlld.assembly import build_store, pseudonyms
+    from corlld.assembly import build_store, no_store_yet, pseudonyms
     from corlld.state.report import show_states
 
     settings = _load(arguments)
     store = build_store(settings)
+    fingerprint = store.secret_fingerprint()
     uid = arguments.uid
     if arguments.user is not None:
         names = pseudonyms(settings)
-        if store.secret_fingerprint() not in (None, names.fingerprint):
+        if fingerprint not in (None, names.fingerprint):
             raise ConfigurationError(
                 "the store's pseudonyms were made with another identity.secret: under this one no user can be found"
             )
         uid = names.uid(_user(arguments))
+    if fingerprint is None:
+        raise FatalError(f"state store: {no_store_yet(settings)}", ExitCode.DATA)
     return show_states(store, uid, as_json=arguments.json, console=_stdout())
 
 
@@ -263,15 +266,15 @@ def _new_file(option: str, path: Path | None) -> Path | None:
 
 
 def _demo_folder(asked: Path | None) -> Path:
-    """An empty folder. Raises ConfigurationError for one with anything in it, FatalError where none can be made."""
+    """An empty folder. Raises FatalError for one with anything in it, and where none can be made."""
     try:
         if asked is None:
             return Path(tempfile.mkdtemp(prefix="corlld-demo-"))
         if asked.exists() and not asked.is_dir():
-            raise ConfigurationError(f"--folder: {asked} is not a folder; name a new one")
+            raise FatalError(f"--folder: {asked} is not a folder; name a new one", ExitCode.USAGE)
         asked.mkdir(parents=True, exist_ok=True)
         if any(asked.iterdir()):
-            raise ConfigurationError(f"--folder: {asked} is not empty; name a new folder")
+            raise FatalError(f"--folder: {asked} is not empty; name a new folder", ExitCode.USAGE)
     except OSError as error:
         raise FatalError(f"--folder: {asked} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from None
     return asked

@@ -24,7 +24,7 @@ from corlld.records import EditEvent, EraseEvent
 STANDARD_INPUT = "-"
 SPOOLED_IN_MEMORY_BYTES = 16 * 1024 * 1024
 COPIED_BYTES = 64 * 1024
-SHOWN_PROBLEMS = 5
+SHOWN_PROBLEMS = 1_000  # in a file of another kind every line is wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +111,10 @@ def validate(file: IO[bytes], name: str, decoder: EventDecoder) -> Contents:
         try:
             event = event_of(decoder, line)
         except InvalidEvent as error:
-            if error.reason is InvalidReason.NOT_JSON and not _is_text(line):
-                raise _refused(f"{name}: line {lines} is not text in UTF-8, and so no event") from None
             wrong += 1
             if len(problems) < SHOWN_PROBLEMS:
-                problems.append(f"line {lines}: {error}")
+                not_text = error.reason is InvalidReason.NOT_JSON and not _is_text(line)
+                problems.append(f"line {lines}: " + (f"{error.reason}: not text in UTF-8" if not_text else str(error)))
             continue
         if event is None:
             continue
@@ -125,9 +124,9 @@ def validate(file: IO[bytes], name: str, decoder: EventDecoder) -> Contents:
     if wrong:
         more = [f"... and {wrong - len(problems)} more"] if wrong > len(problems) else []
         heading = f"{name}: {wrong} of {counted(wrong + events_of.total(), 'line')} can't be an event"
-        raise _refused("\n".join([heading, *problems, *more]))
+        raise FatalError("\n".join([heading, *problems, *more]), ExitCode.DATA)
     if not events_of:
-        raise _refused(f"{name}: no event in it")
+        raise FatalError(f"{name}: no event in it", ExitCode.DATA)
     return Contents(lines, events_of.total(), erasures, with_messages, len(events_of), max(events_of.values()))
 
 
@@ -149,11 +148,6 @@ def _is_text(line: bytes) -> bool:
         return "\0" not in line.decode()
     except UnicodeDecodeError:
         return False
-
-
-def _refused(message: str) -> FatalError:
-    heading, *rest = message.splitlines()
-    return FatalError("\n".join([f"{heading}; nothing was sent", *rest]), ExitCode.DATA)
 
 
 def counted(number: int, noun: str) -> str:

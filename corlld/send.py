@@ -49,9 +49,12 @@ def send_file(settings: Settings, name: str, *, dry_run: bool, console: Console)
     with opened(name) as file:
         start = file.tell()
         title = "standard input" if name == STANDARD_INPUT else name
-        contents = validate(file, title, decoder)
+        try:
+            contents = validate(file, title, decoder)
+        except FatalError as error:
+            raise error if dry_run else FatalError(f"{error}\nnothing was sent", error.exit_code) from None
         if dry_run:
-            return f"{contents}: valid; nothing was sent (--dry-run)"
+            return f"{contents}: valid (--dry-run)"
         producer = build_event_producer(settings, min(MAX_WAIT_SECONDS, settings.operations.startup_timeout_seconds))
         try:
             file.seek(start)

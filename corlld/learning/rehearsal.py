@@ -19,11 +19,14 @@ PLAIN_ENGLISH = Path(__file__).with_name("plain_english.txt")
 _EMPTY_LINES = re.compile(r"\n\s*\n")  # spaces in one can't be seen
 
 
-def rehearsals(learning: LearningSettings, tokenizer: Any) -> tuple[PreferencePair, ...]:
+def passages(learning: LearningSettings) -> tuple[str, ...]:
     """What the settings have rehearsed; empty where that is nothing. Raises ConfigurationError, see below."""
-    if not learning.rehearsal_weight:
-        return ()
-    return rehearsal_pairs(tokenizer, read_passages(learning.rehearsal_path or PLAIN_ENGLISH))
+    return read_passages(learning.rehearsal_path or PLAIN_ENGLISH) if learning.rehearsal_weight else ()
+
+
+def rehearsals(learning: LearningSettings, tokenizer: Any) -> tuple[PreferencePair, ...]:
+    """The `passages`, tokenised. Raises ConfigurationError, see below."""
+    return rehearsal_pairs(tokenizer, passages(learning))
 
 
 def read_passages(path: Path) -> tuple[str, ...]:

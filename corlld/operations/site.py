@@ -115,6 +115,7 @@ class Site:
             "Events buffered": self._figure("corlld_buffered_events"),
             "Users in host memory": self._figure("corlld_host_memory_users"),
             "Versions published since the start": self._figure("corlld_versions_published_total"),
+            "Edits rejected since the start": self._figure("corlld_rejected_total"),
             "Records set aside since the start": self._figure("corlld_dead_letters_total"),
         }
         page = PAGE.format(

@@ -292,6 +292,19 @@ def test_wrong_passages_are_said_before_anything_is_learnt(
     assert not list((site / "adapters").glob("*"))
 
 
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_passages_that_can_not_be_read_are_said_before_the_model_is_looked_at(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setenv("CORLLD_MODEL__NAME", str(site / "no-model"))
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0.1")
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(site / "none.txt"))
+    assert main([command]) == 78
+    output = capsys.readouterr()
+    assert "learning.rehearsal_path: " in output.out + output.err
+    assert "there is no folder" not in output.out + output.err
+
+
 def test_a_dead_broker_is_named_after_the_deadline(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -307,6 +320,22 @@ def test_a_dead_broker_is_named_after_the_deadline(
     assert address in problem
     assert "Connection refused" in problem
     assert time.monotonic() - started < 20
+
+
+def test_a_check_blames_a_dead_broker_once(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.setenv("CORLLD_PUBLISHING__ANNOUNCE_TOPIC", "adapters")
+    monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{taken.getsockname()[1]}")
+        assert main(["check"]) == 69
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("problem")] == ["input"]
+    skipped = [line[9:23].strip() for line in lines if line.startswith("skipped")]
+    assert skipped == ["dead letters", "announcements", "state store"]
 
 
 def test_a_missing_topic_is_named(
@@ -352,6 +381,16 @@ def test_a_store_of_another_model_is_refused(
     code, problem = fails(capsys, "run")
     assert code == 78
     assert "base model" in problem
+
+
+def test_a_store_that_no_run_has_made_is_told_alike_by_check_and_state_show(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = f"none yet in {site / 'state'}; `corlld run` makes it"
+    assert main(["check"]) == 0
+    assert f" {said}\n" in capsys.readouterr().out
+    for whom in ([], ["ann"], ["--json"]):
+        assert fails(capsys, "state", "show", *whom) == (65, f"corlld: state store: {said}")
 
 
 def test_a_store_that_vanished_is_not_taken_for_new_users(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,7 @@ def test_where_every_step_is_undone_it_says_so(
 @pytest.mark.usefixtures("command")
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").write_text("x")
-    assert main(["demo", "--folder", str(tmp_path)]) == 78
+    assert main(["demo", "--folder", str(tmp_path)]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert main(["demo", "--folder", str(tmp_path / "mine" / "demo")]) == 73
 

@@ -100,7 +100,7 @@ def test_the_guide_leads_from_an_empty_machine_to_adapters(
             os.killpg(shell.pid, signal.SIGKILL)
     assert shell.returncode == 0, f"{out[-3000:]}\n{err[-3000:]}"
     assert "Traceback" not in err
-    assert "20 events of 3 users: valid; nothing was sent" in out
+    assert "20 events of 3 users: valid (--dry-run)" in out
     assert "20 events of 3 users: acknowledged by all replicas" in out
     assert "20 of the newest 20 records are valid events" in out
     assert "corlld_versions_published_total 3.0" in out

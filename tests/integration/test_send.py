@@ -138,7 +138,12 @@ def test_a_dry_run_needs_no_broker_and_sends_nothing(
     use(monkeypatch, "", "")
     (tmp_path / "edits.jsonl").write_bytes(lines(edit(1)))
     assert main(["send", "--dry-run", str(tmp_path / "edits.jsonl")]) == 0
-    assert "1 event of 1 user: valid; nothing was sent" in capsys.readouterr().out
+    assert capsys.readouterr().out == "1 event of 1 user: valid (--dry-run)\n"
+    (tmp_path / "wrong.jsonl").write_bytes(b"{}\n")
+    code, problem = fails(capsys, "send", "--dry-run", str(tmp_path / "wrong.jsonl"))
+    assert code == 65
+    assert "sent" not in problem
+    assert fails(capsys, "send", str(tmp_path / "wrong.jsonl"))[1].endswith("\ncorlld: nothing was sent")
     code, problem = fails(capsys, "send", str(tmp_path / "edits.jsonl"))
     assert code == 78
     assert "kafka.bootstrap_servers" in problem

@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from corlld.errors import FatalError
+from corlld.publishing.peft_format import CONFIG_FILE, TENSORS_FILE
+from corlld.simulation.drafting import PeftEngine
 from corlld.simulation.studies.direct_loop import DirectLoop, Models, writers
 from corlld.simulation.studies.run import run_study
 from corlld.simulation.studies.study import Options
@@ -83,6 +85,24 @@ def test_a_loop_that_is_restored_goes_on_as_if_it_had_not_ended(tiny_model: Path
     assert restored.round() == second
     assert restored.mark(2) == whole.mark(2)
     assert second != first
+
+
+def test_after_each_round_the_engine_is_given_every_users_newest_adapter(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[tuple[str, bytes]] = []
+
+    def load(engine: PeftEngine, user: str, folder: Path) -> None:
+        assert (folder / CONFIG_FILE).exists()
+        loaded.append((user, (folder / TENSORS_FILE).read_bytes()))
+
+    monkeypatch.setattr(PeftEngine, "load", load)
+    users = writers((PAVEL, YUKI), FIVE_TASTES, 1)
+    loop = DirectLoop(Models(str(tiny_model)), corll("default"), users, WeakEditor(1.0), tmp_path)
+    loop.round()
+    loop.round()
+    assert [user for user, _ in loaded] == [PAVEL.user_id, YUKI.user_id] * 2
+    assert len({tensors for _, tensors in loaded}) == 4
 
 
 def test_a_state_that_is_gone_is_not_begun_anew_in_silence(tiny_model: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_user_id_of_the_greatest_length_gets_one(
 
 def test_what_is_no_folder_is_refused_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes").write_text("x")
-    assert main(["demo", "--folder", str(tmp_path / "notes")]) == ExitCode.CONFIGURATION
+    assert main(["demo", "--folder", str(tmp_path / "notes")]) == ExitCode.USAGE
     assert "notes is not a folder" in capsys.readouterr().err
 
 

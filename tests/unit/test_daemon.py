@@ -2,15 +2,29 @@
 
 import random
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from corlld.errors import ExitCode, FatalError, InvalidReason, RetriableError, StateUnreadable
+from corlld.errors import ExitCode, FatalError, InvalidReason, RejectReason, RetriableError, StateUnreadable
 from corlld.observer import Observer
-from corlld.records import LoopStatus, Polled, Record, SourcePartition, Tenure, UserState
+from corlld.records import (
+    LoopStatus,
+    PairOutcome,
+    PairStatus,
+    Polled,
+    Record,
+    SourcePartition,
+    Tenure,
+    TrainingBatch,
+    UpdateOutcome,
+    UserState,
+)
 from tests.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
 from tests.fakes import ListingLearner, MemoryPublisher, MemoryStore, ScriptedSource, tenure
 
@@ -58,6 +72,34 @@ def test_an_acceptance_that_is_not_learnt_from_is_counted_and_makes_no_version()
     assert (parts.state().statistics.acceptances, parts.state().version) == (1, 0)
     assert parts.publisher.out == {}
     assert source.final == {T0: 1}
+
+
+@pytest.mark.parametrize(
+    ("reasons", "told"),
+    [
+        ((RejectReason.DRIFT, None, RejectReason.DRIFT, RejectReason.TOO_LONG), [(3, {"drift": 2, "too_long": 1})]),
+        ((None, None, None, None), []),
+    ],
+)
+def test_rejected_edits_are_logged_by_their_number_and_reasons(
+    reasons: tuple[RejectReason | None, ...], told: list[tuple[int, dict[str, int]]]
+) -> None:
+    class Rejecting(ListingLearner):
+        def update(self, batches: Sequence[TrainingBatch]) -> list[UpdateOutcome]:
+            (outcome,) = super().update(batches)
+            pairs = [
+                PairOutcome(PairStatus.REJECTED, reason) if reason else pair
+                for reason, pair in zip(reasons, outcome.pairs, strict=True)
+            ]
+            return [replace(outcome, pairs=tuple(pairs))]
+
+    parts = Parts(batching={"max_events": 4})
+    parts.learner = Rejecting()
+    with capture_logs() as entries:
+        parts.run(begun(*records(*(value(f"e{i}") for i in range(4)))))
+    lines = [entry for entry in entries if entry["event"] == "rejected"]
+    assert [(line["edits"], line["reasons"]) for line in lines] == told
+    assert all(line["uid"] == PSEUDONYMS.uid("ann") for line in lines)
 
 
 def test_a_malformed_record_is_a_dead_letter_and_holds_the_commit_until_it_is_acknowledged() -> None:

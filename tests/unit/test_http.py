@@ -12,7 +12,7 @@ from wsgiref.types import WSGIApplication
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from corlld.errors import ConfigurationError, ExitCode, UnavailableError
+from corlld.errors import ConfigurationError, ExitCode, RejectReason, UnavailableError
 from corlld.operations import http as server
 from corlld.operations.health import Health
 from corlld.operations.liveness import Liveness
@@ -104,6 +104,10 @@ def test_the_landing_page_links_the_rest_and_says_how_it_goes(watched: Watched) 
     assert "<strong>Ready.</strong>" in page
     assert "<tr><td>Lag</td><td>1,234</td></tr>" in page
     assert "<tr><td>Users in host memory</td><td>5</td></tr>" in page
+    assert "<tr><td>Edits rejected since the start</td><td>0</td></tr>" in page
+    watched.metrics.rejected.labels(RejectReason.REPETITIVE).inc(2)
+    watched.metrics.rejected.labels(RejectReason.DRIFT).inc()
+    assert "<tr><td>Edits rejected since the start</td><td>3</td></tr>" in ask(watched.port, "/")[1]
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/..%2fmetrics", "/favicon.ico"])

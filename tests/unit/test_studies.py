@@ -89,10 +89,16 @@ def test_a_unit_whose_line_is_torn_is_done_again(kept: int, tmp_path: Path) -> N
     assert study.ran == [3]
 
 
-def test_a_damaged_file_of_what_is_done_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "units.jsonl").write_text('{"options": \n')
-    with pytest.raises(FatalError, match=r"units\.jsonl or summary\.json is damaged.*remove them"):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [(UNITS_FILE, '{"options": \n'), ("summary.json", "{"), ("summary.json", '{"study": 1}')],
+)
+def test_a_damaged_file_of_an_earlier_run_is_named(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(FatalError) as no:
         do(Squares(), tmp_path)
+    assert str(no.value).startswith(f"{tmp_path / name} is damaged, or of another version; remove it")
+    assert no.value.exit_code == ExitCode.DATA
 
 
 def test_a_run_whose_first_line_is_torn_begins_anew(tmp_path: Path) -> None:
@@ -168,6 +174,17 @@ def test_a_finished_run_is_not_replaced_by_another_study_a_quick_run_or_other_se
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_results_that_no_run_has_made_are_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_text("mine\n")
+    study = Squares()
+    for _ in range(2):
+        with pytest.raises(FatalError, match=r"has a results\.csv that is of no study; name another --folder") as no:
+            do(study, tmp_path)
+        assert no.value.exit_code == ExitCode.USAGE
+    assert study.ran == []
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine\n"]
+
+
 def test_the_time_of_earlier_runs_counts(tmp_path: Path) -> None:
     cut_run(tmp_path)
     *lines, newest = (tmp_path / UNITS_FILE).read_text().splitlines()
@@ -196,10 +213,13 @@ def test_the_results_have_a_row_a_row_and_the_summary_says_how_they_were_made(tm
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder, said in ((tmp_path / "file", "is not a folder"), (tmp_path / "file" / "below", "can't be used")):
+    for folder, said, code in (
+        (tmp_path / "file", "is not a folder", ExitCode.USAGE),
+        (tmp_path / "file" / "below", "can't be used", ExitCode.CANNOT_WRITE),
+    ):
         with pytest.raises(FatalError, match=said) as no:
             do(Squares(), folder)
-        assert no.value.exit_code == ExitCode.CANNOT_WRITE
+        assert no.value.exit_code == code
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model_files import find_model_files
-from corlld.learning.resident import load_resident_model
-from corlld.publishing.peft_format import CONFIG_FILE, TENSORS_FILE, adapter_files
+from corlld.learning.resident import ResidentModel, load_resident_model
+from corlld.publishing.peft_format import adapter_files
 from corlld.records import Adapter, EditEvent, Release, Statistics, UserState
 from corlld.settings import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
 from corlld.simulation.drafting import Draft, PeftEngine
@@ -37,18 +37,21 @@ class Workshop:
     def serve(self, adapters: Mapping[str, Adapter | None]) -> None:
         """Load users' newest adapters into the engine; None is nobody's."""
         for user, adapter in adapters.items():
-            if adapter is None:
-                continue
-            state = UserState(user, 1, adapter, release=Release(1, None, {}, Statistics()))
-            files = adapter_files(state, self._resident.layout, self._resident.info)
-            with tempfile.TemporaryDirectory() as folder:
-                for name in (TENSORS_FILE, CONFIG_FILE):
-                    (Path(folder) / name).write_bytes(files[name])
-                self._engine.load(user, Path(folder))
+            if adapter is not None:
+                with tempfile.TemporaryDirectory() as folder:
+                    serve(self._engine, self._resident, user, adapter, Path(folder))
 
     def draft(self, requests: Sequence[tuple[str | None, str]]) -> list[Draft]:
         """The most likely continuations, up to a line's end, in one batch; see `PeftEngine.draft`."""
         return self._engine.draft(requests)
+
+
+def serve(engine: PeftEngine, resident: ResidentModel, user: str, adapter: Adapter, folder: Path) -> None:
+    """Load a user's newest adapter into the engine, from the files that the daemon would publish, put into `folder`."""
+    state = UserState(user, 1, adapter, release=Release(1, None, {}, Statistics()))
+    for name, content in adapter_files(state, resident.layout, resident.info).items():
+        (folder / name).write_bytes(content)
+    engine.load(user, folder)
 
 
 def event(prompt: str, proposed: str, edited: str, *, truncated: bool) -> EditEvent:

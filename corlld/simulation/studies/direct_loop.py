@@ -4,13 +4,11 @@ What is learnt, and by which settings, is said by a `Method`; drafts come from t
 given the adapters as the daemon would publish them.
 """
 
-import hashlib
 import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -23,19 +21,18 @@ from corlld.learning.learner import CorllLearner
 from corlld.learning.model_files import find_model_files
 from corlld.learning.resident import ResidentModel, load_resident_model
 from corlld.learning.user_step import PairScore
-from corlld.publishing.peft_format import adapter_files
-from corlld.records import EditEvent, PairStatus, Release, Statistics, TrainingBatch, UpdateOutcome, UserState
+from corlld.records import EditEvent, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
 from corlld.simulation.closed_loop import Draft, Editor
 from corlld.simulation.demo import DRAFTS_EACH, MAX_NEW_TOKENS
 from corlld.simulation.drafting import PeftEngine
 from corlld.simulation.plain_text import PARAGRAPHS
+from corlld.simulation.studies.closed_rounds import event, pseudonym, serve
 from corlld.simulation.studies.study import Row
 from corlld.simulation.tastes import HELD_OUT, TRAINING, Prompt, Taste
 from corlld.simulation.users import utility
 from corlld.statistics import repetition_ratio
 
-_OCCURRED_AT = datetime(2026, 1, 1, tzinfo=UTC)  # it decides nothing
 _PARTS = ("weights", "exp_avg", "exp_avg_sq")
 
 
@@ -81,7 +78,7 @@ class Writer:
 
     @property
     def uid(self) -> str:
-        return hashlib.sha256(f"{self.user} {self.seed}".encode()).hexdigest()[:32]
+        return pseudonym(self.user, self.seed)
 
 
 def writers(tastes: Sequence[Taste], all_tastes: Sequence[Taste], seed: int) -> list[Writer]:
@@ -225,8 +222,8 @@ class DirectLoop:
     def _feedback(self, exchange: _Exchange) -> EditEvent:
         if self._method.supervised:
             # The whole edited text, with its end: a benefit that the rule does not have.
-            return _event(exchange.prompt.text, exchange.edited, exchange.edited, truncated=False)
-        return _event(exchange.prompt.text, exchange.draft.text, exchange.edited, truncated=exchange.draft.truncated)
+            return event(exchange.prompt.text, exchange.edited, exchange.edited, truncated=False)
+        return event(exchange.prompt.text, exchange.draft.text, exchange.edited, truncated=exchange.draft.truncated)
 
     def _batch(self, writer: Writer, events: Iterable[EditEvent]) -> TrainingBatch:
         return TrainingBatch(writer.uid, self._adapters.get(writer.user), tuple(events))
@@ -235,30 +232,23 @@ class DirectLoop:
         if not isinstance(adapter, AdapterTensors):
             return
         self._adapters[writer.user] = adapter
-        state = UserState(writer.uid, version=1, adapter=adapter, release=Release(1, None, {}, Statistics()))
         folder = self._folder / writer.user
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in adapter_files(state, self._models.resident.layout, self._models.resident.info).items():
-            (folder / name).write_bytes(content)
-        self._models.engine.load(writer.user, folder)
+        serve(self._models.engine, self._models.resident, writer.user, adapter, folder)
 
     def _scores(self, writer: Writer, prompts: Sequence[Prompt], drafts: Sequence[Draft]) -> list[PairScore]:
         """Of each draft and hidden text in turn, then of the plain paragraphs."""
         events = []
         for prompt, draft in zip(prompts, drafts, strict=True):
-            events.append(_event(prompt.text, draft.text, draft.text, truncated=draft.truncated))
-            events.append(_event(prompt.text, prompt.hidden, prompt.hidden, truncated=False))
+            events.append(event(prompt.text, draft.text, draft.text, truncated=draft.truncated))
+            events.append(event(prompt.text, prompt.hidden, prompt.hidden, truncated=False))
         # A paragraph is no answer that ends: `truncated` leaves the end token out.
-        events += [_event("", paragraph, paragraph, truncated=True) for paragraph in PARAGRAPHS]
+        events += [event("", paragraph, paragraph, truncated=True) for paragraph in PARAGRAPHS]
         (scores,) = self._learner.score([self._batch(writer, events)])
         known = [score for score in scores if score is not None]
         if len(known) < len(events):
             raise FatalError("a text is too long for the model")
         return known
-
-
-def _event(prompt: str, proposed: str, edited: str, *, truncated: bool) -> EditEvent:
-    return EditEvent("", "", _OCCURRED_AT, prompt, None, proposed, edited, truncated=truncated)
 
 
 def _draft_figures(exchanges: Sequence[_Exchange]) -> Mapping[str, float]:

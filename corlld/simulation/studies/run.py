@@ -39,7 +39,7 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
         progress: for how far it has come.
 
     Raises:
-        FatalError: the folder can't be used, or has a run of another study or with other options.
+        FatalError: the folder can't be used, or has a run of another study or with other options, or other results.
     """
     units = study.units(replace(options, scratch=folder / _SCRATCH))
     done = _Done(folder, study.name, options)
@@ -91,7 +91,7 @@ class _Done:
         head = {"study": study, "options": asked, "corlld": __version__}
         try:
             if folder.exists() and not folder.is_dir():
-                raise FatalError(f"--folder: {folder} is not a folder; name another one", ExitCode.CANNOT_WRITE)
+                raise FatalError(f"--folder: {folder} is not a folder; name another one", ExitCode.USAGE)
             folder.mkdir(parents=True, exist_ok=True)
             whole = self._path.read_bytes() if self._path.exists() else b""
             lines = whole.split(b"\n")[:-1]  # a torn line is no unit
@@ -115,10 +115,7 @@ class _Done:
         except OSError as error:
             raise FatalError(f"--folder: {folder} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from None
         except (ValueError, KeyError, TypeError):
-            raise FatalError(
-                f"{self._path} or summary.json is damaged, or of another version; remove them to begin anew",
-                ExitCode.DATA,
-            ) from None
+            raise _damaged(self._path) from None
 
     def add(self, key: str, rows: Sequence[Row]) -> None:
         self.rows[key] = rows
@@ -138,19 +135,30 @@ class _Done:
 
 
 def _check_replaceable(folder: Path, study: str, options: Options) -> None:
-    """Refuses to replace the results of another study, and those of a whole run by a quick one or other seeds."""
+    """Refuses to replace the results of another study, those of a whole run by a quick one or other seeds, and those
+    that no run of ours has made.
+    """
     path = folder / "summary.json"
     if not path.exists():
+        if (folder / "results.csv").exists() and not (folder / _DONE).exists():
+            raise FatalError(
+                f"{folder} has a results.csv that is of no study; name another --folder, or remove it", ExitCode.USAGE
+            )
         return
-    earlier = json.loads(path.read_bytes())
-    if earlier["study"] != study or (
-        not earlier["quick"] and (options.quick or earlier["seeds"] != list(options.seeds))
-    ):
-        kind = "a quick run" if earlier["quick"] else "a run"
-        seeds = ", ".join(map(str, earlier["seeds"]))
+    try:
+        earlier = json.loads(path.read_bytes())
+        name, quick, seeds = earlier["study"], earlier["quick"], ", ".join(map(str, earlier["seeds"]))
+    except (ValueError, KeyError, TypeError):
+        raise _damaged(path) from None
+    if name != study or (not quick and (options.quick or earlier["seeds"] != list(options.seeds))):
+        kind = "a quick run" if quick else "a run"
         raise FatalError(
-            f"{folder} has {kind} of the study {earlier['study']}, seeds {seeds}; name another --folder", ExitCode.USAGE
+            f"{folder} has {kind} of the study {name}, seeds {seeds}; name another --folder", ExitCode.USAGE
         )
+
+
+def _damaged(path: Path) -> FatalError:
+    return FatalError(f"{path} is damaged, or of another version; remove it to begin anew", ExitCode.DATA)
 
 
 def _now() -> _Spent:
