@@ -195,7 +195,6 @@ def test_a_user_does_not_depend_on_who_else_is_there(resident: ResidentModel) ->
 
 def test_imitation_learns_from_the_edit_alone(resident: ResidentModel) -> None:
     assert _trained(resident, Feedback.EDITED_TEXTS, acceptance_weight=1.0).optimizer_step == 8  # 4 texts a step
-    assert _trained(resident, Feedback.EDITS_AND_TEXTS).optimizer_step > 12  # nearly two events an answer
 
 
 def test_every_method_has_as_many_settings_to_choose_from() -> None:
