@@ -348,8 +348,27 @@ def test_a_missing_topic_is_named(
     code, problem = fails(capsys, "run")
     assert code == 69
     assert "nobody-made-this" in problem
+
+
+def test_a_check_names_every_missing_topic_in_one_run(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kafka_broker: KafkaCluster
+) -> None:
+    topics = {"input": "no-edits", "dead letters": "no-letters", "announcements": "no-adapters"}
+    monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", kafka_broker.bootstrap)
+    monkeypatch.setenv("CORLLD_KAFKA__TOPIC", topics["input"])
+    monkeypatch.setenv("CORLLD_DEAD_LETTERS__TOPIC", topics["dead letters"])
+    monkeypatch.setenv("CORLLD_PUBLISHING__ANNOUNCE_TOPIC", topics["announcements"])
+    monkeypatch.setattr("corlld.check.TOPIC_SECONDS", 1.5)
     assert main(["check"]) == 69
-    assert "nobody-made-this" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    problems = {line[9:23].strip(): line[24:] for line in lines if line.startswith("problem")}
+    assert list(problems) == list(topics)
+    for name, topic in topics.items():
+        assert problems[name].startswith(f"topic {topic} does not exist")
+    # The input has taken all the time of the start; the others are not blamed for it.
+    assert "(waited 1.5 s)" in problems["dead letters"]
+    assert "(waited 1.5 s)" in problems["announcements"]
 
 
 def test_a_store_of_another_secret_is_refused(
