@@ -139,10 +139,10 @@ class Check:
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
-        from corlld.learning.rehearsal import passages, rehearsals
+        from corlld.learning.rehearsal import passages, rehearsal_pairs
         from corlld.learning.resident import load_resident_model
 
-        passages(self._settings.learning)  # a file that can't be used is told before the model is loaded
+        rehearsed = passages(self._settings.learning)  # a file that can't be used is told before the model is loaded
         resident = load_resident_model(self._settings.model, self._settings.adapter)
         self._model = resident.info
         self._plan = plan_memory(
@@ -151,11 +151,11 @@ class Check:
             self._settings.batching.max_users_per_step,
             self._settings.state.host_memory_bytes,
         )
-        rehearsals(self._settings.learning, resident.tokenizer)  # refuses passages that can't be used
+        rehearsal_pairs(resident.tokenizer, rehearsed)  # refuses passages that can't be used
         templates = "with" if resident.info.supports_messages else "without"
         return (
             f"{resident.info.name}, revision {resident.info.revision[:12]}, {templates} a chat template, on "
-            f"{resident.device}; an adapter has {resident.layout.size:,} numbers"
+            f"{resident.device}; an adapter has {resident.layout.size:,} numbers; passages rehearsed: {len(rehearsed)}"
         )
 
     def _check_memory(self) -> str:

@@ -292,6 +292,27 @@ def test_wrong_passages_are_said_before_anything_is_learnt(
     assert not list((site / "adapters").glob("*"))
 
 
+@pytest.mark.parametrize(
+    ("weight", "path", "count"), [(None, None, 16), ("0", None, 0), ("0.1", "passages.txt", 2)], ids=str
+)
+def test_check_tells_how_many_passages_are_rehearsed(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    weight: str | None,
+    path: str | None,
+    count: int,
+) -> None:
+    sentence = "A sentence that has more words in it than those that are given."
+    (site / "passages.txt").write_text(f"{sentence}\n\n{sentence}\n")
+    if weight is not None:
+        monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", weight)
+    if path is not None:
+        monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(site / path))
+    assert main(["check"]) == 0
+    assert f"; passages rehearsed: {count}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_passages_that_can_not_be_read_are_said_before_the_model_is_looked_at(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
