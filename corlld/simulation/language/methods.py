@@ -29,7 +29,7 @@ class Method:
 
 
 def settings(**changed: Any) -> LearningSettings:
-    """The daemon's defaults but for what is named, and without rehearsal: English is not of this world."""
+    """The daemon's defaults but for what is named, and without rehearsal: this world has no English."""
     return LearningSettings(**{"max_row_tokens": _ONE_CALL, "rehearsal_weight": 0.0} | changed)
 
 
