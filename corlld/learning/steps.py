@@ -11,7 +11,6 @@ from corlld.learning import guard
 from corlld.learning.collate import Item, Row
 from corlld.learning.loss import acceptance_loss, corll_loss, rehearsal_loss
 from corlld.learning.optimizer import adamw_step_, clip_, scaled_lr
-from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Rows, Slots, is_out_of_memory
 from corlld.learning.stacked_lora import StackedAdapters
@@ -95,12 +94,6 @@ class StepRunner:
                     candidates[member].base = sums
                 else:
                     candidates[member].previous = sums
-
-    def base_sums(self, pair: PreferencePair) -> Sums:
-        """What the base model makes of a pair by itself: the same to the bit whatever else is at work."""
-        (row,) = self._pack([Item(0, pair)], 1, self._row_tokens)
-        (sums,) = _pairs_of(row.sums(self._scored(row, None)))
-        return sums
 
     def run(self, steps: Sequence[UserStep]) -> list[StepResult]:
         """One step of each user, in order. Where a candidate's `base` is not known the policy is the base model; where
