@@ -133,11 +133,14 @@ def test_a_device_without_room_for_a_passage_is_told_in_a_sentence(resident: Res
         CorllLearner(resident, LearningSettings(), GuardSettings(), 1)
 
 
-def test_drift_and_figures_are_of_the_pairs_alone(resident: ResidentModel) -> None:
+@pytest.mark.parametrize("max_row_tokens", ["auto", 1])  # in one row with the pairs, and in rows of their own
+def test_drift_and_figures_are_of_the_pairs_alone(resident: ResidentModel, max_row_tokens: int | str) -> None:
     """With a weight of almost nothing a step is as without, though passages went through the model."""
     outcomes, tokens = [], []
     for weight in (0.0, 1e-12):
-        rule = LearningSettings(lr=1e-2, rehearsal_weight=weight)
+        rule = LearningSettings.model_validate(
+            {"lr": 1e-2, "rehearsal_weight": weight, "max_row_tokens": max_row_tokens}
+        )
         learner = CorllLearner(resident, rule, GuardSettings(max_drift_nats=1e9), 1)
         outcomes.append(learner.update([TrainingBatch("ann", None, EDITS)])[0])
         tokens.append(learner.tokens[0])
@@ -147,6 +150,31 @@ def test_drift_and_figures_are_of_the_pairs_alone(resident: ResidentModel) -> No
     assert rehearsed.loss == pytest.approx(without.loss, rel=1e-6)
     for own, other in zip(without.pairs, rehearsed.pairs, strict=True):
         assert other.delta_chosen_logp == pytest.approx(own.delta_chosen_logp, rel=1e-2)
+
+
+def test_the_guard_leaves_passages_out_where_they_are_in_rows_of_their_own(resident: ResidentModel) -> None:
+    """Its pass takes as many tokens, in as many rows, as where nothing is rehearsed."""
+
+    def taken(weight: float, every_steps: int) -> tuple[int, int]:
+        rule = LearningSettings(rehearsal_weight=weight, max_row_tokens=100)
+        learner = CorllLearner(resident, rule, GuardSettings(every_steps=every_steps), 8)
+        learner.update([TrainingBatch(str(user), None, EDITS[:1]) for user in range(8)])
+        return learner.tokens[0], learner.progress
+
+    def measured(weight: float) -> tuple[int, ...]:
+        return tuple(on - off for on, off in zip(taken(weight, 1), taken(weight, 2), strict=True))
+
+    assert measured(1.0) == measured(0.0)
+    assert min(measured(0.0)) > 0
+
+
+def test_a_passage_makes_no_second_row_where_there_is_room_in_the_first(resident: ResidentModel) -> None:
+    passes = []
+    for weight in (0.0, 1.0):
+        learner = CorllLearner(resident, LearningSettings(rehearsal_weight=weight), GuardSettings(), 1)
+        learner.update([TrainingBatch("ann", None, EDITS)])
+        passes.append(learner.progress)
+    assert passes[0] == passes[1]
 
 
 def test_no_pair_is_blamed_for_a_passage_that_does_not_fit_beside_it(resident: ResidentModel) -> None:
