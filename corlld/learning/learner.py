@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 import torch
 
@@ -57,6 +58,7 @@ class _Update:
     loss_pairs: int = 0
     gradient_norm: float | None = None
     drift_nats: float | None = None
+    plain_text_drops: list[float] = field(default_factory=list)  # of steps, in nats a token
 
     def next_step(self) -> list[int]:
         """The pairs of the next step; empty where none is left."""
@@ -256,6 +258,8 @@ class CorllLearner:
         update.gradient_norm = result.gradient_norm
         if result.drift_nats is not None:
             update.drift_nats = result.drift_nats
+        if result.plain_text_drop_nats is not None:
+            update.plain_text_drops.append(result.plain_text_drop_nats)
         for index, delta in zip(chosen, result.delta_chosen_logps or (), strict=False):
             update.deltas.setdefault(index, delta)
 
@@ -278,6 +282,7 @@ class CorllLearner:
             loss=update.loss_sum / update.loss_pairs,
             gradient_norm=update.gradient_norm,
             drift_nats=update.drift_nats,
+            plain_text_drop_nats=fmean(update.plain_text_drops) if update.plain_text_drops else None,
             saturated_share=saturated,
         )
 

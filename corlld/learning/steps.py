@@ -177,7 +177,7 @@ class StepRunner:
                 failure = RejectReason.DRIFT if math.isfinite(drift) else RejectReason.NON_FINITE
             if failure is None:
                 self._slots.commit(step.slot, [tensor[user] for tensor in tensors], step.slot.optimizer_step + 1)
-                results.append(StepResult(None, mean, norm, drift, deltas))
+                results.append(StepResult(None, mean, norm, drift, deltas, step.plain_text_drop_nats))
             else:
                 results.append(StepResult(failure))
         return results

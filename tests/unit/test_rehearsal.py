@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from corlld.errors import ConfigurationError, RejectReason
+from corlld.learning.adapter import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.passages import PLAIN_ENGLISH, read_passages
 from corlld.learning.rehearsal import GIVEN_TOKENS, SCORED_TOKENS, rehearsals
 from corlld.learning.resident import ResidentModel
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import StepResult, UserStep
-from corlld.records import PairStatus, TrainingBatch
+from corlld.records import EditEvent, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings import GuardSettings, LearningSettings
 from corlld.simulation.plain_text import PARAGRAPHS
 from corlld.simulation.studies.plain_texts import CANARIES, PASSAGES
@@ -148,8 +149,34 @@ def test_drift_and_figures_are_of_the_pairs_alone(resident: ResidentModel, max_r
     assert tokens[1] > tokens[0]
     assert rehearsed.drift_nats == pytest.approx(without.drift_nats, rel=1e-3)
     assert rehearsed.loss == pytest.approx(without.loss, rel=1e-6)
+    assert without.plain_text_drop_nats is None
     for own, other in zip(without.pairs, rehearsed.pairs, strict=True):
         assert other.delta_chosen_logp == pytest.approx(own.delta_chosen_logp, rel=1e-2)
+
+
+def test_it_is_told_how_much_of_the_passages_was_forgotten(resident: ResidentModel, own: Any) -> None:
+    rule = own(LONG_ENOUGH).model_copy(update={"lr": 1e-2, "pairs_per_step": 2})
+    learner = CorllLearner(resident, rule, GuardSettings(max_drift_nats=1e9), 1)
+
+    def update(adapter: Any, *edits: EditEvent) -> UpdateOutcome:
+        (outcome,) = learner.update([TrainingBatch("ann", adapter, edits)])
+        return outcome
+
+    first = update(None, *EDITS[:2])
+    assert first.plain_text_drop_nats == pytest.approx(0, abs=1e-5)  # an adapter that adds nothing yet
+    ids = torch.tensor([resident.tokenizer(LONG_ENOUGH)["input_ids"]])
+    logps = []
+    assert isinstance(first.adapter, AdapterTensors)
+    for adapters in (None, resident.lora.stack(first.adapter.weights[None])):
+        with torch.no_grad(), resident.lora.bind(adapters, [ids.numel()]):
+            logits = resident.model(input_ids=ids).logits[0, GIVEN_TOKENS - 1 : -1].log_softmax(-1)
+        logps.append(float(logits.gather(1, ids[0, GIVEN_TOKENS:, None]).mean()))
+    second = update(first.adapter, *EDITS[2:])
+    assert second.plain_text_drop_nats == pytest.approx(logps[0] - logps[1], abs=1e-5)
+    assert abs(logps[0] - logps[1]) > 0.01
+    both = update(None, *EDITS)
+    assert both.steps == 2
+    assert both.plain_text_drop_nats == pytest.approx(second.plain_text_drop_nats / 2, abs=1e-4)
 
 
 def test_the_guard_leaves_passages_out_where_they_are_in_rows_of_their_own(resident: ResidentModel) -> None:
@@ -206,6 +233,7 @@ def test_a_passage_that_is_not_finite_any_more_keeps_no_pair_from_being_learnt(
     (outcome,) = learner.update([TrainingBatch("ann", None, EDITS[:pairs])])
     assert [pair.status for pair in outcome.pairs] == [PairStatus.APPLIED] * pairs
     assert outcome.steps == pairs
+    assert outcome.plain_text_drop_nats is None
 
 
 def test_only_a_pair_that_failed_beside_a_passage_goes_without(
