@@ -24,7 +24,7 @@ from corlld.assembly import (
     pseudonyms,
     store_identity,
 )
-from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
+from corlld.errors import ConfigurationError, ExitCode, FatalError, MissingTopicError, UnavailableError
 from corlld.events import EventDecoder
 from corlld.protocols import Source, StateStore
 from corlld.records import ModelInfo
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from corlld.learning.memory_plan import MemoryPlan
 
 SKIPPED = "skipped: "
+BROKER_AWAY = "it is looked for at the input's broker, which did not answer"
+TOPIC_SECONDS = 5.0  # at least, for a topic to be found: a missing one before it takes all that the start may take
 SAMPLE_SECONDS = 30.0  # at most, for reading and decoding
 
 
@@ -51,6 +53,7 @@ class Check:
         self._store: StateStore = LocalFolderStore(settings.state.path)  # until the settings were looked at
         self._opened: Source | None = None
         self._source: Source | None = None  # once it was reached
+        self._broker_away = False
         self._model: ModelInfo | None = None
         self._plan: MemoryPlan | None = None
         self._sample: Sample | None = None
@@ -92,6 +95,9 @@ class Check:
     def _left(self) -> float:
         return max(0.1, self._deadline - time.monotonic())
 
+    def _topic_seconds(self) -> float:
+        return max(TOPIC_SECONDS, self._left())
+
     def _check_settings(self) -> str:
         if problems := check_for_run(self._settings):
             raise ConfigurationError("\n".join(problems))
@@ -100,7 +106,11 @@ class Check:
     def _check_source(self) -> str:
         self._store = build_store(self._settings)
         source = self._opened = build_source(self._settings, self._store)
-        source.start(self._left())
+        try:
+            source.start(self._left())
+        except UnavailableError as error:
+            self._broker_away = self._settings.source.kind == "kafka" and not isinstance(error, MissingTopicError)
+            raise
         self._source = source
         known = "has committed before" if source.has_commits() else "is new"
         if self._settings.source.kind == "kafka":
@@ -108,25 +118,20 @@ class Check:
             return f"topic {kafka.topic} of cluster {source.cluster_id}; group {kafka.group_id} {known}"
         return f"the file can be read; its reader {known}"
 
-    @property
-    def _broker_in_doubt(self) -> bool:
-        """Whether the input was not found at its broker: that took all the time there is to ask it for more."""
-        return self._source is None and self._settings.source.kind == "kafka"
-
     def _check_dead_letters(self) -> str:
-        if self._broker_in_doubt:
-            return SKIPPED + "looked for at the input's broker, once the input is found"
+        if self._broker_away:
+            return SKIPPED + BROKER_AWAY
         if self._settings.source.kind == "kafka":
-            build_dead_letters(self._settings, self._left()).close(self._left())
+            build_dead_letters(self._settings, self._topic_seconds()).close(self._left())
             return f"topic {self._settings.dead_letters.topic}"
         file = dead_letter_file(self._settings)
         _may_write(file if file.exists() else file.parent)
         return f"file {file}"
 
     def _check_announcements(self) -> str:
-        if self._broker_in_doubt:
-            return SKIPPED + "looked for at the input's broker, once the input is found"
-        if (announcements := build_announcements(self._settings, self._left())) is None:
+        if self._broker_away:
+            return SKIPPED + BROKER_AWAY
+        if (announcements := build_announcements(self._settings, self._topic_seconds())) is None:
             return "off, as publishing.enabled is"
         announcements.close(self._left())
         return f"topic {self._settings.publishing.announce_topic}"
@@ -147,11 +152,11 @@ class Check:
             self._settings.batching.max_users_per_step,
             self._settings.state.host_memory_bytes,
         )
-        rehearsals(self._settings.learning, resident)  # refuses passages that can't be used
+        rehearsed = rehearsals(self._settings.learning, resident)  # refuses passages that can't be used
         templates = "with" if resident.info.supports_messages else "without"
         return (
             f"{resident.info.name}, revision {resident.info.revision[:12]}, {templates} a chat template, on "
-            f"{resident.device}; an adapter has {resident.layout.size:,} numbers"
+            f"{resident.device}; an adapter has {resident.layout.size:,} numbers; passages rehearsed: {len(rehearsed)}"
         )
 
     def _check_memory(self) -> str:

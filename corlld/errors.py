@@ -103,3 +103,7 @@ class UnavailableError(FatalError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, ExitCode.UNAVAILABLE)
+
+
+class MissingTopicError(UnavailableError):
+    """The broker answers, and has no such topic: other topics can be asked for."""

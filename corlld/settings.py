@@ -245,6 +245,12 @@ class LearningSettings(Section):
     )
     # language-world: better on drafts of the base model, worse on own ones.
     anchor: float = Field(0.0, ge=0, description="Lambda: weight of relu(drop of log pi(edited tail)).")
+    # language-world (CoRLL + SFT): .1 is better on own drafts; tastes (cell imitation 0.1).
+    imitation_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of -log pi(edited tail): each edit is imitated besides; it suits edits that are worth it.",
+    )
     # theory (plateaus under unscaled noise), tastes (cell acceptance_weight 0).
     acceptance_weight: float = Field(
         0.1,
@@ -257,12 +263,12 @@ class LearningSettings(Section):
         0.03,
         ge=0,
         description="Weight of relu(drop of log pi(a passage of plain text) below the base model's), one passage a "
-        "step: keeps an adapter from forgetting plain text, whoever it learns from. 0: none.",
+        "step: keeps an adapter from forgetting such text, whoever it learns from. 0: none.",
     )
     rehearsal_path: Path | None = Field(
         None,
-        description="The passages: a text file with empty lines between them. None: sixteen in English that come with "
-        "corlld.",
+        description="The passages, in the language that users write in: a text file with empty lines between them. "
+        "None: sixteen in English that come with corlld.",
     )
     # tastes (1e-3 is worse), no-harm (2e-4 forgets less, and learns more slowly), real-edits (1e-4 is no better).
     lr: float = Field(5e-4, gt=0, description="Learning rate of a step of `pairs_per_step` pairs.")

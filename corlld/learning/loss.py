@@ -29,10 +29,11 @@ def corll_loss(
     beta: float,
     epsilon: float = 0.0,
     anchor: float = 0.0,
+    imitation: float = 0.0,
 ) -> PairLosses:
-    """-(1 - epsilon) log sigma(beta h) - epsilon log sigma(-beta h) + anchor relu(ref_chosen - chosen) for each pair.
+    """-(1 - epsilon) log sigma(beta h) - epsilon log sigma(-beta h) for each pair, and what anchor and imitation add.
 
-    h = (chosen - rejected) - (ref_chosen - ref_rejected).
+    h = (chosen - rejected) - (ref_chosen - ref_rejected); added is anchor relu(ref_chosen - chosen) - imitation chosen.
 
     Args:
         chosen_logps: log pi(edited tail), summed over its tokens, in nats, shape (pairs,). Never length-normalised.
@@ -42,6 +43,7 @@ def corll_loss(
         beta: strength of the KL anchor, > 0.
         epsilon: believed rate of edits that are not improvements, in [0, 1/2).
         anchor: lambda >= 0, weight of a fall of log pi(edited tail) below the reference.
+        imitation: >= 0, weight of the edited tail's own likelihood.
 
     Raises:
         ValueError: where the shapes differ.
@@ -52,6 +54,8 @@ def corll_loss(
     losses = -(1 - epsilon) * F.logsigmoid(beta * margins) - epsilon * F.logsigmoid(-beta * margins)
     if anchor:
         losses = losses + anchor * F.relu(ref_chosen_logps - chosen_logps)
+    if imitation:
+        losses = losses - imitation * chosen_logps
     return PairLosses(losses, margins)
 
 

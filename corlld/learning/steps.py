@@ -203,7 +203,14 @@ class StepRunner:
             policy, before = row.sums(tokens), row.sums(now)
             known = [c.previous if rule.reference == "previous" else c.base for c in candidates]
             reference = _where_known(known, before)
-            losses = corll_loss(*policy, *reference, beta=rule.beta, epsilon=rule.epsilon, anchor=rule.anchor).losses
+            losses = corll_loss(
+                *policy,
+                *reference,
+                beta=rule.beta,
+                epsilon=rule.epsilon,
+                anchor=rule.anchor,
+                imitation=rule.imitation_weight,
+            ).losses
             if any(candidate.pair.is_acceptance for candidate in candidates):
                 accepted = torch.tensor([c.pair.is_acceptance for c in candidates], device=tokens.device)
                 losses = torch.where(accepted, acceptance_loss(policy[0], rule.acceptance_weight), losses)

@@ -16,7 +16,7 @@ from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
 from kafka.errors import KafkaError, for_code
 from kafka.net.compat import KafkaNetClient
 
-from corlld.errors import ConfigurationError, UnavailableError
+from corlld.errors import ConfigurationError, MissingTopicError, UnavailableError
 from corlld.settings import KafkaSettings
 from corlld.sources.kafka_errors import explain_refusal
 from corlld.sources.kafka_options import LOOKUP_SECONDS, admin_options
@@ -115,7 +115,10 @@ class TopicLookup:
         self._admin: KafkaAdminClient | None = None
 
     def wait_for_topic(self, timeout_seconds: float) -> TopicView:
-        """The topic, once it is there. Raises UnavailableError after the timeout, ConfigurationError for refusals."""
+        """The topic, once it is there.
+
+        Raises MissingTopicError (no answer: UnavailableError) after the timeout, ConfigurationError for refusals.
+        """
         deadline = time.monotonic() + timeout_seconds
         while True:
             missing = False
@@ -130,7 +133,7 @@ class TopicLookup:
                 break
             threading.Event().wait(RETRY_SECONDS)
         if missing:
-            raise UnavailableError(
+            raise MissingTopicError(
                 f"topic {self._topic} does not exist at {self._servers} (waited {timeout_seconds:.3g} s): create it"
             )
         raise UnavailableError(

@@ -292,6 +292,27 @@ def test_wrong_passages_are_said_before_anything_is_learnt(
     assert not list((site / "adapters").glob("*"))
 
 
+@pytest.mark.parametrize(
+    ("weight", "path", "count"), [(None, None, 16), ("0", None, 0), ("0.1", "passages.txt", 2)], ids=str
+)
+def test_check_tells_how_many_passages_are_rehearsed(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    weight: str | None,
+    path: str | None,
+    count: int,
+) -> None:
+    sentence = "A sentence that has more words in it than those that are given."
+    (site / "passages.txt").write_text(f"{sentence}\n\n{sentence}\n")
+    if weight is not None:
+        monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", weight)
+    if path is not None:
+        monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(site / path))
+    assert main(["check"]) == 0
+    assert f"; passages rehearsed: {count}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_passages_that_can_not_be_read_are_said_before_the_model_is_looked_at(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
@@ -348,8 +369,27 @@ def test_a_missing_topic_is_named(
     code, problem = fails(capsys, "run")
     assert code == 69
     assert "nobody-made-this" in problem
+
+
+def test_a_check_names_every_missing_topic_in_one_run(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kafka_broker: KafkaCluster
+) -> None:
+    topics = {"input": "no-edits", "dead letters": "no-letters", "announcements": "no-adapters"}
+    monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", kafka_broker.bootstrap)
+    monkeypatch.setenv("CORLLD_KAFKA__TOPIC", topics["input"])
+    monkeypatch.setenv("CORLLD_DEAD_LETTERS__TOPIC", topics["dead letters"])
+    monkeypatch.setenv("CORLLD_PUBLISHING__ANNOUNCE_TOPIC", topics["announcements"])
+    monkeypatch.setattr("corlld.check.TOPIC_SECONDS", 1.5)
     assert main(["check"]) == 69
-    assert "nobody-made-this" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    problems = {line[9:23].strip(): line[24:] for line in lines if line.startswith("problem")}
+    assert list(problems) == list(topics)
+    for name, topic in topics.items():
+        assert problems[name].startswith(f"topic {topic} does not exist")
+    # The input has taken all the time of the start; the others are not blamed for it.
+    assert "(waited 1.5 s)" in problems["dead letters"]
+    assert "(waited 1.5 s)" in problems["announcements"]
 
 
 def test_a_store_of_another_secret_is_refused(

@@ -12,9 +12,9 @@ from corlld.errors import ExitCode, FatalError
 from corlld.settings import LearningSettings
 from corlld.simulation.studies.harmful_users import KINDS, LeapingEditor, NoisyEditor, PastingEditor, make_editor
 from corlld.simulation.studies.no_harm import NoHarm, Scale, Variant
-from corlld.simulation.studies.no_harm_report import DEFAULTS, UNGUARDED, UNREHEARSED
+from corlld.simulation.studies.no_harm_report import DEFAULTS, UNGUARDED, UNREHEARSED, rehearsal_wins
 from corlld.simulation.studies.run import run_study
-from corlld.simulation.studies.study import Options
+from corlld.simulation.studies.study import Figure, Options
 from corlld.simulation.users import utility
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -107,6 +107,7 @@ def test_figures_and_the_picture_are_there(folder: Path) -> None:
     assert {
         "noisy_defaults_in_band",
         "noisy_no_rehearsal_in_band",
+        "rehearsal_wins",
         "pasting_told_by_draft_repetition",
         "honest_largest_drift",
     } < set(figures)
@@ -123,6 +124,20 @@ def test_the_same_seed_gives_the_same_rows(tiny_model: Path, folder: Path, tmp_p
                 assert float(row["wanted_nats"]) == pytest.approx(
                     float(again[row["user"], row["edits"]]["wanted_nats"]), abs=1e-5
                 )
+
+
+@pytest.mark.parametrize(
+    ("with_it", "without", "loss", "wins"), [(1, 0.3, 0.05, 1), (1, 1, 0.0, 0), (0.7, 0.3, 0.0, 0), (1, 0.3, 0.2, 0)]
+)
+def test_rehearsal_wins_only_where_it_is_needed_enough_and_does_not_cost_much(
+    with_it: float, without: float, loss: float, wins: float
+) -> None:
+    values = {
+        "noisy_defaults_in_band": with_it,
+        "noisy_no_rehearsal_in_band": without,
+        "honest_rehearsal_held_out_distance_difference": loss,
+    }
+    assert rehearsal_wins({name: Figure(value, "") for name, value in values.items()}).value == wins
 
 
 def test_a_seed_that_the_bands_were_stated_from_is_not_reported() -> None:

@@ -13,7 +13,7 @@ from corlld.learning.adapter import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.resident import ResidentModel, load_resident_model
 from corlld.records import EditEvent, TrainingBatch
-from corlld.settings import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
+from corlld.settings import AdapterSettings, GuardSettings, ModelSettings
 from corlld.simulation.language.frontier import best_within, tilted
 from corlld.simulation.language.grammar import (
     EMPTY,
@@ -26,7 +26,7 @@ from corlld.simulation.language.grammar import (
     words_in,
     words_of,
 )
-from corlld.simulation.language.methods import COMPARED, described
+from corlld.simulation.language.methods import COMPARED, described, settings
 from corlld.simulation.language.online import Feedback, Scenario, run_online
 from corlld.simulation.language.policies import base_policy, log_likelihoods, sample
 from corlld.simulation.language.pretraining import pretrain
@@ -146,8 +146,10 @@ def resident(tmp_path_factory: pytest.TempPathFactory) -> ResidentModel:
 
 def _trained(resident: ResidentModel, feedback: Feedback = Feedback.EDITS, **learning: float) -> AdapterTensors:
     scenario = Scenario("honest", 1.0, 0.0, "scaled")
-    settings = LearningSettings.model_validate({"lr": 4e-3} | learning)
-    (history,) = run_online(resident, feedback, settings, GuardSettings(), [(scenario, 1)], rounds=4, each=8)
+    learning = {"lr": 4e-3} | learning
+    (history,) = run_online(
+        resident, feedback, settings(**learning), GuardSettings(), [(scenario, 1)], rounds=4, each=8
+    )
     assert history.adapter is not None
     return history.adapter
 
@@ -157,7 +159,7 @@ def test_likelihoods_are_those_that_the_learner_sees(resident: ResidentModel) ->
     texts = [words_in(places) for places in SENTENCES[::1500]]
     prompts = list(itertools.islice(itertools.cycle(PROMPTS), len(texts)))
     ours = log_likelihoods(resident, [adapter, None], [prompts] * 2, [texts] * 2)
-    learner = CorllLearner(resident, LearningSettings(), GuardSettings(), 1)
+    learner = CorllLearner(resident, settings(), GuardSettings(), 1)
     events = tuple(_accepted(prompt.text, text_of(words)) for prompt, words in zip(prompts, texts, strict=True))
     (scores,) = learner.score([TrainingBatch("u", adapter, events)])
     # The learner's also know the words of prompts and special tokens, which are never written: a bit less is left.
@@ -184,7 +186,7 @@ def test_the_base_policy_is_nearly_all_sentences_once_it_has_learnt_the_language
 
 def test_a_user_does_not_depend_on_who_else_is_there(resident: ResidentModel) -> None:
     users = [(Scenario("weak", 0.3, 0.2, "scaled"), seed) for seed in (1, 2)]
-    learning = LearningSettings(lr=2e-3, max_row_tokens=1)
+    learning = settings(lr=2e-3, max_row_tokens=1)
     run = [
         run_online(resident, Feedback.EDITS, learning, GuardSettings(), some, rounds=2, each=4)[-1]
         for some in (users, users[1:])
@@ -195,7 +197,6 @@ def test_a_user_does_not_depend_on_who_else_is_there(resident: ResidentModel) ->
 
 def test_imitation_learns_from_the_edit_alone(resident: ResidentModel) -> None:
     assert _trained(resident, Feedback.EDITED_TEXTS, acceptance_weight=1.0).optimizer_step == 8  # 4 texts a step
-    assert _trained(resident, Feedback.EDITS_AND_TEXTS).optimizer_step > 12  # nearly two events an answer
 
 
 def test_every_method_has_as_many_settings_to_choose_from() -> None:

@@ -115,7 +115,7 @@ class Oracle:
             h = (chosen - rejected) - (ref_chosen - ref_rejected)
             total = total - (1 - rule.epsilon) * torch.log(torch.sigmoid(rule.beta * h))
             total = total - rule.epsilon * torch.log(torch.sigmoid(-rule.beta * h))
-            total = total + rule.anchor * torch.clamp(ref_tail - tail, min=0)
+            total = total + rule.anchor * torch.clamp(ref_tail - tail, min=0) - rule.imitation_weight * tail
         return total / len(texts)
 
 
@@ -141,6 +141,7 @@ RULES: list[dict[str, Any]] = [
     {},
     {"epsilon": 0.2},
     {"anchor": 0.7},
+    {"imitation_weight": 0.2},
     {"reference": "previous"},
     {"reference": "previous", "epsilon": 0.1, "anchor": 0.3},
 ]

@@ -10,9 +10,9 @@ def column(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def test_the_loss_is_the_formula_of_two_log_sigmoids_and_the_anchor() -> None:
+def test_the_loss_is_the_formula_of_two_log_sigmoids_the_anchor_and_imitation() -> None:
     chosen, rejected, ref_chosen, ref_rejected = -7.0, -9.0, -6.0, -5.0
-    beta, epsilon, anchor = 0.5, 0.1, 2.0
+    beta, epsilon, anchor, imitation = 0.5, 0.1, 2.0, 0.3
     h = (chosen - rejected) - (ref_chosen - ref_rejected)  # 2 - (-1) = 3
 
     def log_sigmoid(x: float) -> float:
@@ -20,9 +20,14 @@ def test_the_loss_is_the_formula_of_two_log_sigmoids_and_the_anchor() -> None:
 
     expected = -(1 - epsilon) * log_sigmoid(beta * h) - epsilon * log_sigmoid(-beta * h)
     expected += anchor * (ref_chosen - chosen)  # 1 nat fallen
+    expected -= imitation * chosen
 
     losses, margins = corll_loss(
-        *(column(x) for x in (chosen, rejected, ref_chosen, ref_rejected)), beta=beta, epsilon=epsilon, anchor=anchor
+        *(column(x) for x in (chosen, rejected, ref_chosen, ref_rejected)),
+        beta=beta,
+        epsilon=epsilon,
+        anchor=anchor,
+        imitation=imitation,
     )
     assert margins.tolist() == [3.0]
     assert losses.item() == pytest.approx(expected, rel=1e-14)

@@ -29,7 +29,7 @@ class Method:
 
 
 def settings(**changed: Any) -> LearningSettings:
-    """The daemon's defaults but for what is named, and without rehearsal: English is not of this world."""
+    """The daemon's defaults but for what is named, and without rehearsal: this world has no English."""
     return LearningSettings(**{"max_row_tokens": _ONE_CALL, "rehearsal_weight": 0.0} | changed)
 
 
@@ -52,5 +52,5 @@ PAIR_DPO = _tuned("pair-DPO", Feedback.TWO_SAMPLES, "beta", BETAS, acceptance_we
 NOTHING = Method("no learning", Feedback.NONE, (settings(),))
 # Two ways to keep up the likelihood of the edited text, which the margin alone may lower together with the draft's.
 ANCHORED = _tuned("CoRLL, anchored", Feedback.EDITS, "anchor", ANCHORS)
-BOTH = _tuned("CoRLL + SFT", Feedback.EDITS_AND_TEXTS, "beta", BETAS, pairs_per_step=8)
+BOTH = _tuned("CoRLL + SFT", Feedback.EDITS, "beta", BETAS, imitation_weight=0.1)
 COMPARED = (CORLL, ANCHORED, PREVIOUS, SFT, PAIR_DPO, BOTH)

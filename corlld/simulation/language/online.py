@@ -26,7 +26,6 @@ class Feedback(StrEnum):
     EDITS = "edits"  # the draft and its edit, as a pair
     EDITED_TEXTS = "edited texts"  # the edit alone, as a text to imitate
     TWO_SAMPLES = "two samples"  # two drafts, the better one preferred
-    EDITS_AND_TEXTS = "edits and texts"  # the pair, and the edit as an accepted text besides
     NONE = "none"  # nothing is learnt
 
 
@@ -99,7 +98,7 @@ def run_online(
                 _judge(history, prompt, drafts[index::each])
                 answer = _answer(history, prompt, seen[index::each], rng)
                 history.answers.append(answer)
-                events += _events(f"{number}-{index}", prompt, seen[index], answer, feedback)
+                events.append(_told(f"{number}-{index}", prompt, seen[index], answer, feedback))
             batches.append(TrainingBatch(_uid(history), history.adapter, tuple(events)))
         if feedback is Feedback.NONE:
             continue
@@ -136,15 +135,11 @@ def _answer(history: History, prompt: Prompt, shown: Sequence[Draft], rng: np.ra
     return history.user.edit(prompt, shown[0].words, rng)
 
 
-def _events(name: str, prompt: Prompt, draft: Draft, answer: Answer, feedback: Feedback) -> list[EditEvent]:
+def _told(name: str, prompt: Prompt, draft: Draft, answer: Answer, feedback: Feedback) -> EditEvent:
     """One answer as the learner is told of it."""
-    whole = _event(name, prompt, answer.rejected, answer.chosen, truncated=draft.truncated)
-    text = _event(f"{name}-text", prompt, answer.chosen, answer.chosen, truncated=False)
     if feedback is Feedback.EDITED_TEXTS:
-        return [text]
-    if feedback is Feedback.EDITS_AND_TEXTS and not whole.is_acceptance:
-        return [whole, text]
-    return [whole]
+        return _event(name, prompt, answer.chosen, answer.chosen, truncated=False)
+    return _event(name, prompt, answer.rejected, answer.chosen, truncated=draft.truncated)
 
 
 def _event(name: str, prompt: Prompt, proposed: Words, edited: Words, *, truncated: bool) -> EditEvent:

@@ -19,20 +19,24 @@ class Rule:
     flipped: bool = False
 
 
-def _fine_tuning(lr: float) -> Rule:
-    return Rule(f"sft-lr-{lr:g}", LearningSettings(lr=lr, acceptance_weight=1.0, rehearsal_weight=0.0), texts=True)
+def _fine_tuning(name: str, **changes: float) -> Rule:
+    return Rule(name, LearningSettings.model_validate({"acceptance_weight": 1.0} | changes), texts=True)
 
 
 CORLL = Rule("corll")
-# Few, for the budget; not beta, which hardly matters under Adam before margins saturate.
+# Few, for the budget; not beta, which hardly matters under Adam before margins saturate. The same of both.
 CORLL_CANDIDATES = (
     CORLL,
-    Rule("corll-no-rehearsal", LearningSettings(rehearsal_weight=0.0)),
     Rule("corll-lr-1e-4", LearningSettings(lr=1e-4)),
+    Rule("corll-lr-1e-4-no-rehearsal", LearningSettings(lr=1e-4, rehearsal_weight=0.0)),
 )
-SFT_CANDIDATES = tuple(_fine_tuning(lr) for lr in (2e-5, 1e-4, 5e-4))
+SFT_CANDIDATES = (
+    _fine_tuning("sft"),
+    _fine_tuning("sft-lr-1e-4", lr=1e-4),
+    _fine_tuning("sft-lr-1e-4-no-rehearsal", lr=1e-4, rehearsal_weight=0.0),
+)
 # By accuracy on validation editors; the report says whether a run's own validation agrees.
-CHOSEN_CORLL = CORLL_CANDIDATES[2]
+CHOSEN_CORLL = CORLL_CANDIDATES[1]
 CHOSEN_SFT = SFT_CANDIDATES[1]
 
 

@@ -175,7 +175,7 @@ def _cells(rows: Sequence[Row], seeds: Sequence[int], defaults: str) -> dict[str
             chosen = [seed for seed in centre if (seed in seeds) == reported]
             figures[f"{name}_{drafts}_{defaults}"] = mean_figure(
                 [centre[seed] for seed in chosen],
-                f"REG_T of CoRLL with the daemon's defaults but lr, {drafts} drafts, {which}",
+                f"REG_T of CoRLL with the daemon's defaults but lr and rehearsal, {drafts} drafts, {which}",
             )
             for cell in _names(part, "cell"):
                 if cell != defaults:

@@ -3,7 +3,7 @@
 Users with known wishes, see `corlld.simulation.language`. Each way to learn has the same number of answers from each
 user, and the same number of settings tried on validation seeds; what is reported was run on other seeds, with the
 settings of the lowest regret there. Then the daemon's defaults, each moved by itself: judged on the validation
-seeds, confirmed on the others.
+seeds, confirmed on the others. Nothing is rehearsed: it would be English, of which this world has no word.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -36,7 +36,7 @@ from corlld.simulation.studies.no_harm_report import (
 )
 from corlld.simulation.studies.plain_texts import CANARIES, PASSAGES
 from corlld.simulation.studies.study import Figure, Options, Row, Study, Unit
-from corlld.simulation.tastes import HELD_OUT, TASTES, TRAINING, Prompt
+from corlld.simulation.tastes import FIVE_TASTES, HELD_OUT, TRAINING, Prompt
 from corlld.simulation.users import utility
 from corlld.statistics import repetition_ratio
 
@@ -83,9 +83,8 @@ FULL = Scale(
         Variant("drift 0.1", ("honest", "leaping"), 20, guard={"max_drift_nats": 0.1}),
         # What keeps noise from doing harm, and at what price?
         Variant(UNREHEARSED, ("honest", "noisy"), 80, {"rehearsal_weight": 0.0}, every_seed=True),
-        # Would another rule do it alone?
-        Variant("lr 2e-4 alone", ("honest", "noisy"), 40, {"rehearsal_weight": 0.0, "lr": 2e-4}),
-        Variant("epsilon 0.2 alone", ("honest", "noisy"), 40, {"rehearsal_weight": 0.0, "epsilon": 0.2}),
+        # Would a smaller step do it alone?
+        Variant("lr 2e-4 alone", ("honest", "noisy"), 80, {"rehearsal_weight": 0.0, "lr": 2e-4}),
     ),
 )
 QUICK = Scale(
@@ -121,8 +120,8 @@ class _User:
 
 
 def make_users(kinds: Sequence[str], seed: int) -> list[_User]:
-    """Users of the seed's taste, all asked the same; the same ones in every variant."""
-    taste = TASTES[seed % len(TASTES)]
+    """Users of one taste, which the seed tells, all asked the same; the same ones in every variant."""
+    taste = FIVE_TASTES[seed % len(FIVE_TASTES)]
     randoms = {kind: np.random.default_rng([seed, number]) for number, kind in enumerate(KINDS)}
     return [
         _User(kind, pseudonym(kind, seed), make_editor(kind, randoms[kind]), TRAINING.prompts(taste, 7 * seed))
@@ -151,7 +150,7 @@ class Cell:
             GuardSettings.model_validate(dict(variant.guard)),
             len(variant.kinds),
         )
-        taste = TASTES[seed % len(TASTES)]
+        taste = FIVE_TASTES[seed % len(FIVE_TASTES)]
         self._held_out = list(itertools.islice(HELD_OUT.prompts(taste), HELD_OUT_PROMPTS))
         self._canaries_of_base = [draft.text for draft in workshop.draft([(None, canary) for canary in CANARIES])]
 
@@ -284,7 +283,7 @@ class NoHarm:
     name = "no-harm"
     question = "What do noise and hostile users do to an adapter, and who stops them?"
     budget_minutes = 75.0
-    seeds = (4, 5, 6)  # 1 to 3 had a part in the choice to rehearse
+    seeds = (12, 13, 14)  # writers on whom nothing was chosen: neither of the demo
 
     def __init__(self, scale: Scale = FULL) -> None:
         self._scale = scale

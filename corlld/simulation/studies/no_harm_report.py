@@ -1,6 +1,6 @@
 """What the study of harm reports: figures from its rows, and the band that was stated beforehand. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from corlld.simulation.studies.harmful_users import HOSTILE, KINDS
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
@@ -10,10 +10,14 @@ from corlld.simulation.studies.study import Figure, Row
 DEFAULTS = "defaults"  # the variant that has nothing other
 UNGUARDED = "any repetition"  # the guard lets pasted words through
 UNREHEARSED = "no rehearsal"
-BAND_SEEDS = (101, 102, 103)
-# Stated before the reported seeds were run, from the noisy user of seeds 101 and 102: after 80 edits with the defaults
-# the ratio was 1.02 and 1.03, repetition in drafts .45 and .20.
+BAND_SEEDS = (101, 102)
+# Stated before the reported seeds were run, from the noisy user of seeds 101 and 102 (on the demo's two writers): after
+# 80 edits with the defaults the ratio was 1.02 and 1.03, repetition in drafts .45 and .20.
 NOISE_BAND = Band(plain_ratio=1.3, repetition_rise=0.35, draft_repetition=0.6)
+
+# Stated likewise: rehearsal stays on by default if every noisy user is in the band with it and some are not without,
+# and what honest users want of held-out drafts is not farther away by more than this, in the mean.
+HONEST_LOSS = 0.1
 
 MEASURES = {
     "plain_ratio": "perplexity of plain English over that of the base model",
@@ -44,12 +48,12 @@ SIGNALS = {
 
 def figures_of(rows: Sequence[Row]) -> dict[str, Figure]:
     """All of the study's figures, by name."""
+    compared = {**_band(rows, DEFAULTS, NOISE_BAND), **_band(rows, UNREHEARSED, NOISE_BAND), **_rehearsal(rows)}
     return {
         **_harm(rows),
-        **_band(rows, DEFAULTS, NOISE_BAND),
-        **_band(rows, UNREHEARSED, NOISE_BAND),
+        **compared,
+        "rehearsal_wins": rehearsal_wins(compared),
         **_guarded(rows),
-        **_rehearsal(rows),
         **_variants(rows),
         **_signals(rows),
     }
@@ -137,6 +141,19 @@ def _rehearsal(rows: Sequence[Row]) -> dict[str, Figure]:
                 with_it, without, f"{meaning}, {kind} user, with the defaults less without rehearsal, seed by seed"
             )
     return figures
+
+
+def rehearsal_wins(figures: Mapping[str, Figure]) -> Figure:
+    """By the rule above."""
+    with_it, without = (
+        figures[f"noisy_{variant.replace(' ', '_')}_in_band"].value for variant in (DEFAULTS, UNREHEARSED)
+    )
+    loss = figures["honest_rehearsal_held_out_distance_difference"].value
+    return Figure(
+        float(with_it == 1 > without and loss <= HONEST_LOSS),
+        "1: every noisy user is in the band with rehearsal, not every one without, and honest users' held-out drafts "
+        f"are not worse by more than {HONEST_LOSS:g} (stated beforehand); 0: not",
+    )
 
 
 def _variants(rows: Sequence[Row]) -> dict[str, Figure]:

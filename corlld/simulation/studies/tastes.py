@@ -15,7 +15,7 @@ from corlld.errors import ExitCode, FatalError
 from corlld.settings import LearningSettings
 from corlld.simulation.studies.direct_loop import DirectLoop, Method, Models, Writer, writers
 from corlld.simulation.studies.study import Figure, Options, Row, Unit
-from corlld.simulation.studies.tastes_figures import CELLS, DEFAULT, FINE_TUNING, TUNED, report
+from corlld.simulation.studies.tastes_figures import CELLS, DEFAULT, FINE_TUNING, TUNED, UNREHEARSED, report
 from corlld.simulation.tastes import FIVE_TASTES, JONAS, MIRA, PAVEL, YUKI, Taste
 from corlld.simulation.users import WeakEditor
 
@@ -46,9 +46,11 @@ def corll(name: str, **changes: float) -> Method:
     return Method(name, LearningSettings.model_validate(changes))
 
 
-def fine_tuning(lr: float) -> Method:
-    """Supervised fine-tuning on the edited texts, by the same optimizer."""
-    return Method(FINE_TUNING, LearningSettings(lr=lr, acceptance_weight=1.0, rehearsal_weight=0.0), supervised=True)
+def fine_tuning(lr: float, name: str = FINE_TUNING, **changes: float) -> Method:
+    """Supervised fine-tuning on the edited texts: by the same optimizer, and rehearsing the same, but for changes."""
+    return Method(
+        name, LearningSettings.model_validate({"lr": lr, "acceptance_weight": 1.0} | changes), supervised=True
+    )
 
 
 class TastesStudy:
@@ -102,6 +104,7 @@ def _tuned(work: "_Work", seed: int) -> list[Unit]:
     return [
         Unit(f"seed {seed} {TUNED}", partial(work.cell, seed, work.tuned_rule)),
         Unit(f"seed {seed} {FINE_TUNING}", partial(work.cell, seed, work.tuned_fine_tuning)),
+        Unit(f"seed {seed} {FINE_TUNING}, {UNREHEARSED}", partial(work.cell, seed, work.unrehearsed_fine_tuning)),
     ]
 
 
@@ -141,6 +144,9 @@ class _Work:
 
     def tuned_fine_tuning(self) -> Method:
         return fine_tuning(self.best_lr(FINE_TUNING))
+
+    def unrehearsed_fine_tuning(self) -> Method:
+        return fine_tuning(self.best_lr(FINE_TUNING), f"{FINE_TUNING}, {UNREHEARSED}", rehearsal_weight=0.0)
 
     def block(self, seed: int, start: int) -> list[Row]:
         """One block of the long run, which goes on from the state that the one before left."""

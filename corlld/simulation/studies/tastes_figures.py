@@ -12,9 +12,11 @@ from corlld.simulation.studies.intervals import mean_figure, paired_difference
 from corlld.simulation.studies.study import Figure, Row
 
 DEFAULT, TUNED, FINE_TUNING = "default", "tuned", "fine-tuning"
+UNREHEARSED = "no rehearsal"
 # The default with one change. Chosen beforehand: what most decides how soon margins saturate, and what is learnt then.
 CELLS: Mapping[str, Mapping[str, float]] = {
-    "no rehearsal": {"rehearsal_weight": 0.0},
+    UNREHEARSED: {"rehearsal_weight": 0.0},
+    "imitation_weight 0.1": {"imitation_weight": 0.1},
     "acceptance_weight 0": {"acceptance_weight": 0.0},
     "epsilon 0.05": {"epsilon": 0.05},
     "beta 0.01": {"beta": 0.01},
