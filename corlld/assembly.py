@@ -13,7 +13,7 @@ from corlld.daemon import Daemon
 from corlld.errors import ConfigurationError
 from corlld.events import EventDecoder
 from corlld.identity import Pseudonyms
-from corlld.learning.rehearsal import passages
+from corlld.learning.passages import passages
 from corlld.observer import Observer, Observers
 from corlld.protocols import Announcements, DeadLetters, Source, StateStore
 from corlld.records import ModelInfo, Record, Stage, StoreIdentity

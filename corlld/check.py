@@ -139,10 +139,11 @@ class Check:
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
-        from corlld.learning.rehearsal import passages, rehearsal_pairs
+        from corlld.learning.passages import passages
+        from corlld.learning.rehearsal import rehearsals
         from corlld.learning.resident import load_resident_model
 
-        rehearsed = passages(self._settings.learning)  # a file that can't be used is told before the model is loaded
+        passages(self._settings.learning)  # a file that can't be used is told before the model is loaded
         resident = load_resident_model(self._settings.model, self._settings.adapter)
         self._model = resident.info
         self._plan = plan_memory(
@@ -151,7 +152,7 @@ class Check:
             self._settings.batching.max_users_per_step,
             self._settings.state.host_memory_bytes,
         )
-        rehearsal_pairs(resident.tokenizer, rehearsed)  # refuses passages that can't be used
+        rehearsed = rehearsals(self._settings.learning, resident)  # refuses passages that can't be used
         templates = "with" if resident.info.supports_messages else "without"
         return (
             f"{resident.info.name}, revision {resident.info.revision[:12]}, {templates} a chat template, on "

@@ -175,6 +175,8 @@ class UpdateOutcome:
     adapter: the tensors after the update; the very object that was given where nothing was trained.
     pairs: one for each event of the batch, in order.
     drift_nats: the guard's last measure, mean |log pi_after - log pi_before| per tail token.
+    plain_text_drop_nats: by how much the adapter makes the rehearsed passages less likely than the base model does, per
+        token: mean over the steps, each as it began. None where nothing was rehearsed.
     saturated_share: share of the scored pairs with sigma(-beta h) < 0.1.
     """
 
@@ -186,6 +188,7 @@ class UpdateOutcome:
     loss: float | None = None
     gradient_norm: float | None = None
     drift_nats: float | None = None
+    plain_text_drop_nats: float | None = None
     saturated_share: float | None = None
 
 

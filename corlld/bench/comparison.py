@@ -55,7 +55,7 @@ RATIOS: dict[str, tuple[Series, ...]] = {
     "packed_over_single": _first(FP32, "packed", "single"),
     "bf16_over_fp32": (*_first(BF16, "packed"), *_first(FP32, "packed")),
     "guard_cost": _first(FP32, "packed", "guarded"),
-    "rehearsal_cost": _first(FP32, "packed", "rehearsing"),
+    "rehearsal_cost": _first(FP32, "guarded", "rehearsing"),
 }
 for _workload in OTHER_WORKLOADS:
     _packed = Series(_workload, FP32, "packed")
@@ -187,7 +187,7 @@ class Comparison:
         return self._residents[dtype]
 
     def _learner(self, dtype: str, way: str) -> CorllLearner:
-        guard = GUARDED if way == "guarded" else UNGUARDED
+        guard = GUARDED if way in ("guarded", "rehearsing") else UNGUARDED
         rule = REHEARSING if way == "rehearsing" else RULE
         key = (dtype, guard, rule)
         if key not in self._learners:

@@ -73,7 +73,12 @@ _COMPARED = (
     Figure("packed_over_single", "times", "all users in one call, over one user at a time; fp32", 1.25, 1.5),
     Figure("bf16_over_fp32", "times", "packed, bf16 over fp32", 1.7, 2.1),
     _at_most("guard_cost", "times", "seconds of a packed step with the guard on, over one without; fp32"),
-    _at_most("rehearsal_cost", "times", "... with a passage rehearsed for each user, over one without; fp32"),
+    _at_most(
+        "rehearsal_cost",
+        "times",
+        "seconds of a packed step with the guard on and a passage rehearsed for each user, over one with the guard "
+        "alone; fp32",
+    ),
     _at_most(
         "flops_over_minimum",
         "times",

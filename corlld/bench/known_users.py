@@ -18,7 +18,7 @@ from corlld.identity import Pseudonyms
 from corlld.learning.adapter import AdapterTensors
 from corlld.learning.resident import ResidentModel, load_resident_model
 from corlld.records import EditEvent, StoreIdentity, UserState
-from corlld.settings import AdapterSettings, BatchingSettings, Settings, SourceSettings
+from corlld.settings import AdapterSettings, BatchingSettings, LearningSettings, Settings, SourceSettings
 from corlld.sources.jsonl import TOPIC
 from corlld.state.snapshot import encode
 from corlld.state.store import LocalFolderStore
@@ -78,7 +78,14 @@ def make_tiny_model(folder: Path) -> Path:
 
 def _store_settings(folder: Path, model: Path, secret: str) -> Settings:
     folder.mkdir(parents=True)
-    return daemon_settings(folder, str(model), secret=secret, adapter=ADAPTER, batching=BatchingSettings(max_events=1))
+    return daemon_settings(
+        folder,
+        str(model),
+        secret=secret,
+        adapter=ADAPTER,
+        batching=BatchingSettings(max_events=1),
+        learning=LearningSettings(rehearsal_weight=0.0),  # it would take most of such a short step
+    )
 
 
 def _fill(settings: Settings, size: int, names: Pseudonyms) -> None:

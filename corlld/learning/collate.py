@@ -79,7 +79,7 @@ class Collator:
             max_tokens: of a row, shared ones counted for each.
             users: in the step.
         """
-        return [self.row(items, members, users) for members in _cut(items, max_tokens)]
+        return [self.row(items, members, users) for members in cut(items, range(len(items)), max_tokens)]
 
     def row(self, items: Sequence[Item], members: Sequence[int], users: int) -> Row:
         """One row of those `items` whose numbers are `members`."""
@@ -203,17 +203,19 @@ class _Layout:
         return (len(self.pieces) - 1,)
 
 
-def _cut(items: Sequence[Item], max_tokens: int) -> Iterator[list[int]]:
-    members: list[int] = []
+def cut(items: Sequence[Item], members: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """The `members`, numbers of items, as those of rows of at most `max_tokens`. See `Collator.pack`."""
+    row: list[int] = []
     tokens = 0
-    for index, item in enumerate(items):
-        if members and tokens + item.pair.tokens > max_tokens:
-            yield members
-            members, tokens = [], 0
-        members.append(index)
-        tokens += item.pair.tokens
-    if members:
-        yield members
+    for member in members:
+        own = items[member].pair.tokens
+        if row and tokens + own > max_tokens:
+            yield row
+            row, tokens = [], 0
+        row.append(member)
+        tokens += own
+    if row:
+        yield row
 
 
 def _groups(items: Sequence[Item]) -> list[list[int]]:

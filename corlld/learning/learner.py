@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 import torch
 
@@ -51,11 +52,13 @@ class _Update:
     deltas: dict[int, float] = field(default_factory=dict)
     applied: set[int] = field(default_factory=set)
     guilty: dict[int, RejectReason] = field(default_factory=dict)
+    unrehearsed: set[int] = field(default_factory=set)  # failed alone beside a passage: once more without it
     steps: int = 0
     loss_sum: float = 0.0
     loss_pairs: int = 0
     gradient_norm: float | None = None
     drift_nats: float | None = None
+    plain_text_drops: list[float] = field(default_factory=list)  # of steps, in nats a token
 
     def next_step(self) -> list[int]:
         """The pairs of the next step; empty where none is left."""
@@ -101,10 +104,7 @@ class CorllLearner:
         self._runner = StepRunner(
             resident, self._slots, learning, guard, row_tokens(learning, resident.device, resident.model.dtype)
         )
-        self._rehearsals = tuple(
-            Candidate(pair, base=self._runner.base_sums(pair), rehearsed=True)
-            for pair in rehearsals(learning, resident.tokenizer)
-        )
+        self._rehearsals = rehearsals(learning, resident)
         self._batches = 0  # begun so far
 
     @property
@@ -193,17 +193,18 @@ class CorllLearner:
             cuts = [order[start : start + size] for start in range(0, len(order), size)]
             update.queue.extend(cuts * self._learning.steps_per_batch)
         self._score_references(updates)
-        while steps := [(update, chosen) for update in updates if (chosen := update.next_step())]:
-            results = self._runner.run([self._rehearsing(_step(update, chosen)) for update, chosen in steps])
-            for (update, chosen), result in zip(steps, results, strict=True):
-                self._take_in(update, chosen, result)
+        while parts := [(update, chosen) for update in updates if (chosen := update.next_step())]:
+            steps = [self._rehearsing(update, chosen) for update, chosen in parts]
+            for (update, chosen), step, result in zip(parts, steps, self._runner.run(steps), strict=True):
+                self._take_in(update, chosen, result, rehearsed=step.rehearsal is not None)
         for update in updates:
             if update.steps and update.slot is not None:
                 update.adapter = self._slots.read(update.slot)
 
-    def _rehearsing(self, step: UserStep) -> UserStep:
+    def _rehearsing(self, update: _Update, chosen: Sequence[int]) -> UserStep:
         """The step with the passage whose turn it is: that depends on the user's steps alone."""
-        if not self._rehearsals:
+        step = _step(update, chosen)
+        if not self._rehearsals or update.unrehearsed.issuperset(chosen):
             return step
         return replace(step, rehearsal=replace(self._rehearsals[step.slot.optimizer_step % len(self._rehearsals)]))
 
@@ -229,21 +230,26 @@ class CorllLearner:
         for update, chosen in asked:
             update.guilty.update(dict.fromkeys(unknown(update, chosen), RejectReason.OUT_OF_MEMORY))
 
-    def _take_in(self, update: _Update, chosen: list[int], result: StepResult) -> None:
-        """What a step did. One that failed is tried again pair by pair, and who fails alone is guilty."""
+    def _take_in(self, update: _Update, chosen: list[int], result: StepResult, *, rehearsed: bool) -> None:
+        """What a step did. One that failed is tried again pair by pair, and a pair that failed beside a passage without
+        it; who fails alone is guilty.
+        """
         trained = update.steps > 0 or not update.untrained
         for index in chosen:
             if (score := _score_of(update.candidates[index])) is not None:
                 # The first score is the prequential one: later ones come after the pair was trained on.
                 update.scores.setdefault(index, (*score, trained))
         if result.failure is not None:
-            if len(chosen) == 1:
-                update.guilty[chosen[0]] = result.failure
-            else:
+            if len(chosen) > 1:
                 # Rows behind one that did not fit told nothing; after the first of these steps it would be too late.
                 for base in self._by_base:
                     self._ask([(update, chosen)], base=base)
                 update.queue.extendleft([index] for index in reversed(chosen))
+            elif rehearsed:
+                update.unrehearsed.update(chosen)
+                update.queue.appendleft(chosen)
+            else:
+                update.guilty[chosen[0]] = result.failure
             return
         update.steps += 1
         update.applied.update(chosen)
@@ -252,6 +258,8 @@ class CorllLearner:
         update.gradient_norm = result.gradient_norm
         if result.drift_nats is not None:
             update.drift_nats = result.drift_nats
+        if result.plain_text_drop_nats is not None:
+            update.plain_text_drops.append(result.plain_text_drop_nats)
         for index, delta in zip(chosen, result.delta_chosen_logps or (), strict=False):
             update.deltas.setdefault(index, delta)
 
@@ -274,6 +282,7 @@ class CorllLearner:
             loss=update.loss_sum / update.loss_pairs,
             gradient_norm=update.gradient_norm,
             drift_nats=update.drift_nats,
+            plain_text_drop_nats=fmean(update.plain_text_drops) if update.plain_text_drops else None,
             saturated_share=saturated,
         )
 

@@ -4,61 +4,66 @@ Experience replay as in continual learning, of text that is nobody's. Its loss i
 likelihood: it asks for nothing where nothing was forgotten, and never teaches the passages themselves.
 """
 
-import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import math
 
 from corlld.errors import ConfigurationError
+from corlld.learning.collate import Item
 from corlld.learning.pairs import PreferencePair
+from corlld.learning.passages import passages
+from corlld.learning.resident import ResidentModel
+from corlld.learning.slots import is_out_of_memory
+from corlld.learning.user_step import Candidate, Sums
 from corlld.settings import LearningSettings
 
 GIVEN_TOKENS = 8  # of a passage: context, not scored
 SCORED_TOKENS = 64  # at most; what follows is left out, for a step to cost about the same with any passages
-PLAIN_ENGLISH = Path(__file__).with_name("plain_english.txt")
-_EMPTY_LINES = re.compile(r"\n\s*\n")  # spaces in one can't be seen
 
 
-def passages(learning: LearningSettings) -> tuple[str, ...]:
-    """What the settings have rehearsed; empty where that is nothing. Raises ConfigurationError, see below."""
-    return read_passages(learning.rehearsal_path or PLAIN_ENGLISH) if learning.rehearsal_weight else ()
-
-
-def rehearsals(learning: LearningSettings, tokenizer: Any) -> tuple[PreferencePair, ...]:
-    """The `passages`, tokenised. Raises ConfigurationError, see below."""
-    return rehearsal_pairs(tokenizer, passages(learning))
-
-
-def read_passages(path: Path) -> tuple[str, ...]:
-    """A file's passages, which empty lines divide; line breaks within one are spaces.
+def rehearsals(learning: LearningSettings, resident: ResidentModel) -> tuple[Candidate, ...]:
+    """The settings' passages with what the base model makes of them. Of each, the first `GIVEN_TOKENS` tokens are
+    given, and up to `SCORED_TOKENS` are scored.
 
     Raises:
-        ConfigurationError: it can't be read, is not UTF-8, or has no passage.
+        ConfigurationError: a passage can't be read or scored, or the device has no room for it.
     """
+    return tuple(
+        _rehearsal(learning, resident, number, text) for number, text in enumerate(passages(learning), start=1)
+    )
+
+
+def _rehearsal(learning: LearningSettings, resident: ResidentModel, number: int, text: str) -> Candidate:
+    ids = tuple(resident.tokenizer(text)["input_ids"])[: resident.max_positions][: GIVEN_TOKENS + SCORED_TOKENS]
+    if len(ids) <= GIVEN_TOKENS:
+        raise _refused(learning, f"passage {number} has {len(ids)} tokens, needed: more than {GIVEN_TOKENS}")
+    if max(ids) >= resident.vocabulary:
+        raise _refused(learning, f"passage {number} has a token that the model has no embedding for")
+    pair = PreferencePair(ids[:GIVEN_TOKENS], ids[GIVEN_TOKENS:], ())
+    base = _base_sums(resident, pair)
+    if not math.isfinite(base[0]):
+        # No step beside it would be finite, and its turn would never pass.
+        raise _refused(learning, f"passage {number} has a log-probability under the base model that is not finite")
+    return Candidate(pair, base=base, rehearsed=True)
+
+
+def _base_sums(resident: ResidentModel, pair: PreferencePair) -> Sums:
+    """In a row of its own: the same to the bit at every start."""
+    row = resident.collator.row([Item(0, pair)], [0], users=1)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"learning.rehearsal_path: {path} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"learning.rehearsal_path: {path} is not UTF-8 text") from None
-    passages = tuple(" ".join(part.split()) for part in _EMPTY_LINES.split(text) if part.strip())
-    if not passages:
-        raise ConfigurationError(f"learning.rehearsal_path: {path} has no passage")
-    return passages
+        chosen, rejected = row.sums(resident.scored(row, None))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigurationError(
+            f"model.device: {resident.device} has no room for a passage of {pair.tokens} tokens beside the model; a "
+            "smaller adapter.device_slots leaves more"
+        ) from error
+    return float(chosen), float(rejected)
 
 
-def rehearsal_pairs(tokenizer: Any, passages: Sequence[str]) -> tuple[PreferencePair, ...]:
-    """Each passage as something to score: its first `GIVEN_TOKENS` tokens are given, up to `SCORED_TOKENS` follow.
-
-    Raises:
-        ConfigurationError: a passage has no token more than those that are given.
-    """
-    pairs = []
-    for number, passage in enumerate(passages, 1):
-        ids = tuple(tokenizer(passage)["input_ids"])
-        if len(ids) <= GIVEN_TOKENS:
-            raise ConfigurationError(
-                f"learning.rehearsal_path: passage {number} has {len(ids)} tokens, needed: more than {GIVEN_TOKENS}"
-            )
-        pairs.append(PreferencePair(ids[:GIVEN_TOKENS], ids[GIVEN_TOKENS:][:SCORED_TOKENS], ()))
-    return tuple(pairs)
+def _refused(learning: LearningSettings, problem: str) -> ConfigurationError:
+    if learning.rehearsal_path is None:
+        return ConfigurationError(
+            f"learning.rehearsal_weight: corlld's own {problem}; set learning.rehearsal_path, or "
+            "learning.rehearsal_weight = 0"
+        )
+    return ConfigurationError(f"learning.rehearsal_path: {problem}; change it, or leave it out")

@@ -8,10 +8,9 @@ import torch
 
 from corlld.errors import RejectReason
 from corlld.learning import guard
-from corlld.learning.collate import Item, Row
+from corlld.learning.collate import Item, Row, cut
 from corlld.learning.loss import acceptance_loss, corll_loss, rehearsal_loss
 from corlld.learning.optimizer import adamw_step_, clip_, scaled_lr
-from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Rows, Slots, is_out_of_memory
 from corlld.learning.stacked_lora import StackedAdapters
@@ -79,7 +78,7 @@ class StepRunner:
                     self._score_group(group[middle:], base=base)
                 return
         candidates, items = _flat(group)
-        waiting = self._pack(items, len(group), _SCORED * self._row_tokens)
+        waiting = self._resident.collator.pack(items, _SCORED * self._row_tokens, len(group))
         while waiting:
             row = waiting.pop(0)
             tokens = None
@@ -96,12 +95,6 @@ class StepRunner:
                 else:
                     candidates[member].previous = sums
 
-    def base_sums(self, pair: PreferencePair) -> Sums:
-        """What the base model makes of a pair by itself: the same to the bit whatever else is at work."""
-        (row,) = self._pack([Item(0, pair)], 1, self._row_tokens)
-        (sums,) = _pairs_of(row.sums(self._scored(row, None)))
-        return sums
-
     def run(self, steps: Sequence[UserStep]) -> list[StepResult]:
         """One step of each user, in order. Where a candidate's `base` is not known the policy is the base model; where
         its `previous` is not, the policy is that.
@@ -109,11 +102,11 @@ class StepRunner:
         return [result for group in self._groups(steps, self._row_tokens) for result in self._run_group(group)]
 
     def _groups(self, steps: Sequence[UserStep], row_tokens: int) -> Iterator[list[UserStep]]:
-        """Users whose pairs fit in one row together; one with more has rows of its own.
+        """Users whose pairs fit in one row together; one with more has rows of its own. See `_rows` for passages.
 
         As few groups as there must be, of about the same size: a last one of what is left over would be slow.
         """
-        sizes = [sum(candidate.pair.tokens for candidate in step.scored) for step in steps]
+        sizes = [sum(candidate.pair.tokens for candidate in step.candidates) for step in steps]
         share = sum(sizes) / max(1, -(-sum(sizes) // row_tokens))
         group: list[UserStep] = []
         tokens, before, given = 0, 0, 0
@@ -130,7 +123,7 @@ class StepRunner:
 
     def _run_group(self, group: list[UserStep]) -> list[StepResult]:
         candidates, items = _flat(group)
-        rows = self._pack(items, len(group), self._row_tokens)
+        rows = self._rows(candidates, items, len(group))
         while True:
             try:
                 return self._attempt(group, candidates, rows)
@@ -184,7 +177,7 @@ class StepRunner:
                 failure = RejectReason.DRIFT if math.isfinite(drift) else RejectReason.NON_FINITE
             if failure is None:
                 self._slots.commit(step.slot, [tensor[user] for tensor in tensors], step.slot.optimizer_step + 1)
-                results.append(StepResult(None, mean, norm, drift, deltas))
+                results.append(StepResult(None, mean, norm, drift, deltas, step.plain_text_drop_nats))
             else:
                 results.append(StepResult(failure))
         return results
@@ -304,8 +297,15 @@ class StepRunner:
         self.tokens += row.tokens
         self.padding += row.padding
 
-    def _pack(self, items: Sequence[Item], users: int, row_tokens: int) -> list[Row]:
-        return self._resident.collator.pack(items, row_tokens, users)
+    def _rows(self, candidates: Sequence[Candidate], items: Sequence[Item], users: int) -> list[Row]:
+        """Passages have rows of their own, which the guard leaves out, and in which no pair is padded to their length;
+        but not where all is one packed row: shorter ones are slow.
+        """
+        collator = self._resident.collator
+        parts = [list(range(len(items)))]
+        if not collator.shares_prefixes or sum(item.pair.tokens for item in items) > self._row_tokens:
+            parts = [[m for m, c in enumerate(candidates) if c.rehearsed == passages] for passages in (False, True)]
+        return [collator.row(items, members, users) for part in parts for members in cut(items, part, self._row_tokens)]
 
     def _free_memory(self) -> None:
         self._slots.release()  # a smaller group needs less of it

@@ -39,13 +39,22 @@ class UserStep:
         """All that goes through the model: the pairs, then the rehearsal."""
         return self.candidates if self.rehearsal is None else (*self.candidates, self.rehearsal)
 
+    @property
+    def plain_text_drop_nats(self) -> float | None:
+        """By how much the adapter, as the step began, makes the rehearsed passage less likely than the base model does,
+        per scored token; None where nothing is rehearsed.
+        """
+        if (passage := self.rehearsal) is None or passage.now is None or passage.base is None:
+            return None
+        return (passage.base[0] - passage.now[0]) / len(passage.pair.chosen)
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What a user's step did. With a `failure` the user's slot is as it was, bit for bit.
 
     loss: mean over the pairs, and what a rehearsal adds. gradient_norm: before it was clipped. drift_nats,
-    delta_chosen_logps: None where the step's drift was not due.
+    delta_chosen_logps: None where the step's drift was not due. plain_text_drop_nats: as of the `UserStep`.
     """
 
     failure: RejectReason | None
@@ -53,6 +62,7 @@ class StepResult:
     gradient_norm: float | None = None
     drift_nats: float | None = None
     delta_chosen_logps: tuple[float, ...] | None = None
+    plain_text_drop_nats: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ LATENCY_SECONDS = (1, 2.5, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 14_400)
 MARGIN_NATS = (-32, -16, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 8, 16, 32, 64)
 CHANGE_NATS = (-8, -4, -2, -1, -0.5, -0.1, 0, 0.1, 0.5, 1, 2, 4, 8, 16)
 DRIFT_NATS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+PLAIN_TEXT_DROP_NATS = (-0.1, 0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 RATIO = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 
 M = TypeVar("M", Counter, Gauge, Histogram)
@@ -152,6 +153,12 @@ class Metrics:
         )
         self.drift = self._histogram(
             "corlld_drift_nats", "The guard's measure: mean |change of log pi| per tail token by an update.", DRIFT_NATS
+        )
+        self.plain_text_drop = self._histogram(
+            "corlld_plain_text_drop_nats",
+            "What an adapter has forgotten: fall of log pi(rehearsed plain text) below the base model's, per token, as "
+            "an update's steps began.",
+            PLAIN_TEXT_DROP_NATS,
         )
 
         # drafts

@@ -107,6 +107,8 @@ class MetricsObserver(Observer):
         self._metrics.updates.inc(outcome.trained)
         if outcome.drift_nats is not None:
             self._metrics.drift.observe(outcome.drift_nats)
+        if outcome.plain_text_drop_nats is not None:
+            self._metrics.plain_text_drop.observe(outcome.plain_text_drop_nats)
         scored = sum(pair.margin is not None for pair in outcome.pairs)
         self._metrics.scored_pairs.inc(scored)
         self._metrics.saturated_pairs.inc(round((outcome.saturated_share or 0.0) * scored))

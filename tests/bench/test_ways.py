@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from corlld.bench import ours
-from corlld.bench.comparison import FP32, Comparison, Series, check_same
+from corlld.bench.comparison import FP32, RATIOS, Comparison, Series, check_same
 from corlld.bench.ways import GUARDED, UNGUARDED, Took
 from corlld.bench.workloads import Edit, Workload, choose, made_up_edits
 from corlld.errors import FatalError
 from corlld.learning.pairs import PreferencePair
+from corlld.learning.rehearsal import GIVEN_TOKENS, SCORED_TOKENS
 from corlld.learning.resident import ResidentModel
 from corlld.settings import GuardSettings
 from tests.tiny_models import make_tiny_model
@@ -66,6 +67,21 @@ def test_an_edit_that_the_daemon_would_refuse_is_trained_on(resident: ResidentMo
     pair = encoder.encode(pasted)
     assert isinstance(pair, PreferencePair)
     ours.trained_starts(ours.make_learner(resident, guard, 1), Workload("pasted", ((Edit(pasted, pair),),)))
+
+
+def test_rehearsing_adds_a_passage_of_each_user_to_the_guarded_step(comparison: Comparison) -> None:
+    """So that the ratio of the two is what the passages cost in a step as the daemon takes it by default."""
+    workload = comparison._workloads["16x1"]
+    starts = ours.trained_starts(comparison._learner(FP32, "packed"), workload)
+    computed = []
+    for series in (Series("16x1", FP32, "packed"), *RATIOS["rehearsal_cost"]):
+        learner = comparison._learner(FP32, series.way)
+        before = learner.tokens[0]
+        comparison._make(workload, series, starts).round()
+        computed.append(learner.tokens[0] - before)
+    packed, guarded, rehearsing = computed
+    assert packed < guarded
+    assert rehearsing == guarded + len(workload.users) * (GIVEN_TOKENS + SCORED_TOKENS)
 
 
 def test_a_way_that_ends_elsewhere_stops_the_bench() -> None:

@@ -256,7 +256,9 @@ def test_an_update_moves_exactly_what_it_says(watched: Watched) -> None:
         PairOutcome(PairStatus.REJECTED, RejectReason.DRIFT, margin=0.0, scored_by_trained=True),
         PairOutcome(PairStatus.ACCEPTANCE),
     )
-    outcome = UpdateOutcome("u1", None, trained=True, pairs=pairs, drift_nats=0.03, saturated_share=1 / 3)
+    outcome = UpdateOutcome(
+        "u1", None, trained=True, pairs=pairs, drift_nats=0.03, plain_text_drop_nats=0.3, saturated_share=1 / 3
+    )
     watched.observer.update(Statistics(), UserState("u1", version=3), events, outcome)
     ratio = 4 / 5  # of "draft" to "text", see test_statistics
     assert watched.moved() == {
@@ -278,6 +280,7 @@ def test_an_update_moves_exactly_what_it_says(watched: Watched) -> None:
         "corlld_chosen_logp_change_nats_count": 2,
         "corlld_drift_nats_count": 1,
         "corlld_drift_nats_sum": 0.03,
+        "corlld_plain_text_drop_nats_count": 1,
         "corlld_draft_edit_ratio_count{draft=base}": 1,
         "corlld_draft_edit_ratio_sum{draft=base}": ratio,
         "corlld_draft_edit_ratio_count{draft=own}": 2,
@@ -440,6 +443,7 @@ class Telling(ListingLearner):
                     for pair in outcome.pairs
                 ),
                 drift_nats=0.1,
+                plain_text_drop_nats=0.1,
                 saturated_share=0.0,
             )
             for outcome in super().update(batches)

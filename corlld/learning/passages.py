@@ -1,0 +1,33 @@
+"""The plain text that is to be rehearsed, as the settings name it. Needs neither torch nor a model."""
+
+import re
+from pathlib import Path
+
+from corlld.errors import ConfigurationError
+from corlld.settings import LearningSettings
+
+PLAIN_ENGLISH = Path(__file__).with_name("plain_english.txt")
+_EMPTY_LINES = re.compile(r"\n\s*\n")  # spaces in one can't be seen
+
+
+def passages(learning: LearningSettings) -> tuple[str, ...]:
+    """What the settings have rehearsed; empty where that is nothing. Raises ConfigurationError, see below."""
+    return read_passages(learning.rehearsal_path or PLAIN_ENGLISH) if learning.rehearsal_weight else ()
+
+
+def read_passages(path: Path) -> tuple[str, ...]:
+    """A file's passages, which empty lines divide; line breaks within one are spaces.
+
+    Raises:
+        ConfigurationError: it can't be read, is not UTF-8, or has no passage.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"learning.rehearsal_path: {path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"learning.rehearsal_path: {path} is not UTF-8 text") from None
+    passages = tuple(" ".join(part.split()) for part in _EMPTY_LINES.split(text) if part.strip())
+    if not passages:
+        raise ConfigurationError(f"learning.rehearsal_path: {path} has no passage")
+    return passages
