@@ -245,7 +245,7 @@ class LearningSettings(Section):
     )
     # language-world: better on drafts of the base model, worse on own ones.
     anchor: float = Field(0.0, ge=0, description="Lambda: weight of relu(drop of log pi(edited tail)).")
-    # language-world (CoRLL + SFT): .1 is better on own drafts; tastes (cell imitation 0.1).
+    # language-world (CoRLL + SFT), tastes (cell imitation_weight 0.1): .1 learns better. Off: no study had it on throughout.
     imitation_weight: float = Field(
         0.0,
         ge=0,
@@ -270,7 +270,7 @@ class LearningSettings(Section):
         description="The passages, in the language that users write in: a text file with empty lines between them. "
         "None: sixteen in English that come with corlld.",
     )
-    # tastes (1e-3 is worse), no-harm (2e-4 forgets less, and learns more slowly), real-edits (1e-4 is no better).
+    # tastes (tuned: 1e-3), no-harm (2e-4 alone).
     lr: float = Field(5e-4, gt=0, description="Learning rate of a step of `pairs_per_step` pairs.")
     # language-world (grid): no other value is better.
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")
@@ -296,7 +296,7 @@ class LearningSettings(Section):
 class GuardSettings(Section):
     """When a step is undone, and which edits are not learnt at all."""
 
-    # language-world (grid), no-harm (drift 0.3, 0.1): a smaller bound stops honest users no later than hostile ones.
+    # language-world (grid), no-harm (drift 0.1): a smaller bound stops honest users no later than hostile ones.
     max_drift_nats: float = Field(
         1.0, gt=0, description="Largest mean |change of log pi| per tail token of a step's own pairs."
     )
