@@ -245,7 +245,7 @@ class LearningSettings(Section):
     )
     # language-world: better on drafts of the base model, worse on own ones.
     anchor: float = Field(0.0, ge=0, description="Lambda: weight of relu(drop of log pi(edited tail)).")
-    # language-world (CoRLL + SFT), tastes (cell imitation_weight 0.1): .1 learns better; off until all studies had it.
+    # language-world (CoRLL + SFT): better on drafts of the base model, level on own ones. tastes (cell): a bit better.
     imitation_weight: float = Field(
         0.0,
         ge=0,
