@@ -24,9 +24,8 @@ def _fine_tuning(name: str, **changes: float) -> Rule:
 
 
 CORLL = Rule("corll")
-# As many of both, and few, for the budget; not beta, which hardly matters under Adam before margins saturate. In a run
-# without rehearsal a rate of 2e-5 was no better for fine-tuning, nor 1e-4 or an anchor of .1 for corlld.
-CORLL_CANDIDATES = (CORLL, Rule("corll-imitation-.1", LearningSettings(imitation_weight=0.1)))
+# The same of both, and few, for the budget; not beta, which hardly matters under Adam before margins saturate.
+CORLL_CANDIDATES = (CORLL, Rule("corll-lr-1e-4", LearningSettings(lr=1e-4)))
 SFT_CANDIDATES = (_fine_tuning("sft"), _fine_tuning("sft-lr-1e-4", lr=1e-4))
 # By accuracy on validation editors; the report says whether a run's own validation agrees.
 CHOSEN_CORLL = CORLL_CANDIDATES[1]
