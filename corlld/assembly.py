@@ -218,13 +218,13 @@ def _build(settings: Settings, observer: Observer, opened: ExitStack) -> Daemon:
     observer.model_loaded(info, device, dtype)
     if not resident.collator.shares_prefixes:
         log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
+    learner = CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots)
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
     observer.starting(Stage.STATE)
     store.open(store_identity(settings, names, source, info), must_exist=source.has_commits())
     target = FolderTarget(settings.publishing.path)
     if settings.publishing.enabled:
         target.open()
-    learner = CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots)
     announcer = None
     if announcements is not None:
         announcer = Announcer(announcements, store.head, target, settings.operations.retry_max_seconds)

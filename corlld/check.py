@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from corlld.learning.memory_plan import MemoryPlan
 
 SKIPPED = "skipped: "
-BROKER_AWAY = "it is looked for at the input's broker, which did not answer"
+BROKER_AWAY = "it is looked for at the input's broker, which could not be asked"
 TOPIC_SECONDS = 5.0  # at least, for a topic to be found: a missing one before it takes all that the start may take
 SAMPLE_SECONDS = 30.0  # at most, for reading and decoding
 
@@ -108,7 +108,7 @@ class Check:
         source = self._opened = build_source(self._settings, self._store)
         try:
             source.start(self._left())
-        except UnavailableError as error:
+        except (UnavailableError, ConfigurationError) as error:
             self._broker_away = self._settings.source.kind == "kafka" and not isinstance(error, MissingTopicError)
             raise
         self._source = source

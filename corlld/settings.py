@@ -237,7 +237,7 @@ class LearningSettings(Section):
     # The studies that chose a default are named above it; their figures are tests/evidence/STUDY/summary.json.
     # tastes (cell beta 0.01), language-world (grid): no other value is better at both effort and soundness.
     beta: float = Field(0.1, gt=0, description="Strength of the KL anchor: loss = -log sigma(beta * margin).")
-    # tastes, no-harm: with .05 or more gemma3-270m's adapters hardly learn. language-world: no gain under noise of .2.
+    # tastes: with .05 gemma3-270m's adapters hardly learn. language-world: no gain under noise of .2.
     epsilon: float = Field(0.0, ge=0, lt=0.5, description="Believed rate of edits that are not improvements.")
     # language-world: `previous` is level on own drafts, and goes far from the base model on others' (7.4 nats).
     reference: Literal["base", "previous"] = Field(
@@ -249,7 +249,7 @@ class LearningSettings(Section):
     imitation_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of -log pi(edited tail): each edit is imitated besides; it suits edits that are worth it.",
+        description="i: weight of -log pi(edited tail): each edit is imitated besides; it suits edits that are worth it.",
     )
     # theory (plateaus under unscaled noise), tastes (cell acceptance_weight 0).
     acceptance_weight: float = Field(
@@ -258,11 +258,11 @@ class LearningSettings(Section):
         description="c: weight of log pi(text) of accepted drafts. It keeps a learner sound whose drafts are good "
         "already; 0 where users accept drafts that they have not read.",
     )
-    # no-harm: without it noise ruins plain text. .03 and .1 protect alike on validation seeds, .03 learns better.
+    # no-harm: without it noise ruins plain text; choice.csv there, two seeds: .1 protects no better, and learns less.
     rehearsal_weight: float = Field(
         0.03,
         ge=0,
-        description="Weight of relu(drop of log pi(a passage of plain text) below the base model's), one passage a "
+        description="r: weight of relu(drop of log pi(a passage of plain text) below the base model's), one passage a "
         "step: keeps an adapter from forgetting such text, whoever it learns from. 0: none.",
     )
     rehearsal_path: Path | None = Field(

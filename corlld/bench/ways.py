@@ -10,7 +10,7 @@ from corlld.settings import GuardSettings, LearningSettings
 
 # Without what the peers don't do: the cost of rehearsal is a figure of its own.
 RULE = LearningSettings(rehearsal_weight=0.0)
-REHEARSING = LearningSettings()  # with the guard: the daemon's defaults
+REHEARSING = LearningSettings()  # the rule's defaults
 # The peers have no guard, and refuse no edit; what it costs is a figure of its own.
 UNGUARDED = GuardSettings(every_steps=10**9, max_repetition_rise=1.0)
 # Its pass, not its verdict: the same pairs are trained again and again.

@@ -204,7 +204,7 @@ class _Layout:
 
 
 def cut(items: Sequence[Item], members: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """The `members`, numbers of items, as those of rows of at most `max_tokens`. See `Collator.pack`."""
+    """Splits `members`, places in `items`, in order, into rows of at most `max_tokens`; a longer pair has its own."""
     row: list[int] = []
     tokens = 0
     for member in members:

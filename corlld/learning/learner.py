@@ -52,7 +52,7 @@ class _Update:
     deltas: dict[int, float] = field(default_factory=dict)
     applied: set[int] = field(default_factory=set)
     guilty: dict[int, RejectReason] = field(default_factory=dict)
-    unrehearsed: set[int] = field(default_factory=set)  # failed alone beside a passage: once more without it
+    unrehearsed: set[int] = field(default_factory=set)  # failed alone beside a passage: from then on without one
     steps: int = 0
     loss_sum: float = 0.0
     loss_pairs: int = 0
@@ -232,7 +232,7 @@ class CorllLearner:
 
     def _take_in(self, update: _Update, chosen: list[int], result: StepResult, *, rehearsed: bool) -> None:
         """What a step did. One that failed is tried again pair by pair, and a pair that failed beside a passage without
-        it, but for drift, which is the pair's own; who fails alone is guilty.
+        it; who fails alone is guilty.
         """
         trained = update.steps > 0 or not update.untrained
         for index in chosen:
@@ -245,7 +245,7 @@ class CorllLearner:
                 for base in self._by_base:
                     self._ask([(update, chosen)], base=base)
                 update.queue.extendleft([index] for index in reversed(chosen))
-            elif rehearsed and result.failure is not RejectReason.DRIFT:
+            elif rehearsed:
                 update.unrehearsed.update(chosen)
                 update.queue.appendleft(chosen)
             else:

@@ -1,6 +1,7 @@
 """Optimizer steps of several users at once: score, train, measure, and keep only what the guard allows."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -302,10 +303,12 @@ class StepRunner:
         but not where all is one packed row: shorter ones are slow.
         """
         collator = self._resident.collator
-        parts = [list(range(len(items)))]
-        if not collator.shares_prefixes or sum(item.pair.tokens for item in items) > self._row_tokens:
-            parts = [[m for m, c in enumerate(candidates) if c.rehearsed == passages] for passages in (False, True)]
-        return [collator.row(items, members, users) for part in parts for members in cut(items, part, self._row_tokens)]
+        if collator.shares_prefixes and sum(item.pair.tokens for item in items) <= self._row_tokens:
+            return [collator.row(items, range(len(items)), users)]
+        pairs = [member for member, candidate in enumerate(candidates) if not candidate.rehearsed]
+        passages = [member for member, candidate in enumerate(candidates) if candidate.rehearsed]
+        rows = itertools.chain(cut(items, pairs, self._row_tokens), cut(items, passages, self._row_tokens))
+        return [collator.row(items, members, users) for members in rows]
 
     def _free_memory(self) -> None:
         self._slots.release()  # a smaller group needs less of it

@@ -157,7 +157,7 @@ class Metrics:
         self.plain_text_drop = self._histogram(
             "corlld_plain_text_drop_nats",
             "What an adapter has forgotten: fall of log pi(rehearsed plain text) below the base model's, per token, as "
-            "an update's steps began.",
+            "an update's steps began; of those that rehearsed.",
             PLAIN_TEXT_DROP_NATS,
         )
 

@@ -254,20 +254,3 @@ def test_only_a_pair_that_failed_beside_a_passage_goes_without(
     (outcome,) = learner.update([TrainingBatch("ann", None, edits)])
     assert [pair.reason for pair in outcome.pairs] == [None, RejectReason.NON_FINITE, None]
     assert taken == [(3, True), (1, True), (1, True), (1, False), (1, True)]
-
-
-def test_a_pair_that_drifts_is_not_tried_without_its_passage(
-    resident: ResidentModel, own: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Drift is the pair's own, and the passage would rather keep it small."""
-    learner = CorllLearner(resident, own(LONG_ENOUGH), GuardSettings(max_drift_nats=1e-9), 1)
-    run, calls = learner._runner.run, []
-
-    def counted(steps: Sequence[UserStep]) -> list[StepResult]:
-        calls.append(steps)
-        return run(steps)
-
-    monkeypatch.setattr(learner._runner, "run", counted)
-    (outcome,) = learner.update([TrainingBatch("ann", None, EDITS[:1])])
-    assert [pair.reason for pair in outcome.pairs] == [RejectReason.DRIFT]
-    assert len(calls) == 1

@@ -284,7 +284,7 @@ class NoHarm:
     name = "no-harm"
     question = "What do noise and hostile users do to an adapter, and who stops them?"
     budget_minutes = 75.0
-    seeds = (12, 13, 14)  # writers on whom nothing was chosen: neither of the demo
+    seeds = (12, 13, 14)  # other writers than those on whom rehearsal was chosen
 
     def __init__(self, scale: Scale = FULL) -> None:
         self._scale = scale

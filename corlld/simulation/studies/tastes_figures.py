@@ -13,7 +13,7 @@ from corlld.simulation.studies.study import Figure, Row
 
 DEFAULT, TUNED, FINE_TUNING = "default", "tuned", "fine-tuning"
 UNREHEARSED = "no rehearsal"
-# The default with one change. Chosen beforehand: what most decides how soon margins saturate, and what is learnt then.
+# The default with one change: what most decides how soon margins saturate, and what is learnt then.
 CELLS: Mapping[str, Mapping[str, float]] = {
     UNREHEARSED: {"rehearsal_weight": 0.0},
     "imitation_weight 0.1": {"imitation_weight": 0.1},
