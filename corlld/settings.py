@@ -258,7 +258,7 @@ class LearningSettings(Section):
         description="c: weight of log pi(text) of accepted drafts. It keeps a learner sound whose drafts are good "
         "already; 0 where users accept drafts that they have not read.",
     )
-    # no-harm: without it noise ruins plain text; choice.csv there, two seeds: .1 protects no better, and learns less.
+    # no-harm: without it noise ruins plain text; choice.csv there: .1 protects no better, and learns less.
     rehearsal_weight: float = Field(
         0.03,
         ge=0,
