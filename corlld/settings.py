@@ -249,7 +249,7 @@ class LearningSettings(Section):
     imitation_weight: float = Field(
         0.0,
         ge=0,
-        description="i: weight of -log pi(edited tail): each edit is imitated besides; it suits edits that are worth it.",
+        description="i: weight of -log pi(edited tail): each edit is imitated besides, which suits careful ones.",
     )
     # theory (plateaus under unscaled noise), tastes (cell acceptance_weight 0).
     acceptance_weight: float = Field(
