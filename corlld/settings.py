@@ -270,7 +270,7 @@ class LearningSettings(Section):
         description="The passages, in the language that users write in: a text file with empty lines between them. "
         "None: sixteen in English that come with corlld.",
     )
-    # tastes (tuned: 1e-3), no-harm (2e-4 alone), real-edits (validation: 1e-4).
+    # tastes (tuned: 1e-3), no-harm (choice.csv: 2e-4 is slower), real-edits (1e-4).
     lr: float = Field(5e-4, gt=0, description="Learning rate of a step of `pairs_per_step` pairs.")
     # language-world (grid): no other value is better.
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")

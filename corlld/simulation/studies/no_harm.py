@@ -82,10 +82,6 @@ FULL = Scale(
         Variant("drift 0.1", ("honest", "leaping"), 20, guard={"max_drift_nats": 0.1}),
         # What keeps noise from doing harm, and at what price?
         Variant(UNREHEARSED, ("honest", "noisy"), 80, {"rehearsal_weight": 0.0}, every_seed=True),
-        # What becomes of imitated noise?
-        Variant("imitation 0.1", ("honest", "noisy"), 80, {"imitation_weight": 0.1}),
-        # Would a smaller step do it alone?
-        Variant("lr 2e-4 alone", ("honest", "noisy"), 80, {"rehearsal_weight": 0.0, "lr": 2e-4}),
     ),
 )
 QUICK = Scale(

@@ -157,7 +157,7 @@ def rehearsal_wins(figures: Mapping[str, Figure]) -> Figure:
 
 
 def _variants(rows: Sequence[Row]) -> dict[str, Figure]:
-    """The first seed with other guards and rules, each beside what it is to be compared with, at as many edits."""
+    """The first seed with other guards and rules, each beside the defaults at the same number of edits."""
     figures = {}
     own = [row for row in rows if row["seed"] == rows[0]["seed"]]
     told = (DEFAULTS, UNGUARDED, UNREHEARSED)  # elsewhere
@@ -166,7 +166,7 @@ def _variants(rows: Sequence[Row]) -> dict[str, Figure]:
         columns = GUARD_COLUMNS if variant.startswith("drift") else RULE_COLUMNS
         for kind in dict.fromkeys(str(row["user"]) for row in own if row["variant"] == variant):
             for column, meaning in columns.items():
-                for one in (UNREHEARSED if variant.endswith("alone") else DEFAULTS, variant):
+                for one in (DEFAULTS, variant):
                     (value,) = _chosen(own, column, kind, one, edits)
                     figures[f"{kind}_{one.replace(' ', '_')}_{edits}_{column}"] = Figure(
                         value, f"{meaning}, {kind} user, {one}, {edits} edits, first seed"
