@@ -62,7 +62,7 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
         axes.grid(alpha=0.3)
         if column == "plain_ratio":
             axes.set_yscale("log")
-    figure.legend(*figure.axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.suptitle(
         "Four kinds of users; bands from the lowest seed to the highest; thin: limits stated for the noisy one"
     )
