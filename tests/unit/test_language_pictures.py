@@ -25,7 +25,7 @@ def test_the_title_of_the_regret_fits(
     monkeypatch.setattr(Picture, "savefig", lambda picture, *_, **__: drawn.append(picture))
     plot_regret(tmp_path / "regret.png", rows)
     [picture] = drawn
-    picture.canvas.draw()  # type: ignore[no-untyped-call]
+    picture.canvas.draw()  # type: ignore[no-untyped-call]  # untyped in matplotlib
     [title] = picture.texts
     extent = title.get_window_extent()
     assert extent.x0 >= 0

@@ -190,7 +190,7 @@ def test_loss_and_gradient_of_users_in_one_pass_equal_a_hand_written_two_row_dpo
         oracle.load(now[user])
         previous = before[user] if settings.reference == "previous" else None
         expected = oracle.loss(texts[user], settings, previous)
-        expected.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        torch.autograd.backward(expected)
         torch.testing.assert_close(torch.stack(losses[user]).mean(), expected.detach(), rtol=0, atol=1e-9)
         torch.testing.assert_close(gradient[user], oracle.flat(grad=True), rtol=0, atol=1e-9)
         assert gradient[user].norm() > 1e-3
@@ -239,7 +239,7 @@ def test_ten_interleaved_steps_of_three_users_equal_peft_with_torch_adamw(
             optimizer.param_groups[0]["lr"] = rule.lr * len(chosen[uid]) / rule.pairs_per_step
             optimizer.zero_grad()
             loss = oracle.loss(chosen[uid], rule, None)
-            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            torch.autograd.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(oracle.parameters(), rule.max_gradient_norm)
             optimizer.step()
             assert outcome.loss == pytest.approx(float(loss.detach()), abs=1e-9)
@@ -297,7 +297,7 @@ def test_several_steps_on_a_batch_are_held_to_the_reference_as_the_batch_began(f
         beginning = oracle.flat()
         for chosen in (TEXTS[:2], TEXTS[2:]) * 2:
             optimizer.zero_grad()
-            oracle.loss(chosen, rule, beginning if reference == "previous" else None).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            torch.autograd.backward(oracle.loss(chosen, rule, beginning if reference == "previous" else None))
             torch.nn.utils.clip_grad_norm_(oracle.parameters(), rule.max_gradient_norm)
             optimizer.step()
     assert isinstance(adapter, AdapterTensors)
@@ -353,7 +353,7 @@ def test_rehearsed_passages_take_turns_beside_the_pairs_and_pull_by_what_was_for
                 optimizer.zero_grad()
                 drop = forgotten(oracle, passages[steps[uid] % 3])
                 pulled += bool(drop > 0)
-                (oracle.loss(chosen, rule, None) + 0.7 * drop).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+                torch.autograd.backward(oracle.loss(chosen, rule, None) + 0.7 * drop)
                 torch.nn.utils.clip_grad_norm_(oracle.parameters(), rule.max_gradient_norm)
                 optimizer.step()
                 steps[uid] += 1

@@ -200,7 +200,7 @@ def test_layers_that_are_computed_again_give_the_same_gradient_with_less_kept(fo
         with resident.bound(row, resident.lora.stack(weights, gradient)):
             with torch.autograd.graph.saved_tensors_hooks(lambda t, s=saved: (s.append(t.numel()), t)[1], lambda t: t):
                 logps = resident.token_logps(row)
-            logps.sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            torch.autograd.backward(logps.sum())
         gradients.append(gradient)
         kept.append(sum(saved))
     assert gradients[0].norm() > 0
