@@ -11,14 +11,14 @@ import structlog
 
 from corlld.daemon import Daemon
 from corlld.errors import ConfigurationError
-from corlld.events import EventDecoder
-from corlld.identity import Pseudonyms
+from corlld.events.decoder import EventDecoder
+from corlld.events.pseudonyms import Pseudonyms
 from corlld.learning.passages import passages
 from corlld.observer import Observer, Observers
 from corlld.protocols import Announcements, DeadLetters, Source, StateStore
 from corlld.records import ModelInfo, Record, Stage, StoreIdentity
-from corlld.settings import Settings
-from corlld.settings_file import check_for_run
+from corlld.settings.load import check_for_run
+from corlld.settings.sections import Settings
 from corlld.state.store import LocalFolderStore
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Container, Iterable, Iterator
 
 from corlld.records import Arrival, EraseEvent, MicroBatch, Tenure
-from corlld.settings import BatchingSettings
+from corlld.settings.sections import BatchingSettings
 
 LOW_MARK = 0.8  # reading goes on below this share of the limits; the gap keeps pauses from flapping
 

@@ -25,12 +25,12 @@ from corlld.assembly import (
     store_identity,
 )
 from corlld.errors import ConfigurationError, ExitCode, FatalError, MissingTopicError, UnavailableError
-from corlld.events import EventDecoder
+from corlld.events.decoder import EventDecoder
 from corlld.protocols import Source, StateStore
 from corlld.records import ModelInfo
 from corlld.sample import Sample, sample_table
-from corlld.settings import Settings
-from corlld.settings_file import check_for_run
+from corlld.settings.load import check_for_run
+from corlld.settings.sections import Settings
 from corlld.state.store import LocalFolderStore
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from corlld.records import (
     UpdateOutcome,
     UserState,
 )
-from corlld.settings import Settings
+from corlld.settings.sections import Settings
 from corlld.state.host_memory import HostMemory
 from corlld.state.unsaved import Unsaved
 from corlld.transitions import Selection, after_erasure, after_update, next_version, place, select

@@ -15,8 +15,8 @@ from rich.console import Console
 from corlld import __version__
 from corlld.command_line import STUDIES_USING, Command, build_parser
 from corlld.errors import ConfigurationError, CorlldError, ExitCode, FatalError
-from corlld.outputs import hold_closed_streams, say, unwritable
-from corlld.settings import Settings
+from corlld.settings.sections import Settings
+from corlld.system.streams import hold_closed_streams, say, unwritable
 
 
 def entry() -> int:
@@ -69,7 +69,7 @@ def _fail(message: str, code: int) -> int:
 
 def _load(arguments: argparse.Namespace) -> Settings:
     from corlld.operations.logs import configure_logging
-    from corlld.settings_file import load_settings
+    from corlld.settings.load import load_settings
 
     configure_logging("info", "auto")  # until it is known what the settings say
     settings = load_settings(arguments.config)
@@ -89,7 +89,7 @@ def _load_quietly(arguments: argparse.Namespace) -> Settings:
 
 def _run(arguments: argparse.Namespace) -> int:
     from corlld.assembly import build_daemon, watched
-    from corlld.signals import stop_on_signals
+    from corlld.system.signals import stop_on_signals
 
     # Until the loop runs nothing has begun that would have to be finished.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(ExitCode.OK))
@@ -128,7 +128,7 @@ def _send(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> int:
-    from corlld.settings_text import render_default_toml, render_markdown
+    from corlld.settings.words import render_default_toml, render_markdown
 
     print(render_markdown() if arguments.markdown else render_default_toml(), end="")
     return ExitCode.OK
@@ -285,7 +285,7 @@ def _user(arguments: argparse.Namespace) -> str:
 
     Raises FatalError for what no event can have as its user_id: its pseudonym would be nobody's.
     """
-    from corlld.events import MAX_USER_ID_CHARS
+    from corlld.events.decoder import MAX_USER_ID_CHARS
 
     user: str = arguments.user
     try:

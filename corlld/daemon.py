@@ -16,15 +16,15 @@ from corlld.batching import Batcher
 from corlld.claims import Claims
 from corlld.durability import Durability
 from corlld.errors import FatalError
-from corlld.events import EventDecoder
-from corlld.identity import Pseudonyms
+from corlld.events.decoder import EventDecoder
+from corlld.events.pseudonyms import Pseudonyms
 from corlld.intake import Intake
 from corlld.jobs import Jobs
 from corlld.observer import Observer
 from corlld.offsets import LowWatermarks
 from corlld.protocols import DeadLetters, Learner, Publisher, Source, StateStore
 from corlld.records import LoopStatus, PartitionStatus, Stage, Tenure
-from corlld.settings import Settings
+from corlld.settings.sections import Settings
 
 log = structlog.get_logger("corlld.daemon")
 

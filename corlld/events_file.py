@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO
 
 from corlld.errors import ExitCode, FatalError, InvalidEvent, InvalidReason
-from corlld.events import EventDecoder
-from corlld.lines import read_line
+from corlld.events.decoder import EventDecoder
 from corlld.records import EditEvent, EraseEvent
+from corlld.system.lines import read_line
 
 STANDARD_INPUT = "-"
 SPOOLED_IN_MEMORY_BYTES = 16 * 1024 * 1024

@@ -5,14 +5,14 @@ from collections import deque
 import structlog
 
 from corlld.errors import ExitCode, FatalError, InvalidEvent
-from corlld.events import EventDecoder
-from corlld.identity import Pseudonyms
+from corlld.events.decoder import EventDecoder
+from corlld.events.pseudonyms import Pseudonyms
 from corlld.jobs import Jobs
 from corlld.observer import Observer
 from corlld.offsets import LowWatermarks
 from corlld.protocols import DeadLetters
 from corlld.records import Arrival, DeadLetter, Record, Stage
-from corlld.settings import DeadLetterSettings
+from corlld.settings.sections import DeadLetterSettings
 
 log = structlog.get_logger("corlld.intake")
 

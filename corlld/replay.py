@@ -15,9 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from corlld.errors import ExitCode, FatalError, InvalidEvent
-from corlld.events import EventDecoder
+from corlld.events.decoder import EventDecoder
 from corlld.observer import Observer
-from corlld.progress import Advance
 from corlld.records import (
     Arrival,
     DeadLetter,
@@ -28,7 +27,7 @@ from corlld.records import (
     UpdateOutcome,
     UserState,
 )
-from corlld.settings import (
+from corlld.settings.sections import (
     DeadLetterSettings,
     IdentitySettings,
     PublishingSettings,
@@ -38,6 +37,7 @@ from corlld.settings import (
 )
 from corlld.simulation.baselines import WordCountPerceptron, longer_wins
 from corlld.statistics import correct_share, edit_ratio
+from corlld.system.progress import Advance
 
 NEVER_SECONDS = 1e9  # an archive has no "now": micro-batches are cut by size alone, so that a replay is repeatable
 
@@ -148,7 +148,7 @@ def replay(
         console: where progress is shown.
     """
     from corlld.assembly import build_daemon
-    from corlld.signals import stop_on_signals
+    from corlld.system.signals import stop_on_signals
 
     lines = select_lines(
         archive, EventDecoder(settings.events, supports_messages=True, key_required=False), users, limit

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Column, Table
 
 from corlld.errors import InvalidEvent, InvalidReason
-from corlld.events import EventDecoder
+from corlld.events.decoder import EventDecoder
 from corlld.records import EditEvent, Record
 from corlld.statistics import edit_ratio
 

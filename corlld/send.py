@@ -10,11 +10,11 @@ from rich.console import Console
 
 from corlld.assembly import build_event_producer
 from corlld.errors import ExitCode, FatalError, InvalidEvent, RetriableError, TooLargeForTopic
-from corlld.events import EventDecoder
+from corlld.events.decoder import EventDecoder
 from corlld.events_file import STANDARD_INPUT, Contents, counted, event_of, numbered_lines, opened, validate
-from corlld.progress import Advance
-from corlld.settings import Settings
-from corlld.signals import stop_on_signals
+from corlld.settings.sections import Settings
+from corlld.system.progress import Advance
+from corlld.system.signals import stop_on_signals
 
 MAX_WAIT_SECONDS = 10.0  # a person waits: a topic that is not there by then won't come
 MAX_EVENTS_UNDER_WAY = 1_000

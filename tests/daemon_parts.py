@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from corlld.daemon import Daemon
-from corlld.events import EventDecoder
-from corlld.identity import Pseudonyms
+from corlld.events.decoder import EventDecoder
+from corlld.events.pseudonyms import Pseudonyms
 from corlld.observer import Observer
 from corlld.protocols import Source
 from corlld.records import Polled, Record, Tenure, UserState
-from corlld.settings import EventSettings, Settings
+from corlld.settings.sections import EventSettings, Settings
 from tests.fakes import (
     Applied,
     ListingLearner,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from corlld.learning.adapter import AdapterLayout, AdapterTensors, LoraModule
+from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
 from corlld.records import DraftFigures, Release, Statistics, UserState
 
 UID = "0123456789abcdef0123456789abcdef"

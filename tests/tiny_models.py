@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from corlld.learning.resident import ResidentModel, make_resident
-from corlld.settings import AdapterSettings
+from corlld.settings.sections import AdapterSettings
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3", "gpt2")
 SLIDING_WINDOW = 8  # tokens; far shorter than the rows of the tests

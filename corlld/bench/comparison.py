@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
+from corlld.adapters.layout import AdapterTensors
 from corlld.bench import ours
 from corlld.bench.figures import FIGURES, OTHER_WORKLOADS, Measured
 from corlld.bench.peft_loop import PeftLoop, padding_id
 from corlld.bench.ways import GUARDED, REHEARSING, RULE, UNGUARDED, Timed, Took, Way, relative_differences, settle
 from corlld.bench.workloads import FIRST, Workload
 from corlld.errors import FatalError
-from corlld.learning.adapter import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model_files import find_model_files
 from corlld.learning.resident import ResidentModel
-from corlld.settings import GuardSettings, LearningSettings, ModelSettings
+from corlld.settings.sections import GuardSettings, LearningSettings, ModelSettings
 
 FP32, BF16 = "float32", "bfloat16"
 TRL_WHOLE = "trl, constructed"

@@ -17,7 +17,7 @@ from corlld.assembly import build_daemon
 from corlld.errors import FatalError
 from corlld.observer import Observer
 from corlld.records import Arrival, EditEvent, UserState
-from corlld.settings import (
+from corlld.settings.sections import (
     BatchingSettings,
     DeadLetterSettings,
     IdentitySettings,

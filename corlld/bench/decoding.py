@@ -13,14 +13,14 @@ from kafka.errors import KafkaError
 from corlld.batching import Batcher
 from corlld.bench.daemon_costs import event_line
 from corlld.errors import ConfigurationError, FatalError, UnavailableError
-from corlld.events import EventDecoder
-from corlld.identity import Pseudonyms
+from corlld.events.decoder import EventDecoder
+from corlld.events.pseudonyms import Pseudonyms
 from corlld.intake import Intake
 from corlld.jobs import Jobs
 from corlld.observer import Observer
 from corlld.offsets import LowWatermarks
 from corlld.records import DeadLetter, EditEvent
-from corlld.settings import KafkaSettings, Settings
+from corlld.settings.sections import KafkaSettings, Settings
 from corlld.sources.kafka import KafkaSource
 
 RECORDS = 20_000

@@ -11,14 +11,14 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from corlld.adapters.layout import AdapterTensors
 from corlld.assembly import JSONL_GROUP
 from corlld.bench.daemon_costs import daemon_settings, event_line, run_to_end
 from corlld.errors import FatalError
-from corlld.identity import Pseudonyms
-from corlld.learning.adapter import AdapterTensors
+from corlld.events.pseudonyms import Pseudonyms
 from corlld.learning.resident import ResidentModel, load_resident_model
 from corlld.records import EditEvent, StoreIdentity, UserState
-from corlld.settings import AdapterSettings, BatchingSettings, LearningSettings, Settings, SourceSettings
+from corlld.settings.sections import AdapterSettings, BatchingSettings, LearningSettings, Settings, SourceSettings
 from corlld.sources.jsonl import TOPIC
 from corlld.state.snapshot import encode
 from corlld.state.store import LocalFolderStore

@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 import transformers
 
+from corlld.adapters.layout import AdapterLayout, AdapterTensors, new_adapter
 from corlld.bench import ours
 from corlld.bench.peft_loop import PeftLoop, padding_id
 from corlld.bench.ways import UNGUARDED, Timed
 from corlld.bench.workloads import FIRST, Workload, choose, read_edits
 from corlld.errors import FatalError
-from corlld.learning.adapter import AdapterLayout, AdapterTensors, new_adapter
 from corlld.learning.model_files import find_model_files
 from corlld.learning.stacked_lora import choose_modules
-from corlld.settings import ModelSettings
+from corlld.settings.sections import ModelSettings
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")

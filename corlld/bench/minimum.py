@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from corlld.learning.adapter import AdapterLayout
+from corlld.adapters.layout import AdapterLayout
 from corlld.learning.pairs import PreferencePair
 
 # The projections of a layer that read its input: those of the first layer read no adapter's output.

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
+from corlld.adapters.layout import AdapterTensors
 from corlld.bench.ways import RULE, Took, settle
 from corlld.bench.workloads import PAIRS, Workload
 from corlld.errors import FatalError
-from corlld.learning.adapter import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.pairs import PairEncoder
 from corlld.learning.resident import ResidentModel, load_resident_model
 from corlld.records import EditEvent, PairStatus, TrainingBatch
-from corlld.settings import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
+from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
 
 ADAPTER = AdapterSettings()
 

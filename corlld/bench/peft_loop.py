@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from peft import LoraConfig, get_peft_model
 
+from corlld.adapters.layout import AdapterLayout, AdapterTensors
 from corlld.bench.ways import RULE, Took, settle
-from corlld.learning.adapter import AdapterLayout, AdapterTensors
 from corlld.learning.optimizer import scaled_lr
 from corlld.learning.pairs import PreferencePair
 

@@ -24,8 +24,8 @@ from corlld.bench.minimum import ModelShape, forward_only, minimum, shape_of
 from corlld.bench.report import Report, plot, show, write_json
 from corlld.bench.workloads import FIRST, Workload, choose, read_edits
 from corlld.errors import ConfigurationError, ExitCode, FatalError
-from corlld.progress import Advance
 from corlld.records import EditEvent
+from corlld.system.progress import Advance
 
 PASSES = 2  # that a token is needed in: the reference, and the policy with its backward pass
 

@@ -14,10 +14,10 @@ from datasets import disable_progress_bars as disable_datasets_progress_bars
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
+from corlld.adapters.layout import AdapterLayout, AdapterTensors
 from corlld.bench.peft_loop import adamw, flat, load_adapter, lora_config, parameters
 from corlld.bench.ways import RULE, Took, settle
 from corlld.bench.workloads import Edit
-from corlld.learning.adapter import AdapterLayout, AdapterTensors
 from corlld.learning.optimizer import scaled_lr
 
 

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from corlld.settings import GuardSettings, LearningSettings
+from corlld.settings.sections import GuardSettings, LearningSettings
 
 # Without what the peers don't do: the cost of rehearsal is a figure of its own.
 RULE = LearningSettings(rehearsal_weight=0.0)

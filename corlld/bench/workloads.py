@@ -7,10 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 from corlld.errors import ExitCode, FatalError, InvalidEvent
-from corlld.events import EventDecoder
+from corlld.events.decoder import EventDecoder
 from corlld.learning.pairs import PairEncoder, PreferencePair
 from corlld.records import EditEvent
-from corlld.settings import EventSettings
+from corlld.settings.sections import EventSettings
 from corlld.simulation.tastes import TASTES, TRAINING
 
 PAIRS = 16  # of every workload

@@ -8,8 +8,8 @@ from statistics import fmean
 
 import torch
 
+from corlld.adapters.layout import AdapterTensors, adds_nothing, new_adapter
 from corlld.errors import RejectReason
-from corlld.learning.adapter import AdapterTensors, adds_nothing, new_adapter
 from corlld.learning.guard import is_repetitive
 from corlld.learning.pairs import NoPair, PairEncoder, PreferencePair
 from corlld.learning.rehearsal import rehearsals
@@ -18,7 +18,7 @@ from corlld.learning.slots import Slot, make_slots
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, PairScore, StepResult, UserStep
 from corlld.records import EditEvent, ModelInfo, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
-from corlld.settings import GuardSettings, LearningSettings
+from corlld.settings.sections import GuardSettings, LearningSettings
 
 # A pair is saturated where sigma(-beta h), the weight of its gradient, is below this.
 _SATURATED_WEIGHT = 0.1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError
-from corlld.settings import ModelSettings
+from corlld.settings.sections import ModelSettings
 
 DEMO = "demo"
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from corlld.errors import ConfigurationError
-from corlld.settings import LearningSettings
+from corlld.settings.sections import LearningSettings
 
 PLAIN_ENGLISH = Path(__file__).with_name("plain_english.txt")
 _EMPTY_LINES = re.compile(r"\n\s*\n")  # spaces in one can't be seen

@@ -13,7 +13,7 @@ from corlld.learning.passages import passages
 from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import is_out_of_memory
 from corlld.learning.user_step import Candidate, Sums
-from corlld.settings import LearningSettings
+from corlld.settings.sections import LearningSettings
 
 GIVEN_TOKENS = 8  # of a passage: context, not scored
 SCORED_TOKENS = 64  # at most; what follows is left out, for a step to cost about the same with any passages

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from corlld.adapters.layout import AdapterLayout
 from corlld.errors import ConfigurationError, UnavailableError
-from corlld.learning.adapter import AdapterLayout
 from corlld.learning.attention import SegmentAttention
 from corlld.learning.collate import Collator, Item, Row
 from corlld.learning.gates import fuse_gates
@@ -23,7 +23,7 @@ from corlld.learning.pairs import PreferencePair
 from corlld.learning.stacked_lora import StackedAdapters, StackedLora, choose_modules
 from corlld.learning.vocabulary import VocabularyHead
 from corlld.records import ModelInfo
-from corlld.settings import AdapterSettings, ModelSettings
+from corlld.settings.sections import AdapterSettings, ModelSettings
 
 # Largest relative difference between a packed row and two plain ones; a wrong mask or position is off by far more.
 _CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}

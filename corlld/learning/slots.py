@@ -8,8 +8,8 @@ from typing import Protocol
 
 import torch
 
+from corlld.adapters.layout import AdapterTensors
 from corlld.errors import ConfigurationError
-from corlld.learning.adapter import AdapterTensors
 
 TENSORS = 3  # of a user: weights and both moments
 Rows = torch.Tensor | Sequence[torch.Tensor]  # one a user, each (P,)

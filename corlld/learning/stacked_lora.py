@@ -15,8 +15,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from corlld.adapters.layout import AdapterLayout, LoraModule
 from corlld.errors import ConfigurationError
-from corlld.learning.adapter import AdapterLayout, LoraModule
 from corlld.learning.grouped import UserGroups, user_groups
 from corlld.learning.slots import Rows
 

@@ -16,7 +16,7 @@ from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Rows, Slots, is_out_of_memory
 from corlld.learning.stacked_lora import StackedAdapters
 from corlld.learning.user_step import Candidate, StepResult, Sums, UserStep, by_user, mean_loss
-from corlld.settings import GuardSettings, LearningSettings
+from corlld.settings.sections import GuardSettings, LearningSettings
 
 # Longer rows are faster, and one without gradient keeps nothing for later. Where `max_row_tokens` is 1, for results to
 # the bit, this is still less than two pairs.

@@ -22,7 +22,7 @@ import structlog
 from corlld.observer import Observer
 from corlld.operations.liveness import Liveness
 from corlld.records import Arrival, LoopStatus, Stage, UserState
-from corlld.settings import OperationsSettings
+from corlld.settings.sections import OperationsSettings
 
 log = structlog.get_logger("corlld.notify")
 

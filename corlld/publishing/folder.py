@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from corlld.durable_files import SHARED, check_writable, create, fsync_folder, make_folders, retriable
 from corlld.errors import FatalError
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, adapter_name
 from corlld.publishing.target import PublishedVersion
+from corlld.system.durable_files import SHARED, check_writable, create, fsync_folder, make_folders, retriable
 
 _VERSION = re.compile(r"v(\d{6,})")
 

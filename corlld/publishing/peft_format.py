@@ -8,9 +8,9 @@ import hashlib
 import json
 import math
 
-from corlld.learning.adapter import AdapterLayout, AdapterTensors
+from corlld.adapters.layout import AdapterLayout, AdapterTensors
+from corlld.adapters.tensor_file import write_tensors
 from corlld.records import ModelInfo, Release, Statistics, UserState
-from corlld.state.tensor_file import write_tensors
 
 TENSORS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "manifest.json"

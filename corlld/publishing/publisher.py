@@ -3,8 +3,8 @@
 import json
 from collections.abc import Callable
 
+from corlld.adapters.layout import AdapterLayout
 from corlld.errors import StateUnreadable
-from corlld.learning.adapter import AdapterLayout
 from corlld.publishing.announcer import Announcer
 from corlld.publishing.peft_format import MANIFEST_FILE, adapter_files
 from corlld.publishing.target import Target

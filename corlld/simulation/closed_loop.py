@@ -20,7 +20,7 @@ from corlld.errors import CorlldError
 from corlld.observer import Observer
 from corlld.publishing.peft_format import adapter_name
 from corlld.records import Arrival, EditEvent, PairOutcome, Statistics, UpdateOutcome, UserState
-from corlld.settings import Settings, SourceSettings
+from corlld.settings.sections import Settings, SourceSettings
 from corlld.simulation.tastes import Prompt
 from corlld.simulation.users import utility
 

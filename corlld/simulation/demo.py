@@ -22,7 +22,7 @@ from rich.table import Table
 
 from corlld.learning.model_files import find_model_files
 from corlld.records import PairOutcome
-from corlld.settings import IdentitySettings, Settings
+from corlld.settings.sections import IdentitySettings, Settings
 from corlld.simulation.closed_loop import ClosedLoop, Editor, Engine, Exchange, loop_settings
 from corlld.simulation.drafting import PeftEngine
 from corlld.simulation.plots import Curves, plot_edits

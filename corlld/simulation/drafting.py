@@ -15,7 +15,7 @@ from peft.utils.hotswap import hotswap_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from corlld.learning.resident import choose_device, choose_dtype
-from corlld.settings import ModelSettings
+from corlld.settings.sections import ModelSettings
 
 BASE = "__base__"  # PEFT's name for rows without an adapter
 

@@ -14,9 +14,9 @@ from typing import BinaryIO, Protocol
 import structlog
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, RetriableError, UnavailableError
-from corlld.lines import read_line
 from corlld.records import Polled, Record, SourcePartition, Tenure
 from corlld.sources.jsonl_dead_letters import JsonlDeadLetters
+from corlld.system.lines import read_line
 
 __all__ = ["JsonlDeadLetters", "JsonlSource", "PositionStore"]
 

@@ -6,11 +6,11 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from corlld.durable_files import fsync_folder
 from corlld.errors import RetriableError
 from corlld.records import DeadLetter
-from corlld.settings import DeadLetterSettings
+from corlld.settings.sections import DeadLetterSettings
 from corlld.sources.dead_letters import letter_headers, letter_key
+from corlld.system.durable_files import fsync_folder
 
 
 class JsonlDeadLetters:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import IO
 
 from corlld.errors import ConfigurationError
-from corlld.lines import read_line
 from corlld.records import Record, SourcePartition, Tenure
 from corlld.sources.jsonl import TOPIC
+from corlld.system.lines import read_line
 
 BLOCK_BYTES = 1024 * 1024
 MAX_SCANNED_BYTES = 1024 * BLOCK_BYTES  # lines before the last GiB are not looked for

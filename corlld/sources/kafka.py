@@ -15,7 +15,7 @@ from kafka.structs import MemberState
 
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.records import Polled, Record, Tenure
-from corlld.settings import KafkaSettings
+from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka_client import TopicLookup, TopicView, connect
 from corlld.sources.kafka_errors import fatal_error, recreated
 from corlld.sources.kafka_options import LOOKUP_SECONDS, consumer_options

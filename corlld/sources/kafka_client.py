@@ -17,7 +17,7 @@ from kafka.errors import KafkaError, for_code
 from kafka.net.compat import KafkaNetClient
 
 from corlld.errors import ConfigurationError, MissingTopicError, UnavailableError
-from corlld.settings import KafkaSettings
+from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka_errors import explain_refusal
 from corlld.sources.kafka_options import LOOKUP_SECONDS, admin_options
 

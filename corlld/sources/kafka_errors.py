@@ -16,7 +16,7 @@ from kafka.errors import (
 )
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
-from corlld.settings import KafkaSettings
+from corlld.settings.sections import KafkaSettings
 
 
 def explain_refusal(error: BaseException) -> str | None:

@@ -10,7 +10,7 @@ from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from corlld.errors import ConfigurationError
-from corlld.settings import KafkaSettings
+from corlld.settings.sections import KafkaSettings
 
 ASSIGNORS = {
     "cooperative-sticky": CooperativeStickyAssignor,

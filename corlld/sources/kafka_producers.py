@@ -8,7 +8,7 @@ from kafka import KafkaProducer, errors
 
 from corlld.errors import ConfigurationError, RetriableError, TooLargeForTopic, UnavailableError
 from corlld.records import DeadLetter
-from corlld.settings import DeadLetterSettings, KafkaSettings
+from corlld.settings.sections import DeadLetterSettings, KafkaSettings
 from corlld.sources.dead_letters import RECORD_KEY_HEADER, letter_headers, letter_key
 from corlld.sources.kafka_client import TopicLookup, connect
 from corlld.sources.kafka_options import LOOKUP_SECONDS, producer_options

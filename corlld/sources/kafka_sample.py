@@ -8,7 +8,7 @@ from kafka.errors import KafkaError
 
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.records import Record, SourcePartition, Tenure
-from corlld.settings import KafkaSettings
+from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka import as_record
 from corlld.sources.kafka_client import TopicLookup, connect
 from corlld.sources.kafka_errors import explain_refusal

@@ -1,7 +1,7 @@
 """The tier between the store and the device: states of users that nobody works on, within a bound. Pure."""
 
 from corlld.records import UserState
-from corlld.settings import Settings
+from corlld.settings.sections import Settings
 from corlld.state.prefetch import Prefetch
 from corlld.state.residency import Residency, Resident
 from corlld.state.unsaved import Unsaved, UnsavedStates

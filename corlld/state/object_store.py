@@ -27,6 +27,7 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
+from corlld.adapters.tensor_file import LENGTH_BYTES, header_length
 from corlld.errors import (
     ConfigurationError,
     ExitCode,
@@ -39,7 +40,6 @@ from corlld.errors import (
 from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.identity_file import check_identity, fingerprint_of, identity_file
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of, write_id_of
-from corlld.state.tensor_file import LENGTH_BYTES, header_length
 
 if TYPE_CHECKING:
     from obstore import PutMode

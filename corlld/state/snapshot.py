@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import torch
 
+from corlld.adapters.layout import AdapterLayout, AdapterTensors
+from corlld.adapters.tensor_file import canonical_json, parse_header, read_tensors, tensor_bytes, write_tensors
 from corlld.errors import StateUnreadable
-from corlld.learning.adapter import AdapterLayout, AdapterTensors
 from corlld.records import DraftFigures, Head, Release, Statistics, UserState
-from corlld.state.tensor_file import canonical_json, parse_header, read_tensors, tensor_bytes, write_tensors
 
 Moments = Literal["float32", "bfloat16"]
 

@@ -17,7 +17,13 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from corlld.durable_files import (
+from corlld.adapters.tensor_file import LENGTH_BYTES, header_length
+from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
+from corlld.records import Head, StoreIdentity, UserState
+from corlld.state.identity_file import check_identity, fingerprint_of, identity_file
+from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
+from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of
+from corlld.system.durable_files import (
     PERSONAL,
     check_writable,
     create,
@@ -28,12 +34,6 @@ from corlld.durable_files import (
     retriable,
     write_whole,
 )
-from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
-from corlld.records import Head, StoreIdentity, UserState
-from corlld.state.identity_file import check_identity, fingerprint_of, identity_file
-from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
-from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of
-from corlld.state.tensor_file import LENGTH_BYTES, header_length
 
 NO_STATE = "0"  # the token of a user without a state
 LEFT_OVER_AFTER_SECONDS = 3600.0  # no write takes as long: an older temporary file belongs to a process that is gone

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from corlld.records import UserState
-from corlld.settings import SnapshotSettings
+from corlld.settings.sections import SnapshotSettings
 from corlld.state.residency import Residency, state_nbytes
 from corlld.transitions import Selection
 

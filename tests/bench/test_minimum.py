@@ -8,9 +8,9 @@ from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from corlld.adapters.layout import AdapterLayout
 from corlld.bench import minimum
 from corlld.bench.peft_loop import lora_config
-from corlld.learning.adapter import AdapterLayout
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.stacked_lora import choose_modules
 from tests.tiny_models import SLIDING_WINDOW, make_tiny_model

@@ -13,7 +13,7 @@ from corlld.errors import FatalError
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.rehearsal import GIVEN_TOKENS, SCORED_TOKENS
 from corlld.learning.resident import ResidentModel
-from corlld.settings import GuardSettings
+from corlld.settings.sections import GuardSettings
 from tests.tiny_models import make_tiny_model
 
 SAME = ("trl", "peft", "single", "packed")

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from corlld.adapters.layout import AdapterTensors
 from corlld.assembly import pseudonyms
-from corlld.events import EventDecoder
-from corlld.learning.adapter import AdapterTensors
+from corlld.events.decoder import EventDecoder
 from corlld.learning.learner import CorllLearner
 from corlld.learning.resident import load_resident_model
 from corlld.records import EditEvent, TrainingBatch
-from corlld.settings_file import load_settings
+from corlld.settings.load import load_settings
 from tests.integration.daemon_process import ENVIRON
 from tests.integration.traffic import Sent
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from corlld.cli import main
-from corlld.identity import Pseudonyms
+from corlld.events.pseudonyms import Pseudonyms
 from tests.integration.daemon_process import http_get
 from tests.kafka.broker import KafkaCluster
 from tests.s3 import new_bucket_name, s3_server

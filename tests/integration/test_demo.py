@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from corlld.cli import main
 from corlld.errors import FatalError
-from corlld.settings import Settings
+from corlld.settings.sections import Settings
 from corlld.simulation.closed_loop import ClosedLoop
 from corlld.simulation.demo import DRAFTS_EACH, demo_settings, run
 from corlld.simulation.drafting import PeftEngine

@@ -19,7 +19,7 @@ import pytest
 
 from corlld import __version__
 from corlld.errors import ExitCode
-from corlld.identity import Pseudonyms
+from corlld.events.pseudonyms import Pseudonyms
 from corlld.operations.notify import EXTENSION_SECONDS, STOP_MARGIN_SECONDS
 from tests.installation import ROOT, build_wheel, install, install_with_dependencies, unit_command
 from tests.integration.daemon_process import ENVIRON, SECRET, START_SECONDS, STOP_SECONDS, Hold, Launcher, tail

@@ -7,7 +7,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from corlld.errors import InvalidEvent, InvalidReason, RetriableError, UnavailableError
 from corlld.records import DeadLetter, Record, SourcePartition, Tenure
-from corlld.settings import DeadLetterSettings
+from corlld.settings.sections import DeadLetterSettings
 from corlld.sources.dead_letters import letter_headers, letter_key
 from corlld.sources.kafka import KafkaAnnouncements, KafkaDeadLetters
 from corlld.sources.kafka_producers import TopicProducer

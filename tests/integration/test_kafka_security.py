@@ -11,7 +11,7 @@ import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from corlld.errors import ConfigurationError
-from corlld.settings import KafkaSettings
+from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka import KafkaSource
 from tests.kafka.broker import KafkaBroker, Security
 from tests.kafka.helpers import Reader, kafka_settings, produce, unique

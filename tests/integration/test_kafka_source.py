@@ -13,7 +13,7 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartitio
 from kafka.errors import NodeNotReadyError
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
-from corlld.settings import KafkaSettings
+from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka import KafkaSource
 from tests.kafka.broker import KafkaBroker, KafkaCluster
 from tests.kafka.helpers import Reader, kafka_settings, produce, unique, wait_until

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from corlld.errors import ExitCode, FatalError
-from corlld.settings import LearningSettings
+from corlld.settings.sections import LearningSettings
 from corlld.simulation.studies.harmful_users import KINDS, LeapingEditor, NoisyEditor, PastingEditor, make_editor
 from corlld.simulation.studies.no_harm import NoHarm, Scale, Variant
 from corlld.simulation.studies.no_harm_report import DEFAULTS, UNGUARDED, UNREHEARSED, rehearsal_wins

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from corlld.learning.resident import load_resident_model
-from corlld.settings_file import load_settings
+from corlld.settings.load import load_settings
 from tests.integration import oracle, traffic
 from tests.integration.daemon_process import ENVIRON, Launcher, Site
 from tests.kafka.broker import KafkaCluster

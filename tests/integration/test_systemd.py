@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from corlld.identity import Pseudonyms
+from corlld.events.pseudonyms import Pseudonyms
 from tests.installation import ROOT, SYSUSERS, UNIT, build_wheel, unit_value
 from tests.systemd_machine import Machine, why_not
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from corlld.errors import ExitCode
-from corlld.identity import Pseudonyms
+from corlld.events.pseudonyms import Pseudonyms
 from tests.integration.daemon_process import ENVIRON, ROOT, SECRET, START_SECONDS
 
 CORLLD = (sys.executable, "-m", "corlld")
@@ -151,7 +151,7 @@ def test_a_closed_standard_input_is_said_as_such() -> None:
 
 def test_a_file_that_is_opened_later_does_not_become_a_closed_stream(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from corlld.outputs import hold_closed_streams; hold_closed_streams(); "
+        "import os, sys; from corlld.system.streams import hold_closed_streams; hold_closed_streams(); "
         f"file = os.open({str(tmp_path / 'file')!r}, os.O_WRONLY | os.O_CREAT); "
         "refused = 0\n"
         "for stream in (1, 2):\n"

@@ -9,7 +9,7 @@ from kafka import KafkaProducer
 
 from corlld.protocols import Source
 from corlld.records import Polled, Record, Tenure
-from corlld.settings import KafkaSettings
+from corlld.settings.sections import KafkaSettings
 
 PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.1

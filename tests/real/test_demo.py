@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from corlld.learning.model_files import find_model_files
-from corlld.settings import Settings
+from corlld.settings.sections import Settings
 from corlld.simulation.demo import DRAFTS_EACH, MAX_NEW_TOKENS, DemoResult, demo_settings, draft_held_out, run
 from corlld.simulation.drafting import PeftEngine
 from corlld.simulation.tastes import TASTES

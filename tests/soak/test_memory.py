@@ -21,7 +21,7 @@ from corlld.assembly import build_daemon, watched
 from corlld.observer import Observer, Observers
 from corlld.operations.logs import configure_logging
 from corlld.records import Arrival, LoopStatus
-from corlld.settings import Settings
+from corlld.settings.sections import Settings
 from tests.integration import traffic
 
 MINUTES = float(os.environ.get("CORLLD_SOAK_MINUTES", "30"))

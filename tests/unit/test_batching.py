@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from corlld.batching import Batcher
 from corlld.records import Arrival, EraseEvent
-from corlld.settings import BatchingSettings
+from corlld.settings.sections import BatchingSettings
 from tests.fakes import NOON, arrival, tenure
 
 

@@ -14,7 +14,7 @@ from kafka.future import Future as KafkaFuture
 
 from corlld.errors import InvalidEvent, InvalidReason, RetriableError
 from corlld.records import DeadLetter, Record, SourcePartition, Tenure
-from corlld.settings import DeadLetterSettings, KafkaSettings
+from corlld.settings.sections import DeadLetterSettings, KafkaSettings
 from corlld.sources.dead_letters import letter_headers, letter_key
 from corlld.sources.jsonl import JsonlDeadLetters
 from corlld.sources.kafka_producers import KafkaAnnouncements, KafkaDeadLetters, TopicProducer

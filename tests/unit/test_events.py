@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from corlld.errors import InvalidEvent, InvalidReason
-from corlld.events import TOMBSTONE_EVENT_ID, EventDecoder
+from corlld.events.decoder import TOMBSTONE_EVENT_ID, EventDecoder
 from corlld.records import EditEvent, EraseEvent, Message
-from corlld.settings import EventSettings
+from corlld.settings.sections import EventSettings
 
 CANARY = "c4n4ry"
 EDIT: dict[str, Any] = {

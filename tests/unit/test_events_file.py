@@ -10,9 +10,9 @@ import pytest
 
 from corlld import events_file
 from corlld.errors import ExitCode, FatalError
-from corlld.events import EventDecoder
+from corlld.events.decoder import EventDecoder
 from corlld.events_file import Contents, opened, validate
-from corlld.settings import EventSettings
+from corlld.settings.sections import EventSettings
 
 DECODER = EventDecoder(EventSettings(max_text_chars=100), supports_messages=True, key_required=False)
 SECRET = "never-to-be-quoted"

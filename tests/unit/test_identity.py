@@ -2,7 +2,7 @@
 
 import hashlib
 
-from corlld.identity import Pseudonyms
+from corlld.events.pseudonyms import Pseudonyms
 
 SECRET = "0123456789abcdef0123456789abcdef"
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from corlld.errors import ConfigurationError
-from corlld.settings import KafkaSettings
+from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka_options import admin_options, client_options, consumer_options, producer_options
 
 

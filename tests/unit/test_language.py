@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corlld.learning.adapter import AdapterTensors
+from corlld.adapters.layout import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.resident import ResidentModel, load_resident_model
 from corlld.records import EditEvent, TrainingBatch
-from corlld.settings import AdapterSettings, GuardSettings, ModelSettings
+from corlld.settings.sections import AdapterSettings, GuardSettings, ModelSettings
 from corlld.simulation.language.frontier import best_within, tilted
 from corlld.simulation.language.grammar import (
     EMPTY,

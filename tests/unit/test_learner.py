@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from corlld.adapters.layout import AdapterTensors
 from corlld.errors import RejectReason
 from corlld.learning import learner as learner_module
 from corlld.learning import steps
-from corlld.learning.adapter import AdapterTensors
 from corlld.learning.collate import Item
 from corlld.learning.learner import CorllLearner, row_tokens
 from corlld.learning.optimizer import adamw_step_
@@ -22,7 +22,7 @@ from corlld.learning.slots import SlotArena
 from corlld.learning.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.steps import StepRunner
 from corlld.records import EditEvent, Message, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
-from corlld.settings import GuardSettings, LearningSettings
+from corlld.settings.sections import GuardSettings, LearningSettings
 from tests.tiny_models import make_tiny_model, tiny_resident
 
 TEXTS = (

@@ -11,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from corlld.adapters.layout import AdapterLayout, AdapterTensors, new_adapter
 from corlld.learning import learner as learner_module
-from corlld.learning.adapter import AdapterLayout, AdapterTensors, new_adapter
 from corlld.learning.collate import Item
 from corlld.learning.learner import CorllLearner
 from corlld.learning.pairs import PairEncoder, PreferencePair
@@ -21,7 +21,7 @@ from corlld.learning.slots import HostSlots, SlotArena
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
 from corlld.records import EditEvent, TrainingBatch
-from corlld.settings import GuardSettings, LearningSettings
+from corlld.settings.sections import GuardSettings, LearningSettings
 from tests.tiny_models import FAMILIES, SLIDING_WINDOW, make_tiny_model, tiny_resident, with_exact_norms
 
 TEXTS = (

@@ -7,9 +7,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
+from corlld.adapters.layout import AdapterLayout, AdapterTensors, adds_nothing, new_adapter
 from corlld.errors import ConfigurationError
 from corlld.learning import stacked_lora
-from corlld.learning.adapter import AdapterLayout, AdapterTensors, adds_nothing, new_adapter
 from corlld.learning.grouped import KernelGroups, LoopGroups, user_groups
 from corlld.learning.slots import HostSlots, Slot, SlotArena, make_slots
 from corlld.learning.stacked_lora import StackedLora, choose_modules

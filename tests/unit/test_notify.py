@@ -21,7 +21,7 @@ from corlld.operations.notify import (
     watchdog_timeout,
 )
 from corlld.records import PartitionStatus, Stage
-from corlld.settings import OperationsSettings
+from corlld.settings.sections import OperationsSettings
 from tests.fakes import loop_status
 from tests.notify_listener import NotifyListener
 from tests.states import released_state, tombstone

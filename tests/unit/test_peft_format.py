@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from corlld.learning.adapter import AdapterLayout, AdapterTensors
+from corlld.adapters.layout import AdapterLayout, AdapterTensors
 from corlld.learning.stacked_lora import choose_modules
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, adapter_files, adapter_name
 from corlld.records import ModelInfo, UserState

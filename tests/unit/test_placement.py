@@ -5,14 +5,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from corlld.learning.adapter import AdapterTensors
+from corlld.adapters.layout import AdapterTensors
 from corlld.learning.collate import Item
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import make_resident
 from corlld.learning.slots import SlotArena
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
-from corlld.settings import AdapterSettings, GuardSettings, LearningSettings
+from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings
 from tests.tiny_models import FAMILIES, make_tiny_model
 
 META = torch.device("meta")

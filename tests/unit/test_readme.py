@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from corlld.cli import main
-from corlld.settings_text import KEYS, SECTIONS, is_secret
+from corlld.settings.words import KEYS, SECTIONS, is_secret
 
 ROOT = Path(__file__).parents[2]
 

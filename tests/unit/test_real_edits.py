@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from corlld.errors import FatalError
-from corlld.settings import LearningSettings
+from corlld.settings.sections import LearningSettings
 from corlld.simulation.studies import edit_figures
 from corlld.simulation.studies.edit_archive import MAX_CHARS, Sizes, read_edits, split
 from corlld.simulation.studies.edit_rules import Rule, Rules

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from corlld.adapters.layout import AdapterTensors
 from corlld.errors import ConfigurationError, RejectReason
-from corlld.learning.adapter import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.passages import PLAIN_ENGLISH, read_passages
 from corlld.learning.rehearsal import GIVEN_TOKENS, SCORED_TOKENS, rehearsals
@@ -18,7 +18,7 @@ from corlld.learning.resident import ResidentModel
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import StepResult, UserStep
 from corlld.records import EditEvent, PairStatus, TrainingBatch, UpdateOutcome
-from corlld.settings import GuardSettings, LearningSettings
+from corlld.settings.sections import GuardSettings, LearningSettings
 from corlld.simulation.plain_text import PARAGRAPHS
 from corlld.simulation.studies.plain_texts import CANARIES, PASSAGES
 from tests.tiny_models import make_tiny_model, tiny_resident

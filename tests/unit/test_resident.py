@@ -18,7 +18,7 @@ from corlld.learning.collate import Item
 from corlld.learning.model_files import find_model_files, folder_digest
 from corlld.learning.pairs import PreferencePair
 from corlld.learning.resident import can_share_prefixes, load_resident_model
-from corlld.settings import AdapterSettings, ModelSettings
+from corlld.settings.sections import AdapterSettings, ModelSettings
 from tests.tiny_models import FAMILIES, make_tiny_model
 
 ADAPTER = AdapterSettings(r=4)

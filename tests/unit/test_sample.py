@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from corlld.errors import InvalidReason
-from corlld.events import EventDecoder
+from corlld.events.decoder import EventDecoder
 from corlld.records import Record, SourcePartition, Tenure
 from corlld.sample import SHOWN_REFUSALS, Refusal, Sample, quantile, sample_table
-from corlld.settings import EventSettings
+from corlld.settings.sections import EventSettings
 from tests.unit.test_events_file import edit
 
 SECRET = "kanari7731"

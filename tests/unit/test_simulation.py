@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corlld.settings import Settings, SnapshotSettings
+from corlld.settings.sections import Settings, SnapshotSettings
 from corlld.simulation.closed_loop import loop_settings
 from corlld.simulation.plots import Curves, plot_edits, running_mean
 from corlld.simulation.tastes import HELD_OUT, JONAS, MIRA, TASTES, TRAINING, Subjects, Taste

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
+from corlld.adapters.tensor_file import LENGTH_BYTES, header_length, read_tensors, write_tensors
 from corlld.errors import StateUnreadable
-from corlld.learning.adapter import AdapterLayout, AdapterTensors, LoraModule
 from corlld.records import DraftFigures, Head, UserState
 from corlld.state.snapshot import (
     CHECKSUM_KEY,
@@ -24,7 +25,6 @@ from corlld.state.snapshot import (
     head_of,
     write_id_of,
 )
-from corlld.state.tensor_file import LENGTH_BYTES, header_length, read_tensors, write_tensors
 from tests.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
 
 SNAPSHOT = encode(released_state())

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from corlld.cli import COMMANDS
 from corlld.command_line import build_parser
-from corlld.durable_files import PERSONAL, SHARED
 from corlld.errors import ExitCode
 from corlld.operations.notify import EXTENSION_SECONDS, PINGS_PER_TIMEOUT, STOP_MARGIN_SECONDS
-from corlld.settings import OperationsSettings, PublishingSettings, StateSettings
-from corlld.settings_file import DEFAULT_FILE
-from corlld.settings_text import CREDENTIALS
+from corlld.settings.load import DEFAULT_FILE
+from corlld.settings.sections import OperationsSettings, PublishingSettings, StateSettings
+from corlld.settings.words import CREDENTIALS
+from corlld.system.durable_files import PERSONAL, SHARED
 from tests.installation import UNIT, unit_value, unit_values
 
 LOOP_TELLS_SECONDS = 1.0

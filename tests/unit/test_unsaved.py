@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corlld.records import Arrival, UserState
-from corlld.settings import Settings, SnapshotSettings
+from corlld.settings.sections import Settings, SnapshotSettings
 from corlld.state.host_memory import HostMemory
 from corlld.state.residency import Residency, Resident, state_nbytes
 from corlld.state.unsaved import BUFFER_SHARE, Unsaved, UnsavedStates

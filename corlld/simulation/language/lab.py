@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corlld.learning.resident import ResidentModel, load_resident_model
-from corlld.settings import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
+from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
 from corlld.simulation.language.frontier import best_within
 from corlld.simulation.language.grammar import PROMPTS, parse
 from corlld.simulation.language.methods import Method

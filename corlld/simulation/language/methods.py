@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from corlld.settings import LearningSettings
+from corlld.settings.sections import LearningSettings
 from corlld.simulation.language.online import Feedback
 
 LRS = (1e-3, 2e-3, 4e-3)  # several times the daemon's: this model is four thousand times smaller than gemma3-270m

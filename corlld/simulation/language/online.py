@@ -8,11 +8,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from corlld.learning.adapter import AdapterTensors
+from corlld.adapters.layout import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.resident import ResidentModel
 from corlld.records import EditEvent, PairStatus, TrainingBatch
-from corlld.settings import GuardSettings, LearningSettings
+from corlld.settings.sections import GuardSettings, LearningSettings
 from corlld.simulation.language.grammar import PROMPTS, Prompt, Words, is_sentence, parse, text_of
 from corlld.simulation.language.policies import Draft, sample
 from corlld.simulation.language.users import Answer, Harm, User, Utility, seeded

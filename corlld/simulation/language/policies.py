@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from corlld.learning.adapter import AdapterTensors
+from corlld.adapters.layout import AdapterTensors
 from corlld.learning.resident import ResidentModel
 from corlld.learning.stacked_lora import StackedAdapters
 from corlld.simulation.language.grammar import SENTENCES, Prompt, Words, words_in

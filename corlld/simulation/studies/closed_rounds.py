@@ -11,7 +11,7 @@ from corlld.learning.model_files import find_model_files
 from corlld.learning.resident import ResidentModel, load_resident_model
 from corlld.publishing.peft_format import adapter_files
 from corlld.records import Adapter, EditEvent, Release, Statistics, UserState
-from corlld.settings import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
+from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
 from corlld.simulation.drafting import Draft, PeftEngine
 
 _NEVER = datetime(2020, 1, 1, tzinfo=UTC)  # when an event occurred decides nothing

@@ -15,14 +15,14 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from corlld.adapters.layout import AdapterTensors
 from corlld.errors import FatalError
-from corlld.learning.adapter import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model_files import find_model_files
 from corlld.learning.resident import ResidentModel, load_resident_model
 from corlld.learning.user_step import PairScore
 from corlld.records import EditEvent, PairStatus, TrainingBatch, UpdateOutcome
-from corlld.settings import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
+from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
 from corlld.simulation.closed_loop import Draft, Editor
 from corlld.simulation.demo import DRAFTS_EACH, MAX_NEW_TOKENS
 from corlld.simulation.drafting import PeftEngine

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corlld.errors import ExitCode, FatalError, InvalidEvent
-from corlld.events import EventDecoder
+from corlld.events.decoder import EventDecoder
+from corlld.events.strict_json import parse_object
 from corlld.records import EditEvent, EraseEvent
-from corlld.settings import EventSettings
-from corlld.strict_json import parse_object
+from corlld.settings.sections import EventSettings
 
 MAX_EDITS_A_COMMIT = 3
 MAX_CHARS = 800  # of an edit's three texts: longer ones would cost the budget, and are left out

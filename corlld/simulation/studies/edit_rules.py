@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from corlld.settings import LearningSettings
+from corlld.settings.sections import LearningSettings
 
 
 @dataclass(frozen=True, slots=True)

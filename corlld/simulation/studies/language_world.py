@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from corlld.errors import ExitCode, FatalError
-from corlld.settings import GuardSettings
+from corlld.settings.sections import GuardSettings
 from corlld.simulation.language.lab import Lab, Scale, outline
 from corlld.simulation.language.methods import (
     ANCHORED,

@@ -21,7 +21,7 @@ from corlld.errors import ExitCode, FatalError
 from corlld.learning.learner import CorllLearner
 from corlld.learning.user_step import PairScore
 from corlld.records import Adapter, EditEvent, PairStatus, TrainingBatch, UpdateOutcome
-from corlld.settings import GuardSettings, LearningSettings
+from corlld.settings.sections import GuardSettings, LearningSettings
 from corlld.simulation.closed_loop import Editor
 from corlld.simulation.studies.closed_rounds import Workshop, event, pseudonym
 from corlld.simulation.studies.harmful_users import HOSTILE, KINDS, make_editor

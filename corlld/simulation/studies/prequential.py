@@ -8,7 +8,7 @@ from corlld.learning.learner import CorllLearner
 from corlld.learning.resident import ResidentModel
 from corlld.learning.user_step import PairScore
 from corlld.records import Adapter, EditEvent, PairStatus, TrainingBatch
-from corlld.settings import BatchingSettings, GuardSettings
+from corlld.settings.sections import BatchingSettings, GuardSettings
 from corlld.simulation.studies.edit_archive import Editor
 from corlld.simulation.studies.edit_rules import Rule
 from corlld.simulation.studies.study import Row

@@ -19,8 +19,8 @@ from rich.table import Table
 
 from corlld import __version__
 from corlld.errors import ExitCode, FatalError
-from corlld.progress import Advance
 from corlld.simulation.studies.study import Options, Row, Study
+from corlld.system.progress import Advance
 
 _DONE = "units.jsonl"  # what is done so far; gone once there is a summary
 _SCRATCH = "scratch"  # see `Options`

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from corlld.errors import ExitCode, FatalError
-from corlld.settings import LearningSettings
+from corlld.settings.sections import LearningSettings
 from corlld.simulation.studies.direct_loop import DirectLoop, Method, Models, Writer, writers
 from corlld.simulation.studies.study import Figure, Options, Row, Unit
 from corlld.simulation.studies.tastes_figures import CELLS, DEFAULT, FINE_TUNING, TUNED, UNREHEARSED, report

@@ -17,7 +17,7 @@ from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
 from corlld.errors import InvalidEvent, InvalidReason
-from corlld.strict_json import parse_object, parse_time
+from corlld.events.strict_json import parse_object, parse_time
 
 CONTENT_TYPE = "content-type"
 _PREFIX = "ce_"

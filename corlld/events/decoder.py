@@ -13,11 +13,11 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from corlld.cloud_events import Envelope, from_binary, from_structured, is_binary, is_structured
 from corlld.errors import InvalidEvent, InvalidReason
+from corlld.events.cloud_events import Envelope, from_binary, from_structured, is_binary, is_structured
+from corlld.events.strict_json import parse_object, parse_time
 from corlld.records import EditEvent, EraseEvent, Message
-from corlld.settings import EventSettings
-from corlld.strict_json import parse_object, parse_time
+from corlld.settings.sections import EventSettings
 
 # A tombstone has no event id of its own. Empty, as no valid event's can be: it is never mistaken for a duplicate.
 TOMBSTONE_EVENT_ID = ""

@@ -19,8 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from corlld.errors import ConfigurationError
-from corlld.settings import Settings
-from corlld.settings_text import (
+from corlld.settings.sections import Settings
+from corlld.settings.words import (
     CREDENTIALS,
     ENVIRONMENT_PREFIX,
     KEYS,
@@ -31,7 +31,7 @@ from corlld.settings_text import (
     variable,
     where_secrets_go,
 )
-from corlld.settings_text import render_default_toml as render_default_toml
+from corlld.settings.words import render_default_toml as render_default_toml
 
 DEFAULT_FILE = Path("/etc/corlld/corlld.toml")
 

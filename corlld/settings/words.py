@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from corlld.settings import Settings
+from corlld.settings.sections import Settings
 
 ENVIRONMENT_PREFIX = "CORLLD_"
 
