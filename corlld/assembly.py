@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from corlld.daemon import Daemon
 from corlld.errors import ConfigurationError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.learning.passages import passages
+from corlld.loop.daemon import Daemon
 from corlld.observer import Observer, Observers
 from corlld.protocols import Announcements, DeadLetters, Source, StateStore
 from corlld.records import ModelInfo, Record, Stage, StoreIdentity

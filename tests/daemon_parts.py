@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from corlld.daemon import Daemon
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.loop.daemon import Daemon
 from corlld.observer import Observer
 from corlld.protocols import Source
 from corlld.records import Polled, Record, Tenure, UserState

@@ -10,15 +10,15 @@ from concurrent.futures import Future
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
-from corlld.batching import Batcher
 from corlld.bench.daemon_costs import event_line
 from corlld.errors import ConfigurationError, FatalError, UnavailableError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
-from corlld.intake import Intake
-from corlld.jobs import Jobs
+from corlld.loop.batching import Batcher
+from corlld.loop.intake import Intake
+from corlld.loop.jobs import Jobs
+from corlld.loop.offsets import LowWatermarks
 from corlld.observer import Observer
-from corlld.offsets import LowWatermarks
 from corlld.records import DeadLetter, EditEvent
 from corlld.settings.sections import KafkaSettings, Settings
 from corlld.sources.kafka import KafkaSource

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corlld.batching import Batcher
+from corlld.loop.batching import Batcher
 from corlld.records import Arrival, EraseEvent
 from corlld.settings.sections import BatchingSettings
 from tests.fakes import NOON, arrival, tenure

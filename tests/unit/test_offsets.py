@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corlld.offsets import LowWatermark, LowWatermarks
+from corlld.loop.offsets import LowWatermark, LowWatermarks
 from tests.fakes import record, tenure
 
 

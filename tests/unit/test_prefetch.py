@@ -1,7 +1,7 @@
 """States are loaded ahead: each once a micro-batch, a few at a time, and never more than fit."""
 
-from corlld.state.prefetch import LOADS_AT_A_TIME, MEMORY_SHARE, Prefetch
-from corlld.state.residency import Residency, state_nbytes
+from corlld.loop.memory.prefetch import LOADS_AT_A_TIME, MEMORY_SHARE, Prefetch
+from corlld.loop.memory.stored import Residency, state_nbytes
 from tests.states import released_state
 
 STATE = released_state()

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corlld.state.residency import Residency, Resident, state_nbytes
+from corlld.loop.memory.stored import Residency, Resident, state_nbytes
 from tests.states import UID, released_state, tombstone
 
 STATE = released_state()

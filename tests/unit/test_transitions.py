@@ -1,7 +1,7 @@
 """What a state knows decides what is applied: exactly once, in order."""
 
+from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, select
 from corlld.records import EraseEvent, PairOutcome, PairStatus, UpdateOutcome, UserState
-from corlld.transitions import Selection, after_erasure, after_update, next_version, select
 from tests.fakes import NOON, Applied, arrival, edit, tenure
 
 KEY = tenure().partition.key

@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corlld.loop.memory.host_memory import HostMemory
+from corlld.loop.memory.stored import Residency, Resident, state_nbytes
+from corlld.loop.memory.unsaved import BUFFER_SHARE, Unsaved, UnsavedStates
+from corlld.loop.transitions import Selection
 from corlld.records import Arrival, UserState
 from corlld.settings.sections import Settings, SnapshotSettings
-from corlld.state.host_memory import HostMemory
-from corlld.state.residency import Residency, Resident, state_nbytes
-from corlld.state.unsaved import BUFFER_SHARE, Unsaved, UnsavedStates
-from corlld.transitions import Selection
 from tests.fakes import Applied, arrival, edit
 
 NEVER = 1e6

@@ -12,16 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from corlld.batching import Batcher
-from corlld.claims import Claims
-from corlld.durability import Durability
 from corlld.errors import FatalError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
-from corlld.intake import Intake
-from corlld.jobs import Jobs
+from corlld.loop.batching import Batcher
+from corlld.loop.claims import Claims
+from corlld.loop.durability import Durability
+from corlld.loop.intake import Intake
+from corlld.loop.jobs import Jobs
+from corlld.loop.offsets import LowWatermarks
 from corlld.observer import Observer
-from corlld.offsets import LowWatermarks
 from corlld.protocols import DeadLetters, Learner, Publisher, Source, StateStore
 from corlld.records import LoopStatus, PartitionStatus, Stage, Tenure
 from corlld.settings.sections import Settings

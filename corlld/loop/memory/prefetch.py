@@ -2,8 +2,8 @@
 
 from collections import OrderedDict
 
+from corlld.loop.memory.stored import Residency, state_nbytes
 from corlld.records import UserState
-from corlld.state.residency import Residency, state_nbytes
 
 LOADS_AT_A_TIME = 2  # loads and writes that are due wait behind them
 MEMORY_SHARE = 0.5  # of what stored states may take: those loaded ahead must not push one another out

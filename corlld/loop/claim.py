@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from corlld.loop.memory.unsaved import Unsaved
+from corlld.loop.transitions import Selection
 from corlld.records import EditEvent, UserState
-from corlld.state.unsaved import Unsaved
-from corlld.transitions import Selection
 
 
 class Phase(Enum):

@@ -8,10 +8,10 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from corlld.loop.memory.stored import Residency, state_nbytes
+from corlld.loop.transitions import Selection
 from corlld.records import UserState
 from corlld.settings.sections import SnapshotSettings
-from corlld.state.residency import Residency, state_nbytes
-from corlld.transitions import Selection
 
 BUFFER_SHARE = 0.5  # of the buffer, for their arrivals; below LOW_MARK, or reading would never go on again
 

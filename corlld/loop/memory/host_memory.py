@@ -1,10 +1,10 @@
 """The tier between the store and the device: states of users that nobody works on, within a bound. Pure."""
 
+from corlld.loop.memory.prefetch import Prefetch
+from corlld.loop.memory.stored import Residency, Resident
+from corlld.loop.memory.unsaved import Unsaved, UnsavedStates
 from corlld.records import UserState
 from corlld.settings.sections import Settings
-from corlld.state.prefetch import Prefetch
-from corlld.state.residency import Residency, Resident
-from corlld.state.unsaved import Unsaved, UnsavedStates
 
 
 class HostMemory:

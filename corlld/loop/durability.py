@@ -10,7 +10,7 @@ from dataclasses import replace
 import structlog
 
 from corlld.errors import LostSwap, StateUnreadable
-from corlld.jobs import Jobs
+from corlld.loop.jobs import Jobs
 from corlld.observer import Observer
 from corlld.protocols import Publisher, StateStore
 from corlld.records import Arrival, Stage, UserState

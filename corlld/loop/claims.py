@@ -10,14 +10,17 @@ from concurrent.futures import Executor, Future
 
 import structlog
 
-from corlld.batching import Batcher
-from corlld.claim import Claim, Phase
-from corlld.durability import Durability
 from corlld.errors import InvalidEvent, InvalidReason, StateUnreadable
-from corlld.intake import Intake
-from corlld.jobs import Jobs
+from corlld.loop.batching import Batcher
+from corlld.loop.claim import Claim, Phase
+from corlld.loop.durability import Durability
+from corlld.loop.intake import Intake
+from corlld.loop.jobs import Jobs
+from corlld.loop.memory.host_memory import HostMemory
+from corlld.loop.memory.unsaved import Unsaved
+from corlld.loop.offsets import LowWatermarks
+from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, place, select
 from corlld.observer import Observer
-from corlld.offsets import LowWatermarks
 from corlld.protocols import Learner
 from corlld.records import (
     DeadLetter,
@@ -29,9 +32,6 @@ from corlld.records import (
     UserState,
 )
 from corlld.settings.sections import Settings
-from corlld.state.host_memory import HostMemory
-from corlld.state.unsaved import Unsaved
-from corlld.transitions import Selection, after_erasure, after_update, next_version, place, select
 
 log = structlog.get_logger("corlld.claims")
 

@@ -7,9 +7,9 @@ import structlog
 from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
-from corlld.jobs import Jobs
+from corlld.loop.jobs import Jobs
+from corlld.loop.offsets import LowWatermarks
 from corlld.observer import Observer
-from corlld.offsets import LowWatermarks
 from corlld.protocols import DeadLetters
 from corlld.records import Arrival, DeadLetter, Record, Stage
 from corlld.settings.sections import DeadLetterSettings
