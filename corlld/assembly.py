@@ -22,7 +22,7 @@ from corlld.settings.sections import Settings
 from corlld.state.store import LocalFolderStore
 
 if TYPE_CHECKING:
-    from corlld.sources.kafka_producers import TopicProducer
+    from corlld.sources.kafka.producers import TopicProducer
     from corlld.state.object_store import ObjectStore
 
 log = structlog.get_logger("corlld.start")
@@ -60,10 +60,10 @@ def no_store_yet(settings: Settings) -> str:
 def build_source(settings: Settings, store: StateStore) -> Source:
     """The input that the settings name, not started yet."""
     if settings.source.kind == "kafka":
-        from corlld.sources.kafka import KafkaSource
+        from corlld.sources.kafka.source import KafkaSource
 
         return KafkaSource(settings.kafka)
-    from corlld.sources.jsonl import JsonlSource
+    from corlld.sources.jsonl.source import JsonlSource
 
     assert settings.source.path is not None  # noqa: S101 - check_for_run has seen to it
     return JsonlSource(settings.source.path, follow=settings.source.follow, positions=store)
@@ -72,24 +72,24 @@ def build_source(settings: Settings, store: StateStore) -> Source:
 def newest_records(settings: Settings, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
     """The last `limit` records of the input, for a look: no group is joined, nothing is locked or committed."""
     if settings.source.kind == "kafka":
-        from corlld.sources import kafka_sample
+        from corlld.sources.kafka import newest_records
 
-        return kafka_sample.newest_records(settings.kafka, limit, timeout_seconds)
-    from corlld.sources import jsonl_sample
+        return newest_records.newest_records(settings.kafka, limit, timeout_seconds)
+    from corlld.sources.jsonl import last_lines
 
     assert settings.source.path is not None  # noqa: S101 - check_for_run has seen to it
-    return jsonl_sample.newest_records(settings.source.path, limit)
+    return last_lines.newest_records(settings.source.path, limit)
 
 
 def build_dead_letters(settings: Settings, timeout_seconds: float) -> DeadLetters:
     """Where records are set aside, reached."""
     if settings.source.kind == "kafka":
-        from corlld.sources.kafka import KafkaDeadLetters
+        from corlld.sources.kafka.source import KafkaDeadLetters
 
         letters = KafkaDeadLetters(settings.kafka, settings.dead_letters)
         letters.start(timeout_seconds)
         return letters
-    from corlld.sources.jsonl import JsonlDeadLetters
+    from corlld.sources.jsonl.source import JsonlDeadLetters
 
     return JsonlDeadLetters(dead_letter_file(settings), settings.dead_letters)
 
@@ -103,7 +103,7 @@ def build_announcements(settings: Settings, timeout_seconds: float) -> Announcem
     """The topic of newest versions, reached; None where the settings name none."""
     if settings.publishing.announce_topic is None or not settings.publishing.enabled:
         return None
-    from corlld.sources.kafka import KafkaAnnouncements
+    from corlld.sources.kafka.source import KafkaAnnouncements
 
     announcements = KafkaAnnouncements(settings.kafka, settings.publishing.announce_topic)
     announcements.start(timeout_seconds)
@@ -115,7 +115,7 @@ def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicPr
 
     Raises ConfigurationError, UnavailableError.
     """
-    from corlld.sources.kafka_producers import TopicProducer
+    from corlld.sources.kafka.producers import TopicProducer
 
     if not settings.kafka.bootstrap_servers:
         raise ConfigurationError("kafka.bootstrap_servers: not set, needed: `host:port` of one or more brokers")

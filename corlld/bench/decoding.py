@@ -21,7 +21,7 @@ from corlld.loop.offsets import LowWatermarks
 from corlld.observer import Observer
 from corlld.records import DeadLetter, EditEvent
 from corlld.settings.sections import KafkaSettings, Settings
-from corlld.sources.kafka import KafkaSource
+from corlld.sources.kafka.source import KafkaSource
 
 RECORDS = 20_000
 USERS = 500

@@ -19,7 +19,7 @@ from corlld.events.pseudonyms import Pseudonyms
 from corlld.learning.resident import ResidentModel, load_resident_model
 from corlld.records import EditEvent, StoreIdentity, UserState
 from corlld.settings.sections import AdapterSettings, BatchingSettings, LearningSettings, Settings, SourceSettings
-from corlld.sources.jsonl import TOPIC
+from corlld.sources.jsonl.source import TOPIC
 from corlld.state.snapshot import encode
 from corlld.state.store import LocalFolderStore
 

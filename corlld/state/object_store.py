@@ -38,8 +38,8 @@ from corlld.errors import (
     UnavailableError,
 )
 from corlld.records import Head, StoreIdentity, UserState
-from corlld.state.identity_file import check_identity, fingerprint_of, identity_file
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of, write_id_of
+from corlld.state.store_identity import check_identity, fingerprint_of, identity_file
 
 if TYPE_CHECKING:
     from obstore import PutMode

@@ -20,9 +20,9 @@ from pathlib import Path
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_length
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
 from corlld.records import Head, StoreIdentity, UserState
-from corlld.state.identity_file import check_identity, fingerprint_of, identity_file
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of
+from corlld.state.store_identity import check_identity, fingerprint_of, identity_file
 from corlld.system.durable_files import (
     PERSONAL,
     check_writable,

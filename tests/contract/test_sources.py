@@ -9,8 +9,8 @@ from typing import Protocol
 import pytest
 
 from corlld.protocols import Source
-from corlld.sources.jsonl import JsonlSource
-from corlld.sources.kafka import KafkaSource
+from corlld.sources.jsonl.source import JsonlSource
+from corlld.sources.kafka.source import KafkaSource
 from tests.kafka.broker import KafkaCluster
 from tests.kafka.helpers import Reader, kafka_settings, produce, unique
 

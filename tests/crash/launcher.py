@@ -45,7 +45,7 @@ def wrap(marks: Marks) -> None:
     """Let the parts of the daemon tell where they are. The loop itself is not touched."""
     from corlld.learning.learner import CorllLearner
     from corlld.publishing.publisher import AdapterPublisher
-    from corlld.sources.kafka import KafkaSource
+    from corlld.sources.kafka.source import KafkaSource
     from corlld.state.store import LocalFolderStore
 
     poll, commit = KafkaSource.poll, KafkaSource.commit
@@ -158,7 +158,7 @@ def import_everything() -> None:
     import corlld.assembly
     import corlld.learning.learner
     import corlld.publishing.publisher
-    import corlld.sources.kafka  # noqa: F401
+    import corlld.sources.kafka.source  # noqa: F401
 
     assert all((peft, transformers, AutoModelForCausalLM, AutoTokenizer))
     assert threading.active_count() == 1, threading.enumerate()

@@ -10,8 +10,8 @@ import pytest
 from kafka import KafkaProducer
 
 from corlld.cli import main
-from corlld.sources.kafka import KafkaSource
-from corlld.sources.kafka_sample import newest_records
+from corlld.sources.kafka.newest_records import newest_records
+from corlld.sources.kafka.source import KafkaSource
 from tests.integration.test_commands import SECRET
 from tests.integration.test_send import use
 from tests.kafka.broker import KafkaCluster

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from corlld.errors import ConfigurationError
 from corlld.settings.sections import KafkaSettings
-from corlld.sources.kafka import KafkaSource
+from corlld.sources.kafka.source import KafkaSource
 from tests.kafka.broker import KafkaBroker, Security
 from tests.kafka.helpers import Reader, kafka_settings, produce, unique
 

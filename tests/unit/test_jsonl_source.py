@@ -9,8 +9,8 @@ import pytest
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, RetriableError, UnavailableError
 from corlld.records import Record
-from corlld.sources import jsonl
-from corlld.sources.jsonl import JsonlSource
+from corlld.sources.jsonl import source as jsonl
+from corlld.sources.jsonl.source import JsonlSource
 from corlld.system import lines
 
 LINES = [b'{"n": 1}\n', b'{"n": 2}\n', b'{"n": 3}\n']

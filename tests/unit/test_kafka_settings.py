@@ -16,7 +16,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from corlld.errors import ConfigurationError
 from corlld.settings.sections import KafkaSettings
-from corlld.sources.kafka_options import admin_options, client_options, consumer_options, producer_options
+from corlld.sources.kafka.options import admin_options, client_options, consumer_options, producer_options
 
 
 def settings(**values: Any) -> KafkaSettings:
@@ -99,7 +99,7 @@ def test_credentials_are_unwrapped() -> None:
 
 
 def test_a_mechanism_whose_package_is_missing_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("corlld.sources.kafka_options.find_spec", lambda name: None)
+    monkeypatch.setattr("corlld.sources.kafka.options.find_spec", lambda name: None)
     for mechanism, package in (("GSSAPI", "gssapi"), ("AWS_MSK_IAM", "botocore")):
         with pytest.raises(ConfigurationError, match=f"{mechanism} needs the Python package {package}"):
             client_options(settings(security_protocol="SASL_SSL", sasl_mechanism=mechanism))

@@ -6,9 +6,9 @@ import pytest
 from kafka import TopicPartition
 
 from corlld.errors import ConfigurationError
-from corlld.sources import jsonl_sample
-from corlld.sources.jsonl_sample import newest_records
-from corlld.sources.kafka_sample import share_out
+from corlld.sources.jsonl import last_lines
+from corlld.sources.jsonl.last_lines import newest_records
+from corlld.sources.kafka.newest_records import share_out
 
 LINES = [b'{"n": %d}' % number for number in range(20)]
 
@@ -20,7 +20,7 @@ def values(path: Path, limit: int) -> list[bytes | None]:
 @pytest.fixture(params=[4, 9, 10, 1_000_000])
 def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of 20 lines of 8 or 9 bytes, read in blocks that end inside of a line, at one, or nowhere."""
-    monkeypatch.setattr(jsonl_sample, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(last_lines, "BLOCK_BYTES", request.param)
     (tmp_path / "edits.jsonl").write_bytes(b"\n".join(LINES) + b"\n")
     return tmp_path / "edits.jsonl"
 
@@ -54,8 +54,8 @@ def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
 
 
 def test_a_file_is_not_searched_through_for_lines_without_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl_sample, "MAX_SCANNED_BYTES", 10)
-    monkeypatch.setattr(jsonl_sample, "BLOCK_BYTES", 4)
+    monkeypatch.setattr(last_lines, "MAX_SCANNED_BYTES", 10)
+    monkeypatch.setattr(last_lines, "BLOCK_BYTES", 4)
     found = list(newest_records(path, 20))
     assert [record.value for record in found][-1] == LINES[-1]
     assert path.stat().st_size - found[0].offset < 10 + 4

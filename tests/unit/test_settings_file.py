@@ -8,9 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from corlld.errors import ConfigurationError, ExitCode
+from corlld.settings import load as settings_file
 from corlld.settings.load import check_for_run, load_settings, render_default_toml
 from corlld.settings.sections import Settings
-from corlld.settings import load as settings_file
 from corlld.settings.words import CREDENTIALS, KEYS, is_secret, variable
 
 SECRET = "c4n4ry-" * 6

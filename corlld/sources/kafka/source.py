@@ -16,11 +16,11 @@ from kafka.structs import MemberState
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.records import Polled, Record, Tenure
 from corlld.settings.sections import KafkaSettings
-from corlld.sources.kafka_client import TopicLookup, TopicView, connect
-from corlld.sources.kafka_errors import fatal_error, recreated
-from corlld.sources.kafka_options import LOOKUP_SECONDS, consumer_options
-from corlld.sources.kafka_producers import KafkaAnnouncements, KafkaDeadLetters
-from corlld.sources.kafka_tenures import RebalanceListener, Tenures, keep_joining
+from corlld.sources.kafka.client import TopicLookup, TopicView, connect
+from corlld.sources.kafka.options import LOOKUP_SECONDS, consumer_options
+from corlld.sources.kafka.producers import KafkaAnnouncements, KafkaDeadLetters
+from corlld.sources.kafka.refusals import fatal_error, recreated
+from corlld.sources.kafka.tenures import RebalanceListener, Tenures, keep_joining
 
 __all__ = ["KafkaAnnouncements", "KafkaDeadLetters", "KafkaSource"]
 

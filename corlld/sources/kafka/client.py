@@ -18,8 +18,8 @@ from kafka.net.compat import KafkaNetClient
 
 from corlld.errors import ConfigurationError, MissingTopicError, UnavailableError
 from corlld.settings.sections import KafkaSettings
-from corlld.sources.kafka_errors import explain_refusal
-from corlld.sources.kafka_options import LOOKUP_SECONDS, admin_options
+from corlld.sources.kafka.options import LOOKUP_SECONDS, admin_options
+from corlld.sources.kafka.refusals import explain_refusal
 
 FIRST_TRY_SECONDS = 2.0  # tries get longer, so that a slow network is reached too
 RETRY_SECONDS = 0.2

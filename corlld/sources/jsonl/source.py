@@ -15,7 +15,7 @@ import structlog
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, RetriableError, UnavailableError
 from corlld.records import Polled, Record, SourcePartition, Tenure
-from corlld.sources.jsonl_dead_letters import JsonlDeadLetters
+from corlld.sources.jsonl.letter_file import JsonlDeadLetters
 from corlld.system.lines import read_line
 
 __all__ = ["JsonlDeadLetters", "JsonlSource", "PositionStore"]

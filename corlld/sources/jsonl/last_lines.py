@@ -7,7 +7,7 @@ from typing import IO
 
 from corlld.errors import ConfigurationError
 from corlld.records import Record, SourcePartition, Tenure
-from corlld.sources.jsonl import TOPIC
+from corlld.sources.jsonl.source import TOPIC
 from corlld.system.lines import read_line
 
 BLOCK_BYTES = 1024 * 1024

@@ -9,10 +9,10 @@ from kafka.errors import KafkaError
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.records import Record, SourcePartition, Tenure
 from corlld.settings.sections import KafkaSettings
-from corlld.sources.kafka import as_record
-from corlld.sources.kafka_client import TopicLookup, connect
-from corlld.sources.kafka_errors import explain_refusal
-from corlld.sources.kafka_options import consumer_options
+from corlld.sources.kafka.client import TopicLookup, connect
+from corlld.sources.kafka.options import consumer_options
+from corlld.sources.kafka.refusals import explain_refusal
+from corlld.sources.kafka.source import as_record
 
 POLL_SECONDS = 0.5
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 
 from corlld.records import SourcePartition, Tenure
-from corlld.sources.kafka_client import TopicView
+from corlld.sources.kafka.client import TopicView
 
 
 class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
