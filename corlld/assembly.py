@@ -207,7 +207,7 @@ def _build(settings: Settings, observer: Observer, opened: ExitStack) -> Daemon:
     observer.starting(Stage.MODEL)
     # torch and transformers take seconds to import: what can be wrong without them has been found by now.
     from corlld.learning.learner import CorllLearner
-    from corlld.learning.resident import load_resident_model
+    from corlld.learning.model.resident import load_resident_model
     from corlld.publishing.announcer import Announcer
     from corlld.publishing.folder import FolderTarget
     from corlld.publishing.publisher import AdapterPublisher

@@ -139,9 +139,9 @@ class Check:
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
+        from corlld.learning.model.resident import load_resident_model
         from corlld.learning.passages import passages
         from corlld.learning.rehearsal import rehearsals
-        from corlld.learning.resident import load_resident_model
 
         passages(self._settings.learning)  # a file that can't be used is told before the model is loaded
         resident = load_resident_model(self._settings.model, self._settings.adapter)

@@ -240,7 +240,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
         # Pictures come last: that it is missing would be told after hours.
         import matplotlib  # noqa: F401
 
-        from corlld.learning.model_files import DEMO
+        from corlld.learning.model.files import DEMO
         from corlld.simulation.studies.catalogue import find_study
         from corlld.simulation.studies.run import run_study
         from corlld.simulation.studies.study import Options

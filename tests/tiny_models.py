@@ -25,7 +25,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from corlld.learning.resident import ResidentModel, make_resident
+from corlld.learning.model.resident import ResidentModel, make_resident
 from corlld.settings.sections import AdapterSettings
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3", "gpt2")

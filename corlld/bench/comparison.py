@@ -16,8 +16,8 @@ from corlld.bench.ways import GUARDED, REHEARSING, RULE, UNGUARDED, Timed, Took,
 from corlld.bench.workloads import FIRST, Workload
 from corlld.errors import FatalError
 from corlld.learning.learner import CorllLearner
-from corlld.learning.model_files import find_model_files
-from corlld.learning.resident import ResidentModel
+from corlld.learning.model.files import find_model_files
+from corlld.learning.model.resident import ResidentModel
 from corlld.settings.sections import GuardSettings, LearningSettings, ModelSettings
 
 FP32, BF16 = "float32", "bfloat16"

@@ -22,7 +22,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from corlld.adapters.layout import AdapterLayout
-from corlld.learning.pairs import PreferencePair
+from corlld.learning.model.pairs import PreferencePair
 
 # The projections of a layer that read its input: those of the first layer read no adapter's output.
 _FIRST = ("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn")

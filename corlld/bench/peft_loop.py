@@ -11,8 +11,8 @@ from peft import LoraConfig, get_peft_model
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors
 from corlld.bench.ways import RULE, Took, settle
+from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.optimizer import scaled_lr
-from corlld.learning.pairs import PreferencePair
 
 
 def lora_config(layout: AdapterLayout) -> LoraConfig:

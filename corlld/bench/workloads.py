@@ -8,7 +8,7 @@ from pathlib import Path
 
 from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events.decoder import EventDecoder
-from corlld.learning.pairs import PairEncoder, PreferencePair
+from corlld.learning.model.pairs import PairEncoder, PreferencePair
 from corlld.records import EditEvent
 from corlld.settings.sections import EventSettings
 from corlld.simulation.tastes import TASTES, TRAINING

@@ -11,9 +11,9 @@ import torch
 from corlld.adapters.layout import AdapterTensors, adds_nothing, new_adapter
 from corlld.errors import RejectReason
 from corlld.learning.guard import is_repetitive
-from corlld.learning.pairs import NoPair, PairEncoder, PreferencePair
+from corlld.learning.model.pairs import NoPair, PairEncoder, PreferencePair
+from corlld.learning.model.resident import ResidentModel
 from corlld.learning.rehearsal import rehearsals
-from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Slot, make_slots
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, PairScore, StepResult, UserStep

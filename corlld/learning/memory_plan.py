@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from corlld.errors import ConfigurationError
-from corlld.learning.collate import Item
-from corlld.learning.pairs import PreferencePair
-from corlld.learning.resident import ResidentModel
+from corlld.learning.model.packing import Item
+from corlld.learning.model.pairs import PreferencePair
+from corlld.learning.model.resident import ResidentModel
 from corlld.learning.slots import TENSORS, is_out_of_memory, slot_nbytes
 
 _SAMPLE_TOKENS = 64

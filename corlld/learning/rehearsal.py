@@ -7,10 +7,10 @@ likelihood: it asks for nothing where nothing was forgotten, and never teaches t
 import math
 
 from corlld.errors import ConfigurationError
-from corlld.learning.collate import Item
-from corlld.learning.pairs import PreferencePair
+from corlld.learning.model.packing import Item
+from corlld.learning.model.pairs import PreferencePair
+from corlld.learning.model.resident import ResidentModel
 from corlld.learning.passages import passages
-from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import is_out_of_memory
 from corlld.learning.user_step import Candidate, Sums
 from corlld.settings.sections import LearningSettings

@@ -9,12 +9,12 @@ import torch
 
 from corlld.errors import RejectReason
 from corlld.learning import guard
-from corlld.learning.collate import Item, Row, cut
 from corlld.learning.loss import acceptance_loss, corll_loss, rehearsal_loss
+from corlld.learning.model.packing import Item, Row, cut
+from corlld.learning.model.resident import ResidentModel
+from corlld.learning.model.stacked_lora import StackedAdapters
 from corlld.learning.optimizer import adamw_step_, clip_, scaled_lr
-from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import Rows, Slots, is_out_of_memory
-from corlld.learning.stacked_lora import StackedAdapters
 from corlld.learning.user_step import Candidate, StepResult, Sums, UserStep, by_user, mean_loss
 from corlld.settings.sections import GuardSettings, LearningSettings
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from corlld.errors import RejectReason
-from corlld.learning.pairs import PreferencePair
+from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.slots import Slot
 
 Sums = tuple[float, float]  # log pi of the chosen and of the rejected tail, in nats

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from corlld.learning.model_files import find_model_files
+from corlld.learning.model.files import find_model_files
 from corlld.records import PairOutcome
 from corlld.settings.sections import IdentitySettings, Settings
 from corlld.simulation.closed_loop import ClosedLoop, Editor, Engine, Exchange, loop_settings

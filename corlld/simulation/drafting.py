@@ -14,7 +14,7 @@ from peft import PeftModel
 from peft.utils.hotswap import hotswap_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from corlld.learning.resident import choose_device, choose_dtype
+from corlld.learning.model.resident import choose_device, choose_dtype
 from corlld.settings.sections import ModelSettings
 
 BASE = "__base__"  # PEFT's name for rows without an adapter

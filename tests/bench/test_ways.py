@@ -10,9 +10,9 @@ from corlld.bench.comparison import FP32, RATIOS, Comparison, Series, check_same
 from corlld.bench.ways import GUARDED, UNGUARDED, Took
 from corlld.bench.workloads import Edit, Workload, choose, made_up_edits
 from corlld.errors import FatalError
-from corlld.learning.pairs import PreferencePair
+from corlld.learning.model.pairs import PreferencePair
+from corlld.learning.model.resident import ResidentModel
 from corlld.learning.rehearsal import GIVEN_TOKENS, SCORED_TOKENS
-from corlld.learning.resident import ResidentModel
 from corlld.settings.sections import GuardSettings
 from tests.tiny_models import make_tiny_model
 

@@ -9,7 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from corlld.learning.resident import load_resident_model
+from corlld.learning.model.resident import load_resident_model
 from corlld.settings.load import load_settings
 from tests.integration import oracle, traffic
 from tests.integration.daemon_process import ENVIRON, Launcher, Site

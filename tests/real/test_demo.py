@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from corlld.learning.model_files import find_model_files
+from corlld.learning.model.files import find_model_files
 from corlld.settings.sections import Settings
 from corlld.simulation.demo import DRAFTS_EACH, MAX_NEW_TOKENS, DemoResult, demo_settings, draft_held_out, run
 from corlld.simulation.drafting import PeftEngine

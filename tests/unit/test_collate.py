@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from corlld.learning.attention import causal_mask
-from corlld.learning.collate import LEAST_SHARED_TOKENS, Collator, Item, Row
-from corlld.learning.pairs import PreferencePair
+from corlld.learning.model.attention import causal_mask
+from corlld.learning.model.packing import LEAST_SHARED_TOKENS, Collator, Item, Row
+from corlld.learning.model.pairs import PreferencePair
 from tests.tiny_models import FAMILIES, SLIDING_WINDOW, make_tiny_model, tiny_resident, with_exact_norms
 
 CPU = torch.device("cpu")

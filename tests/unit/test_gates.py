@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from corlld.learning.gates import fuse_gates, gated
+from corlld.learning.model.gates import fuse_gates, gated
 from tests.tiny_models import make_tiny_model
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from corlld.adapters.layout import AdapterTensors
 from corlld.learning.learner import CorllLearner
-from corlld.learning.resident import ResidentModel, load_resident_model
+from corlld.learning.model.resident import ResidentModel, load_resident_model
 from corlld.records import EditEvent, TrainingBatch
 from corlld.settings.sections import AdapterSettings, GuardSettings, ModelSettings
 from corlld.simulation.language.frontier import best_within, tilted

@@ -13,13 +13,13 @@ from corlld.adapters.layout import AdapterTensors
 from corlld.errors import RejectReason
 from corlld.learning import learner as learner_module
 from corlld.learning import steps
-from corlld.learning.collate import Item
 from corlld.learning.learner import CorllLearner, row_tokens
+from corlld.learning.model.packing import Item
+from corlld.learning.model.pairs import PreferencePair
+from corlld.learning.model.resident import ResidentModel
+from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.optimizer import adamw_step_
-from corlld.learning.pairs import PreferencePair
-from corlld.learning.resident import ResidentModel
 from corlld.learning.slots import SlotArena
-from corlld.learning.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.steps import StepRunner
 from corlld.records import EditEvent, Message, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings.sections import GuardSettings, LearningSettings

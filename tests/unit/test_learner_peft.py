@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, new_adapter
 from corlld.learning import learner as learner_module
-from corlld.learning.collate import Item
 from corlld.learning.learner import CorllLearner
-from corlld.learning.pairs import PairEncoder, PreferencePair
-from corlld.learning.resident import ResidentModel
+from corlld.learning.model.packing import Item
+from corlld.learning.model.pairs import PairEncoder, PreferencePair
+from corlld.learning.model.resident import ResidentModel
 from corlld.learning.slots import HostSlots, SlotArena
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep

@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, adds_nothing, new_adapter
 from corlld.errors import ConfigurationError
-from corlld.learning import stacked_lora
-from corlld.learning.grouped import KernelGroups, LoopGroups, user_groups
+from corlld.learning.model import stacked_lora
+from corlld.learning.model.grouped import KernelGroups, LoopGroups, user_groups
+from corlld.learning.model.stacked_lora import StackedLora, choose_modules
 from corlld.learning.slots import HostSlots, Slot, SlotArena, make_slots
-from corlld.learning.stacked_lora import StackedLora, choose_modules
 from tests.tiny_models import FAMILIES, make_tiny_model
 
 CPU = torch.device("cpu")

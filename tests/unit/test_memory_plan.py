@@ -5,7 +5,7 @@ import torch
 
 from corlld.errors import ConfigurationError
 from corlld.learning.memory_plan import MemoryPlan, free_memory, kept_bytes_per_token, plan_memory
-from corlld.learning.resident import ResidentModel
+from corlld.learning.model.resident import ResidentModel
 from tests.tiny_models import make_tiny_model, tiny_resident
 
 PLAN = MemoryPlan(row_tokens=10, step_users=1, base=1000, slot=30, step=50, state=30, device_free=200, host_limit=100)

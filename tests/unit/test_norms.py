@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
-from corlld.learning.norms import fuse_norms, rms_norm
+from corlld.learning.model.norms import fuse_norms, rms_norm
 from tests.tiny_models import make_tiny_model
 
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from corlld.errors import RejectReason
-from corlld.learning.pairs import NoPair, PairEncoder, PreferencePair
+from corlld.learning.model.pairs import NoPair, PairEncoder, PreferencePair
 from corlld.records import EditEvent, Message
 from tests.tiny_models import TURN_END, make_tiny_model
 

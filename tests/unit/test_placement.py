@@ -6,9 +6,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from corlld.adapters.layout import AdapterTensors
-from corlld.learning.collate import Item
-from corlld.learning.pairs import PreferencePair
-from corlld.learning.resident import make_resident
+from corlld.learning.model.packing import Item
+from corlld.learning.model.pairs import PreferencePair
+from corlld.learning.model.resident import make_resident
 from corlld.learning.slots import SlotArena
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep

@@ -12,9 +12,9 @@ import torch
 from corlld.adapters.layout import AdapterTensors
 from corlld.errors import ConfigurationError, RejectReason
 from corlld.learning.learner import CorllLearner
+from corlld.learning.model.resident import ResidentModel
 from corlld.learning.passages import PLAIN_ENGLISH, read_passages
 from corlld.learning.rehearsal import GIVEN_TOKENS, SCORED_TOKENS, rehearsals
-from corlld.learning.resident import ResidentModel
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import StepResult, UserStep
 from corlld.records import EditEvent, PairStatus, TrainingBatch, UpdateOutcome

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
-from corlld.learning import model_files
-from corlld.learning.attention import SegmentAttention
-from corlld.learning.collate import Item
-from corlld.learning.model_files import find_model_files, folder_digest
-from corlld.learning.pairs import PreferencePair
-from corlld.learning.resident import can_share_prefixes, load_resident_model
+from corlld.learning.model import files as model_files
+from corlld.learning.model.attention import SegmentAttention
+from corlld.learning.model.files import find_model_files, folder_digest
+from corlld.learning.model.packing import Item
+from corlld.learning.model.pairs import PreferencePair
+from corlld.learning.model.resident import can_share_prefixes, load_resident_model
 from corlld.settings.sections import AdapterSettings, ModelSettings
 from tests.tiny_models import FAMILIES, make_tiny_model
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from corlld.learning import attention
-from corlld.learning.attention import Branch, SegmentAttention, Segments
+from corlld.learning.model import attention
+from corlld.learning.model.attention import Branch, SegmentAttention, Segments
 
 # A trunk, a tail and another one; a text of one token; a trunk whose second branch has a middle of its own, and the
 # third one a tail of one token.

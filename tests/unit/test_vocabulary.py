@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
-from corlld.learning.vocabulary import Predictions, VocabularyHead
+from corlld.learning.model.vocabulary import Predictions, VocabularyHead
 
 STATES, WIDTH, VOCABULARY = 5, 6, 23
 # The second state predicts two tokens, as the last token of a prompt does; the fourth one three.

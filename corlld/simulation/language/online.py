@@ -10,7 +10,7 @@ import numpy as np
 
 from corlld.adapters.layout import AdapterTensors
 from corlld.learning.learner import CorllLearner
-from corlld.learning.resident import ResidentModel
+from corlld.learning.model.resident import ResidentModel
 from corlld.records import EditEvent, PairStatus, TrainingBatch
 from corlld.settings.sections import GuardSettings, LearningSettings
 from corlld.simulation.language.grammar import PROMPTS, Prompt, Words, is_sentence, parse, text_of

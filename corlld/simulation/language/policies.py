@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 
 from corlld.adapters.layout import AdapterTensors
-from corlld.learning.resident import ResidentModel
-from corlld.learning.stacked_lora import StackedAdapters
+from corlld.learning.model.resident import ResidentModel
+from corlld.learning.model.stacked_lora import StackedAdapters
 from corlld.simulation.language.grammar import SENTENCES, Prompt, Words, words_in
 from corlld.simulation.language.pretraining import END, FIRST_WORD, PROMPT_TOKENS, TOKENS, prompt_ids
 

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from corlld.adapters.layout import AdapterTensors
 from corlld.errors import FatalError
 from corlld.learning.learner import CorllLearner
-from corlld.learning.model_files import find_model_files
-from corlld.learning.resident import ResidentModel, load_resident_model
+from corlld.learning.model.files import find_model_files
+from corlld.learning.model.resident import ResidentModel, load_resident_model
 from corlld.learning.user_step import PairScore
 from corlld.records import EditEvent, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from corlld.learning.learner import CorllLearner
-from corlld.learning.resident import ResidentModel
+from corlld.learning.model.resident import ResidentModel
 from corlld.learning.user_step import PairScore
 from corlld.records import Adapter, EditEvent, PairStatus, TrainingBatch
 from corlld.settings.sections import BatchingSettings, GuardSettings

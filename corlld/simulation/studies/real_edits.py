@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from corlld.errors import ExitCode, FatalError
-from corlld.learning.resident import ResidentModel, load_resident_model
+from corlld.learning.model.resident import ResidentModel, load_resident_model
 from corlld.settings.sections import AdapterSettings, ModelSettings
 from corlld.simulation.baselines import WordCountPerceptron, longer_wins
 from corlld.simulation.studies.edit_archive import Editor, Sizes, Split, read_edits, split

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from transformers import AttentionInterface
 
-from corlld.learning.short_attention import Path, Range, Stretch, short_attention
+from corlld.learning.model.short_attention import Path, Range, Stretch, short_attention
 
 # The longest stretch that is computed with plain products on a CPU. At 512 tokens they are still ahead of torch's fused
 # kernel (by a sixth in float32, twice as fast in bfloat16), but what they keep grows quadratically.

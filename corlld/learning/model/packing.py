@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from corlld.learning.attention import Branch, Segments
-from corlld.learning.pairs import PreferencePair
-from corlld.learning.vocabulary import Predictions
+from corlld.learning.model.attention import Branch, Segments
+from corlld.learning.model.pairs import PreferencePair
+from corlld.learning.model.vocabulary import Predictions
 
 # Prompts of one user that begin with as many equal tokens are computed once; fewer are not worth a piece of their own.
 LEAST_SHARED_TOKENS = 16

@@ -14,14 +14,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from corlld.adapters.layout import AdapterLayout
 from corlld.errors import ConfigurationError, UnavailableError
-from corlld.learning.attention import SegmentAttention
-from corlld.learning.collate import Collator, Item, Row
-from corlld.learning.gates import fuse_gates
-from corlld.learning.model_files import find_model_files, first_line
-from corlld.learning.norms import fuse_norms
-from corlld.learning.pairs import PreferencePair
-from corlld.learning.stacked_lora import StackedAdapters, StackedLora, choose_modules
-from corlld.learning.vocabulary import VocabularyHead
+from corlld.learning.model.attention import SegmentAttention
+from corlld.learning.model.files import find_model_files, first_line
+from corlld.learning.model.gates import fuse_gates
+from corlld.learning.model.norms import fuse_norms
+from corlld.learning.model.packing import Collator, Item, Row
+from corlld.learning.model.pairs import PreferencePair
+from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora, choose_modules
+from corlld.learning.model.vocabulary import VocabularyHead
 from corlld.records import ModelInfo
 from corlld.settings.sections import AdapterSettings, ModelSettings
 

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from corlld.adapters.layout import AdapterLayout, LoraModule
 from corlld.errors import ConfigurationError
-from corlld.learning.grouped import UserGroups, user_groups
+from corlld.learning.model.grouped import UserGroups, user_groups
 from corlld.learning.slots import Rows
 
 
