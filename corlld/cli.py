@@ -13,7 +13,7 @@ import structlog
 from rich.console import Console
 
 from corlld import __version__
-from corlld.command_line import STUDIES_USING, Command, build_parser
+from corlld.commands.command_line import STUDIES_USING, Command, build_parser
 from corlld.errors import ConfigurationError, CorlldError, ExitCode, FatalError
 from corlld.settings.sections import Settings
 from corlld.system.streams import hold_closed_streams, say, unwritable
@@ -114,13 +114,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from corlld.check import check
+    from corlld.commands.check import check
 
     return check(_load(arguments), _stdout(soft_wrap=True), sample=arguments.sample)
 
 
 def _send(arguments: argparse.Namespace) -> int:
-    from corlld.send import send_file
+    from corlld.commands.send import send_file
 
     console = Console(stderr=True)
     print(send_file(_load_quietly(arguments), arguments.file, dry_run=arguments.dry_run, console=console))
@@ -135,7 +135,7 @@ def _settings(arguments: argparse.Namespace) -> int:
 
 
 def _metrics(arguments: argparse.Namespace) -> int:
-    from corlld.operations import metrics_table
+    from corlld.commands import metrics_table
     from corlld.operations.metrics import Metrics
 
     descriptions = Metrics(started_at=0.0, buffer_limit_events=0).descriptions
@@ -155,7 +155,7 @@ def _uid(arguments: argparse.Namespace) -> int:
 
 def _state_show(arguments: argparse.Namespace) -> int:
     from corlld.assembly import build_store, no_store_yet, pseudonyms
-    from corlld.state.report import show_states
+    from corlld.commands.state import show_states
 
     settings = _load(arguments)
     store = build_store(settings)
@@ -174,7 +174,7 @@ def _state_show(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from corlld.replay import replay, summary_table, to_json
+    from corlld.commands.replay import replay, summary_table, to_json
 
     summary = replay(
         _load_quietly(arguments),
@@ -200,7 +200,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         configure_logging("warning", settings.operations.log_format)  # the table says the rest
     folder = _demo_folder(arguments.folder)
     try:
-        from corlld.simulation.demo import demo
+        from corlld.simulation.demonstration import demo
     except ImportError as error:
         raise ConfigurationError(f"the demo needs {error.name}: pip install 'corlld[demo]'") from None
     demo(settings, folder, edits=arguments.edits, alpha=arguments.alpha, console=_stdout())
@@ -212,7 +212,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
     configure_logging("warning", "auto")  # the tables say the rest
     try:
-        from corlld.bench.run import Request, bench
+        from corlld.bench.session import Request, bench
     except ImportError as error:
         raise ConfigurationError(f"the bench needs {error.name}: pip install 'corlld[bench]'") from None
     request = Request(
@@ -242,8 +242,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
         from corlld.learning.model.files import DEMO
         from corlld.simulation.studies.catalogue import find_study
-        from corlld.simulation.studies.run import run_study
-        from corlld.simulation.studies.study import Options
+        from corlld.simulation.studies.contract import Options
+        from corlld.simulation.studies.runner import run_study
 
         study = find_study(arguments.study)
     except ImportError as error:

@@ -22,7 +22,7 @@ from corlld.publishing.peft_format import adapter_name
 from corlld.records import Arrival, EditEvent, PairOutcome, Statistics, UpdateOutcome, UserState
 from corlld.settings.sections import Settings, SourceSettings
 from corlld.simulation.tastes import Prompt
-from corlld.simulation.users import utility
+from corlld.simulation.writers import utility
 
 LEARNING_SECONDS = 600.0  # a round that takes longer is stuck
 

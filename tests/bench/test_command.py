@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from corlld import cli
-from corlld.bench import run
+from corlld.bench import session as run
 from corlld.bench.comparison import RATIOS, SHARES
 from corlld.bench.figures import FIGURES, Figure, Measured
 from corlld.errors import ExitCode

@@ -177,7 +177,7 @@ def test_a_file_is_sampled_too(
     assert row(shown, "valid") == "4 of 5 (80.0%)"
     assert row(shown, "wrong keys") == "a file has no keys"
     assert not (tmp_path / "state").exists()
-    monkeypatch.setattr("corlld.check.SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr("corlld.commands.check.SAMPLE_SECONDS", 0.0)
     assert main(["check", "--sample", "5"]) == 0
     assert "1 of the newest 1 records are valid events (stopped after 0 s)" in capsys.readouterr().out
 

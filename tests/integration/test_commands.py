@@ -380,7 +380,7 @@ def test_a_check_names_every_missing_topic_in_one_run(
     monkeypatch.setenv("CORLLD_KAFKA__TOPIC", topics["input"])
     monkeypatch.setenv("CORLLD_DEAD_LETTERS__TOPIC", topics["dead letters"])
     monkeypatch.setenv("CORLLD_PUBLISHING__ANNOUNCE_TOPIC", topics["announcements"])
-    monkeypatch.setattr("corlld.check.TOPIC_SECONDS", 1.5)
+    monkeypatch.setattr("corlld.commands.check.TOPIC_SECONDS", 1.5)
     assert main(["check"]) == 69
     lines = capsys.readouterr().out.splitlines()
     problems = {line[9:23].strip(): line[24:] for line in lines if line.startswith("problem")}

@@ -18,10 +18,10 @@ from corlld.cli import main
 from corlld.errors import FatalError
 from corlld.settings.sections import Settings
 from corlld.simulation.closed_loop import ClosedLoop
-from corlld.simulation.demo import DRAFTS_EACH, demo_settings, run
+from corlld.simulation.demonstration import DRAFTS_EACH, demo_settings, run
 from corlld.simulation.drafting import PeftEngine
 from corlld.simulation.tastes import MIRA, TASTES, TRAINING
-from corlld.simulation.users import WeakEditor
+from corlld.simulation.writers import WeakEditor
 
 EDITS = 2 * DRAFTS_EACH
 MAX_NEW_TOKENS = 12

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from corlld.errors import FatalError
-from corlld.simulation.studies.language_world import STUDY
-from corlld.simulation.studies.run import run_study
-from corlld.simulation.studies.study import Options
+from corlld.simulation.studies.contract import Options
+from corlld.simulation.studies.language_world.study import STUDY
+from corlld.simulation.studies.runner import run_study
 
 SEEDS = (1, 2, 3)
 OPTIONS = Options(seeds=SEEDS, quick=True, model="demo", edits=None)

@@ -10,12 +10,18 @@ from rich.console import Console
 
 from corlld.errors import ExitCode, FatalError
 from corlld.settings.sections import LearningSettings
-from corlld.simulation.studies.harmful_users import KINDS, LeapingEditor, NoisyEditor, PastingEditor, make_editor
-from corlld.simulation.studies.no_harm import NoHarm, Scale, Variant
-from corlld.simulation.studies.no_harm_report import DEFAULTS, UNGUARDED, UNREHEARSED, rehearsal_wins
-from corlld.simulation.studies.run import run_study
-from corlld.simulation.studies.study import Figure, Options
-from corlld.simulation.users import utility
+from corlld.simulation.studies.contract import Figure, Options
+from corlld.simulation.studies.no_harm.harmful_users import (
+    KINDS,
+    LeapingEditor,
+    NoisyEditor,
+    PastingEditor,
+    make_editor,
+)
+from corlld.simulation.studies.no_harm.report import DEFAULTS, UNGUARDED, UNREHEARSED, rehearsal_wins
+from corlld.simulation.studies.no_harm.study import NoHarm, Scale, Variant
+from corlld.simulation.studies.runner import run_study
+from corlld.simulation.writers import utility
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

@@ -153,7 +153,9 @@ def test_a_missing_topic_is_named_and_not_created(
     kafka_broker: KafkaCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, kafka_broker.bootstrap, name := unique("missing"))
-    monkeypatch.setattr("corlld.send.MAX_WAIT_SECONDS", 1.0)  # before the setting's 3, as a person's patience is
+    monkeypatch.setattr(
+        "corlld.commands.send.MAX_WAIT_SECONDS", 1.0
+    )  # before the setting's 3, as a person's patience is
     (tmp_path / "edits.jsonl").write_bytes(lines(edit(1)))
     code, problem = fails(capsys, "send", str(tmp_path / "edits.jsonl"))
     assert code == 69

@@ -12,13 +12,13 @@ from rich.console import Console
 from corlld.errors import FatalError
 from corlld.publishing.peft_format import CONFIG_FILE, TENSORS_FILE
 from corlld.simulation.drafting import PeftEngine
-from corlld.simulation.studies.direct_loop import DirectLoop, Models, writers
-from corlld.simulation.studies.run import run_study
-from corlld.simulation.studies.study import Options
-from corlld.simulation.studies.tastes import QUICK, STUDY, VALIDATION_SEED, corll, fine_tuning
-from corlld.simulation.studies.tastes_figures import CELLS
+from corlld.simulation.studies.contract import Options
+from corlld.simulation.studies.runner import run_study
+from corlld.simulation.studies.tastes.direct_loop import DirectLoop, Models, writers
+from corlld.simulation.studies.tastes.report import CELLS
+from corlld.simulation.studies.tastes.study import QUICK, STUDY, VALIDATION_SEED, corll, fine_tuning
 from corlld.simulation.tastes import FIVE_TASTES, PAVEL, YUKI
-from corlld.simulation.users import WeakEditor
+from corlld.simulation.writers import WeakEditor
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

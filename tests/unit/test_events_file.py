@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from corlld import events_file
+from corlld.commands import events_file
+from corlld.commands.events_file import Contents, opened, validate
 from corlld.errors import ExitCode, FatalError
 from corlld.events.decoder import EventDecoder
-from corlld.events_file import Contents, opened, validate
 from corlld.settings.sections import EventSettings
 
 DECODER = EventDecoder(EventSettings(max_text_chars=100), supports_messages=True, key_required=False)

@@ -14,6 +14,7 @@ from corlld.learning.learner import CorllLearner
 from corlld.learning.model.resident import ResidentModel, load_resident_model
 from corlld.records import EditEvent, TrainingBatch
 from corlld.settings.sections import AdapterSettings, GuardSettings, ModelSettings
+from corlld.simulation.language.editors import User, Utility, seeded
 from corlld.simulation.language.frontier import best_within, tilted
 from corlld.simulation.language.grammar import (
     EMPTY,
@@ -30,7 +31,6 @@ from corlld.simulation.language.methods import COMPARED, described, settings
 from corlld.simulation.language.online import Feedback, Scenario, run_online
 from corlld.simulation.language.policies import base_policy, log_likelihoods, sample
 from corlld.simulation.language.pretraining import pretrain
-from corlld.simulation.language.users import User, Utility, seeded
 
 UTILITY = Utility(7)
 WORD = st.integers(0, len(WORDS) - 1)

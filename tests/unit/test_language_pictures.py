@@ -7,8 +7,8 @@ from matplotlib.figure import Figure as Picture
 
 from corlld.simulation.language.methods import CORLL, NOTHING
 from corlld.simulation.plots import COLOURS
-from corlld.simulation.studies.language_pictures import _forest, plot_regret
-from corlld.simulation.studies.study import Figure, Row
+from corlld.simulation.studies.contract import Figure, Row
+from corlld.simulation.studies.language_world.pictures import _forest, plot_regret
 
 
 @pytest.mark.parametrize("scenarios", [("honest",), ("honest", "scaled")])

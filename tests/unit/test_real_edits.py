@@ -11,11 +11,11 @@ import pytest
 
 from corlld.errors import FatalError
 from corlld.settings.sections import LearningSettings
-from corlld.simulation.studies import edit_figures
-from corlld.simulation.studies.edit_archive import MAX_CHARS, Sizes, read_edits, split
-from corlld.simulation.studies.edit_rules import Rule, Rules
-from corlld.simulation.studies.real_edits import STUDY, RealEdits
-from corlld.simulation.studies.study import Figure, Options, Row
+from corlld.simulation.studies.contract import Figure, Options, Row
+from corlld.simulation.studies.real_edits import figures as edit_figures
+from corlld.simulation.studies.real_edits.archive import MAX_CHARS, Sizes, read_edits, split
+from corlld.simulation.studies.real_edits.rules import Rule, Rules
+from corlld.simulation.studies.real_edits.study import STUDY, RealEdits
 
 WORDS = ("rain", "late", "train", "the", "again", "meets", "under", "bridge")
 LONG = "before long"

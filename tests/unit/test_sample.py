@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from corlld.commands.sample import SHOWN_REFUSALS, Refusal, Sample, quantile, sample_table
 from corlld.errors import InvalidReason
 from corlld.events.decoder import EventDecoder
 from corlld.records import Record, SourcePartition, Tenure
-from corlld.sample import SHOWN_REFUSALS, Refusal, Sample, quantile, sample_table
 from corlld.settings.sections import EventSettings
 from tests.unit.test_events_file import edit
 

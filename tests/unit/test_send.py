@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from corlld import send as sending
 from corlld.cli import main
+from corlld.commands import send as sending
+from corlld.commands.events_file import validate
+from corlld.commands.send import send
 from corlld.errors import ExitCode, FatalError, RetriableError, TooLargeForTopic
-from corlld.events_file import validate
-from corlld.send import send
 from tests.unit.test_events_file import DECODER, edit, lines
 
 PARTITION = 3

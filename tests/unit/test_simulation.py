@@ -12,7 +12,7 @@ from corlld.settings.sections import Settings, SnapshotSettings
 from corlld.simulation.closed_loop import loop_settings
 from corlld.simulation.plots import Curves, plot_edits, running_mean
 from corlld.simulation.tastes import HELD_OUT, JONAS, MIRA, TASTES, TRAINING, Subjects, Taste
-from corlld.simulation.users import WeakEditor, utility
+from corlld.simulation.writers import WeakEditor, utility
 
 WORDS = st.lists(st.sampled_from(["a", "bb", "the", "report", "is", "late", "soon"]), min_size=1, max_size=9).map(
     " ".join

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from corlld.commands.state import show_states
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.records import StoreIdentity
-from corlld.state.report import show_states
 from corlld.state.store import LocalFolderStore
 from tests.states import OTHER_UID, UID, released_state, tombstone
 

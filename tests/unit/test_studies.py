@@ -14,9 +14,9 @@ from rich.console import Console
 
 from corlld.cli import main
 from corlld.errors import ExitCode, FatalError
+from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
 from corlld.simulation.studies.intervals import blocked_mean_figure, mean_figure, paired_difference
-from corlld.simulation.studies.run import run_study
-from corlld.simulation.studies.study import Figure, Options, Row, Study, Unit
+from corlld.simulation.studies.runner import run_study
 
 OPTIONS = Options(seeds=(1, 2, 3), quick=False, model="demo", edits=None)
 UNITS_FILE = "units.jsonl"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from corlld.simulation.studies.study import Row
-from corlld.simulation.studies.tastes_figures import (
+from corlld.simulation.studies.contract import Row
+from corlld.simulation.studies.tastes.report import (
     DEFAULT,
     cell_differences,
     cell_rows,

@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 
 from corlld.learning.loss import corll_loss
-from corlld.simulation.studies import theory
-from corlld.simulation.studies.run import run_study
-from corlld.simulation.studies.study import Options, Row
-from corlld.simulation.studies.tabular_world import (
+from corlld.simulation.studies.contract import Options, Row
+from corlld.simulation.studies.runner import run_study
+from corlld.simulation.studies.theory import study as theory
+from corlld.simulation.studies.theory.tabular_world import (
     HARM,
     Array,
     Indices,

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from corlld.cli import COMMANDS
-from corlld.command_line import build_parser
+from corlld.commands.command_line import build_parser
 from corlld.errors import ExitCode
 from corlld.operations.notify import EXTENSION_SECONDS, PINGS_PER_TIMEOUT, STOP_MARGIN_SECONDS
 from corlld.settings.load import DEFAULT_FILE

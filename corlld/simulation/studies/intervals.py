@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from corlld.simulation.studies.study import Figure
+from corlld.simulation.studies.contract import Figure
 
 _RESAMPLES = 10_000
 _TAILS = (2.5, 97.5)

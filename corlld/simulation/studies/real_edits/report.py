@@ -3,12 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from corlld.simulation.studies import edit_figures
-from corlld.simulation.studies.edit_figures import Key, base_correct, correct, like, number, preferred, truly_correct
-from corlld.simulation.studies.edit_rules import Rule, Rules
-from corlld.simulation.studies.prequential import ROUND, middle
-from corlld.simulation.studies.real_edits_plots import plot_curves, plot_persons
-from corlld.simulation.studies.study import Figure, Row
+from corlld.simulation.studies.contract import Figure, Row
+from corlld.simulation.studies.real_edits import figures as edit_figures
+from corlld.simulation.studies.real_edits.figures import (
+    Key,
+    base_correct,
+    correct,
+    like,
+    number,
+    preferred,
+    truly_correct,
+)
+from corlld.simulation.studies.real_edits.pictures import plot_curves, plot_persons
+from corlld.simulation.studies.real_edits.prequential import ROUND, middle
+from corlld.simulation.studies.real_edits.rules import Rule, Rules
 
 BASELINES, VALIDATION, REPORTED = "baselines", "validation", "reported"  # kinds of units
 

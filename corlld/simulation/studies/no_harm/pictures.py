@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from corlld.simulation.plots import COLOURS
-from corlld.simulation.studies.study import Row
+from corlld.simulation.studies.contract import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
-from corlld.simulation.studies.study import Figure, Row
 
 DEFAULT, TUNED, FINE_TUNING = "default", "tuned", "fine-tuning"
 UNREHEARSED = "no rehearsal"
@@ -60,7 +60,7 @@ def _rounds_in_window(rows: Sequence[Row]) -> int:
 
 def report(rows: Sequence[Row], folder: Path) -> Mapping[str, Figure]:
     """All figures; pictures go into the folder."""
-    from corlld.simulation.studies.tastes_pictures import plot_cells, plot_learning, plot_soundness
+    from corlld.simulation.studies.tastes.pictures import plot_cells, plot_learning, plot_soundness
 
     cells = cell_figures(rows)
     plot_learning(folder / "learning.png", rows)

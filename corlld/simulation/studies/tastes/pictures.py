@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from corlld.simulation.plots import COLOURS
+from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
-from corlld.simulation.studies.study import Figure, Row
-from corlld.simulation.studies.tastes_figures import (
+from corlld.simulation.studies.tastes.report import (
     DEFAULT,
     at_mark,
     by_user,

@@ -24,13 +24,13 @@ from corlld.learning.user_step import PairScore
 from corlld.records import EditEvent, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
 from corlld.simulation.closed_loop import Draft, Editor
-from corlld.simulation.demo import DRAFTS_EACH, MAX_NEW_TOKENS
+from corlld.simulation.demonstration import DRAFTS_EACH, MAX_NEW_TOKENS
 from corlld.simulation.drafting import PeftEngine
-from corlld.simulation.plain_text import PARAGRAPHS
+from corlld.simulation.plain_english import PARAGRAPHS
 from corlld.simulation.studies.closed_rounds import event, pseudonym, serve
-from corlld.simulation.studies.study import Row
+from corlld.simulation.studies.contract import Row
 from corlld.simulation.tastes import HELD_OUT, TRAINING, Prompt, Taste
-from corlld.simulation.users import utility
+from corlld.simulation.writers import utility
 from corlld.statistics import repetition_ratio
 
 _PARTS = ("weights", "exp_avg", "exp_avg_sq")

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from corlld.simulation.studies.harmful_users import HOSTILE, KINDS
+from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
-from corlld.simulation.studies.no_harm_picture import Band
-from corlld.simulation.studies.study import Figure, Row
+from corlld.simulation.studies.no_harm.harmful_users import HOSTILE, KINDS
+from corlld.simulation.studies.no_harm.pictures import Band
 
 DEFAULTS = "defaults"  # the variant that has nothing other
 UNGUARDED = "any repetition"  # the guard lets pasted words through

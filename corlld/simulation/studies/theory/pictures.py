@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from corlld.simulation.plots import COLOURS
-from corlld.simulation.studies.study import Row
+from corlld.simulation.studies.contract import Row
 
 _WAYS = {"perceptron": 2.0, "corll": 4.0}  # and the factor of the bound
 

@@ -27,7 +27,7 @@ from corlld.simulation.closed_loop import ClosedLoop, Editor, Engine, Exchange, 
 from corlld.simulation.drafting import PeftEngine
 from corlld.simulation.plots import Curves, plot_edits
 from corlld.simulation.tastes import HELD_OUT, TASTES, TRAINING, Prompt
-from corlld.simulation.users import WeakEditor, utility
+from corlld.simulation.writers import WeakEditor, utility
 from corlld.statistics import correct_share, repetition_ratio
 
 DRAFTS_EACH = 4  # of each user in a round: one batch for the engine, one micro-batch for the daemon

@@ -9,9 +9,9 @@ from corlld.learning.model.resident import ResidentModel
 from corlld.learning.user_step import PairScore
 from corlld.records import Adapter, EditEvent, PairStatus, TrainingBatch
 from corlld.settings.sections import BatchingSettings, GuardSettings
-from corlld.simulation.studies.edit_archive import Editor
-from corlld.simulation.studies.edit_rules import Rule
-from corlld.simulation.studies.study import Row
+from corlld.simulation.studies.contract import Row
+from corlld.simulation.studies.real_edits.archive import Editor
+from corlld.simulation.studies.real_edits.rules import Rule
 
 ROUND = BatchingSettings().max_events  # edits of a micro-batch, as the daemon's
 

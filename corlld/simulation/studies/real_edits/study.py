@@ -13,11 +13,11 @@ from corlld.errors import ExitCode, FatalError
 from corlld.learning.model.resident import ResidentModel, load_resident_model
 from corlld.settings.sections import AdapterSettings, ModelSettings
 from corlld.simulation.baselines import WordCountPerceptron, longer_wins
-from corlld.simulation.studies.edit_archive import Editor, Sizes, Split, read_edits, split
-from corlld.simulation.studies.edit_rules import RULES, Rule, Rules
-from corlld.simulation.studies.prequential import cross_scores, middle, replay
-from corlld.simulation.studies.real_edits_report import BASELINES, REPORTED, VALIDATION, Report
-from corlld.simulation.studies.study import Figure, Options, Row, Unit
+from corlld.simulation.studies.contract import Figure, Options, Row, Unit
+from corlld.simulation.studies.real_edits.archive import Editor, Sizes, Split, read_edits, split
+from corlld.simulation.studies.real_edits.prequential import cross_scores, middle, replay
+from corlld.simulation.studies.real_edits.report import BASELINES, REPORTED, VALIDATION, Report
+from corlld.simulation.studies.real_edits.rules import RULES, Rule, Rules
 from corlld.statistics import repetition_ratio
 
 FULL = Sizes(editors=6, edits=64, validation_editors=3, validation_edits=32)

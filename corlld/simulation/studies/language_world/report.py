@@ -14,8 +14,8 @@ from corlld.simulation.language.methods import (
     SFT,
     Method,
 )
+from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
-from corlld.simulation.studies.study import Figure, Row
 
 _JUDGED_BY = {
     "regret": "REG_T",

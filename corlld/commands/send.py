@@ -9,9 +9,9 @@ from typing import IO, Protocol
 from rich.console import Console
 
 from corlld.assembly import build_event_producer
+from corlld.commands.events_file import STANDARD_INPUT, Contents, counted, event_of, numbered_lines, opened, validate
 from corlld.errors import ExitCode, FatalError, InvalidEvent, RetriableError, TooLargeForTopic
 from corlld.events.decoder import EventDecoder
-from corlld.events_file import STANDARD_INPUT, Contents, counted, event_of, numbered_lines, opened, validate
 from corlld.settings.sections import Settings
 from corlld.system.progress import Advance
 from corlld.system.signals import stop_on_signals

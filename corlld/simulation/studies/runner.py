@@ -19,7 +19,7 @@ from rich.table import Table
 
 from corlld import __version__
 from corlld.errors import ExitCode, FatalError
-from corlld.simulation.studies.study import Options, Row, Study
+from corlld.simulation.studies.contract import Options, Row, Study
 from corlld.system.progress import Advance
 
 _DONE = "units.jsonl"  # what is done so far; gone once there is a summary

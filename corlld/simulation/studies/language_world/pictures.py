@@ -9,9 +9,9 @@ import numpy as np
 
 from corlld.simulation.language.methods import ANCHORED, CORLL, NOTHING, PAIR_DPO, PREVIOUS, SFT
 from corlld.simulation.plots import COLOURS
+from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
-from corlld.simulation.studies.language_figures import DIFFERENCE, DRAFTS, GRID, GRID_TUNING, column
-from corlld.simulation.studies.study import Figure, Row
+from corlld.simulation.studies.language_world.report import DIFFERENCE, DRAFTS, GRID, GRID_TUNING, column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from corlld.errors import ExitCode, FatalError
 from corlld.settings.sections import LearningSettings
-from corlld.simulation.studies.direct_loop import DirectLoop, Method, Models, Writer, writers
-from corlld.simulation.studies.study import Figure, Options, Row, Unit
-from corlld.simulation.studies.tastes_figures import CELLS, DEFAULT, FINE_TUNING, TUNED, UNREHEARSED, report
+from corlld.simulation.studies.contract import Figure, Options, Row, Unit
+from corlld.simulation.studies.tastes.direct_loop import DirectLoop, Method, Models, Writer, writers
+from corlld.simulation.studies.tastes.report import CELLS, DEFAULT, FINE_TUNING, TUNED, UNREHEARSED, report
 from corlld.simulation.tastes import FIVE_TASTES, JONAS, MIRA, PAVEL, YUKI, Taste
-from corlld.simulation.users import WeakEditor
+from corlld.simulation.writers import WeakEditor
 
 VALIDATION_SEED = 1001
 VALIDATION = (MIRA, JONAS)  # the defaults were picked on the demo's two: nothing is compared on them

@@ -24,9 +24,11 @@ from corlld.records import Adapter, EditEvent, PairStatus, TrainingBatch, Update
 from corlld.settings.sections import GuardSettings, LearningSettings
 from corlld.simulation.closed_loop import Editor
 from corlld.simulation.studies.closed_rounds import Workshop, event, pseudonym
-from corlld.simulation.studies.harmful_users import HOSTILE, KINDS, make_editor
-from corlld.simulation.studies.no_harm_picture import plot_harm
-from corlld.simulation.studies.no_harm_report import (
+from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
+from corlld.simulation.studies.no_harm.harmful_users import HOSTILE, KINDS, make_editor
+from corlld.simulation.studies.no_harm.passages_and_canaries import CANARIES, PASSAGES
+from corlld.simulation.studies.no_harm.pictures import plot_harm
+from corlld.simulation.studies.no_harm.report import (
     BAND_SEEDS,
     DEFAULTS,
     NOISE_BAND,
@@ -34,10 +36,8 @@ from corlld.simulation.studies.no_harm_report import (
     UNREHEARSED,
     figures_of,
 )
-from corlld.simulation.studies.plain_texts import CANARIES, PASSAGES
-from corlld.simulation.studies.study import Figure, Options, Row, Study, Unit
 from corlld.simulation.tastes import FIVE_TASTES, HELD_OUT, TRAINING, Prompt
-from corlld.simulation.users import utility
+from corlld.simulation.writers import utility
 from corlld.statistics import repetition_ratio
 
 DRAFTS_EACH = 4  # as in the demo: one batch for the engine, one micro-batch and one step for the learner

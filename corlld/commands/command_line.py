@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from corlld import __version__
-from corlld.help_text import BENCH_EPILOG, CHECK_EPILOG, SEND_EPILOG, SIMULATE_EPILOG
+from corlld.commands.help_text import BENCH_EPILOG, CHECK_EPILOG, SEND_EPILOG, SIMULATE_EPILOG
 
 Command = Callable[[argparse.Namespace], int]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from corlld.simulation.plots import COLOURS
-from corlld.simulation.studies.study import Figure
+from corlld.simulation.studies.contract import Figure
 
 _BLUE, _ORANGE, _GREEN, _PURPLE = COLOURS[:4]
 _GREY = "#777777"

@@ -26,9 +26,9 @@ from corlld.simulation.language.methods import (
     settings,
 )
 from corlld.simulation.language.online import Scenario
-from corlld.simulation.studies.language_figures import ARCHIVED, language_figures
-from corlld.simulation.studies.language_pictures import plot_differences, plot_regret
-from corlld.simulation.studies.study import Figure, Options, Row, Unit
+from corlld.simulation.studies.contract import Figure, Options, Row, Unit
+from corlld.simulation.studies.language_world.pictures import plot_differences, plot_regret
+from corlld.simulation.studies.language_world.report import ARCHIVED, language_figures
 
 SCALED = Scenario("scaled", alpha=0.3, harm_rate=0.2, harm="scaled")
 UNSCALED = Scenario("unscaled", alpha=0.3, harm_rate=0.2, harm="unscaled")

@@ -19,10 +19,10 @@ from typing import SupportsFloat
 
 import numpy as np
 
+from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
-from corlld.simulation.studies.study import Figure, Options, Row, Study, Unit
-from corlld.simulation.studies.tabular_world import Array, Indices, Noise, UserKind, Users, Worlds, make_worlds
-from corlld.simulation.studies.theory_pictures import plot_plateaus, plot_regret
+from corlld.simulation.studies.theory.pictures import plot_plateaus, plot_regret
+from corlld.simulation.studies.theory.tabular_world import Array, Indices, Noise, UserKind, Users, Worlds, make_worlds
 
 ROUNDS = 4096
 QUICK_ROUNDS = 256

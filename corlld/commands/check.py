@@ -24,11 +24,11 @@ from corlld.assembly import (
     pseudonyms,
     store_identity,
 )
+from corlld.commands.sample import Sample, sample_table
 from corlld.errors import ConfigurationError, ExitCode, FatalError, MissingTopicError, UnavailableError
 from corlld.events.decoder import EventDecoder
 from corlld.protocols import Source, StateStore
 from corlld.records import ModelInfo
-from corlld.sample import Sample, sample_table
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import Settings
 from corlld.state.store import LocalFolderStore

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import blocked_mean_figure
-from corlld.simulation.studies.study import Figure, Row
 from corlld.statistics import correct_share
 
 Key = tuple[int, str, int]  # seed, editor, place of the edit
