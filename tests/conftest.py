@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kafka.broker import KafkaBroker, KafkaCluster
+from tests.support.kafka.broker import KafkaBroker, KafkaCluster
 
 if TYPE_CHECKING:
-    from tests.integration.daemon_process import Launcher
+    from tests.support.daemon_process import Launcher
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def own_kafka_broker(tmp_path: Path) -> Iterator[KafkaBroker]:
 @pytest.fixture(scope="session")
 def launcher() -> "Launcher":
     """Forks daemons that have torch imported already. Imported here, for tests that need no model to start fast."""
-    from tests.integration.daemon_process import shared_launcher
+    from tests.support.daemon_process import shared_launcher
 
     return shared_launcher()
 
@@ -49,6 +49,6 @@ def launcher() -> "Launcher":
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model without a chat template, so that `messages` are refused."""
-    from tests.tiny_models import make_tiny_model
+    from tests.support.tiny_models import make_tiny_model
 
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kafka.broker import KafkaCluster
+from tests.support.kafka.broker import KafkaCluster
 
 LIMIT_SECONDS = 14_000
 

@@ -11,7 +11,7 @@ from corlld.bench.memory import peak_beyond_states
 from corlld.bench.workloads import made_up_edits
 from corlld.errors import UnavailableError
 from corlld.learning import passages
-from tests.kafka.broker import KafkaCluster
+from tests.support.kafka.broker import KafkaCluster
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

@@ -13,7 +13,7 @@ from corlld.bench import minimum
 from corlld.bench.peft_loop import lora_config
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.stacked_lora import choose_modules
-from tests.tiny_models import SLIDING_WINDOW, make_tiny_model
+from tests.support.tiny_models import SLIDING_WINDOW, make_tiny_model
 
 TOKENS, SCORED = 7, 3  # fewer than a sliding window: every earlier token is seen
 

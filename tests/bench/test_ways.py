@@ -14,7 +14,7 @@ from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.rehearsal import GIVEN_TOKENS, SCORED_TOKENS
 from corlld.settings.sections import GuardSettings
-from tests.tiny_models import make_tiny_model
+from tests.support.tiny_models import make_tiny_model
 
 SAME = ("trl", "peft", "single", "packed")
 

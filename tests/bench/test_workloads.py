@@ -9,7 +9,7 @@ from corlld.bench import ours
 from corlld.bench.workloads import PAIRS, Workload, choose, made_up_edits, read_edits
 from corlld.errors import ExitCode, FatalError
 from corlld.learning.model.pairs import PairEncoder
-from tests.tiny_models import tiny_resident
+from tests.support.tiny_models import tiny_resident
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import MANIFEST_FILE, adapter_files
 from corlld.publishing.publisher import AdapterPublisher
 from corlld.records import Head, ModelInfo
-from tests.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
+from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
 
 MODEL = ModelInfo("served/name", "r1", "fingerprint", supports_messages=False)
 

@@ -11,8 +11,8 @@ from corlld.errors import ConfigurationError, LostSwap, RetriableError, Unavaila
 from corlld.records import StoreIdentity
 from corlld.state.object_store import ObjectStore
 from corlld.state.snapshot import decode, encode
-from tests.s3 import Bucket, new_bucket_name, s3_server
-from tests.states import UID, released_state, same_state, tombstone
+from tests.support.s3 import Bucket, new_bucket_name, s3_server
+from tests.support.states import UID, released_state, same_state, tombstone
 
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
 STATE, PREVIOUS = f"users/{UID}/state.safetensors", f"users/{UID}/previous.safetensors"

@@ -14,7 +14,7 @@ from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, adapter_files
 from corlld.publishing.publisher import AdapterPublisher
 from corlld.records import Head, ModelInfo, UserState
-from tests.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
+from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
 
 MODEL = ModelInfo("served/name", "r1", "fingerprint", supports_messages=False)
 

@@ -11,8 +11,8 @@ import pytest
 from corlld.protocols import Source
 from corlld.sources.jsonl.source import JsonlSource
 from corlld.sources.kafka.source import KafkaSource
-from tests.kafka.broker import KafkaCluster
-from tests.kafka.helpers import Reader, kafka_settings, produce, unique
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.kafka.topics import Reader, kafka_settings, produce, unique
 
 VALUES = [b'{"n": %d}' % n for n in range(6)]
 

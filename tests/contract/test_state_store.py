@@ -15,8 +15,8 @@ from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.object_store import ObjectStore
 from corlld.state.snapshot import Moments
 from corlld.state.store import LocalFolderStore
-from tests.s3 import Bucket, new_bucket_name, s3_server
-from tests.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
+from tests.support.s3 import Bucket, new_bucket_name, s3_server
+from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
 
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.falls import Fall, kill_once, plans
-from tests.integration import traffic
-from tests.integration.daemon_process import Launcher, Site
-from tests.integration.quiet_learning import write_undisturbed_tensors
-from tests.kafka.broker import KafkaCluster
+from tests.support import traffic
+from tests.support.daemon_process import Launcher, Site
+from tests.support.falls import Fall, kill_once, plans
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.quiet_learning import write_undisturbed_tensors
 
 USERS, PARTITIONS = 8, 4
 EVENTS_PER_KILL = 15

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration import watching
-from tests.integration.prometheus_server import need
+from tests.support import watching
+from tests.support.prometheus_server import need
 
 ALERTS = {alert["alert"]: alert for alert in watching.alerts()}
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.integration import oracle
-from tests.integration.daemon_process import Launcher, Site, http_get, http_port, tail
-from tests.integration.traffic import MAX_TEXT_CHARS, Producer, Sent
-from tests.kafka.broker import KafkaCluster
-from tests.tiny_models import make_tiny_model
+from tests.support import oracle
+from tests.support.daemon_process import Launcher, Site, http_get, http_port, tail
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.tiny_models import make_tiny_model
+from tests.support.traffic import MAX_TEXT_CHARS, Producer, Sent
 
 CANARY = "kanari7731"  # plain letters and digits: escaping in JSON or URLs leaves it as it is
 USER = f"{CANARY}-user@example.org"

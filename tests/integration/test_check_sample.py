@@ -14,10 +14,10 @@ from corlld.sources.kafka.newest_records import newest_records
 from corlld.sources.kafka.source import KafkaSource
 from tests.integration.test_commands import SECRET
 from tests.integration.test_send import use
-from tests.kafka.broker import KafkaCluster
-from tests.kafka.helpers import PATIENCE_SECONDS, Reader, kafka_settings, produce, unique, wait_until
-from tests.unit.test_events_file import edit, lines
-from tests.unit.test_sample import row
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.kafka.topics import PATIENCE_SECONDS, Reader, kafka_settings, produce, unique, wait_until
+from tests.unit.commands.test_events_file import edit, lines
+from tests.unit.commands.test_sample import row
 
 CANARY = "kanari7731"
 

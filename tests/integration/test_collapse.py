@@ -15,7 +15,7 @@ from corlld.operations.health import Health
 from corlld.operations.liveness import Liveness
 from corlld.operations.metrics import Metrics
 from corlld.operations.metrics_observer import MetricsObserver
-from tests.daemon_parts import Parts, begun, records, value
+from tests.support.daemon_parts import Parts, begun, records, value
 
 RISE = "corlld_draft_repetition_rise_ratio"
 ALERT_RISE, ALERT_SHARE = "0.2", 0.1  # CorlldDraftsRepeat: so much more is repeated, in more than so many drafts

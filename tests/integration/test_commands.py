@@ -18,10 +18,10 @@ import pytest
 
 from corlld.cli import main
 from corlld.events.pseudonyms import Pseudonyms
-from tests.integration.daemon_process import http_get
-from tests.kafka.broker import KafkaCluster
-from tests.s3 import new_bucket_name, s3_server
-from tests.tiny_models import make_tiny_model
+from tests.support.daemon_process import http_get
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.s3 import new_bucket_name, s3_server
+from tests.support.tiny_models import make_tiny_model
 
 SECRET = "a secret of the tests, which is long enough"
 

@@ -3,10 +3,10 @@
 import ast
 from pathlib import Path
 
-from tests.integration import oracle, traffic
-from tests.integration.daemon_process import Site, running
-from tests.integration.quiet_learning import write_undisturbed_tensors
-from tests.kafka.broker import KafkaCluster
+from tests.support import oracle, traffic
+from tests.support.daemon_process import Site, running
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.quiet_learning import write_undisturbed_tensors
 
 EVENTS, USERS, PARTITIONS = 300, 8, 4
 # 5% malformed, 10 acceptances, 10 duplicates

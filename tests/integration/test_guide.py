@@ -19,7 +19,7 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from tests.kafka.broker import KafkaBroker, free_ports, java
+from tests.support.kafka.broker import KafkaBroker, free_ports, java
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 300

@@ -11,8 +11,8 @@ from corlld.settings.sections import DeadLetterSettings
 from corlld.sources.dead_letters import letter_headers, letter_key
 from corlld.sources.kafka.producers import TopicProducer
 from corlld.sources.kafka.source import KafkaAnnouncements, KafkaDeadLetters
-from tests.kafka.broker import KafkaBroker, KafkaCluster
-from tests.kafka.helpers import kafka_settings, unique, wait_until
+from tests.support.kafka.broker import KafkaBroker, KafkaCluster
+from tests.support.kafka.topics import kafka_settings, unique, wait_until
 
 
 def a_letter(value: bytes = b"not json") -> DeadLetter:

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from corlld.errors import ConfigurationError
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.source import KafkaSource
-from tests.kafka.broker import KafkaBroker, Security
-from tests.kafka.helpers import Reader, kafka_settings, produce, unique
+from tests.support.kafka.broker import KafkaBroker, Security
+from tests.support.kafka.topics import Reader, kafka_settings, produce, unique
 
 USER, PASSWORD, WRONG_PASSWORD = "corlld", "pass-0f-the-tests", "n0t-the-password"
 PATIENCE_SECONDS = 60.0  # a refusal has to come long before

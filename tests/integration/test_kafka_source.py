@@ -15,8 +15,8 @@ from kafka.errors import NodeNotReadyError
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.source import KafkaSource
-from tests.kafka.broker import KafkaBroker, KafkaCluster
-from tests.kafka.helpers import Reader, kafka_settings, produce, unique, wait_until
+from tests.support.kafka.broker import KafkaBroker, KafkaCluster
+from tests.support.kafka.topics import Reader, kafka_settings, produce, unique, wait_until
 
 PARTITIONS = 4
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration import traffic
-from tests.integration.daemon_process import Site, http_get, http_port, running, wait_until
-from tests.kafka.broker import KafkaCluster
+from tests.support import traffic
+from tests.support.daemon_process import Site, http_get, http_port, running, wait_until
+from tests.support.kafka.broker import KafkaCluster
 
 EVENTS, USERS, PARTITIONS = 200, 8, 4
 BAD, ACCEPTANCES, DUPLICATES = EVENTS * 5 // 100, 10, 10  # as `traffic.mixed` makes them

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration import traffic, watching
-from tests.integration.daemon_process import DaemonProcess, Site, running, wait_until
-from tests.integration.prometheus_server import (
+from tests.support import traffic, watching
+from tests.support.daemon_process import DaemonProcess, Site, running, wait_until
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.prometheus_server import (
     SCRAPE_SECONDS,
     Prometheus,
     Series,
@@ -27,7 +28,6 @@ from tests.integration.prometheus_server import (
     scraped,
     write_past,
 )
-from tests.kafka.broker import KafkaCluster
 
 USERS, PARTITIONS, RECORDS = 3, 2, 60
 HOUR = 3600.0

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from corlld.learning.model.resident import load_resident_model
 from corlld.settings.load import load_settings
-from tests.integration import oracle, traffic
-from tests.integration.daemon_process import ENVIRON, Launcher, Site
-from tests.kafka.broker import KafkaCluster
-from tests.tiny_models import make_tiny_model
+from tests.support import oracle, traffic
+from tests.support.daemon_process import ENVIRON, Launcher, Site
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.tiny_models import make_tiny_model
 
 # PEFT reads an attribute that transformers renames.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

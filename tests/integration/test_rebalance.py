@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration import traffic
-from tests.integration.daemon_process import Hold, Launcher, Life, Site, wait_until
-from tests.integration.quiet_learning import write_undisturbed_tensors
-from tests.integration.traffic import Producer, Sent
-from tests.kafka.broker import KafkaCluster
+from tests.support import traffic
+from tests.support.daemon_process import Hold, Launcher, Life, Site, wait_until
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.quiet_learning import write_undisturbed_tensors
+from tests.support.traffic import Producer, Sent
 
 PARTITIONS, USERS, EVENTS = 4, 12, 400
 SLICE, PAUSE_SECONDS = 2, 0.1  # the flow: 20 events a second

@@ -17,9 +17,9 @@ from kafka import KafkaConsumer, TopicPartition
 
 from corlld.cli import main
 from tests.integration.test_commands import fails
-from tests.kafka.broker import KafkaBroker, KafkaCluster
-from tests.kafka.helpers import unique, wait_until
-from tests.unit.test_events_file import edit, lines
+from tests.support.kafka.broker import KafkaBroker, KafkaCluster
+from tests.support.kafka.topics import unique, wait_until
+from tests.unit.commands.test_events_file import edit, lines
 
 PARTITIONS = 3
 MANY = 30_000

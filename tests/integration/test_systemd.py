@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from corlld.events.pseudonyms import Pseudonyms
-from tests.installation import ROOT, SYSUSERS, UNIT, build_wheel, unit_value
-from tests.systemd_machine import Machine, why_not
+from tests.support.installation import ROOT, SYSUSERS, UNIT, build_wheel, unit_value
+from tests.support.systemd_machine import Machine, why_not
 
 LARGEST_EXPOSURE = 2.0  # of 10, as systemd-analyze counts; 1.7 when this was written
 SECRET = "a secret of the tests, which is long enough"

@@ -11,7 +11,7 @@ import pytest
 
 from corlld.errors import ExitCode
 from corlld.events.pseudonyms import Pseudonyms
-from tests.integration.daemon_process import ENVIRON, ROOT, SECRET, START_SECONDS
+from tests.support.daemon_process import ENVIRON, ROOT, SECRET, START_SECONDS
 
 CORLLD = (sys.executable, "-m", "corlld")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration import oracle, traffic
-from tests.integration.daemon_process import Site, running
-from tests.kafka.broker import KafkaCluster
+from tests.support import oracle, traffic
+from tests.support.daemon_process import Site, running
+from tests.support.kafka.broker import KafkaCluster
 
 ROOT = Path(__file__).parents[2]
 REAL_EDITS = ROOT.parent / "shared" / "data" / "edits-dev.jsonl"

@@ -22,7 +22,7 @@ from corlld.observer import Observer, Observers
 from corlld.operations.logs import configure_logging
 from corlld.records import Arrival, LoopStatus
 from corlld.settings.sections import Settings
-from tests.integration import traffic
+from tests.support import traffic
 
 MINUTES = float(os.environ.get("CORLLD_SOAK_MINUTES", "30"))
 USERS, DEVICE_SLOTS = 10_000, 32

@@ -10,8 +10,8 @@ import pytest
 from corlld.errors import RetriableError
 from corlld.observer import Observer, Observers
 from corlld.records import LoopStatus, Stage
-from tests.daemon_parts import Parts, begun, records, value
-from tests.fakes import ListingLearner, ScriptedSource
+from tests.support.daemon_parts import Parts, begun, records, value
+from tests.support.fakes import ListingLearner, ScriptedSource
 
 CALLS = [name for name, _ in inspect.getmembers(Observer, inspect.isfunction) if not name.startswith("_")]
 

@@ -17,7 +17,7 @@ from corlld.statistics import (
     judge_drafts,
     repetition_ratio,
 )
-from tests.fakes import edit
+from tests.support.fakes import edit
 
 
 def applied(margin: float, base: float = 0.0, *, trained: bool = True) -> PairOutcome:

@@ -12,7 +12,7 @@ from corlld.settings.load import DEFAULT_FILE
 from corlld.settings.sections import OperationsSettings, PublishingSettings, StateSettings
 from corlld.settings.words import CREDENTIALS
 from corlld.system.durable_files import PERSONAL, SHARED
-from tests.installation import UNIT, unit_value, unit_values
+from tests.support.installation import UNIT, unit_value, unit_values
 
 LOOP_TELLS_SECONDS = 1.0
 

@@ -6,8 +6,8 @@ import promql_parser as promql
 import pytest
 import yaml
 
-from tests.integration import watching
-from tests.integration.watching import substituted, with_data
+from tests.support import watching
+from tests.support.watching import substituted, with_data
 
 
 def same(*exprs: str) -> list[str]:

@@ -1,0 +1,89 @@
+"""`corlld state show` tells what is stored, and says so where it can't be read."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from corlld.commands.state import show_states
+from corlld.errors import ExitCode, FatalError, RetriableError
+from corlld.records import StoreIdentity
+from corlld.state.store import LocalFolderStore
+from tests.support.states import OTHER_UID, UID, released_state, tombstone
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalFolderStore:
+    opened = LocalFolderStore(tmp_path)
+    opened.open(StoreIdentity("f", "c", "g", "m", "r", "a"), must_exist=False)
+    opened.save(UID, released_state(3), "0")
+    opened.save(OTHER_UID, tombstone(5, OTHER_UID), "0")
+    return LocalFolderStore(tmp_path)  # as the command has it: not opened
+
+
+def shown(store: LocalFolderStore, uid: str | None) -> str:
+    text = io.StringIO()
+    assert show_states(store, uid, as_json=False, console=Console(file=text, width=140)) == ExitCode.OK
+    return text.getvalue()
+
+
+def test_one_user_is_shown_whole(store: LocalFolderStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show_states(store, UID, as_json=True, console=Console()) == ExitCode.OK
+    row = json.loads(capsys.readouterr().out)
+    assert (row["uid"], row["version"], row["published"], row["erased"]) == (UID, 3, 3, False)
+    assert row["applied"] == {"topic-id/0": 30, "topic-id/3": 7}
+    assert row["recent_event_ids"] == ["event-one", "ünï", "e3"]
+    assert row["statistics"]["rejected"] == {"too_long": 1}
+    assert row["accuracy"] == 2.5 / 4
+    assert row["mean_margin_nats"] == (0.1 + 0.2) / 4
+    assert row["base_accuracy"] == 1.0 / 2
+    assert row["edit_ratio"] == (1 / 3 + 0.25) / 4
+    text = shown(store, UID)
+    assert all(name in text for name in row)
+    starts = {
+        line.index(line.split()[1], len(name)) for name in row for line in text.splitlines() if line.split()[0] == name
+    }
+    assert len(starts) == 1, "values stand in one column"
+
+
+def test_everyone_is_shown_a_line_each(store: LocalFolderStore, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(store, None).splitlines()
+    assert [line for line in lines if UID in line and "0.62" in line]  # 2.5 of 4 pairs
+    assert [line for line in lines if OTHER_UID in line and "erased" in line]
+    show_states(store, None, as_json=True, console=Console())
+    assert [row["uid"] for row in json.loads(capsys.readouterr().out)] == [UID, OTHER_UID]
+
+
+def test_an_unreadable_state_is_said_and_fails(store: LocalFolderStore, tmp_path: Path) -> None:
+    [file] = (tmp_path / "users" / UID).iterdir()
+    file.write_bytes(file.read_bytes()[:40])
+    for uid in (UID, None):
+        text = io.StringIO()
+        assert show_states(store, uid, as_json=False, console=Console(file=text, width=140)) == ExitCode.DATA
+        assert "unreadable" in text.getvalue()
+
+
+@pytest.mark.parametrize(("uid", "code"), [("0" * 32, ExitCode.DATA), ("../../etc", ExitCode.USAGE)])
+def test_a_user_who_is_not_there_is_a_sentence_and_an_exit_code(
+    store: LocalFolderStore, uid: str, code: ExitCode
+) -> None:
+    with pytest.raises(FatalError) as caught:
+        show_states(store, uid, as_json=False, console=Console())
+    assert caught.value.exit_code == code
+
+
+def test_a_folder_that_is_no_store_is_not_shown_as_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(RetriableError, match="not a state store"):
+        show_states(LocalFolderStore(tmp_path / "nowhere"), None, as_json=True, console=Console())
+
+
+def test_looking_changes_nothing(store: LocalFolderStore, tmp_path: Path) -> None:
+    """A reader may have no right to write, and must not tidy up behind a daemon."""
+    left_over = tmp_path / "temporary" / f"{OTHER_UID}-left"
+    left_over.write_bytes(b"")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    shown(store, OTHER_UID)
+    shown(store, None)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

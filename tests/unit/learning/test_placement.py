@@ -1,0 +1,51 @@
+"""No tensor is left on the CPU: the whole pass runs on fake tensors of another device, which never mix with it."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from corlld.adapters.layout import AdapterTensors
+from corlld.learning.model.packing import Item
+from corlld.learning.model.pairs import PreferencePair
+from corlld.learning.model.resident import make_resident
+from corlld.learning.slots import SlotArena
+from corlld.learning.steps import StepRunner
+from corlld.learning.user_step import Candidate, UserStep
+from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings
+from tests.support.tiny_models import FAMILIES, make_tiny_model
+
+META = torch.device("meta")
+PAIRS = [PreferencePair((5, 6, 7), (8, 9), (10, 11, 12)), PreferencePair((5, 6), (8,), ())]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_forward_backward_and_step_stay_on_the_models_device_in_bfloat16(
+    tmp_path_factory: pytest.TempPathFactory, family: str
+) -> None:
+    folder = make_tiny_model(tmp_path_factory.mktemp("model"), family)
+    config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    rule = LearningSettings(reference="previous", anchor=0.5, acceptance_weight=0.1)
+    with FakeTensorMode():
+        with META:
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        resident = make_resident(model, tokenizer, AdapterSettings(), name="m", revision="1")
+        assert resident.device == META
+        arena = SlotArena(resident.layout.size, 2, resident.device)
+        runner = StepRunner(resident, arena, rule, GuardSettings(), row_tokens=100)
+        zeros = torch.zeros(resident.layout.size)  # in host memory
+        slots = [arena.place(uid, AdapterTensors(zeros, zeros, zeros, optimizer_step=0)) for uid in ("ann", "bob")]
+        users = [UserStep(slot, [Candidate(PAIRS[0])]) for slot in slots]
+        users[1] = UserStep(slots[1], [Candidate(pair, base=(-1.0, -2.0), previous=(-1.0, -2.0)) for pair in PAIRS])
+        weights, gradient = arena.gather(slots)
+        adapters = resident.lora.stack(weights, gradient)
+        items = [Item(user, candidate.pair) for user, step in enumerate(users) for candidate in step.candidates]
+        (row,) = resident.collator.pack(items, 100, users=2)
+        # Fake numbers can't be brought to the host: everything on the device's side of that.
+        policy = resident.scored(row, adapters)
+        tokens, losses = runner.row_losses(row, adapters, [c for step in users for c in step.candidates], [1, 2])
+        tensors, norms = runner.take_step(users, gradient)
+        arena.commit(slots[0], [tensor[0] for tensor in tensors], 1)
+        found = (policy, tokens, losses, norms, gradient, *weights, *(row for rows in tensors for row in rows))
+        assert {tensor.device for tensor in found} == {META}
+        assert tokens.dtype == losses.dtype == gradient.dtype == torch.float32

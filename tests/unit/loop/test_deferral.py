@@ -1,0 +1,512 @@
+"""Updates that are not stored yet: when they become durable, and how they are given up (I1, I2, I6, I8, I9)."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from corlld.errors import RetriableError, StateUnreadable
+from corlld.observer import Observer
+from corlld.records import LoopStatus, Polled, UserState
+from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
+from tests.support.fakes import Applied, ListingLearner, MemoryStore, ScriptedSource, tenure
+
+NEVER = 1e12  # seconds; a turn of these tests is some of them
+ANN, BOB = PSEUDONYMS.uid("ann"), PSEUDONYMS.uid("bob")
+
+
+class RecordingStore(MemoryStore):
+    """Remembers what was loaded and saved, in order, and that no user had two of them under way at once.
+
+    `before_load` and `before_save` are called first, where they can be held up.
+    """
+
+    def __init__(
+        self,
+        before_load: Callable[[str], None] = lambda uid: None,
+        before_save: Callable[[str], None] = lambda uid: None,
+    ) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.saves: list[UserState] = []
+        self.under_way: set[str] = set()
+        self.most_loads_at_once = 0
+        self._before_load = before_load
+        self._before_save = before_save
+
+    def load(self, uid: str) -> tuple[UserState | None, str]:
+        with self.alone(uid):
+            self.loads.append(uid)
+            self.most_loads_at_once = max(self.most_loads_at_once, len(self.under_way))
+            self._before_load(uid)
+            return super().load(uid)
+
+    def save(self, uid: str, state: UserState, token: str) -> str:
+        with self.alone(uid):
+            self._before_save(uid)
+            self.saves.append(state)
+            return super().save(uid, state, token)
+
+    @contextmanager
+    def alone(self, uid: str) -> Iterator[None]:
+        assert uid not in self.under_way, "a second load or write of the same user"
+        self.under_way.add(uid)
+        try:
+            yield
+        finally:
+            self.under_way.remove(uid)
+
+
+class LastStatus(Observer):
+    status: LoopStatus
+
+    def turned(self, status: LoopStatus) -> None:
+        self.status = status
+
+
+class Deferring(Parts):
+    """Stores after 100 updates, each of one event; the clock is the test's."""
+
+    def __init__(self, **overrides: dict[str, Any]) -> None:
+        super().__init__(
+            **{
+                **overrides,
+                "batching": {"max_events": 1, **overrides.get("batching", {})},
+                "snapshot": {"every_updates": 100, "every_seconds": NEVER, **overrides.get("snapshot", {})},
+            }
+        )
+        self.store: RecordingStore = RecordingStore()
+        self.last = self.observer = LastStatus()
+        self.trained: list[str] = []
+        self.learner = ListingLearner(self.note)
+        self.seconds = 0.0
+        self.clock = self.tick
+
+    def note(self, batches: Any) -> None:
+        self.trained += [event.event_id for batch in batches for event in batch.events]
+
+    def tick(self) -> float:
+        # A little each look, so that jobs that failed are tried again; and a second a turn, so that each is told.
+        self.seconds += 0.3
+        return self.seconds
+
+    def saved(self) -> list[tuple[str, ...]]:
+        return [s.adapter.event_ids if isinstance(s.adapter, Applied) else () for s in self.store.saves]
+
+    def live(self, *script: Polled | Callable[[], Polled]) -> tuple[ScriptedSource, Any]:
+        """A daemon on an input that does not end."""
+        source = ScriptedSource(script, finite=False)
+        return source, self.daemon(source)
+
+
+def when(condition: Callable[[], bool], then: Callable[[], None]) -> Callable[[], None]:
+    """For a source that idles: calls `then` once the condition holds."""
+    patience = iter(range(5_000))
+
+    def idle() -> None:
+        if condition():
+            then()
+        assert next(patience, None) is not None, "it never came to that"
+        threading.Event().wait(0.001)  # as a poll does: the other threads have their turn
+
+    return idle
+
+
+def test_a_state_is_stored_and_is_a_version_after_so_many_updates() -> None:
+    parts = Deferring(snapshot={"every_updates": 3})
+    source = parts.run(begun(*records(*(value(f"e{i}") for i in range(7)))))
+    assert [len(ids) for ids in parts.saved()] == [3, 6, 7]
+    assert parts.publisher.out[ANN] == [1, 2, 3]
+    releases = [state.release for state in parts.store.saves]
+    assert [(r.version, r.parent, r.statistics.updates) for r in releases if r] == [(1, None, 3), (2, 1, 6), (3, 2, 7)]
+    assert [dict(r.applied) for r in releases if r] == [{T0.partition.key: n} for n in (3, 6, 7)]
+    assert source.final == {T0: 7}
+
+
+def test_i1_nothing_is_committed_before_it_is_stored_and_a_stop_stores_it() -> None:
+    parts = Deferring()
+    source, daemon = parts.live(
+        begun(*records(value("a"), value("b"))), lambda: Polled(records(value("c", "bob"), user="bob", first=2))
+    )
+    unsaved: list[tuple[int, int]] = []
+
+    def look_and_stop() -> None:
+        unsaved.append((parts.last.status.unsaved_users, parts.last.status.buffered_events))
+        assert (parts.store.saves, source.commits) == ([], [])
+        daemon.request_stop()
+
+    source.idle = when(lambda: parts.last.status.unsaved_users == 2 and len(parts.trained) == 3, look_and_stop)
+    daemon.run()
+    assert unsaved == [(2, 3)], "trained events still count for back-pressure"
+    assert sorted(parts.saved()) == [("a", "b"), ("c",)]
+    assert parts.publisher.out == {ANN: [1], BOB: [1]}
+    assert source.final == {T0: 3}
+    assert (parts.last.status.unsaved_users, parts.last.status.unsaved_age_seconds) == (0, 0)
+
+
+def test_a_stop_out_of_time_commits_none_of_the_unsaved_updates() -> None:
+    parts = Deferring(operations={"shutdown_timeout_seconds": 3})
+    source, daemon = parts.live(begun(*records(value("a"))))
+
+    def stop() -> None:
+        parts.store.faults = [RetriableError("disk full")] * 1_000
+        daemon.request_stop()
+
+    source.idle = when(lambda: parts.last.status.unsaved_users == 1, stop)
+    daemon.run()
+    assert daemon.abandoned
+    assert source.final == {T0: 0}
+
+
+def test_a_state_is_stored_so_long_after_the_first_update_that_is_not() -> None:
+    parts = Deferring(snapshot={"every_seconds": 1_000})
+    source, daemon = parts.live(begun(*records(value("a"))), lambda: Polled(records(value("b"), first=1)))
+    ages: list[float] = []
+
+    def look() -> None:
+        if parts.store.saves:
+            daemon.request_stop()
+        elif parts.last.status.unsaved_users and len(parts.trained) == 2:
+            ages.append(parts.last.status.unsaved_age_seconds)
+
+    source.idle = when(lambda: True, look)
+    daemon.run()
+    assert parts.saved() == [("a", "b")]
+    assert ages == sorted(ages), "the first one's age, whatever came after it"
+    assert 990 < max(ages) < 1_010
+
+
+def test_a_duplicate_is_judged_against_the_unsaved_state() -> None:
+    parts = Deferring()
+    source, daemon = parts.live(
+        begun(*records(value("a"))), *[Polled()] * 20, lambda: Polled(records(value("a"), value("b"), first=1))
+    )
+    source.idle = when(lambda: "b" in parts.trained, daemon.request_stop)
+    daemon.run()
+    assert parts.trained == ["a", "b"]
+    assert parts.applied_ids() == ("a", "b")
+    assert source.final == {T0: 3}
+
+
+def test_i8_an_erasure_covers_unsaved_updates_and_nothing_of_them_is_ever_stored() -> None:
+    parts = Deferring()
+    source, daemon = parts.live(begun(*records(value("a"))))
+
+    def erase() -> None:
+        source.deliver(Polled(records(value("x", type="erase"), first=1)))
+        source.idle = when(lambda: bool(parts.store.saves), daemon.request_stop)
+
+    source.idle = when(lambda: parts.last.status.unsaved_users == 1, erase)
+    daemon.run()
+    assert parts.trained == ["a"]
+    (tombstone,) = parts.store.saves
+    assert tombstone == UserState(
+        ANN, applied={T0.partition.key: 2}, recent_event_ids=("x",), erased=True, erased_through=0
+    )
+    assert source.final == {T0: 2}
+
+
+def test_what_the_stored_state_covers_is_finished_beside_unsaved_updates() -> None:
+    parts = Deferring()
+    other = tenure(1, 2)
+    parts.store.states[ANN] = (UserState(ANN, applied={other.partition.key: 5}), 1)
+    source, daemon = parts.live(Polled(records(value("a")), begun=(T0, other)))
+
+    def send_again() -> None:
+        source.deliver(Polled(records(value("seen"), of=other, first=4)))
+        source.idle = when(lambda: source.positions()[other] == 5 and parts.last.status.buffered_events == 1, check)
+
+    def check() -> None:
+        assert parts.last.status.unsaved_users == 1
+        assert parts.store.saves == []
+        daemon.request_stop()
+
+    source.idle = when(lambda: parts.last.status.unsaved_users == 1, send_again)
+    daemon.run()
+    assert parts.trained == ["a"]
+    assert source.final == {T0: 1, other: 5}
+
+
+def stopped_while_another_trains(parts: Deferring, third: bytes) -> ScriptedSource:
+    """Ann's first edit is trained and not stored, bob's trains, `third` waits behind it, and then the daemon stops."""
+    hold, held = threading.Event(), threading.Event()
+
+    def hold_bob(batches: Any) -> None:
+        parts.note(batches)
+        if batches[0].uid == BOB:
+            held.set()
+            assert hold.wait(10)
+
+    class UntilItStops(LastStatus):
+        def turned(self, status: LoopStatus) -> None:
+            super().turned(status)
+            if status.stopping:
+                hold.set()
+
+    parts.learner = ListingLearner(hold_bob)
+    parts.last = parts.observer = UntilItStops()
+    source, daemon = parts.live(begun(*records(value("a"))))
+
+    def occupy_the_trainer() -> None:
+        source.deliver(Polled(records(value("b", "bob"), user="bob", first=1)))
+        source.idle = when(held.is_set, deliver_the_third)
+
+    def deliver_the_third() -> None:
+        source.deliver(Polled(records(third, first=2)))
+        source.idle = when(lambda: parts.last.status.buffered_events == 3, daemon.request_stop)
+
+    source.idle = when(lambda: parts.last.status.unsaved_users == 1, occupy_the_trainer)
+    daemon.run()
+    assert not daemon.abandoned
+    assert parts.trained == ["a", "b"]
+    return source
+
+
+def test_i8_a_stop_leaves_updates_that_a_waiting_erasure_covers_to_the_replay() -> None:
+    parts = Deferring()
+    source = stopped_while_another_trains(parts, value("x", type="erase"))
+    assert [state.uid for state in parts.store.saves] == [BOB]
+    assert source.final == {T0: 0}
+
+
+def test_a_stop_stores_the_updates_of_a_user_whose_next_edit_waits_for_the_trainer() -> None:
+    parts = Deferring()
+    source = stopped_while_another_trains(parts, value("c"))
+    assert sorted(parts.saved()) == [("a",), ("b",)]
+    assert source.final == {T0: 2}
+
+
+def test_i6_an_ended_tenures_unsaved_updates_are_dropped_and_its_next_owner_trains_them() -> None:
+    parts = Deferring()
+    again = tenure(number=2)
+    source, daemon = parts.live(begun(*records(value("a"))))
+
+    def end() -> None:
+        source.deliver(Polled(records(value("a"), value("b"), of=again), ended=(T0,), begun=(again,)))
+        source.idle = when(lambda: "b" in parts.trained, daemon.request_stop)
+
+    source.idle = when(lambda: parts.last.status.unsaved_users == 1, end)
+    daemon.run()
+    assert parts.trained == ["a", "a", "b"]
+    assert parts.saved() == [("a", "b")]
+    assert source.final == {again: 2}
+
+
+def test_i1_unsaved_updates_are_dropped_too_where_the_users_next_edit_waits_for_the_trainer() -> None:
+    parts = Deferring()
+    again, others = tenure(number=2), tenure(1, 3)
+    hold, held = threading.Event(), threading.Event()
+
+    def hold_bob(batches: Any) -> None:
+        parts.note(batches)
+        if batches[0].uid == BOB:
+            held.set()
+            assert hold.wait(10)
+
+    parts.learner = ListingLearner(hold_bob)
+    source, daemon = parts.live(Polled(records(value("a")), begun=(T0, others)))
+
+    def occupy_the_trainer() -> None:
+        source.deliver(Polled(records(value("b", "bob"), user="bob", of=others)))
+        source.idle = when(held.is_set, end_the_tenure)
+
+    def end_the_tenure() -> None:
+        source.deliver(Polled(records(value("c"), first=1)))
+        source.deliver(Polled(records(value("a"), value("c"), of=again), ended=(T0,), begun=(again,)))
+        source.deliver(lambda: (hold.set(), Polled())[1])
+        source.idle = when(lambda: parts.trained[-1] == "c", daemon.request_stop)
+
+    source.idle = when(lambda: parts.last.status.unsaved_users == 1, occupy_the_trainer)
+    daemon.run()
+    assert parts.trained == ["a", "b", "a", "c"]
+    assert parts.applied_ids() == ("a", "c")
+    assert source.final == {again: 2, others: 1}
+
+
+def test_a_live_tenures_arrivals_among_dropped_updates_go_back_to_the_front_in_order() -> None:
+    parts = Deferring(batching={"max_events": 2})
+    other = tenure(1, 2)
+    source, daemon = parts.live(
+        Polled((*records(value("a")), *records(value("x"), value("y"), of=other)), begun=(T0, other))
+    )
+
+    def end() -> None:
+        parts.trained.clear()
+        source.deliver(Polled(records(value("z"), of=other, first=2), ended=(T0,)))
+        source.idle = when(lambda: "z" in parts.trained, daemon.request_stop)
+
+    source.idle = when(lambda: len(parts.trained) == 3 and parts.last.status.unsaved_users == 1, end)
+    daemon.run()
+    assert parts.trained == ["x", "y", "z"]
+    assert parts.saved() == [("x", "y", "z")]
+    assert source.final == {other: 3}
+    assert parts.last.status.buffered_events == 0
+
+
+def test_i6_a_lost_swap_drops_the_unsaved_updates_and_trains_what_the_other_owner_has_not() -> None:
+    parts = Deferring(snapshot={"every_updates": 3})
+    source, daemon = parts.live(begun(*records(value("a"), value("b"))))
+
+    def intrude_and_go_on() -> None:
+        theirs = UserState(ANN, version=1, adapter=Applied(("a",)), applied={T0.partition.key: 1})
+        parts.store.states[ANN] = (theirs, 5)
+        parts.publisher.out[ANN] = [1]
+        parts.trained.clear()
+        source.deliver(Polled(records(value("c"), first=2)))
+        source.idle = when(lambda: parts.trained == ["c", "b", "c"], daemon.request_stop)
+
+    source.idle = when(lambda: len(parts.trained) == 2 and parts.last.status.unsaved_users == 1, intrude_and_go_on)
+    daemon.run()
+    assert parts.applied_ids() == ("a", "b", "c")
+    assert parts.publisher.out[ANN] == [1, 2]
+    assert source.final == {T0: 3}
+    assert parts.last.status.buffered_events == 0
+
+
+def test_i9_the_user_trained_longest_ago_is_stored_where_host_memory_is_full() -> None:
+    size = 4_096 + 64 + 2 + 100  # a state with one event id; see residency
+    parts = Deferring(state={"host_memory_bytes": 3 * size})
+    users = ["ann", "bob", "cat", "dan", "eve"]
+    source, daemon = parts.live(
+        begun(), *(Polled(records(value("e0", u), user=u, first=n)) for n, u in enumerate(users))
+    )
+    most: list[int] = []
+
+    def look() -> None:
+        most.append(parts.last.status.host_memory_bytes)
+        if len(parts.trained) == len(users) and len(parts.store.saves) == 2 and parts.last.status.unsaved_users == 3:
+            daemon.request_stop()
+            parts.store.saves.append(UserState("the stop"))
+
+    source.idle = when(lambda: True, look)
+    daemon.run()
+    order = [state.uid for state in parts.store.saves]
+    assert sorted(order[:2]) == sorted(PSEUDONYMS.uid(user) for user in users[:2])
+    assert order[2] == "the stop"
+    assert len(order) == 6
+    assert max(most) <= 3 * size + size, "and one that just came back"
+
+
+@pytest.mark.parametrize("limit", [{"max_buffered_events": 4}, {"max_buffered_chars": 4 * len("x" + "draft" + "text")}])
+def test_unsaved_updates_never_keep_the_buffer_full(limit: dict[str, int]) -> None:
+    parts = Deferring(batching=limit)
+    users = [f"user-{n}" for n in range(12)]
+    source, daemon = parts.live(
+        begun(), *(Polled(records(value("e", u), user=u, first=n)) for n, u in enumerate(users))
+    )
+    source.idle = when(lambda: len(parts.trained) == len(users), daemon.request_stop)
+    daemon.run()
+    assert source.final == {T0: len(users)}
+
+
+def test_others_train_while_a_state_is_being_written() -> None:
+    bob_trained = threading.Event()
+    parts = Deferring(snapshot={"every_updates": 1})
+    wait = wait_for(bob_trained)
+    parts.store = RecordingStore(before_save=lambda uid: wait(uid) if uid == ANN else None)
+
+    def note(batches: Any) -> None:
+        parts.note(batches)
+        if any(batch.uid == BOB for batch in batches):
+            bob_trained.set()
+
+    parts.learner = ListingLearner(note)
+    parts.run(begun(*records(value("a"))), *[Polled()] * 5, Polled(records(value("b", "bob"), user="bob", first=1)))
+    assert bob_trained.is_set()
+    assert parts.applied_ids() == ("a",)
+
+
+def test_a_draft_that_an_unsaved_update_could_not_have_written_is_of_unknown_origin() -> None:
+    parts = Deferring()
+    parts.run(begun(*records(value("a"), value("b", adapter_version=1))))
+    assert set(parts.state().statistics.drafts) == {"unknown"}
+
+
+# --- loading ahead ----------------------------------------------------------------------------------------------------
+
+
+def wait_for(event: threading.Event) -> Callable[[str], None]:
+    def wait(uid: str) -> None:
+        assert event.wait(10)
+
+    return wait
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["stored before", "new user"])
+def test_a_state_is_loaded_while_edits_gather_and_a_due_batch_does_not_wait_for_the_store(known: bool) -> None:
+    parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER})
+    go = threading.Event()
+    store = parts.store = RecordingStore(wait_for(go))
+    if known:
+        store.states[ANN] = (UserState(ANN, version=1, adapter=Applied(("before",))), 1)
+    source, daemon = parts.live(begun(*records(value("a"))))
+
+    def let_it_load() -> None:
+        go.set()
+        source.idle = when(lambda: parts.last.status.host_memory_users == 1, make_it_due)
+
+    def make_it_due() -> None:
+        go.clear()  # another load would hang
+        source.deliver(Polled(records(value("b"), first=1)))
+        source.idle = when(lambda: len(parts.trained) == 2, daemon.request_stop)
+
+    source.idle = when(lambda: store.under_way == {ANN}, let_it_load)
+    daemon.run()
+    assert store.loads == [ANN]
+    assert parts.applied_ids() == (("before",) if known else ()) + ("a", "b")
+
+
+def test_a_batch_that_comes_due_while_its_state_is_being_loaded_takes_that_load() -> None:
+    parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER})
+    go = threading.Event()
+    store = parts.store = RecordingStore(wait_for(go))
+    source, daemon = parts.live(begun(*records(value("a"))))
+
+    def make_it_due() -> None:
+        source.deliver(Polled(records(value("b"), first=1)))
+        source.idle = when(lambda: parts.last.status.buffered_events == 2, let_it_load)
+
+    def let_it_load() -> None:
+        go.set()
+        source.idle = when(lambda: len(parts.trained) == 2, daemon.request_stop)
+
+    source.idle = when(lambda: store.under_way == {ANN}, make_it_due)
+    daemon.run()
+    assert store.loads == [ANN]
+    assert parts.applied_ids() == ("a", "b")
+
+
+def test_a_few_states_are_loaded_ahead_at_a_time_each_once() -> None:
+    parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER}, publishing={"threads": 8})
+    go = threading.Event()
+    store = parts.store = RecordingStore(wait_for(go))
+    users = [f"user-{n}" for n in range(10)]
+    source, daemon = parts.live(
+        begun(*(records(value("e", u), user=u, first=n)[0] for n, u in enumerate(users))),
+    )
+
+    def let_them_load() -> None:
+        go.set()
+        source.idle = when(lambda: parts.last.status.host_memory_users == len(users), daemon.request_stop)
+
+    source.idle = when(lambda: len(store.under_way) == 2, let_them_load)
+    daemon.run()
+    assert store.most_loads_at_once == 2
+    assert sorted(store.loads) == sorted(PSEUDONYMS.uid(user) for user in users)
+    assert parts.trained == []
+
+
+def test_unreadable_states_are_found_ahead_set_their_records_aside_and_do_not_hold_up_other_loads() -> None:
+    parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER})
+    parts.store.load_faults = [StateUnreadable("torn"), StateUnreadable("torn")]
+    source, daemon = parts.live(
+        begun(*(records(value("e", u), user=u, first=n)[0] for n, u in enumerate(("ann", "bob", "cat"))))
+    )
+    source.idle = when(
+        lambda: len(parts.dead_letters.letters) == 2 and parts.last.status.host_memory_users == 1, daemon.request_stop
+    )
+    daemon.run()
+    assert source.final == {T0: 2}
+    assert len(parts.store.loads) == 3

@@ -1,0 +1,106 @@
+"""What a state knows decides what is applied: exactly once, in order."""
+
+from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, select
+from corlld.records import EraseEvent, PairOutcome, PairStatus, UpdateOutcome, UserState
+from tests.support.fakes import NOON, Applied, arrival, edit, tenure
+
+KEY = tenure().partition.key
+
+
+def outcome(*event_ids: str, trained: bool = True) -> UpdateOutcome:
+    pairs = tuple(PairOutcome(PairStatus.APPLIED) for _ in event_ids)
+    return UpdateOutcome("u1", Applied(event_ids), trained=trained, pairs=pairs)
+
+
+def test_arrivals_below_applied_are_covered_and_known_ids_are_duplicates() -> None:
+    state = UserState("u1", applied={KEY: 5}, recent_event_ids=("seen",))
+    covered, duplicate, fresh, again = (
+        arrival(4, edit("new but below")),
+        arrival(5, edit("seen")),
+        arrival(6, edit("fresh")),
+        arrival(7, edit("fresh")),
+    )
+    assert select(state, [covered, duplicate, fresh, again]) == Selection((covered,), (duplicate, again), (fresh,))
+
+
+def test_a_kafka_tombstone_has_no_id_and_is_never_a_duplicate() -> None:
+    tombstones = [arrival(0, EraseEvent("", "ann", None)), arrival(1, EraseEvent("", "ann", None))]
+    assert select(None, tombstones).fresh == tuple(tombstones)
+    assert after_erasure("u1", None, tombstones).recent_event_ids == ()
+
+
+def test_refilling_knows_what_is_selected_already() -> None:
+    first = select(None, [arrival(0, edit("a"))])
+    refilled = select(None, [arrival(1, edit("a")), arrival(2, edit("b"))], first)
+    assert [a.record.offset for a in refilled.fresh] == [0, 2]
+    assert [a.record.offset for a in refilled.duplicates] == [1]
+
+
+def test_applied_is_kept_for_each_topic_id_and_partition() -> None:
+    other = tenure(1)
+    state = UserState("u1", applied={KEY: 5})
+    assert select(state, [arrival(4, of=other)]).fresh
+    after = after_update("u1", state, select(state, [arrival(4, of=other)]), outcome("e4"), 10)
+    assert after.applied == {KEY: 5, other.partition.key: 5}
+
+
+def test_updates_become_the_next_version_where_they_are_stored_and_its_release_is_frozen() -> None:
+    one = after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10)
+    assert (one.version, one.release, one.statistics.updates) == (0, None, 1), "not stored yet"
+    first = next_version(one)
+    assert (first.version, first.release and first.release.parent) == (1, None)
+    two = after_update("u1", first, select(first, [arrival(1)]), outcome("e0", "e1"), 10)
+    three = after_update("u1", two, select(two, [arrival(2)]), outcome("e0", "e1", "e2"), 10)
+    assert (three.version, three.release) == (1, first.release)
+    second = next_version(three)
+    assert second.version == 2
+    assert second.release is not None
+    assert (second.release.version, second.release.parent, second.release.applied) == (2, 1, {KEY: 3})
+    assert second.release.statistics.updates == 3, "all that is in the version, also what was never stored between"
+    accepted = select(second, [arrival(3, edit("e3", accepted=True))])
+    later = after_update("u1", second, accepted, outcome("e3", trained=False), 10)
+    assert (later.version, later.release) == (2, second.release), "what did not train does not touch the manifest"
+    assert later.applied == {KEY: 4}
+
+
+def test_a_draft_by_the_version_that_is_still_to_be_stored_is_of_unknown_origin() -> None:
+    state = next_version(UserState("u1"))
+    after = after_update("u1", state, select(state, [arrival(0, edit("a", version=1))]), outcome("a"), 10)
+    after = after_update("u1", after, select(after, [arrival(1, edit("b", version=2))]), outcome("b"), 10)
+    assert {name: figures.events for name, figures in after.statistics.drafts.items()} == {"1": 1, "unknown": 1}
+
+
+def test_duplicates_move_applied_so_that_a_replay_can_not_count_them_later() -> None:
+    state = UserState("u1", version=3, applied={KEY: 1}, recent_event_ids=("a",))
+    selection = select(state, [arrival(9, edit("a"))])
+    after = after_update("u1", state, selection, UpdateOutcome("u1", None, trained=False, pairs=()), 10)
+    assert (after.applied, after.version, after.statistics.events) == ({KEY: 10}, 3, 0)
+
+
+def test_the_window_of_event_ids_is_bounded_and_keeps_the_newest() -> None:
+    state = UserState("u1", recent_event_ids=("a", "b"))
+    selection = select(state, [arrival(0, edit("c")), arrival(1, edit("d"))])
+    assert after_update("u1", state, selection, outcome("c", "d"), 3).recent_event_ids == ("b", "c", "d")
+
+
+def test_an_erasure_leaves_applied_and_the_version_counter_alone() -> None:
+    state = next_version(after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10))
+    assert state.statistics.first_drafts.events == 1
+    tombstone = after_erasure("u1", state, [arrival(1), arrival(2, EraseEvent("e2", "ann", NOON))])
+    assert tombstone == UserState(
+        "u1", version=1, applied={KEY: 3}, erased=True, erased_through=1, recent_event_ids=("e2",)
+    )
+
+
+def test_after_an_erasure_versions_go_on_without_a_parent() -> None:
+    tombstone = UserState("u1", version=7, applied={KEY: 3}, erased=True, erased_through=7)
+    after = next_version(after_update("u1", tombstone, select(tombstone, [arrival(3)]), outcome("e3"), 10))
+    assert (after.version, after.erased, after.release and after.release.parent) == (8, False, None)
+    assert after.erased_through == 7, "a late owner's versions of before are known as such for ever"
+    assert after.release is not None
+
+
+def test_an_erased_user_stays_erased_through_duplicates() -> None:
+    tombstone = UserState("u1", version=7, applied={KEY: 3}, erased=True)
+    nothing = UpdateOutcome("u1", None, trained=False, pairs=())
+    assert after_update("u1", tombstone, Selection(duplicates=(arrival(4),)), nothing, 10).erased

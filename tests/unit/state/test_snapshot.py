@@ -1,0 +1,207 @@
+"""A user's state survives its bytes exactly, and nothing but a whole snapshot of that user is ever taken for one."""
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
+from corlld.adapters.tensor_file import LENGTH_BYTES, header_length, read_tensors, write_tensors
+from corlld.errors import StateUnreadable
+from corlld.records import DraftFigures, Head, UserState
+from corlld.state.snapshot import (
+    CHECKSUM_KEY,
+    STATE_KEY,
+    _checksum,
+    decode,
+    decode_header,
+    encode,
+    head_of,
+    write_id_of,
+)
+from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
+
+SNAPSHOT = encode(released_state())
+
+
+def _header(data: bytes) -> bytes:
+    return data[LENGTH_BYTES : LENGTH_BYTES + header_length(data)]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [released_state(), replace(released_state(), release=None), tombstone(), UserState(UID)],
+    ids=["released", "without a release", "tombstone", "new"],
+)
+def test_a_state_comes_back_as_it_was(state: UserState) -> None:
+    assert same_state(decode(encode(state), UID), state)
+
+
+@given(st.lists(st.floats(width=32), min_size=SMALL_LAYOUT.size, max_size=SMALL_LAYOUT.size), st.floats())
+def test_every_float_comes_back_bit_for_bit(numbers: list[float], margin_sum: float) -> None:
+    before = released_state()
+    assert isinstance(before.adapter, AdapterTensors)
+    statistics = replace(before.statistics, prequential_margin_sum=margin_sum)
+    weights = torch.tensor(numbers, dtype=torch.float32)
+    after = decode(
+        encode(replace(before, adapter=replace(before.adapter, weights=weights), statistics=statistics)), UID
+    )
+    assert isinstance(after.adapter, AdapterTensors)
+    assert after.adapter.weights.numpy().tobytes() == weights.numpy().tobytes()
+    assert repr(after.statistics.prequential_margin_sum) == repr(margin_sum)
+
+
+def test_a_state_of_before_there_were_figures_of_repetition_is_read_and_its_next_drafts_are_the_first() -> None:
+    def older(statistics: dict[str, Any]) -> dict[str, Any]:
+        drafts = {
+            name: {field: figure for field, figure in figures.items() if field != "repetition_sum"}
+            for name, figures in statistics["drafts"].items()
+        }
+        return {name: figure for name, figure in statistics.items() if name != "first_drafts"} | {"drafts": drafts}
+
+    metadata, tensors = read_tensors(SNAPSHOT)
+    fields = json.loads(metadata[STATE_KEY])
+    fields["statistics"] = older(fields["statistics"])
+    fields["release"]["statistics"] = older(fields["release"]["statistics"])
+    assert "repetition" not in json.dumps(fields)
+    text = json.dumps(fields)
+    data = write_tensors(tensors, {STATE_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)})
+    statistics = decode(data, UID).statistics
+    assert statistics.first_drafts == DraftFigures()
+    assert statistics.drafts["0"] == DraftFigures(3, 1, 1 / 3, 0.0)
+    assert replace(statistics, drafts={}) == replace(
+        released_state().statistics, drafts={}, first_drafts=DraftFigures()
+    )
+
+
+def test_moments_of_bfloat16_come_back_rounded_in_float32_and_all_else_exactly() -> None:
+    state = released_state()
+    adapter = state.adapter
+    assert isinstance(adapter, AdapterTensors)
+    data = encode(state, moments="bfloat16")
+    rounded = {name: getattr(adapter, name).bfloat16().float() for name in ("exp_avg", "exp_avg_sq")}
+    assert not torch.equal(rounded["exp_avg"], adapter.exp_avg)
+    assert same_state(decode(data, UID), replace(state, adapter=replace(adapter, **rounded)))
+    assert abs(len(SNAPSHOT) - len(data) - 2 * 2 * SMALL_LAYOUT.size) <= 16, "two bytes less for each moment"
+    stored = safetensors.torch.load(data)
+    assert {name: tensor.dtype for name, tensor in stored.items()} == {
+        "exp_avg": torch.bfloat16,
+        "exp_avg_sq": torch.bfloat16,
+        "weights": torch.float32,
+    }
+    assert torch.equal(stored["exp_avg"].float(), rounded["exp_avg"])
+
+
+def test_a_snapshot_is_written_as_it_always_was() -> None:
+    """Its digest from before moments could be rounded: what is stored out there is read, and compared, for ever."""
+    digest = "42a70102c447ba671de734238617ac96cc53001fb4c75998aa8aecd2df0143b7"
+    assert hashlib.sha256(SNAPSHOT).hexdigest() == digest
+
+
+def test_an_event_id_of_any_characters_comes_back() -> None:
+    ids = ("plain", "\ud800 half a pair", '"quoted"\n', "\x00", "日本")
+    assert decode(encode(replace(released_state(), recent_event_ids=ids)), UID).recent_event_ids == ids
+
+
+def test_the_same_state_is_the_same_bytes_whatever_the_order_of_its_mappings() -> None:
+    one = released_state(applied={"a/0": 1, "b/1": 2})
+    other = released_state(applied={"b/1": 2, "a/0": 1})
+    assert encode(one) == encode(other)
+    assert encode(one, "w1") != encode(one, "w2")
+
+
+def test_a_write_id_is_read_back() -> None:
+    assert write_id_of(encode(released_state(), "w1")) == "w1"
+    assert write_id_of(SNAPSHOT) is None
+    assert write_id_of(b"torn") is None
+
+
+def test_any_reader_of_safetensors_reads_a_snapshot() -> None:
+    state = released_state()
+    assert isinstance(state.adapter, AdapterTensors)
+    tensors = safetensors.torch.load(encode(state))
+    assert torch.equal(tensors["weights"], state.adapter.weights)
+    assert torch.equal(tensors["exp_avg"], state.adapter.exp_avg)
+    assert torch.equal(tensors["exp_avg_sq"], state.adapter.exp_avg_sq)
+
+
+@given(st.integers(0, len(SNAPSHOT) - 1))
+def test_a_snapshot_cut_short_is_unreadable(length: int) -> None:
+    with pytest.raises(StateUnreadable):
+        decode(SNAPSHOT[:length], UID)
+
+
+@given(st.integers(0, 8 * len(SNAPSHOT) - 1))
+def test_a_flipped_bit_is_noticed_or_changes_nothing(bit: int) -> None:
+    flipped = bytearray(SNAPSHOT)
+    flipped[bit // 8] ^= 1 << bit % 8
+    try:
+        state = decode(bytes(flipped), UID)
+    except StateUnreadable:
+        return
+    assert same_state(state, released_state())  # one of the spaces that fill the header up
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 8, 4096])
+def test_a_file_of_zeros_is_unreadable(zeros: int) -> None:
+    with pytest.raises(StateUnreadable):
+        decode(bytes(zeros), UID)
+
+
+def test_bytes_after_the_end_are_noticed() -> None:
+    with pytest.raises(StateUnreadable, match="longer"):
+        decode(SNAPSHOT + b"\0", UID)
+
+
+def test_another_users_snapshot_is_refused() -> None:
+    with pytest.raises(StateUnreadable, match="another user"):
+        decode(SNAPSHOT, OTHER_UID)
+    with pytest.raises(StateUnreadable, match="another user"):
+        decode_header(_header(SNAPSHOT), OTHER_UID)
+
+
+def test_a_format_of_the_future_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corlld.state.snapshot.FORMAT", 2)
+    newer = encode(released_state())
+    monkeypatch.undo()
+    with pytest.raises(StateUnreadable, match="format"):
+        decode(newer, UID)
+
+
+def test_tensors_of_another_shape_are_refused() -> None:
+    wider = AdapterLayout(2, 4, (*SMALL_LAYOUT.modules, LoraModule("block.o", 1, 1)))
+    decode(SNAPSHOT, UID, SMALL_LAYOUT)
+    with pytest.raises(StateUnreadable, match="shape"):
+        decode(SNAPSHOT, UID, wider)
+
+
+def test_no_message_quotes_the_content() -> None:
+    secret = "canary-7f3a"  # an event id may be anything, a name too
+    data = encode(replace(released_state(), recent_event_ids=(secret,)))
+    header = json.loads(_header(data))
+    assert secret in header["__metadata__"]["corlld.state"]
+    for position in range(len(data)):
+        with pytest.raises(StateUnreadable) as caught:
+            decode(data[:position] + b"\xff" + data[position + 1 :], UID)
+        assert secret not in str(caught.value)
+        hidden = caught.value.__context__ is None or caught.value.__suppress_context__
+        assert hidden  # a traceback would show what json or UTF-8 stumbled over
+
+
+def test_the_header_alone_tells_all_but_the_tensors() -> None:
+    state = released_state(5)
+    assert decode_header(_header(encode(state)), UID) == replace(state, adapter=None)
+
+
+def test_a_head_is_erased_until_there_is_a_version_again() -> None:
+    assert head_of(released_state(5)) == Head(5, erased=False)
+    assert head_of(tombstone(5)) == Head(5, erased=True, erased_through=5)
+    came_back = replace(tombstone(5), erased=False)  # with an acceptance so far
+    assert head_of(came_back) == Head(5, erased=True, erased_through=5)
+    assert head_of(UserState(UID)) == Head(0, erased=False)  # nothing was ever published
