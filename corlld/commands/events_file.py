@@ -134,7 +134,8 @@ def validate(file: IO[bytes], name: str, decoder: EventDecoder) -> Contents:
         with_messages += isinstance(event, EditEvent) and event.messages is not None
     if wrong:
         more = [f"... and {wrong - len(problems)} more"] if wrong > len(problems) else []
-        heading = f"{name}: not a valid event: {wrong} of {counted(wrong + events_of.total(), 'line')}"
+        verdict = "is not a valid event" if wrong == 1 else "are not valid events"
+        heading = f"{name}: {wrong} of {counted(wrong + events_of.total(), 'line')} {verdict}"
         raise FatalError("\n".join([heading, *problems, *more]), ExitCode.DATA)
     if not events_of:
         raise FatalError(f"{name}: it has no event", ExitCode.DATA)

@@ -32,7 +32,7 @@ SHOW_EPILOG = """\
 examples:
   corlld state show
   corlld state show ann
-  corlld state show --uid "$(corlld uid - < user_id.txt)" --json
+  corlld state show - --json < user_id.txt
 
 The exit code is 65 if there is no store, no such user, or a state that can't
 be read. The others are in `corlld --help`.
