@@ -17,7 +17,7 @@ DESCRIPTION = (
 EPILOG = """\
 examples:
   corlld demo
-  corlld demo --edits 20 --folder demo     a short one, whose files are kept
+  corlld demo --edits 20 --folder demo   a short demo; its files are kept
 """
 
 
@@ -75,7 +75,7 @@ def _folder(asked: Path | None) -> Path:
         if asked is None:
             return Path(tempfile.mkdtemp(prefix="corlld-demo-"))
         if asked.exists() and not asked.is_dir():
-            raise FatalError(f"--folder: {asked} is not a folder; name a new one", ExitCode.USAGE)
+            raise FatalError(f"--folder: {asked} is not a folder; name a new folder", ExitCode.USAGE)
         asked.mkdir(parents=True, exist_ok=True)
         if any(asked.iterdir()):
             raise FatalError(f"--folder: {asked} is not empty; name a new folder", ExitCode.USAGE)

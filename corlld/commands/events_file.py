@@ -31,7 +31,7 @@ SHOWN_PROBLEMS = 1_000  # in a file of another kind, every line is wrong
 class Contents:
     """Figures of a valid input."""
 
-    lines: int  # blank ones too
+    lines: int  # blank lines included
     events: int
     erasures: int
     with_messages: int

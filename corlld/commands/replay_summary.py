@@ -17,7 +17,8 @@ from corlld.statistics import correct_share, edit_ratio
 class UserRecord:
     """What one user's events led to, in order.
 
-    events, pairs: one pair outcome per event. perceptron, longer: 1 per scored pair that the rule gets right, 0 else.
+    events, pairs: one pair outcome per event. perceptron, longer: a value per scored pair: 1 if the
+    rule prefers the edited text, ½ for a tie, else 0.
     """
 
     user_id: str

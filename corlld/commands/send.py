@@ -56,7 +56,7 @@ class EventProducer(Protocol):
     """The topic, as `send` sees it."""
 
     def send(self, key: bytes, value: bytes) -> "Future[int]":
-        """Send an event. The future has the partition once the event is acknowledged, else RetriableError."""
+        """Send an event. The future's result is the partition that took it; its exception is RetriableError."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,8 +86,6 @@ def send_file(settings: Settings, name: str, *, dry_run: bool, console: Console)
 
     Raises FatalError for an input, a broker or a topic that can't be used, and KeyboardInterrupt as `send` does.
     """
-    from corlld.assembly import build_event_producer
-
     # A file has no keys, and only the daemon knows whether its model takes messages.
     decoder = EventDecoder(settings.events, supports_messages=True, key_required=False)
     stop = threading.Event()
@@ -100,6 +98,9 @@ def send_file(settings: Settings, name: str, *, dry_run: bool, console: Console)
             raise error if dry_run else FatalError(f"{error}\nnothing was sent", error.exit_code) from None
         if dry_run:
             return f"{contents}: valid (--dry-run)"
+
+        from corlld.assembly import build_event_producer
+
         producer = build_event_producer(settings, min(MAX_WAIT_SECONDS, settings.operations.startup_timeout_seconds))
         try:
             file.seek(start)
@@ -136,12 +137,12 @@ def send(
     Args:
         file: at the position where `validate` began.
         name: of the file, for messages.
-        decoder: the one that `validate` used.
+        decoder: the same as for `validate`.
         contents: what `validate` found.
         producer: takes the events.
         stopped: true once a signal asks to stop.
         ids_remembered: `state.recent_event_ids`. A user with more events than that can't be sent again as a whole:
-            the daemon would take the earliest ones for new.
+            the daemon would apply the earliest events twice.
         console: where progress is shown.
 
     Raises FatalError if an event was not acknowledged or the file changed, and KeyboardInterrupt if it was stopped.

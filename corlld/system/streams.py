@@ -9,7 +9,7 @@ from typing import TextIO
 
 
 def hold_closed_streams() -> None:
-    """Fill the places of closed standard streams, so that no file that is opened later takes one.
+    """Fill the places of closed standard streams, so that no file that is opened later gets there.
 
     Else what is written to standard error could go into a user's state. It must fail instead, so the streams are
     opened the wrong way round: input for writing, outputs for reading.
