@@ -25,7 +25,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `Command`."""
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table, as in the documentation")
+    parser.add_argument("--markdown", action="store_true", help="print the page deploy/METRICS.md")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `Command`."""
-    parser.add_argument("--markdown", action="store_true", help="print Markdown tables, as in the documentation")
+    parser.add_argument("--markdown", action="store_true", help="print the page deploy/SETTINGS.md")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 HELP_COLUMNS = 80  # argparse wraps neither descriptions nor epilogs where an epilog keeps its lines
 PIPE_COLUMNS = 140  # wide enough for every table
 
-Subparsers = argparse._SubParsersAction  # argparse has no public name for it
-
 
 class Command(Protocol):
     """A command: a module of `corlld.commands` that `corlld.cli` lists.
@@ -43,7 +41,11 @@ class Command(Protocol):
 
 
 def add_parser(
-    subparsers: "Subparsers[argparse.ArgumentParser]", name: str, summary: str, description: str, epilog: str
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    summary: str,
+    description: str,
+    epilog: str,
 ) -> argparse.ArgumentParser:
     """Add the parser of a command, or of an action below a command.
 
