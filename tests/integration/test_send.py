@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
 
 from corlld.cli import main
 from tests.support.commands import fails, set_topic
@@ -48,6 +49,15 @@ def records_of(bootstrap: str, topic: str) -> list[Any]:
 
         wait_until(all_read, f"all of {topic}")
         return sorted(records, key=lambda record: (record.partition, record.offset))
+
+
+def leads(bootstrap: str, topic: str) -> bool:
+    """Return whether the broker leads the topic: not for a moment after it was frozen for longer than its session."""
+    with KafkaConsumer(bootstrap_servers=bootstrap) as consumer:
+        try:
+            return bool(consumer.partitions_for_topic(topic))
+        except KafkaError:
+            return False
 
 
 def many_events(folder: Path) -> Path:
@@ -226,6 +236,7 @@ def test_an_interrupt_says_how_many_were_acknowledged_and_sending_again_brings_t
             os.kill(own_kafka_broker.pid, signal.SIGCONT)
     assert code == 130
     assert told[1:] == ["corlld: sending all of it again is safe: an event id is applied once"]
+    wait_until(lambda: leads(own_kafka_broker.bootstrap, "edits"), "the broker is back")
     acknowledged = int(told[0].removeprefix("corlld: interrupted: ").partition(" ")[0])
     assert MANY // 10 <= acknowledged < MANY
 
