@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import SECRET, clear_settings
-from tests.support.events import edit, write_events
+from tests.support.edits import edit, write_events
 
 
 @pytest.fixture

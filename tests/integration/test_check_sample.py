@@ -13,7 +13,7 @@ from corlld.cli import main
 from corlld.sources.kafka.newest_records import newest_records
 from corlld.sources.kafka.source import KafkaSource
 from tests.support.commands import SECRET, row, set_topic
-from tests.support.events import edit, lines
+from tests.support.edits import edit, lines
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.kafka.topics import PATIENCE_SECONDS, Reader, kafka_settings, produce, unique, wait_until
 

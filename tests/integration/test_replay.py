@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from corlld.cli import main
-from tests.support.events import edit, write_events
+from tests.support.edits import edit, write_events
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from corlld.cli import main
 from corlld.events.pseudonyms import Pseudonyms
 from tests.support.commands import SECRET, fails
 from tests.support.daemon_process import http_get
-from tests.support.events import append_events, edit, erasure
+from tests.support.edits import append_events, edit, erasure
 from tests.support.s3 import new_bucket_name, s3_server
 
 

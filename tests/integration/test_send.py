@@ -18,7 +18,7 @@ from kafka.errors import KafkaError
 
 from corlld.cli import main
 from tests.support.commands import fails, set_topic
-from tests.support.events import edit, lines
+from tests.support.edits import edit, lines
 from tests.support.kafka.broker import KafkaBroker, KafkaCluster
 from tests.support.kafka.topics import unique, wait_until
 

@@ -8,7 +8,7 @@ import pytest
 
 from corlld.cli import main
 from tests.support.commands import fails
-from tests.support.events import edit, write_events
+from tests.support.edits import edit, write_events
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.tiny_models import make_tiny_model
 

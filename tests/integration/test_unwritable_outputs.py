@@ -12,7 +12,7 @@ import pytest
 from corlld.errors import ExitCode
 from corlld.events.pseudonyms import Pseudonyms
 from tests.support.daemon_process import ENVIRON, ROOT, SECRET, START_SECONDS
-from tests.support.events import append_events, edit, write_events
+from tests.support.edits import append_events, edit, write_events
 
 CORLLD = (sys.executable, "-m", "corlld")
 

@@ -12,7 +12,7 @@ from corlld.commands.events_file import Contents, opened, validate
 from corlld.errors import ExitCode, FatalError
 from corlld.events.decoder import EventDecoder
 from corlld.settings.sections import EventSettings
-from tests.support.events import edit, erasure, lines
+from tests.support.edits import edit, erasure, lines
 
 DECODER = EventDecoder(EventSettings(max_text_chars=100), supports_messages=True, key_required=False)
 SECRET = "never-to-be-quoted"

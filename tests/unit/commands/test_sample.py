@@ -12,7 +12,7 @@ from corlld.events.decoder import EventDecoder
 from corlld.records import Record, SourcePartition, Tenure
 from corlld.settings.sections import EventSettings
 from tests.support.commands import row
-from tests.support.events import edit, erasure
+from tests.support.edits import edit, erasure
 
 SECRET = "kanari7731"
 

@@ -14,7 +14,7 @@ from corlld.commands.send import send
 from corlld.errors import ExitCode, FatalError, RetriableError, TooLargeForTopic
 from corlld.events.decoder import EventDecoder
 from corlld.settings.sections import EventSettings
-from tests.support.events import edit, lines
+from tests.support.edits import edit, lines
 
 DECODER = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
 PARTITION = 3
