@@ -1,4 +1,4 @@
-"""Whatever the bytes are, the decoder gives an event or an InvalidEvent, and quotes nothing."""
+"""Any bytes give an event or an InvalidEvent that quotes nothing."""
 
 import json
 
