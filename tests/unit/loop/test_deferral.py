@@ -366,7 +366,7 @@ def test_i6_a_lost_swap_drops_the_unsaved_updates_and_trains_what_the_other_owne
 
 
 def test_i9_the_user_trained_longest_ago_is_stored_where_host_memory_is_full() -> None:
-    size = 4_096 + 64 + 2 + 100  # a state with one event id; see residency
+    size = 4_096 + 64 + 2 + 100  # a state with one event id; see `memory.stored`
     parts = Deferring(state={"host_memory_bytes": 3 * size})
     users = ["ann", "bob", "cat", "dan", "eve"]
     source, daemon = parts.live(
