@@ -83,12 +83,7 @@ class Daemon:
             trainer=self._trainer,
             learner=learner,
             durability=Durability(
-                jobs=self._jobs,
-                pool=self._pool,
-                store=store,
-                publisher=publisher,
-                observer=self._observer,
-                publishing=settings.publishing.enabled,
+                self._jobs, self._pool, store, publisher, self._observer, publishing=settings.publishing.enabled
             ),
             observer=self._observer,
             clock=clock,
