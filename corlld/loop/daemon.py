@@ -21,6 +21,7 @@ from corlld.loop.durability import Durability
 from corlld.loop.intake import Intake
 from corlld.loop.jobs import Jobs
 from corlld.loop.offsets import LowWatermarks
+from corlld.loop.stages import Stages
 from corlld.observer import Observer
 from corlld.protocols import DeadLetters, Learner, Publisher, Source, StateStore
 from corlld.records import LoopStatus, PartitionStatus, Stage, Tenure
@@ -74,19 +75,12 @@ class Daemon:
         )
         self._trainer = ThreadPoolExecutor(1, "trainer")
         self._pool = ThreadPoolExecutor(settings.publishing.threads, "store")
+        durability = Durability(
+            self._jobs, self._pool, store, publisher, self._observer, publishing=settings.publishing.enabled
+        )
+        stages = Stages(settings, self._batcher, self._watermarks, self._intake, durability, self._observer, clock)
         self._claims = Claims(
-            settings,
-            batcher=self._batcher,
-            watermarks=self._watermarks,
-            intake=self._intake,
-            jobs=self._jobs,
-            trainer=self._trainer,
-            learner=learner,
-            durability=Durability(
-                self._jobs, self._pool, store, publisher, self._observer, publishing=settings.publishing.enabled
-            ),
-            observer=self._observer,
-            clock=clock,
+            settings, stages, self._batcher, self._jobs, self._trainer, learner, self._observer, clock
         )
         self._next_commit = 0.0
         self._next_status = -math.inf
