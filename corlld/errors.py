@@ -84,7 +84,7 @@ class LostSwap(CorlldError):
 
 
 class FatalError(CorlldError):
-    """The daemon can't go on. Its fate: it logs one sentence and exits with `exit_code`."""
+    """The daemon or a command can't go on. Its fate: it reports one sentence and exits with `exit_code`."""
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.INTERNAL) -> None:
         self.exit_code = exit_code

@@ -50,8 +50,8 @@ class Observer:
 
         Args:
             before: the user's figures before the micro-batch.
-            state: includes the micro-batch. Its version is still the stored one. It may never be stored itself, since
-                another micro-batch may follow first.
+            state: includes the micro-batch. Its version is still that of the stored state. It may never be stored
+                itself, since another micro-batch may follow first.
             events: the new edits, in order.
             outcome: the learner's outcome for them.
         """

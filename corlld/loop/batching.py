@@ -26,12 +26,12 @@ class Batcher:
 
     @property
     def full(self) -> bool:
-        """Whether the high mark is reached, where reading must pause."""
+        """True from the high mark on: reading must pause."""
         return self.events >= self._settings.max_buffered_events or self.chars >= self._settings.max_buffered_chars
 
     @property
     def has_room(self) -> bool:
-        """Whether the buffer is below the low mark, where reading may resume."""
+        """True below the low mark: reading may resume."""
         return (
             self.events < LOW_MARK * self._settings.max_buffered_events
             and self.chars < LOW_MARK * self._settings.max_buffered_chars

@@ -1,4 +1,4 @@
-"""Who is worked on, and when: claims for what is due, loads ahead, steps, the end of a tenure.
+"""Decides who is worked on, and when: claims, loads ahead, the start of a step, the end of a tenure.
 
 What happens to a claimed user is in `stages`. All of it runs in the loop's thread.
 """
@@ -22,7 +22,7 @@ class Claims:
     Args:
         settings: the limits of a step are read from `batching`.
         stages: has the claims, and takes each claimed user onward.
-        trainer: where steps run.
+        trainer: runs the steps.
         clock: monotonic seconds.
     """
 
@@ -55,7 +55,7 @@ class Claims:
 
     @property
     def under_way(self) -> bool:
-        """Whether any update has begun and must still become durable and visible.
+        """True if an update has begun that must still become durable and visible.
 
         Unsaved updates that a waiting erasure covers do not count.
         """
@@ -137,7 +137,7 @@ class Claims:
 
     @property
     def _room(self) -> int:
-        """How many more users may be claimed.
+        """The number of users that may be claimed now.
 
         Twice a step's worth of users trains or waits for it, and twice as many may be on their way out. Each holds a
         state, and a store that is away must not fill the memory with them.

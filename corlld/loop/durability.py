@@ -23,7 +23,7 @@ class Durability:
 
     Args:
         jobs: runs the tries, and repeats them.
-        pool: where the calls of store and publisher run.
+        pool: runs the calls of store and publisher.
         publishing: if False, states are stored and no version is made visible.
     """
 
@@ -153,6 +153,6 @@ class Durability:
         Returns False if the state has no version, or if publishing is off.
         """
         if state.erased:
-            self._publisher.withdraw(state)  # also where publishing was turned off since
+            self._publisher.withdraw(state)  # even if publishing was turned off since
             return True
         return self._publishing and self._publisher.publish(state) is not None

@@ -51,7 +51,7 @@ class Intake:
 
     @property
     def full(self) -> bool:
-        """Whether so many dead letters are pending that reading must pause."""
+        """True if so many dead letters are pending that reading must pause."""
         return self.pending >= MAX_PENDING_DEAD_LETTERS
 
     def admit(self, record: Record, now: float) -> Arrival | None:

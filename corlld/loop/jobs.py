@@ -48,7 +48,7 @@ class Unless(Generic[E]):
 
 @dataclass(frozen=True, slots=True)
 class Timed(Generic[T]):
-    """What a job returned, and how long it took."""
+    """The result of a job, and how long the job took."""
 
     result: T
     seconds: float

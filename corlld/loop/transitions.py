@@ -1,4 +1,4 @@
-"""How a user's next state follows from the present one: the exactly-once rules, as pure functions.
+"""Derives a user's next state from the present state: the exactly-once rules, as pure functions.
 
 An arrival is covered if the state's `applied` has passed its offset. It is a duplicate if its event id is among the
 recent ids. Both are judged when the step starts, against the very state that is trained.
@@ -72,7 +72,7 @@ def select(state: UserState | None, arrivals: Iterable[Arrival], already: Select
 def after_update(
     uid: str, state: UserState | None, selection: Selection, outcome: UpdateOutcome, recent_event_ids: int
 ) -> UserState:
-    """Return the state with the micro-batch in it. Its version is still the stored one; see `next_version`.
+    """Return the state with the micro-batch in it. Its version stays that of the stored state; see `next_version`.
 
     Args:
         uid: the user's pseudonym.

@@ -1,6 +1,6 @@
-"""Which states to load while their users' edits still gather, so that a due micro-batch does not wait for a load. Pure.
+"""Names the states to load while their users' edits still gather, so that no due micro-batch waits for a load. Pure.
 
-It loads nothing itself: it names the users, and the loop loads their states.
+It loads nothing itself; the loop does.
 """
 
 from collections import OrderedDict

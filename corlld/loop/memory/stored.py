@@ -66,7 +66,7 @@ class StoredStates:
         return held
 
     def put(self, uid: str, state: UserState | None, token: str) -> None:
-        """Keep the user's stored state in place of an earlier one. Other states leave to make room."""
+        """Keep the user's stored state, in place of an older state. Other states leave to make room."""
         self.drop(uid)
         self._states[uid] = StoredState(state, token)
         self.nbytes += state_nbytes(state)

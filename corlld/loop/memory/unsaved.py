@@ -20,7 +20,7 @@ BUFFER_SHARE = 0.5  # of the buffer, for arrivals of unsaved updates; below LOW_
 class Unsaved:
     """A user's updates since the stored state.
 
-    state: includes all the updates; its version is still the stored one.
+    state: includes all the updates; its version is still that of the stored state.
     token: belongs to the stored state.
     since: when the first update came back, in seconds on the daemon's clock.
     selection: the arrivals that are finished once the state is stored.
@@ -61,7 +61,7 @@ class UnsavedStates:
 
     Args:
         settings: after how many updates, or seconds, a state is due.
-        stored: the stored states, which share host memory with the unsaved ones.
+        stored: the stored states, which share host memory with the unsaved states.
         max_events, max_chars: limits of the buffer that counts the arrivals.
     """
 
