@@ -10,14 +10,14 @@ from corlld.records import LoopStatus, Polled, UserState
 from tests.support.daemon_parts import PSEUDONYMS, Parts
 from tests.support.fakes import Applied, ListingLearner, MemoryStore, ScriptedSource
 
-NEVER = 1e12  # seconds; a turn of these tests is some of them
+NEVER = 1e12  # seconds; a turn of these tests takes about one
 ANN, BOB = PSEUDONYMS.uid("ann"), PSEUDONYMS.uid("bob")
 
 
 class RecordingStore(MemoryStore):
-    """Remembers what was loaded and saved, in order, and that no user had two of them under way at once.
+    """Remembers loads and saves in order, and checks that no user has two of them under way at once.
 
-    `before_load` and `before_save` are called first, where they can be held up.
+    `before_load` and `before_save` are called first, so that a test can hold up a load or a save.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class LastStatus(Observer):
 
 
 class Deferring(Parts):
-    """Stores after 100 updates, each of one event; the clock is the test's."""
+    """A daemon that stores after 100 updates, each of a single event, on the test's own clock."""
 
     def __init__(self, **overrides: dict[str, Any]) -> None:
         super().__init__(
@@ -85,7 +85,7 @@ class Deferring(Parts):
         self.trained += [event.event_id for batch in batches for event in batch.events]
 
     def tick(self) -> float:
-        # A little each look, so that jobs that failed are tried again; and a second a turn, so that each is told.
+        # A little per look, so that failed jobs are tried again; about a second per turn, so that each is reported.
         self.seconds += 0.3
         return self.seconds
 
@@ -93,13 +93,13 @@ class Deferring(Parts):
         return [s.adapter.event_ids if isinstance(s.adapter, Applied) else () for s in self.store.saves]
 
     def live(self, *script: Polled | Callable[[], Polled]) -> tuple[ScriptedSource, Any]:
-        """A daemon on an input that does not end."""
+        """Return an input that does not end, and a daemon on it."""
         source = ScriptedSource(script, finite=False)
         return source, self.daemon(source)
 
 
 def when(condition: Callable[[], bool], then: Callable[[], None]) -> Callable[[], None]:
-    """For a source that idles: calls `then` once the condition holds."""
+    """Return an `idle` for a source: it calls `then` once the condition holds."""
     patience = iter(range(5_000))
 
     def idle() -> None:

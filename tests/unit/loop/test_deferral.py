@@ -1,4 +1,4 @@
-"""Updates that are not stored yet: when they become durable, and how they are given up (I1, I2, I6, I8, I9)."""
+"""Unsaved updates become durable when they are due, and are given up without a loss (I1, I2, I6, I8, I9)."""
 
 import threading
 from typing import Any
@@ -128,7 +128,7 @@ def test_what_the_stored_state_covers_is_finished_beside_unsaved_updates() -> No
 
 
 def stopped_while_another_trains(parts: Deferring, third: bytes) -> ScriptedSource:
-    """Ann's first edit is trained and not stored, bob's trains, `third` waits behind it, and then the daemon stops."""
+    """Run a daemon that stops while ann's first edit is trained but unsaved, bob's trains, and `third` waits behind."""
     hold, held = threading.Event(), threading.Event()
 
     def hold_bob(batches: Any) -> None:

@@ -29,7 +29,7 @@ class MemoryTopic:
 
 
 class TopicSource(ScriptedSource):
-    """Delivers a topic's records a few at a time, and now and then ends every tenure and begins new ones."""
+    """Delivers a topic's records a few at a time. Now and then it ends every tenure and begins new tenures."""
 
     numbers = 0
 
@@ -146,7 +146,7 @@ class FaultyParts(Parts):
             raise RetriableError("for now")
 
     def intrude(self) -> None:
-        """Another daemon takes everything over and finishes it, while this one is about to write."""
+        """Let another daemon take everything over and finish it, while this daemon is about to write."""
         if self.calm or not self.intruders or self.rng.random() > 0.2:
             return
         self.intruders -= 1
