@@ -11,7 +11,7 @@ from corlld.commands.shared import stdout_console
 from corlld.errors import ExitCode
 
 if TYPE_CHECKING:
-    from corlld.operations.metrics import Description
+    from corlld.operations.prometheus import Description
 
 NAME = "metrics"
 HELP = "print every metric with its type, its labels and its meaning"
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """See `Command`."""
-    from corlld.operations.metrics import Metrics
+    from corlld.operations.prometheus import Metrics
 
     descriptions = Metrics(started_at=0.0, buffer_limit_events=0).descriptions
     if arguments.markdown:
