@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
-from corlld.adapters.tensor_file import LENGTH_BYTES, header_length, read_tensors, write_tensors
+from corlld.adapters.tensor_file import LENGTH_BYTES, header_end, read_tensors, write_tensors
 from corlld.errors import StateUnreadable
 from corlld.records import DraftFigures, Head, UserState
 from corlld.state.snapshot import (
@@ -30,8 +30,8 @@ from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, s
 SNAPSHOT = encode(released_state())
 
 
-def _header(data: bytes) -> bytes:
-    return data[LENGTH_BYTES : LENGTH_BYTES + header_length(data)]
+def _beginning(data: bytes) -> bytes:
+    return data[: header_end(data)]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_another_users_snapshot_is_refused() -> None:
     with pytest.raises(StateUnreadable, match="another user"):
         decode(SNAPSHOT, OTHER_UID)
     with pytest.raises(StateUnreadable, match="another user"):
-        decode_header(_header(SNAPSHOT), OTHER_UID)
+        decode_header(_beginning(SNAPSHOT), OTHER_UID)
 
 
 def test_a_format_of_the_future_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_tensors_of_another_shape_are_refused() -> None:
 def test_no_message_quotes_the_content() -> None:
     secret = "canary-7f3a"  # an event id may be anything, a name too
     data = encode(replace(released_state(), recent_event_ids=(secret,)))
-    header = json.loads(_header(data))
+    header = json.loads(_beginning(data)[LENGTH_BYTES:])
     assert secret in header["__metadata__"]["corlld.state"]
     for position in range(len(data)):
         with pytest.raises(StateUnreadable) as caught:
@@ -196,7 +196,7 @@ def test_no_message_quotes_the_content() -> None:
 
 def test_the_header_alone_tells_all_but_the_tensors() -> None:
     state = released_state(5)
-    assert decode_header(_header(encode(state)), UID) == replace(state, adapter=None)
+    assert decode_header(_beginning(encode(state)), UID) == replace(state, adapter=None)
 
 
 def test_a_head_is_erased_until_there_is_a_version_again() -> None:
