@@ -21,6 +21,7 @@ from pathlib import Path
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
 from corlld.records import Head, StoreIdentity, UserState
+from corlld.state.generations import Generations
 from corlld.state.keys import NO_STATE, checked_uid, is_uid
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of
@@ -38,9 +39,7 @@ from corlld.system.durable_files import (
 )
 
 LEFT_OVER_AFTER_SECONDS = 3600.0  # no write takes as long: an older temporary file belongs to a process that is gone
-READ_ATTEMPTS = 10
 
-_GENERATION = re.compile(r"(\d{12})\.safetensors")
 _POSITION_NAME = re.compile(r"[0-9a-f]+")
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -106,22 +105,20 @@ class LocalFolderStore:
 
     def load(self, uid: str) -> tuple[UserState | None, str]:
         """See the protocol. A torn state is never passed over for the generation before."""
-        folder = self._folder(uid)
+        generations = self._generations(uid)
         with retriable(self._path):
-            for _ in range(READ_ATTEMPTS):
-                number = self._newest(folder)
-                if number is None:
-                    self._check_mounted()
-                    return None, NO_STATE
-                with contextlib.suppress(FileNotFoundError):  # another owner has moved on by two meanwhile
-                    data = _generation(folder, number).read_bytes()
-                    break
-            else:
-                raise RetriableError(f"{self._path}: states change faster than they can be read")
-            state = self._decode(data, uid, number)
+            found = generations.read_newest(Path.read_bytes)
+            if found is None:
+                self._check_mounted()
+                return None, NO_STATE
+            number, data = found
+            try:
+                state = decode(data, uid)
+            except StateUnreadable as error:
+                raise self._unreadable(uid, number, error) from None
             if self._opened:
                 # Offsets are committed because of what was read here, and a kill may have come before its fsync.
-                fsync_folder(folder)
+                fsync_folder(generations.folder)
                 fsync_folder(self._users)
                 if state.erased:
                     self._forget_before(uid, number)
@@ -129,29 +126,28 @@ class LocalFolderStore:
 
     def save(self, uid: str, state: UserState, token: str) -> str:
         """See the protocol. After a write of unknown outcome the next try raises LostSwap, so that the caller loads."""
-        folder = self._folder(uid)
+        generations = self._generations(uid)
         number = int(token) + 1
         data = encode(state, moments=self._moments)
         with retriable(self._path):
             if number == 1:
                 # Not its parents: `open` made them. If they are missing, the folder is no longer mounted.
                 with contextlib.suppress(FileExistsError):
-                    folder.mkdir(PERSONAL.folder)
+                    generations.folder.mkdir(PERSONAL.folder)
                 fsync_folder(self._users)
             temporary = self._temporary / f"{uid}-{secrets.token_hex(8)}"
             write_whole(temporary, data, PERSONAL)
-            own = _generation(folder, number)
             try:
-                link_new(temporary, own)
+                link_new(temporary, generations.file(number))
             except FileExistsError:
                 raise LostSwap("another owner stored this user's state first") from None
-            if self._newest(folder) != number:
-                own.unlink(missing_ok=True)
+            if generations.newest() != number:
+                generations.file(number).unlink(missing_ok=True)
                 raise LostSwap("another owner stored newer states of this user")
             if state.erased:
                 self._forget_before(uid, number)
             else:
-                self._remove_before(folder, number - 1)
+                generations.remove_before(number - 1)
         return str(number)
 
     def head(self, uid: str) -> Head | None:
@@ -161,27 +157,22 @@ class LocalFolderStore:
 
     def load_header(self, uid: str) -> UserState | None:
         """Return the newest state without its tensors. Quick: the checksum is not checked. Raises as `load`."""
-        folder = self._folder(uid)
         with retriable(self._path):
-            for _ in range(READ_ATTEMPTS):
-                number = self._newest(folder)
-                if number is None:
-                    return None
-                with contextlib.suppress(FileNotFoundError), _generation(folder, number).open("rb") as stream:
-                    try:
-                        beginning = stream.read(LENGTH_BYTES)
-                        beginning += stream.read(header_end(beginning) - LENGTH_BYTES)
-                        return decode_header(beginning, uid)
-                    except (ValueError, StateUnreadable) as error:
-                        raise self._unreadable(uid, number, error) from None
-        raise RetriableError(f"{self._path}: states change faster than they can be read")
+            found = self._generations(uid).read_newest(_read_beginning)
+        if found is None:
+            return None
+        number, beginning = found
+        try:
+            return decode_header(beginning, uid)
+        except StateUnreadable as error:
+            raise self._unreadable(uid, number, error) from None
 
     def uids(self) -> Iterator[str]:
         """See the protocol. In order."""
         self._check_mounted()
         with retriable(self._path):
             for folder in sorted(self._users.iterdir()):
-                if is_uid(folder.name) and self._newest(folder) is not None:
+                if is_uid(folder.name) and Generations(folder).newest() is not None:
                     yield folder.name
 
     def load_position(self, name: str) -> Mapping[str, str | int] | None:
@@ -205,37 +196,23 @@ class LocalFolderStore:
         with retriable(self._path):
             replace(self._position_file(name), json.dumps(dict(position), sort_keys=True).encode(), PERSONAL)
 
-    # --- generations --------------------------------------------------------------------------------------------------
+    # --- one user -----------------------------------------------------------------------------------------------------
 
-    def _folder(self, uid: str) -> Path:
-        return self._users / checked_uid(uid)
-
-    def _newest(self, folder: Path) -> int | None:
-        return max(_numbers(folder), default=None)
-
-    def _remove_before(self, folder: Path, number: int) -> None:
-        for older in _numbers(folder):
-            if older < number:
-                _generation(folder, older).unlink(missing_ok=True)
+    def _generations(self, uid: str) -> Generations:
+        return Generations(self._users / checked_uid(uid))
 
     def _forget_before(self, uid: str, number: int) -> None:
         """Remove all that is personal beside a tombstone: generations before it, and what a kill left over."""
-        folder = self._folder(uid)
-        self._remove_before(folder, number)
-        fsync_folder(folder)
+        generations = self._generations(uid)
+        generations.remove_before(number)
+        fsync_folder(generations.folder)
         for left_over in self._temporary.glob(f"{uid}-*"):
             left_over.unlink(missing_ok=True)
         fsync_folder(self._temporary)
 
-    def _decode(self, data: bytes, uid: str, number: int) -> UserState:
-        try:
-            return decode(data, uid)
-        except StateUnreadable as error:
-            raise self._unreadable(uid, number, error) from None
-
     def _unreadable(self, uid: str, number: int, error: Exception) -> StateUnreadable:
         return StateUnreadable(
-            f"{_generation(self._folder(uid), number)} can't be used: {error}. To repair: move the file away (the "
+            f"{self._generations(uid).file(number)} can't be used: {error}. To repair: move the file away (the "
             "generation before it is then the state), and send this user's records again, from its `applied` on"
         )
 
@@ -276,13 +253,10 @@ class LocalFolderStore:
             )
 
 
-def _generation(folder: Path, number: int) -> Path:
-    return folder / f"{number:012d}.safetensors"
-
-
-def _numbers(folder: Path) -> list[int]:
-    try:
-        names = [path.name for path in folder.iterdir()]
-    except FileNotFoundError:
-        return []
-    return [int(match[1]) for name in names if (match := _GENERATION.fullmatch(name))]
+def _read_beginning(path: Path) -> bytes:
+    """Read the file up to the end of its header; less if it has no header, which `decode_header` then reports."""
+    with path.open("rb") as stream:
+        beginning = stream.read(LENGTH_BYTES)
+        with contextlib.suppress(ValueError):
+            beginning += stream.read(header_end(beginning) - LENGTH_BYTES)
+        return beginning
