@@ -28,7 +28,7 @@ _ANNOUNCED = ("uid", "version", "name", "base_model", "base_revision", "digest")
 
 @dataclass(frozen=True, slots=True)
 class _Announcement:
-    """What the topic must say of a user last. value: None if the user was erased."""
+    """The value that a user must have on the topic in the end; None if the user was erased."""
 
     value: bytes | None
 

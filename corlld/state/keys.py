@@ -1,4 +1,4 @@
-"""What both state stores agree on about keys: how a user is named, and the token of a user without a state."""
+"""Keys that both state stores use alike: names of users, and the token of a user without a state."""
 
 import re
 

@@ -13,7 +13,7 @@ from corlld.publishing.target import PublishedVersion, integrity_alarm
 
 @dataclass
 class MemoryPlace:
-    """What the targets of several processes share: objects by name, each created by one writer alone."""
+    """The place that the targets of several processes share: objects by name, each created by one writer alone."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
     writable: bool = True
