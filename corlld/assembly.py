@@ -16,6 +16,8 @@ from corlld.learning.passages import passages
 from corlld.loop.daemon import Daemon
 from corlld.observer import Observer, Observers
 from corlld.protocols import Announcements, DeadLetters, Source, StateStore
+from corlld.publishing.folder import FolderTarget
+from corlld.publishing.target import Target
 from corlld.records import ModelInfo, Record, Stage, StoreIdentity
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import Settings
@@ -50,6 +52,11 @@ def build_store(settings: Settings) -> "LocalFolderStore | ObjectStore":
     except ImportError:
         raise ConfigurationError("state.url needs the extra `s3`: pip install 'corlld[s3]'") from None
     return ObjectStore(settings.state.url, moments=settings.snapshot.moments)
+
+
+def build_target(settings: Settings) -> Target:
+    """Build the publishing target that the settings name. It is not opened yet."""
+    return FolderTarget(settings.publishing.path)
 
 
 def no_store_yet(settings: Settings) -> str:
@@ -209,7 +216,6 @@ def _build(settings: Settings, observer: Observer, opened: ExitStack) -> Daemon:
     from corlld.learning.learner import CorllLearner
     from corlld.learning.model.resident import load_resident_model
     from corlld.publishing.announcer import Announcer
-    from corlld.publishing.folder import FolderTarget
     from corlld.publishing.publisher import AdapterPublisher
 
     resident = load_resident_model(settings.model, settings.adapter)
@@ -222,7 +228,7 @@ def _build(settings: Settings, observer: Observer, opened: ExitStack) -> Daemon:
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
     observer.starting(Stage.STATE)
     store.open(store_identity(settings, names, source, info), must_exist=source.has_commits())
-    target = FolderTarget(settings.publishing.path)
+    target = build_target(settings)
     if settings.publishing.enabled:
         target.open()
     announcer = None

@@ -4,11 +4,9 @@ It makes nothing that is not there yet. Of a store that is there it sees that it
 converted into the cache, as a run would.
 """
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,6 +16,7 @@ from corlld.assembly import (
     build_dead_letters,
     build_source,
     build_store,
+    build_target,
     dead_letter_file,
     newest_records,
     no_store_yet,
@@ -32,6 +31,7 @@ from corlld.records import ModelInfo
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import Settings
 from corlld.state.store import LocalFolderStore
+from corlld.system.durable_files import check_permission
 
 if TYPE_CHECKING:
     from corlld.learning.memory_plan import MemoryPlan
@@ -125,7 +125,7 @@ class Check:
             build_dead_letters(self._settings, self._topic_seconds()).close(self._left())
             return f"topic {self._settings.dead_letters.topic}"
         file = dead_letter_file(self._settings)
-        _may_write(file if file.exists() else file.parent)
+        check_permission(file if file.exists() else file.parent)
         return f"file {file}"
 
     def _check_announcements(self) -> str:
@@ -188,7 +188,7 @@ class Check:
             return SKIPPED + "it is compared with input and model, which were not found"
         if self._store.secret_fingerprint() is None and not self._source.has_commits():
             if self._settings.state.url is None:
-                _may_write(self._settings.state.path)
+                check_permission(self._settings.state.path)
             return no_store_yet(self._settings)
         identity = store_identity(self._settings, pseudonyms(self._settings), self._source, self._model)
         self._store.open(identity, must_exist=self._source.has_commits())
@@ -197,8 +197,7 @@ class Check:
     def _check_adapters(self) -> str:
         if not self._settings.publishing.enabled:
             return "not published, as publishing.enabled is off"
-        _may_write(self._settings.publishing.path)
-        return f"published to {self._settings.publishing.path}"
+        return f"published to {build_target(self._settings).check()}"
 
     def _check_sample(self) -> str:
         if self._source is None:
@@ -242,13 +241,6 @@ def check(settings: Settings, console: Console, *, sample: int | None = None) ->
         sample: also read so many of the newest records, and tell what they hold.
     """
     return Check(settings, console, sample).run()
-
-
-def _may_write(path: Path) -> None:
-    """Whether the path, or the nearest folder above it that exists, can be written. Raises FatalError."""
-    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    if not os.access(existing, os.W_OK | (os.X_OK if existing.is_dir() else 0)):
-        raise FatalError(f"{existing} can't be written", ExitCode.CANNOT_WRITE)
 
 
 def _megabytes(count: int) -> str:
