@@ -7,6 +7,15 @@ from rich.table import Table
 
 from corlld.operations.metrics import Description
 
+_PAGE_HEAD = """\
+# Metrics
+
+`make docs` writes this page. Do not edit it.
+
+The daemon serves these metrics at `/metrics`: see [Watch it](README.md#watch-it). Counters count again what a restart
+replays. The figures in the users' states do not: see `corlld state show --json`.
+"""
+
 
 def table(descriptions: Sequence[Description]) -> Table:
     """For people."""
@@ -20,8 +29,8 @@ def table(descriptions: Sequence[Description]) -> Table:
 
 
 def markdown(descriptions: Sequence[Description]) -> str:
-    """For the README."""
-    lines = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    """Return the page deploy/METRICS.md: a heading and a table."""
+    lines = [_PAGE_HEAD, "| metric | type | labels | meaning |", "|---|---|---|---|"]
     for each in descriptions:
         labels = ", ".join(f"`{label}`" for label in each.labels)
         lines.append(f"| `{each.name}` | {each.type} | {labels} | {each.help.replace('|', chr(92) + '|')} |")
