@@ -1,7 +1,8 @@
-"""The README's guide "Connect your own Kafka", its commands run verbatim, against a real broker and a tiny model.
+"""Run the commands of the guide "Connect your own Kafka" verbatim, against a real broker and a tiny model.
 
-Blocks of the kind "sh" run, in one shell. Those of the kind "sh root" need systemd, Grafana and a machine of one's own:
-of these it is checked that every file they copy is there, and goes where the file itself says.
+The guide is a section of deploy/README.md. Blocks of the kind "sh" run, in one shell. Blocks of the kind "sh root" need
+systemd, Grafana and a whole machine. The tests check only that each file that these blocks copy exists, and that the
+file itself names the same place.
 """
 
 import os
@@ -22,26 +23,29 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from tests.support.kafka.broker import KafkaBroker, free_ports, java
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "deploy/README.md"
 PATIENCE_SECONDS = 300
 NOT_CLONED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
 
 
+def guide() -> str:
+    (text,) = re.findall(r"<!-- guide:begin -->\n(.*?)<!-- guide:end -->", PAGE.read_text(), re.DOTALL)
+    return str(text)
+
+
 def blocks(kind: str) -> list[str]:
-    (guide,) = re.findall(r"<!-- guide:begin -->\n(.*?)<!-- guide:end -->", (ROOT / "README.md").read_text(), re.DOTALL)
-    return re.findall(rf"^```{kind}\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{kind}\n(.*?)^```$", guide(), re.DOTALL | re.MULTILINE)
 
 
 def test_every_block_of_the_guide_is_of_a_kind_that_is_tested() -> None:
-    text = (ROOT / "README.md").read_text()
-    guide = text[text.index("<!-- guide:begin -->") : text.index("<!-- guide:end -->")]
-    assert guide.count("```") == 2 * len(blocks("sh") + blocks("sh root"))
+    assert guide().count("```") == 2 * len(blocks("sh") + blocks("sh root"))
     assert len(blocks("sh")) >= 5
     assert len(blocks("sh root")) >= 3
 
 
 @pytest.fixture
 def dependencies(tmp_path: Path) -> Path:
-    """What is installed here but for corlld and pip, to be found by an environment that gets corlld alone."""
+    """What is installed here except corlld and pip, for an environment that gets corlld only."""
     folder = tmp_path / "dependencies"
     folder.mkdir()
     for installed in Path(sysconfig.get_path("purelib")).iterdir():
