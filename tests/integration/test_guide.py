@@ -45,7 +45,7 @@ def test_every_block_of_the_guide_is_of_a_kind_that_is_tested() -> None:
 
 @pytest.fixture
 def dependencies(tmp_path: Path) -> Path:
-    """What is installed here except corlld and pip, for an environment that gets corlld only."""
+    """Make a folder with all packages installed here except corlld and pip, for an environment with only corlld."""
     folder = tmp_path / "dependencies"
     folder.mkdir()
     for installed in Path(sysconfig.get_path("purelib")).iterdir():
@@ -56,7 +56,7 @@ def dependencies(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def machine(tmp_path: Path, dependencies: Path, tiny_model: Path, own_kafka_broker: KafkaBroker) -> Mapping[str, str]:
-    """The environment of the guide's shell: its own variables, Kafka's tool, and a pip that downloads nothing."""
+    """Return the environment of the guide's shell: its variables, Kafka's tool, and a pip that downloads nothing."""
     programs = tmp_path / "programs"
     programs.mkdir()
     tool = programs / "kafka-topics.sh"
@@ -79,7 +79,7 @@ def machine(tmp_path: Path, dependencies: Path, tiny_model: Path, own_kafka_brok
         "ETC": str(tmp_path / "etc"),
         "VAR": str(tmp_path / "var"),
         "HTTP": f"127.0.0.1:{port}",
-        "CORLLD_BATCHING__FLUSH_AFTER_SECONDS": "1",  # a person waits ten seconds more gladly than a test
+        "CORLLD_BATCHING__FLUSH_AFTER_SECONDS": "1",  # the default is ten: too long for a test
     }
 
 
@@ -131,7 +131,7 @@ def test_the_guide_leads_from_an_empty_machine_to_adapters(
 
 
 def copies() -> list[tuple[Path, str]]:
-    """Of the blocks for root: each file that is copied, and where to."""
+    """Return each file that the blocks for root copy, with its target."""
     commands = [shlex.split(line) for block in blocks("sh root") for line in block.splitlines()]
     return [(ROOT / source, words[-1]) for words in commands if words[0] == "cp" for source in words[1:-1]]
 
@@ -140,7 +140,7 @@ def test_what_the_guide_copies_is_there_and_goes_where_the_file_says() -> None:
     assert {source.name for source, _ in copies()} >= {"corlld.service", "corlld.sysusers", "alerts.yml", "corlld.json"}
     for source, target in copies():
         assert source.is_file(), source
-        if source.suffix == ".json":  # has no comments: the file that tells Grafana of it says where
+        if source.suffix == ".json":  # JSON has no comments; the provisioning file names the place
             source = ROOT / "deploy/grafana/provisioning/dashboards/corlld.yml"
         assert target.rstrip("/") in source.read_text(), source
 
