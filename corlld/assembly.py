@@ -147,9 +147,9 @@ def watched(settings: Settings) -> Iterator[Observer]:
     from corlld.operations.http import serving
     from corlld.operations.liveness import Liveness
     from corlld.operations.logs import LogWatch
-    from corlld.operations.metrics import Metrics
     from corlld.operations.metrics_observer import MetricsObserver
     from corlld.operations.notify import Notifier, NotifySocket, watchdog_timeout
+    from corlld.operations.prometheus import Metrics
     from corlld.operations.site import Site
 
     liveness = Liveness(settings.operations.stall_after_seconds)

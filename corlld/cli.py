@@ -136,7 +136,7 @@ def _settings(arguments: argparse.Namespace) -> int:
 
 def _metrics(arguments: argparse.Namespace) -> int:
     from corlld.commands import metrics_table
-    from corlld.operations.metrics import Metrics
+    from corlld.operations.prometheus import Metrics
 
     descriptions = Metrics(started_at=0.0, buffer_limit_events=0).descriptions
     if arguments.markdown:

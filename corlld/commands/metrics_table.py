@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from corlld.operations.metrics import Description
+from corlld.operations.prometheus import Description
 
 _PAGE_HEAD = """\
 # Metrics

@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from corlld.cli import main
 from corlld.commands.metrics_table import markdown
-from corlld.operations.metrics import Metrics
+from corlld.operations.prometheus import Metrics
 
 
 def test_the_table_lists_exactly_what_is_exposed_besides_the_process_and_python() -> None:
