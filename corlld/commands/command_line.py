@@ -97,12 +97,12 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 
     text = "print every setting with its default as a commented TOML file"
     plain = subparsers.add_parser("settings", help=text, description=text[0].upper() + text[1:] + ".")
-    plain.add_argument("--markdown", action="store_true", help="print the page deploy/SETTINGS.md")
+    plain.add_argument("--markdown", action="store_true", help="as the tables of the README")
     plain.set_defaults(command=commands["settings"])
 
     text = "print every metric with its type, its labels and what it means"
     metrics = subparsers.add_parser("metrics", help=text, description=text[0].upper() + text[1:] + ".")
-    metrics.add_argument("--markdown", action="store_true", help="print the page deploy/METRICS.md")
+    metrics.add_argument("--markdown", action="store_true", help="as a Markdown table")
     metrics.set_defaults(command=commands["metrics"])
 
     uid = add("uid", "print the pseudonym of a user: what files, logs and topics call them")
