@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from corlld.bench.figures import FIGURES
-from corlld.cli import COMMANDS, main
-from corlld.commands.command_line import build_parser
+from corlld.cli import COMMANDS, build_parser, main
 from corlld.events.decoder import EventDecoder
 from corlld.settings.sections import EventSettings
 from corlld.settings.words import KEYS, SECTIONS, is_secret

@@ -4,8 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
-from corlld.cli import COMMANDS
-from corlld.commands.command_line import build_parser
+from corlld.cli import COMMANDS, build_parser
+from corlld.commands import run
 from corlld.errors import ExitCode
 from corlld.operations.notify import EXTENSION_SECONDS, PINGS_PER_TIMEOUT, STOP_MARGIN_SECONDS
 from corlld.settings.load import DEFAULT_FILE
@@ -36,7 +36,7 @@ def test_the_units_command_line_is_one_of_corlld() -> None:
     command, *arguments = shlex.split(unit_value("ExecStart"))
     assert Path(command).name == "corlld"
     parsed = build_parser(COMMANDS).parse_args(arguments)
-    assert (parsed.command.__name__, parsed.config) == ("_run", DEFAULT_FILE)
+    assert (parsed.run, parsed.config) == (run.run, DEFAULT_FILE)
 
 
 def test_the_units_folders_are_those_of_the_settings_and_its_umask_leaves_the_modes() -> None:

@@ -5,7 +5,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from corlld.cli import main
-from corlld.commands.metrics_table import markdown
+from corlld.commands.metrics import markdown
 from corlld.operations.prometheus import Metrics
 
 
