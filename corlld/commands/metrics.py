@@ -21,6 +21,14 @@ examples:
   corlld metrics
   corlld metrics | grep dead_letter
 """
+_PAGE_HEAD = """\
+# Metrics
+
+`make docs` writes this page. Do not edit it.
+
+The daemon serves these metrics at `/metrics`: see [Watch it](README.md#watch-it). Counters count again what a restart
+replays. The figures in the users' states do not: see `corlld state show --json`.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def markdown(descriptions: Sequence["Description"]) -> str:
-    """Render the metrics as a Markdown table, for the documentation."""
-    lines = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    """Return the page deploy/METRICS.md: a heading and a table."""
+    lines = [_PAGE_HEAD, "| metric | type | labels | meaning |", "|---|---|---|---|"]
     for each in descriptions:
         labels = ", ".join(f"`{label}`" for label in each.labels)
         lines.append(f"| `{each.name}` | {each.type} | {labels} | {each.help.replace('|', chr(92) + '|')} |")

@@ -1,4 +1,4 @@
-"""Settings in words, made from their models: allowed values, the default TOML file, tables in Markdown.
+"""Settings in words, made from their models: allowed values, the default TOML file, the page deploy/SETTINGS.md.
 
 Knows only the JSON schema of the models, neither files nor the environment.
 """
@@ -87,14 +87,22 @@ def render_default_toml() -> str:
 
 
 def render_markdown() -> str:
-    """Return Markdown tables of every setting, one table per section."""
-    blocks = []
+    """Return the page deploy/SETTINGS.md: a heading, and one table per section."""
+    blocks = [_PAGE_HEAD]
     for section, meaning in SECTIONS.items():
         rows = [_row(name) for name in KEYS if name[0] == section]
-        blocks.append("\n".join([f"`[{section}]` {meaning}", "", *_TABLE_HEAD, *rows]))
+        blocks.append("\n".join([f"## `[{section}]`", "", meaning, "", *_TABLE_HEAD, *rows]))
     return "\n\n".join(blocks) + "\n"
 
 
+_PAGE_HEAD = """\
+# Settings
+
+`make docs` writes this page. Do not edit it.
+
+Settings come from the TOML file, from the environment (`CORLLD_<SECTION>__<KEY>`) and, for secrets, from credential
+files: see [Settings and secrets](README.md#settings-and-secrets). `corlld settings` prints the same as a commented
+TOML file."""
 _TABLE_HEAD = ("| key | default | allowed | meaning |", "|---|---|---|---|")
 
 
