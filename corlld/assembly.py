@@ -15,7 +15,7 @@ from corlld.events.pseudonyms import Pseudonyms
 from corlld.learning.passages import passages
 from corlld.loop.daemon import Daemon
 from corlld.observer import Observer, Observers
-from corlld.protocols import Announcements, DeadLetters, Source, StateStore
+from corlld.protocols import Announcements, DeadLetters, PositionStore, Source
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.target import Target
 from corlld.records import ModelInfo, Record, Stage, StoreIdentity
@@ -64,7 +64,7 @@ def no_store_yet(settings: Settings) -> str:
     return f"none yet in {settings.state.url or settings.state.path}; `corlld run` makes it"
 
 
-def build_source(settings: Settings, store: StateStore) -> Source:
+def build_source(settings: Settings, positions: PositionStore) -> Source:
     """The input that the settings name, not started yet."""
     if settings.source.kind == "kafka":
         from corlld.sources.kafka.source import KafkaSource
@@ -73,7 +73,7 @@ def build_source(settings: Settings, store: StateStore) -> Source:
     from corlld.sources.jsonl.source import JsonlSource
 
     assert settings.source.path is not None  # noqa: S101 - check_for_run has seen to it
-    return JsonlSource(settings.source.path, follow=settings.source.follow, positions=store)
+    return JsonlSource(settings.source.path, follow=settings.source.follow, positions=positions)
 
 
 def newest_records(settings: Settings, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
@@ -91,12 +91,12 @@ def newest_records(settings: Settings, limit: int, timeout_seconds: float) -> Ge
 def build_dead_letters(settings: Settings, timeout_seconds: float) -> DeadLetters:
     """Where records are set aside, reached."""
     if settings.source.kind == "kafka":
-        from corlld.sources.kafka.source import KafkaDeadLetters
+        from corlld.sources.kafka.producers import KafkaDeadLetters
 
         letters = KafkaDeadLetters(settings.kafka, settings.dead_letters)
         letters.start(timeout_seconds)
         return letters
-    from corlld.sources.jsonl.source import JsonlDeadLetters
+    from corlld.sources.jsonl.letter_file import JsonlDeadLetters
 
     return JsonlDeadLetters(dead_letter_file(settings), settings.dead_letters)
 
@@ -110,7 +110,7 @@ def build_announcements(settings: Settings, timeout_seconds: float) -> Announcem
     """The topic of newest versions, reached; None where the settings name none."""
     if settings.publishing.announce_topic is None or not settings.publishing.enabled:
         return None
-    from corlld.sources.kafka.source import KafkaAnnouncements
+    from corlld.sources.kafka.producers import KafkaAnnouncements
 
     announcements = KafkaAnnouncements(settings.kafka, settings.publishing.announce_topic)
     announcements.start(timeout_seconds)

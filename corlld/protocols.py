@@ -76,6 +76,23 @@ class Source(Protocol):
         """Commit for the last time, leave the group (a static member stays) and let go of everything."""
 
 
+class PositionStore(Protocol):
+    """Keeps how far an input was read that keeps no commits itself (a file; a topic needs none).
+
+    Positions lie beside the states, as `positions/<name>.json` of the local folder or of the bucket, so that both are
+    restored together: the store of states implements this protocol too.
+    """
+
+    def load_position(self, name: str) -> Mapping[str, str | int] | None:
+        """Return what was saved last under a name that the source chose ([0-9a-f]+); None if there is nothing.
+
+        Raises FatalError if it is corrupt, RetriableError.
+        """
+
+    def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
+        """Durably replace what is saved under this name. Raises RetriableError."""
+
+
 class DeadLetters(Protocol):
     """Where records that can't be applied are set aside."""
 
@@ -150,12 +167,6 @@ class StateStore(Protocol):
 
     def uids(self) -> Iterator[str]:
         """Every user that has a state or a tombstone."""
-
-    def load_position(self, name: str) -> Mapping[str, str | int] | None:
-        """A file source's position and identity, by a name that the source chooses ([0-9a-f]+)."""
-
-    def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
-        """Durably replace it."""
 
 
 class Publisher(Protocol):

@@ -104,8 +104,8 @@ class Check:
         return f"complete; users' pseudonyms are made with the secret {pseudonyms(self._settings).fingerprint}"
 
     def _check_source(self) -> str:
-        self._store = build_store(self._settings)
-        source = self._opened = build_source(self._settings, self._store)
+        self._store = store = build_store(self._settings)
+        source = self._opened = build_source(self._settings, store)
         try:
             source.start(self._left())
         except (UnavailableError, ConfigurationError) as error:

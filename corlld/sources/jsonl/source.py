@@ -9,16 +9,14 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import structlog
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, RetriableError, UnavailableError
+from corlld.protocols import PositionStore
 from corlld.records import Polled, Record, SourcePartition, Tenure
-from corlld.sources.jsonl.letter_file import JsonlDeadLetters
 from corlld.system.lines import read_line
-
-__all__ = ["JsonlDeadLetters", "JsonlSource", "PositionStore"]
 
 log = structlog.get_logger("corlld.jsonl")
 
@@ -27,14 +25,6 @@ HEAD_BYTES = 64 * 1024  # so much of the file's beginning tells whether it is st
 MAX_POLL_LINES = 500
 MAX_POLL_BYTES = 4 * 1024 * 1024
 RETRY_SECONDS = 0.1
-
-
-class PositionStore(Protocol):
-    """The part of `StateStore` that a file source needs."""
-
-    def load_position(self, name: str) -> Mapping[str, str | int] | None: ...
-
-    def save_position(self, name: str, position: Mapping[str, str | int]) -> None: ...
 
 
 class JsonlSource:

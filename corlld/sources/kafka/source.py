@@ -18,11 +18,8 @@ from corlld.records import Polled, Record, Tenure
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.client import TopicLookup, TopicView, connect
 from corlld.sources.kafka.options import LOOKUP_SECONDS, consumer_options
-from corlld.sources.kafka.producers import KafkaAnnouncements, KafkaDeadLetters
 from corlld.sources.kafka.refusals import fatal_error, recreated
 from corlld.sources.kafka.tenures import RebalanceListener, Tenures, keep_joining
-
-__all__ = ["KafkaAnnouncements", "KafkaDeadLetters", "KafkaSource"]
 
 log = structlog.get_logger("corlld.kafka")
 
