@@ -1,6 +1,6 @@
 """The seams between the daemon's loop and its parts. The loop sees these, never an implementation."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -10,12 +10,70 @@ from corlld.records import (
     Head,
     ModelInfo,
     Polled,
+    Record,
     StoreIdentity,
     Tenure,
     TrainingBatch,
     UpdateOutcome,
     UserState,
 )
+
+
+class Input(Protocol):
+    """One kind of input, made from the settings. It reaches nothing until a method is called that says so.
+
+    A new kind is one folder below `corlld/sources`, one section of settings (and its name in `source.kind`), and one
+    line in `corlld.assembly`. It passes tests/contract/test_inputs.py and test_sources.py.
+
+    The loop compares and stores offsets: they are integers that increase within a partition. An input with other
+    positions (Redis streams have `1712-0`) encodes them as integers; that is the duty of its `Source`.
+    """
+
+    @property
+    def kind(self) -> str:
+        """The value of `source.kind` that names this input."""
+
+    @property
+    def has_keys(self) -> bool:
+        """True if each record must carry its user's id as its key, so that one partition holds all of a user."""
+
+    @property
+    def group(self) -> str:
+        """Names the readers that share commits. `store.json` keeps it: a store belongs to one group."""
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """`host:port` of what records and dead letters need; empty for files. If it is away, both are."""
+
+    def problems(self) -> Mapping[str, str]:
+        """Return what the settings lack for this input: a sentence by the setting's dotted name. Reaches nothing.
+
+        The other methods may be called if there is none.
+        """
+
+    def source(self, positions: "PositionStore") -> "Source":
+        """Return the source of records, not started. `positions`: for a source whose input keeps no commits."""
+
+    def describe(self, source: "Source") -> str:
+        """Return what `corlld check` says of the input, once `source` was started."""
+
+    def dead_letters(self, timeout_seconds: float) -> "DeadLetters":
+        """Return where records are set aside, reached.
+
+        Raises UnavailableError after `timeout_seconds`, ConfigurationError where waiting can't help.
+        """
+
+    def check_dead_letters(self, timeout_seconds: float) -> str:
+        """Check that dead letters can be sent. Sends and makes nothing. Returns their place, for `corlld check`.
+
+        Raises FatalError (the errors of `dead_letters` among them).
+        """
+
+    def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
+        """Yield the last `limit` records, or all if there are fewer. Joins no group, locks and commits nothing.
+
+        Ends after `timeout_seconds`, if it waits for servers. Raises UnavailableError, ConfigurationError.
+        """
 
 
 class Source(Protocol):

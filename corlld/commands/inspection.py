@@ -13,12 +13,9 @@ from rich.console import Console
 
 from corlld.assembly import (
     build_announcements,
-    build_dead_letters,
-    build_source,
+    build_input,
     build_store,
     build_target,
-    dead_letter_file,
-    newest_records,
     no_store_yet,
     pseudonyms,
     store_identity,
@@ -47,13 +44,14 @@ class Check:
 
     def __init__(self, settings: Settings, console: Console, sample: int | None) -> None:
         self._settings = settings
+        self._input = build_input(settings)
         self._sample_limit = sample
         self._console = console
         self._deadline = time.monotonic() + settings.operations.startup_timeout_seconds
         self._store: StateStore = LocalFolderStore(settings.state.path)  # until the settings were looked at
         self._opened: Source | None = None
         self._source: Source | None = None  # once it was reached
-        self._broker_away = False
+        self._away: frozenset[str] = frozenset()  # the servers of an input that was not reached
         self._model: ModelInfo | None = None
         self._plan: MemoryPlan | None = None
         self._sample: Sample | None = None
@@ -75,7 +73,7 @@ class Check:
         if self._opened is not None:
             self._opened.close({}, self._left())
         if self._sample is not None and self._sample.records:
-            self._console.print(sample_table(self._sample, has_keys=self._settings.source.kind == "kafka"))
+            self._console.print(sample_table(self._sample, has_keys=self._input.has_keys))
         return self.exit_code
 
     def _look(self, name: str, check: Callable[[], str]) -> bool:
@@ -99,37 +97,30 @@ class Check:
         return max(TOPIC_SECONDS, self._left())
 
     def _check_settings(self) -> str:
-        if problems := check_for_run(self._settings):
+        if problems := check_for_run(self._settings, self._input.problems()):
             raise ConfigurationError("\n".join(problems))
         return f"complete; users' pseudonyms are made with the secret {pseudonyms(self._settings).fingerprint}"
 
     def _check_source(self) -> str:
         self._store = store = build_store(self._settings)
-        source = self._opened = build_source(self._settings, store)
+        source = self._opened = self._input.source(store)
         try:
             source.start(self._left())
-        except (UnavailableError, ConfigurationError) as error:
-            self._broker_away = self._settings.source.kind == "kafka" and not isinstance(error, MissingTopicError)
+        except MissingTopicError:  # its broker answers
+            raise
+        except (UnavailableError, ConfigurationError):
+            self._away = frozenset(self._input.servers)
             raise
         self._source = source
-        known = "has committed before" if source.has_commits() else "is new"
-        if self._settings.source.kind == "kafka":
-            kafka = self._settings.kafka
-            return f"topic {kafka.topic} of cluster {source.cluster_id}; group {kafka.group_id} {known}"
-        return f"the file can be read; its reader {known}"
+        return self._input.describe(source)
 
     def _check_dead_letters(self) -> str:
-        if self._broker_away:
+        if self._away:
             return SKIPPED + BROKER_AWAY
-        if self._settings.source.kind == "kafka":
-            build_dead_letters(self._settings, self._topic_seconds()).close(self._left())
-            return f"topic {self._settings.dead_letters.topic}"
-        file = dead_letter_file(self._settings)
-        check_permission(file if file.exists() else file.parent)
-        return f"file {file}"
+        return self._input.check_dead_letters(self._topic_seconds())
 
     def _check_announcements(self) -> str:
-        if self._broker_away:
+        if not self._away.isdisjoint(self._settings.kafka.bootstrap_servers):
             return SKIPPED + BROKER_AWAY
         if (announcements := build_announcements(self._settings, self._topic_seconds())) is None:
             return "off, as publishing.enabled is"
@@ -190,7 +181,7 @@ class Check:
             if self._settings.state.url is None:
                 check_permission(self._settings.state.path)
             return no_store_yet(self._settings)
-        identity = store_identity(self._settings, pseudonyms(self._settings), self._source, self._model)
+        identity = store_identity(pseudonyms(self._settings), self._input, self._source, self._model)
         self._store.open(identity, must_exist=self._source.has_commits())
         return f"{place} belongs to these settings; it holds {sum(1 for _ in self._store.uids())} users"
 
@@ -206,11 +197,11 @@ class Check:
         decoder = EventDecoder(
             self._settings.events,
             supports_messages=supports_messages,
-            key_required=self._settings.source.kind == "kafka",
+            key_required=self._input.has_keys,
         )
         sample = self._sample = Sample(decoder)
         deadline = time.monotonic() + SAMPLE_SECONDS
-        with closing(newest_records(self._settings, self._sample_limit or 0, SAMPLE_SECONDS)) as records:
+        with closing(self._input.newest_records(self._sample_limit or 0, SAMPLE_SECONDS)) as records:
             for record in records:
                 sample.add(record)
                 if time.monotonic() > deadline:
