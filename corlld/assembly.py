@@ -1,4 +1,4 @@
-"""Puts the parts together: the one place that knows which implementation stands behind which protocol."""
+"""Puts the parts together. Only this module knows which implementation stands behind which protocol."""
 
 import os
 import time
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("corlld.start")
 
-CLOSE_SECONDS = 5.0  # for each part, when the start has failed
+CLOSE_SECONDS = 5.0  # per part, after a failed start
 
 INPUTS: Mapping[str, Callable[[Settings], Input]] = {  # by `source.kind`
     KafkaInput.kind: KafkaInput,
@@ -41,7 +41,10 @@ INPUTS: Mapping[str, Callable[[Settings], Input]] = {  # by `source.kind`
 
 
 def pseudonyms(settings: Settings) -> Pseudonyms:
-    """Raises ConfigurationError without a secret."""
+    """Return what makes uids of user ids, under the secret of the settings.
+
+    Raises ConfigurationError if there is no secret.
+    """
     if settings.identity.secret is None:
         raise ConfigurationError(
             "identity.secret is not set: put at least 32 characters into the credential file `uid_secret` or into "
@@ -51,7 +54,10 @@ def pseudonyms(settings: Settings) -> Pseudonyms:
 
 
 def build_store(settings: Settings) -> "LocalFolderStore | ObjectStore":
-    """The state store that the settings name, not opened yet. Raises ConfigurationError."""
+    """Return the state store that the settings name, not opened yet.
+
+    Raises ConfigurationError if its package is not installed, or its URL can't be used.
+    """
     if settings.state.url is None:
         return LocalFolderStore(settings.state.path, settings.snapshot.moments)
     try:
@@ -67,17 +73,20 @@ def build_target(settings: Settings) -> Target:
 
 
 def no_store_yet(settings: Settings) -> str:
-    """What a look says where no run has made the store yet."""
+    """Return the sentence for a store that no run has made yet."""
     return f"none yet in {settings.state.url or settings.state.path}; `corlld run` makes it"
 
 
 def build_input(settings: Settings) -> Input:
-    """The input that the settings name. Nothing is reached yet."""
+    """Return the input that the settings name. Nothing is reached yet."""
     return INPUTS[settings.source.kind](settings)
 
 
 def build_announcements(settings: Settings, timeout_seconds: float) -> Announcements | None:
-    """The topic of newest versions, reached; None where the settings name none."""
+    """Return the topic of newest versions, reached; None if nothing is to be announced.
+
+    Raises UnavailableError after `timeout_seconds`, ConfigurationError where waiting can't help.
+    """
     if settings.publishing.announce_topic is None or not settings.publishing.enabled:
         return None
     from corlld.sources.kafka.producers import KafkaAnnouncements
@@ -88,9 +97,9 @@ def build_announcements(settings: Settings, timeout_seconds: float) -> Announcem
 
 
 def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicProducer":
-    """The topic of edit events, reached. For `corlld send`: needs the settings of `kafka` alone.
+    """Return a producer for the topic of edit events, reached. `corlld send` needs no settings but those of `kafka`.
 
-    Raises ConfigurationError, UnavailableError.
+    Raises UnavailableError after `timeout_seconds`, ConfigurationError where waiting can't help.
     """
     from corlld.sources.kafka.producers import TopicProducer
 
@@ -102,7 +111,7 @@ def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicPr
 
 
 def store_identity(names: Pseudonyms, the_input: Input, source: Source, model: ModelInfo) -> StoreIdentity:
-    """What `store.json` has to say for a daemon of these parts to go on with the store. `source` was started."""
+    """Return what `store.json` must say so that a daemon of these parts may use the store. `source` was started."""
     return StoreIdentity(
         secret_fingerprint=names.fingerprint,
         cluster_id=source.cluster_id,
@@ -115,10 +124,12 @@ def store_identity(names: Pseudonyms, the_input: Input, source: Source, model: M
 
 @contextmanager
 def watched(settings: Settings) -> Iterator[Observer]:
-    """Who keeps metrics and health, served over HTTP while the block runs, where the settings say so, who tells the
-    supervisor, where the environment names one, and who ends a daemon whose log can't be written.
+    """Build the observers: health, metrics, systemd notifier, log watch.
 
-    Raises UnavailableError where the port is taken, ConfigurationError where the address can't be listened at.
+    While the block runs, health and metrics are served over HTTP if `operations.http_address` is set. The notifier is
+    silent if the environment names no supervisor. The log watch ends a daemon whose log can't be written.
+
+    Raises UnavailableError if the port is taken, ConfigurationError if the address can't be listened at.
     """
     from corlld.operations.health import Health
     from corlld.operations.http import serving
@@ -138,7 +149,7 @@ def watched(settings: Settings) -> Iterator[Observer]:
         liveness,
         watchdog_timeout(os.environ, os.getpid()),
     )
-    # LogWatch raises: the others are told before.
+    # LogWatch comes last: it raises, and the others must have been called by then.
     observer = Observers(health, MetricsObserver(metrics, health), notifier, LogWatch())
     with ExitStack() as open_while_watched:
         open_while_watched.callback(notifier.close)
@@ -149,14 +160,16 @@ def watched(settings: Settings) -> Iterator[Observer]:
 
 
 def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon:
-    """Build a daemon that is ready to run: input reached, model resident, store opened. Each stage is reported.
+    """Build a daemon that is ready to run: input reached, model resident, store opened.
 
-    Raises FatalError with a sentence for whatever is wrong, before anything is read or written.
+    Each stage is reported to `observer`. If a step fails, everything that was opened before it is closed.
+
+    Raises FatalError with a sentence on what is wrong, before any record is read or any state is written.
     """
     the_input = build_input(settings)
     if problems := check_for_run(settings, the_input.problems()):
         raise ConfigurationError("\n".join(problems))
-    with ExitStack() as opened:  # closed again where a later part fails
+    with ExitStack() as opened:  # closed again if a later step fails
         daemon = _build(settings, the_input, observer or Observer(), opened)
         opened.pop_all()
     return daemon
@@ -192,7 +205,7 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
 def _reach(
     settings: Settings, the_input: Input, positions: PositionStore, opened: ExitStack
 ) -> tuple[Source, DeadLetters, Announcements | None]:
-    """Everything that is reached over a network, within the time of a start. `opened` closes it."""
+    """Reach input, dead letters and announcements, all before the deadline of the start. `opened` closes them."""
     deadline = time.monotonic() + settings.operations.startup_timeout_seconds
 
     def left() -> float:
@@ -211,7 +224,7 @@ def _reach(
 
 
 def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel, CorllLearner]":
-    # torch and transformers take seconds to import: what can be wrong without them has been found by now.
+    # Imported here, as torch and transformers take seconds: what can be wrong without them has been found by now.
     from corlld.learning.learner import CorllLearner
     from corlld.learning.model.resident import load_resident_model
 

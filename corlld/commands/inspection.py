@@ -1,7 +1,7 @@
-"""`corlld check`: looks at everything that `corlld run` needs, and says what it found.
+"""`corlld check`: looks at everything that `corlld run` needs, and prints what it found.
 
-It makes nothing that is not there yet. Of a store that is there it sees that it can be written; a GGUF model is
-converted into the cache, as a run would.
+It makes no topic, file, store or adapter. It does test that an existing store can be written, and it converts a GGUF
+model into the cache, as a run would.
 """
 
 import time
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 SKIPPED = "skipped: "
 BROKER_AWAY = "it is looked for at the input's broker, which could not be asked"
-TOPIC_SECONDS = 5.0  # at least, for a topic to be found: a missing one before it takes all that the start may take
-SAMPLE_SECONDS = 30.0  # at most, for reading and decoding
+TOPIC_SECONDS = 5.0  # at least, per topic: a missing input topic uses up the whole time of the start
+SAMPLE_SECONDS = 30.0  # at most, to read and decode the sample
 
 
 class Check:
-    """The parts that were found so far, and the exit code of the first problem."""
+    """Looks at one part after the other. Keeps the parts that were found, and the exit code of the first problem."""
 
     def __init__(self, settings: Settings, console: Console, sample: int | None) -> None:
         self._settings = settings
@@ -48,9 +48,11 @@ class Check:
         self._sample_limit = sample
         self._console = console
         self._deadline = time.monotonic() + settings.operations.startup_timeout_seconds
-        self._store: StateStore = LocalFolderStore(settings.state.path)  # until the settings were looked at
+        self._store: StateStore = LocalFolderStore(
+            settings.state.path
+        )  # replaced once the settings are known to be complete
         self._opened: Source | None = None
-        self._source: Source | None = None  # once it was reached
+        self._source: Source | None = None  # set once it is reached
         self._away: frozenset[str] = frozenset()  # the servers of an input that was not reached
         self._model: ModelInfo | None = None
         self._plan: MemoryPlan | None = None
@@ -58,7 +60,7 @@ class Check:
         self.exit_code = ExitCode.OK
 
     def run(self) -> int:
-        """Every look, also after a problem. Returns the exit code of the first one."""
+        """Look at every part, also after a problem. Return the exit code of the first problem."""
         if self._look("settings", self._check_settings):
             self._look("input", self._check_source)
             self._look("dead letters", self._check_dead_letters)
@@ -134,7 +136,7 @@ class Check:
         from corlld.learning.passages import passages
         from corlld.learning.rehearsal import rehearsals
 
-        passages(self._settings.learning)  # a file that can't be used is told before the model is loaded
+        passages(self._settings.learning)  # a file that can't be used is reported before the model is loaded
         resident = load_resident_model(self._settings.model, self._settings.adapter)
         self._model = resident.info
         self._plan = plan_memory(
@@ -224,12 +226,12 @@ class Check:
 
 
 def check(settings: Settings, console: Console, *, sample: int | None = None) -> int:
-    """Look at everything, print a line each, return the exit code of the first problem.
+    """Look at every part, print a line for each, and return the exit code of the first problem.
 
     Args:
-        settings: of the daemon.
-        console: where it is said.
-        sample: also read so many of the newest records, and tell what they hold.
+        settings: those that `corlld run` would use.
+        console: takes the lines.
+        sample: how many of the newest records to read and to describe; None for no sample.
     """
     return Check(settings, console, sample).run()
 
