@@ -120,7 +120,7 @@ class Input(Protocol):
 
     @property
     def kind(self) -> str:
-        """The value of `source.kind` that names this input."""
+        """Return the value of `source.kind` that names this input."""
 
     @property
     def has_keys(self) -> bool:

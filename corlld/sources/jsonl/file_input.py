@@ -1,4 +1,4 @@
-"""A file of events as the input: its positions and its dead letters lie beside the states."""
+"""Makes a file of events the input. Its positions, and its dead letters, lie beside the states."""
 
 from collections.abc import Generator, Mapping
 from pathlib import Path

@@ -88,7 +88,7 @@ def _reason(failure: BaseException | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class TopicView:
-    """What the cluster says of a topic and of the group's commits in it. The mappings are by partition.
+    """Holds what the cluster says of a topic, and of the group's commits in it. The mappings are by partition.
 
     committed: offsets that the group committed.
     beginnings: first offsets of the partitions without a commit.

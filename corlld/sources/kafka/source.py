@@ -203,7 +203,7 @@ class KafkaSource:
             self._next_question = now + min(CHECK_SECONDS, self._settings.metadata_max_age_seconds)
             self._answer = self._asking.submit(self._lookup.look)
             if self._settings.group_instance_id is not None:
-                # kafka-python does not report that another member took this one's place until a commit is refused.
+                # kafka-python does not report that another member took its place until a commit is refused.
                 self.commit(self._tenures.committed)
         if self._answer is None:
             return begun

@@ -45,7 +45,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # kaf
 
 
 class _NotYetSeen:
-    """A finished join of the group that looks unfinished until it is waited for."""
+    """Wraps a finished join of the group. It looks unfinished until it is waited for."""
 
     is_done = False
 
@@ -73,13 +73,13 @@ def keep_joining(consumer: KafkaConsumer) -> None:
 
 
 class Tenures:
-    """The live tenures of one topic, and the parked partitions, whose tenures have not begun.
+    """Keeps the live tenures of one topic, and the parked partitions, whose tenures have not begun.
 
     Args:
         topic: its name.
         start_at: where a new group starts.
         first_view: the topic at the start. A group without a commit then is new for the partitions of then, even if
-            another member commits before this one looks again.
+            another member commits before this member looks again.
     """
 
     def __init__(self, topic: str, start_at: Literal["earliest", "latest"], first_view: TopicView) -> None:
@@ -101,7 +101,7 @@ class Tenures:
 
     @property
     def newest_assignment(self) -> int:
-        """The number of the newest assignment. A view that is asked for now serves all up to it."""
+        """Return the number of the newest assignment. A view that is asked for now serves all up to it."""
         return self._assignment
 
     def apply(self, changes: Iterable[tuple[str, frozenset[TopicPartition]]]) -> list[Tenure]:

@@ -1,4 +1,4 @@
-"""Kafka as the input: a topic read by a consumer group, and a topic of dead letters.
+"""Makes Kafka the input: a topic that a consumer group reads, and a topic of dead letters.
 
 kafka-python is imported by the methods that need it: settings are checked without it.
 """
