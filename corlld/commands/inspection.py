@@ -1,4 +1,4 @@
-"""`corlld check`: looks at everything that `corlld run` needs, and prints what it found.
+"""The looks of `corlld check` at everything that `corlld run` needs. Prints what each look found.
 
 It makes no topic, file, store or adapter. It does test that an existing store can be written, and it converts a GGUF
 model into the cache, as a run would.
