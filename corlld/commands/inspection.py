@@ -1,7 +1,7 @@
-"""`corlld check`: looks at everything that `corlld run` needs, and says what it found.
+"""The looks of `corlld check` at everything that `corlld run` needs. Prints what each look found.
 
-It makes nothing that is not there yet. Of a store that is there it sees that it can be written; a GGUF model is
-converted into the cache, as a run would.
+It makes no topic, file, store or adapter. It does test that an existing store can be written, and it converts a GGUF
+model into the cache, as a run would.
 """
 
 import time
@@ -13,12 +13,9 @@ from rich.console import Console
 
 from corlld.assembly import (
     build_announcements,
-    build_dead_letters,
-    build_source,
+    build_input,
     build_store,
     build_target,
-    dead_letter_file,
-    newest_records,
     no_store_yet,
     pseudonyms,
     store_identity,
@@ -38,29 +35,32 @@ if TYPE_CHECKING:
 
 SKIPPED = "skipped: "
 BROKER_AWAY = "it is looked for at the input's broker, which could not be asked"
-TOPIC_SECONDS = 5.0  # at least, for a topic to be found: a missing one before it takes all that the start may take
-SAMPLE_SECONDS = 30.0  # at most, for reading and decoding
+TOPIC_SECONDS = 5.0  # at least, per topic: a missing input topic uses up the whole time of the start
+SAMPLE_SECONDS = 30.0  # at most, to read and decode the sample
 
 
 class Check:
-    """The parts that were found so far, and the exit code of the first problem."""
+    """Looks at one part after the other. Keeps the parts that were found, and the exit code of the first problem."""
 
     def __init__(self, settings: Settings, console: Console, sample: int | None) -> None:
         self._settings = settings
+        self._input = build_input(settings)
         self._sample_limit = sample
         self._console = console
         self._deadline = time.monotonic() + settings.operations.startup_timeout_seconds
-        self._store: StateStore = LocalFolderStore(settings.state.path)  # until the settings were looked at
+        self._store: StateStore = LocalFolderStore(
+            settings.state.path
+        )  # replaced once the settings are known to be complete
         self._opened: Source | None = None
-        self._source: Source | None = None  # once it was reached
-        self._broker_away = False
+        self._source: Source | None = None  # set once it is reached
+        self._away: frozenset[str] = frozenset()  # the servers of an input that was not reached
         self._model: ModelInfo | None = None
         self._plan: MemoryPlan | None = None
         self._sample: Sample | None = None
         self.exit_code = ExitCode.OK
 
     def run(self) -> int:
-        """Every look, also after a problem. Returns the exit code of the first one."""
+        """Look at every part, also after a problem. Return the exit code of the first problem."""
         if self._look("settings", self._check_settings):
             self._look("input", self._check_source)
             self._look("dead letters", self._check_dead_letters)
@@ -75,7 +75,7 @@ class Check:
         if self._opened is not None:
             self._opened.close({}, self._left())
         if self._sample is not None and self._sample.records:
-            self._console.print(sample_table(self._sample, has_keys=self._settings.source.kind == "kafka"))
+            self._console.print(sample_table(self._sample, has_keys=self._input.has_keys))
         return self.exit_code
 
     def _look(self, name: str, check: Callable[[], str]) -> bool:
@@ -99,37 +99,30 @@ class Check:
         return max(TOPIC_SECONDS, self._left())
 
     def _check_settings(self) -> str:
-        if problems := check_for_run(self._settings):
+        if problems := check_for_run(self._settings, self._input.problems()):
             raise ConfigurationError("\n".join(problems))
         return f"complete; users' pseudonyms are made with the secret {pseudonyms(self._settings).fingerprint}"
 
     def _check_source(self) -> str:
-        self._store = build_store(self._settings)
-        source = self._opened = build_source(self._settings, self._store)
+        self._store = store = build_store(self._settings)
+        source = self._opened = self._input.source(store)
         try:
             source.start(self._left())
-        except (UnavailableError, ConfigurationError) as error:
-            self._broker_away = self._settings.source.kind == "kafka" and not isinstance(error, MissingTopicError)
+        except MissingTopicError:  # its broker answers
+            raise
+        except (UnavailableError, ConfigurationError):
+            self._away = frozenset(self._input.servers)
             raise
         self._source = source
-        known = "has committed before" if source.has_commits() else "is new"
-        if self._settings.source.kind == "kafka":
-            kafka = self._settings.kafka
-            return f"topic {kafka.topic} of cluster {source.cluster_id}; group {kafka.group_id} {known}"
-        return f"the file can be read; its reader {known}"
+        return self._input.describe(source)
 
     def _check_dead_letters(self) -> str:
-        if self._broker_away:
+        if self._away:
             return SKIPPED + BROKER_AWAY
-        if self._settings.source.kind == "kafka":
-            build_dead_letters(self._settings, self._topic_seconds()).close(self._left())
-            return f"topic {self._settings.dead_letters.topic}"
-        file = dead_letter_file(self._settings)
-        check_permission(file if file.exists() else file.parent)
-        return f"file {file}"
+        return self._input.check_dead_letters(self._topic_seconds())
 
     def _check_announcements(self) -> str:
-        if self._broker_away:
+        if not self._away.isdisjoint(self._settings.kafka.bootstrap_servers):
             return SKIPPED + BROKER_AWAY
         if (announcements := build_announcements(self._settings, self._topic_seconds())) is None:
             return "off, as publishing.enabled is"
@@ -143,7 +136,7 @@ class Check:
         from corlld.learning.passages import passages
         from corlld.learning.rehearsal import rehearsals
 
-        passages(self._settings.learning)  # a file that can't be used is told before the model is loaded
+        passages(self._settings.learning)  # a file that can't be used is reported before the model is loaded
         resident = load_resident_model(self._settings.model, self._settings.adapter)
         self._model = resident.info
         self._plan = plan_memory(
@@ -190,7 +183,7 @@ class Check:
             if self._settings.state.url is None:
                 check_permission(self._settings.state.path)
             return no_store_yet(self._settings)
-        identity = store_identity(self._settings, pseudonyms(self._settings), self._source, self._model)
+        identity = store_identity(pseudonyms(self._settings), self._input, self._source, self._model)
         self._store.open(identity, must_exist=self._source.has_commits())
         return f"{place} belongs to these settings; it holds {sum(1 for _ in self._store.uids())} users"
 
@@ -206,11 +199,11 @@ class Check:
         decoder = EventDecoder(
             self._settings.events,
             supports_messages=supports_messages,
-            key_required=self._settings.source.kind == "kafka",
+            key_required=self._input.has_keys,
         )
         sample = self._sample = Sample(decoder)
         deadline = time.monotonic() + SAMPLE_SECONDS
-        with closing(newest_records(self._settings, self._sample_limit or 0, SAMPLE_SECONDS)) as records:
+        with closing(self._input.newest_records(self._sample_limit or 0, SAMPLE_SECONDS)) as records:
             for record in records:
                 sample.add(record)
                 if time.monotonic() > deadline:
@@ -233,12 +226,12 @@ class Check:
 
 
 def check(settings: Settings, console: Console, *, sample: int | None = None) -> int:
-    """Look at everything, print a line each, return the exit code of the first problem.
+    """Look at every part, print a line for each, and return the exit code of the first problem.
 
     Args:
-        settings: of the daemon.
-        console: where it is said.
-        sample: also read so many of the newest records, and tell what they hold.
+        settings: those that `corlld run` would use.
+        console: takes the lines.
+        sample: how many of the newest records to read and to describe; None for no sample.
     """
     return Check(settings, console, sample).run()
 

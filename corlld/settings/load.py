@@ -73,35 +73,32 @@ def load_settings(config: Path | None, environ: Mapping[str, str] = os.environ) 
     return Settings.model_validate(_nested(given))
 
 
-def check_for_run(settings: Settings) -> list[str]:
-    """Check what only `corlld run` needs. Returns a line for each problem."""
-    return list(_missing_for_run(settings))
+def check_for_run(settings: Settings, input_problems: Mapping[str, str]) -> list[str]:
+    """Check what only `corlld run` needs. Returns a line for each problem.
+
+    Args:
+        input_problems: what the settings lack for the input that they name, by setting (see `Input.problems`).
+    """
+    return list(_missing_for_run(settings, input_problems))
 
 
-def _missing_for_run(settings: Settings) -> Iterator[str]:
-    kafka, source, publishing = settings.kafka, settings.source, settings.publishing
+def _missing_for_run(settings: Settings, input_problems: Mapping[str, str]) -> Iterator[str]:
+    kafka, publishing = settings.kafka, settings.publishing
     if settings.identity.secret is None:
         name = ("identity", "secret")
         yield f"identity.secret: not set, needed: {allowed(name)}, in {where_secrets_go(name)}"
     if settings.model.name is None:
         yield "model.name: not set, needed: a local folder, a hub id, a .gguf file, or `demo`"
-    if source.kind == "jsonl" and source.path is None:
-        yield "source.path: not set, needed for source.kind jsonl: the file to read"
-    announces = publishing.enabled and publishing.announce_topic is not None
-    if not kafka.bootstrap_servers and (source.kind == "kafka" or announces):
-        what = "source.kind kafka" if source.kind == "kafka" else "publishing.announce_topic"
-        yield f"kafka.bootstrap_servers: not set, needed for {what}: `host:port` of one or more brokers"
-    if source.kind == "kafka" and settings.dead_letters.topic == kafka.topic:
-        yield f"dead_letters.topic: found {kafka.topic!r}, allowed: another topic than kafka.topic"
-    if announces and publishing.announce_topic in (kafka.topic, settings.dead_letters.topic):
-        yield (
-            f"publishing.announce_topic: found {publishing.announce_topic!r}, "
-            "allowed: another topic than kafka.topic and dead_letters.topic"
-        )
-    if source.kind == "jsonl" and source.path is not None and settings.dead_letters.path == source.path:
-        yield "dead_letters.path: found the path of source.path, allowed: another file"
-    if source.kind == "jsonl" and settings.state.url is not None and settings.dead_letters.path is None:
-        yield "dead_letters.path: not set, needed for source.kind jsonl where states are in state.url: a file"
+    yield from (f"{setting}: {problem}" for setting, problem in input_problems.items())
+    if publishing.enabled and publishing.announce_topic is not None:
+        if not kafka.bootstrap_servers and "kafka.bootstrap_servers" not in input_problems:
+            needed = "not set, needed for publishing.announce_topic"
+            yield f"kafka.bootstrap_servers: {needed}: `host:port` of one or more brokers"
+        if publishing.announce_topic in (kafka.topic, settings.dead_letters.topic):
+            yield (
+                f"publishing.announce_topic: found {publishing.announce_topic!r}, "
+                "allowed: another topic than kafka.topic and dead_letters.topic"
+            )
     if publishing.enabled and publishing.path == settings.state.path:
         yield "publishing.path: found the path of state.path, allowed: another folder"
 

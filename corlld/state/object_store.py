@@ -28,7 +28,9 @@ _POSITION_NAME = re.compile(r"[0-9a-f]+")
 
 
 class ObjectStore:
-    """See `StateStore`. Credentials, region and endpoint come from the environment, under AWS's names.
+    """Implements `corlld.protocols.StateStore` and `PositionStore`.
+
+    Credentials, region and endpoint come from the environment, under AWS's names.
 
     Args:
         url: `s3://bucket/prefix`.

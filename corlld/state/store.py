@@ -45,7 +45,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 class LocalFolderStore:
-    """See `StateStore`. The token is the number of the generation.
+    """Implements `corlld.protocols.StateStore` and `PositionStore`. The token is the number of the generation.
 
     A store that is not opened can be read (as `corlld state show` does) by a process that has no right to write.
 

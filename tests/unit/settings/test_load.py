@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from corlld.assembly import build_input
 from corlld.errors import ConfigurationError
 from corlld.settings import load as loading
 from corlld.settings.load import check_for_run, load_settings
@@ -224,9 +225,13 @@ RUNNABLE = {
 }
 
 
+def problems_of(settings: Settings) -> list[str]:
+    return check_for_run(settings, build_input(settings).problems())
+
+
 def keys_in_the_way(**changed: dict[str, object]) -> list[str]:
     settings = Settings.model_validate({**RUNNABLE, **changed})
-    lines = check_for_run(settings)
+    lines = problems_of(settings)
     assert all(line.count("\n") == 0 and SECRET not in line for line in lines)
     return [line.partition(":")[0] for line in lines]
 
@@ -236,7 +241,7 @@ def test_settings_that_name_broker_model_and_secret_can_run() -> None:
 
 
 def test_the_defaults_alone_can_t_run_and_every_gap_is_named() -> None:
-    lines = check_for_run(Settings())
+    lines = problems_of(Settings())
     assert [line.partition(":")[0] for line in lines] == ["identity.secret", "model.name", "kafka.bootstrap_servers"]
     assert "`uid_secret`" in lines[0]
     assert "CORLLD_IDENTITY__SECRET" in lines[0]
