@@ -200,7 +200,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         configure_logging("warning", settings.operations.log_format)  # the table says the rest
     folder = _demo_folder(arguments.folder)
     try:
-        from corlld.simulation.demonstration import demo
+        from corlld.simulation.demo_session import demo
     except ImportError as error:
         raise ConfigurationError(f"the demo needs {error.name}: pip install 'corlld[demo]'") from None
     demo(settings, folder, edits=arguments.edits, alpha=arguments.alpha, console=_stdout())
@@ -212,7 +212,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
     configure_logging("warning", "auto")  # the tables say the rest
     try:
-        from corlld.bench.session import Request, bench
+        from corlld.bench.measurement import Request, bench
     except ImportError as error:
         raise ConfigurationError(f"the bench needs {error.name}: pip install 'corlld[bench]'") from None
     request = Request(

@@ -18,6 +18,7 @@ from rich.table import Table
 from corlld.bench.comparison import Series
 from corlld.bench.figures import Measured
 from corlld.bench.workloads import Workload
+from corlld.simulation.plots import new_picture
 
 _COLOURS = {"float32": "#1f77b4", "bfloat16": "#d9541e"}
 
@@ -144,14 +145,10 @@ def write_json(report: Report, path: Path) -> None:
 
 def plot(report: Report, path: Path) -> None:
     """Pairs a second of each way, a bar each, with the spread of the rounds. Needs matplotlib."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     ways = list(reversed(report.ways))  # the first one at the top
     rates = [report.pairs_a_second(series) for series in ways]
     medians = [statistics.median(rate) for rate in rates]
-    figure = Figure(figsize=(8, 1.2 + 0.3 * len(ways)), layout="constrained")
-    FigureCanvasAgg(figure)  # never a window
+    figure = new_picture(8, 1.2 + 0.3 * len(ways))
     axes = figure.subplots()
     axes.barh(
         [f"{series.workload}  {series.way}" + ("  bf16" if series.dtype == "bfloat16" else "") for series in ways],

@@ -11,7 +11,8 @@ from corlld.events.decoder import EventDecoder
 from corlld.learning.model.pairs import PairEncoder, PreferencePair
 from corlld.records import EditEvent
 from corlld.settings.sections import EventSettings
-from corlld.simulation.tastes import TASTES, TRAINING
+from corlld.simulation.personas import TASTES
+from corlld.simulation.prompts import TRAINING
 
 PAIRS = 16  # of every workload
 FIRST = "16x1"

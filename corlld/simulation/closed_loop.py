@@ -21,8 +21,8 @@ from corlld.observer import Observer
 from corlld.publishing.peft_format import adapter_name
 from corlld.records import Arrival, EditEvent, PairOutcome, Statistics, UpdateOutcome, UserState
 from corlld.settings.sections import Settings, SourceSettings
-from corlld.simulation.tastes import Prompt
-from corlld.simulation.writers import utility
+from corlld.simulation.editors import utility
+from corlld.simulation.prompts import Prompt
 
 LEARNING_SECONDS = 600.0  # a round that takes longer is stuck
 

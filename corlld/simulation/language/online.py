@@ -13,9 +13,9 @@ from corlld.learning.learner import CorllLearner
 from corlld.learning.model.resident import ResidentModel
 from corlld.records import EditEvent, PairStatus, TrainingBatch
 from corlld.settings.sections import GuardSettings, LearningSettings
-from corlld.simulation.language.editors import Answer, Harm, User, Utility, seeded
 from corlld.simulation.language.grammar import PROMPTS, Prompt, Words, is_sentence, parse, text_of
 from corlld.simulation.language.policies import Draft, sample
+from corlld.simulation.language.users import Answer, Harm, User, Utility, seeded
 
 _SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from corlld.simulation.language.editors import seeded
 from corlld.simulation.language.grammar import ADDRESSEES, COLON, PROMPTS, WORDS, Corpus
+from corlld.simulation.language.users import seeded
 
 PAD, BOS, EOS, UNKNOWN = SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 TOKENS = (*SPECIALS, COLON, *ADDRESSEES, *WORDS)

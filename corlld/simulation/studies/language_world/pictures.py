@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from corlld.simulation.language.methods import ANCHORED, CORLL, NOTHING, PAIR_DPO, PREVIOUS, SFT
-from corlld.simulation.plots import COLOURS
+from corlld.simulation.plots import COLOURS, new_picture
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
-from corlld.simulation.studies.language_world.report import DIFFERENCE, DRAFTS, GRID, GRID_TUNING, column
+from corlld.simulation.studies.language_world.methods import ANCHORED, CORLL, NOTHING, PAIR_DPO, PREVIOUS, SFT
+from corlld.simulation.studies.language_world.report import DIFFERENCE, DRAFTS, GRID, GRID_TUNING, by_seed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,22 +35,18 @@ _METHODS = {
 
 def plot_regret(path: Path, rows: Sequence[Row]) -> None:
     """Regret against the number of answers, a line a method with its 95 % band, users' own levels taken off."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Picture
-
     shown = [name for name in _TITLES if any(row["scenario"] == name for row in rows)]
     columns = min(2, len(shown))
-    picture = Picture(figsize=(5 * columns, 3.7 * -(-len(shown) // columns)), layout="constrained")
-    FigureCanvasAgg(picture)
+    picture = new_picture(5 * columns, 3.7 * -(-len(shown) // columns))
     grid = picture.subplots(-(-len(shown) // columns), columns, sharex=True, sharey=True, squeeze=False)
     ends = sorted(int(name.removeprefix("to_")) for name in rows[0] if name.startswith("to_"))
     for scenario, axes in zip(shown, grid.flat, strict=False):
-        levels = column(rows, "regret", method=NOTHING.name, scenario=scenario)
+        levels = by_seed(rows, "regret", method=NOTHING.name, scenario=scenario)
         for method, colour in _METHODS.items():
             if not any(row["method"] == method for row in rows):
                 continue
             own = {"method": method, "scenario": scenario}
-            bands = [mean_figure(_levelled(column(rows, f"to_{end}", **own), levels), "") for end in ends]
+            bands = [mean_figure(_levelled(by_seed(rows, f"to_{end}", **own), levels), "") for end in ends]
             axes.plot(ends, [band.value for band in bands], color=colour, label=method)
             low = [band.value if band.low is None else band.low for band in bands]
             high = [band.value if band.high is None else band.high for band in bands]
@@ -75,12 +71,8 @@ def _levelled(values: Sequence[float], levels: Sequence[float]) -> list[float]:
 
 def plot_differences(path: Path, figures: Mapping[str, Figure], defaults: str) -> None:
     """Paired differences with their intervals: CoRLL less other methods, and settings less the defaults."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Picture
-
     methods = {name: f for name, f in figures.items() if name.startswith("regret_") and DIFFERENCE in name.split("_")}
-    picture = Picture(figsize=(12, 7.5), layout="constrained")
-    FigureCanvasAgg(picture)
+    picture = new_picture(12, 7.5)
     left, right = picture.subplots(1, 2)
     labels = [name.removeprefix("regret_").replace(f"_corll_{DIFFERENCE}_", ": ") for name in methods]
     _forest(

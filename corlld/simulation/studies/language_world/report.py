@@ -4,7 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from corlld.simulation.language.methods import (
+from corlld.simulation.studies.contract import Figure, Row
+from corlld.simulation.studies.intervals import mean_figure, paired_difference
+from corlld.simulation.studies.language_world.methods import (
     ANCHORED,
     COMPARED,
     CORLL,
@@ -14,8 +16,7 @@ from corlld.simulation.language.methods import (
     SFT,
     Method,
 )
-from corlld.simulation.studies.contract import Figure, Row
-from corlld.simulation.studies.intervals import mean_figure, paired_difference
+from corlld.simulation.studies.rows import column, names_in
 
 _JUDGED_BY = {
     "regret": "REG_T",
@@ -60,38 +61,37 @@ def slug(text: str) -> str:
     return re.sub(r"\W+", "_", text.lower())
 
 
-def column(rows: Sequence[Row], name: str, **where: object) -> list[float]:
-    """One column of the rows that are so, by seed."""
-    found = [row for row in rows if all(row[key] == value for key, value in where.items())]
-    return [float(row[name]) for row in sorted(found, key=lambda row: int(row["seed"]))]
+def by_seed(rows: Sequence[Row], name: str, **equal: object) -> list[float]:
+    """Return one column of the rows with these values, in the order of their seeds."""
+    return column(sorted(rows, key=lambda row: int(row["seed"])), name, **equal)
 
 
 def _regrets(rows: Sequence[Row]) -> dict[str, Figure]:
     return {
         f"regret_{slug(scenario)}_{slug(method)}": mean_figure(
-            column(rows, "regret", method=method, scenario=scenario),
+            by_seed(rows, "regret", method=method, scenario=scenario),
             f"REG_T of {method}, users `{scenario}`: mean U(y*) - U(y) over all answers, share of the range of U",
         )
-        for scenario in _names(rows, "scenario")
-        for method in _names(rows, "method")
-        if column(rows, "regret", method=method, scenario=scenario)
+        for scenario in names_in(rows, "scenario")
+        for method in names_in(rows, "method")
+        if by_seed(rows, "regret", method=method, scenario=scenario)
     }
 
 
 def _differences(rows: Sequence[Row]) -> dict[str, Figure]:
     figures = {}
-    for scenario in _names(rows, "scenario"):
+    for scenario in names_in(rows, "scenario"):
         for other in _OTHERS:
             for name, what in _JUDGED_BY.items():
-                theirs = column(rows, name, method=other.name, scenario=scenario)
+                theirs = by_seed(rows, name, method=other.name, scenario=scenario)
                 if not theirs:
                     continue
-                ours = column(rows, name, method=CORLL.name, scenario=scenario)
+                ours = by_seed(rows, name, method=CORLL.name, scenario=scenario)
                 figures[f"{name}_{slug(scenario)}_corll_{DIFFERENCE}_{slug(other.name)}"] = paired_difference(
                     ours, theirs, f"{what} of CoRLL less that of {other.name}, users `{scenario}`, paired by seed"
                 )
         for one, other in _BETWEEN_OTHERS:
-            ours, theirs = (column(rows, "regret", method=m.name, scenario=scenario) for m in (one, other))
+            ours, theirs = (by_seed(rows, "regret", method=m.name, scenario=scenario) for m in (one, other))
             if ours and theirs:
                 figures[f"between_{slug(scenario)}_{slug(one.name)}_less_{slug(other.name)}"] = paired_difference(
                     ours, theirs, f"REG_T of {one.name} less that of {other.name}, users `{scenario}`, paired by seed"
@@ -102,19 +102,19 @@ def _differences(rows: Sequence[Row]) -> dict[str, Figure]:
 def _endings(rows: Sequence[Row]) -> dict[str, Figure]:
     """The adapters as they were at the end."""
     figures = {}
-    for scenario in _names(rows, "scenario")[:_IN_DETAIL]:
-        for method in _names(rows, "method"):
+    for scenario in names_in(rows, "scenario")[:_IN_DETAIL]:
+        for method in names_in(rows, "method"):
             own = {"method": method, "scenario": scenario}
             name = f"{slug(scenario)}_{slug(method)}"
-            reached, best = column(rows, "end_utility", **own), column(rows, "best_within_kl", **own)
+            reached, best = by_seed(rows, "end_utility", **own), by_seed(rows, "best_within_kl", **own)
             figures[f"kl_{name}"] = mean_figure(
-                column(rows, "kl", **own), f"KL(pi || pi_0) in nats a text at the end, {method}, users `{scenario}`"
+                by_seed(rows, "kl", **own), f"KL(pi || pi_0) in nats a text at the end, {method}, users `{scenario}`"
             )
             figures[f"short_of_best_{name}"] = paired_difference(
                 best, reached, f"U of the best policy with this KL, less U at the end, {method}, users `{scenario}`"
             )
             figures[f"faults_{name}"] = mean_figure(
-                [1 - share for share in column(rows, "sentences", **own)],
+                [1 - share for share in by_seed(rows, "sentences", **own)],
                 f"share of faulty texts over the last fifth of the answers, {method}, users `{scenario}`",
             )
     return figures
@@ -130,11 +130,11 @@ def _answers(rows: Sequence[Row]) -> dict[str, Figure]:
     }
     return {
         f"{name}_{slug(scenario)}_{slug(method.name)}": mean_figure(
-            column(rows, name, method=method.name, scenario=scenario), f"{meaning}, {method.name}, users `{scenario}`"
+            by_seed(rows, name, method=method.name, scenario=scenario), f"{meaning}, {method.name}, users `{scenario}`"
         )
-        for scenario in _names(rows, "scenario")[:_IN_DETAIL]
+        for scenario in names_in(rows, "scenario")[:_IN_DETAIL]
         for method in (CORLL, PAIR_DPO)
-        if method.name in _names(rows, "method")
+        if method.name in names_in(rows, "method")
         for name, meaning in meanings.items()
     }
 
@@ -142,13 +142,13 @@ def _answers(rows: Sequence[Row]) -> dict[str, Figure]:
 def _settings(rows: Sequence[Row]) -> dict[str, Figure]:
     return {
         f"chosen_{name}_{slug(scenario)}_{slug(method.name)}": Figure(
-            column(rows, name, method=method.name, scenario=scenario)[0],
+            by_seed(rows, name, method=method.name, scenario=scenario)[0],
             f"{name} of {method.name}, chosen for users `{scenario}` on validation seeds, of {len(method.tried)} "
             f"settings: {_tried(method)}",
         )
-        for scenario in _names(rows, "scenario")[:_IN_DETAIL]
+        for scenario in names_in(rows, "scenario")[:_IN_DETAIL]
         for method in COMPARED
-        if method.name in _names(rows, "method")
+        if method.name in names_in(rows, "method")
         for name in method.varied
     }
 
@@ -170,16 +170,16 @@ def _cells(rows: Sequence[Row], seeds: Sequence[int], defaults: str) -> dict[str
         part = [row for row in rows if (row["scenario"] == ARCHIVED) == (drafts == ARCHIVED)]
         if not part:
             continue
-        centre = _by_seed(part, defaults)
+        centre = _mean_regrets(part, defaults)
         for reported, name, which in ((True, GRID, "reported seeds"), (False, GRID_TUNING, "validation seeds")):
             chosen = [seed for seed in centre if (seed in seeds) == reported]
             figures[f"{name}_{drafts}_{defaults}"] = mean_figure(
                 [centre[seed] for seed in chosen],
                 f"REG_T of CoRLL with the daemon's defaults but lr and rehearsal, {drafts} drafts, {which}",
             )
-            for cell in _names(part, "cell"):
+            for cell in names_in(part, "cell"):
                 if cell != defaults:
-                    own = _by_seed(part, cell)
+                    own = _mean_regrets(part, cell)
                     figures[f"{name}_{drafts}_{cell}"] = paired_difference(
                         [own[seed] for seed in chosen],
                         [centre[seed] for seed in chosen],
@@ -188,14 +188,9 @@ def _cells(rows: Sequence[Row], seeds: Sequence[int], defaults: str) -> dict[str
     return figures
 
 
-def _by_seed(rows: Sequence[Row], cell: str) -> Mapping[int, float]:
+def _mean_regrets(rows: Sequence[Row], cell: str) -> Mapping[int, float]:
     own = [row for row in rows if row["cell"] == cell]
     return {
         seed: fmean(float(row["regret"]) for row in own if row["seed"] == seed)
         for seed in sorted({int(row["seed"]) for row in own})
     }
-
-
-def _names(rows: Sequence[Row], name: str) -> list[str]:
-    """What stands in a column, in order."""
-    return list(dict.fromkeys(str(row[name]) for row in rows))

@@ -13,8 +13,10 @@ from typing import Any
 
 from corlld.errors import ExitCode, FatalError
 from corlld.settings.sections import GuardSettings
-from corlld.simulation.language.lab import Lab, Scale, outline
-from corlld.simulation.language.methods import (
+from corlld.simulation.language.online import Scenario
+from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
+from corlld.simulation.studies.language_world.lab import Lab, Scale, outline
+from corlld.simulation.studies.language_world.methods import (
     ANCHORED,
     BOTH,
     COMPARED,
@@ -25,8 +27,6 @@ from corlld.simulation.language.methods import (
     described,
     settings,
 )
-from corlld.simulation.language.online import Scenario
-from corlld.simulation.studies.contract import Figure, Options, Row, Unit
 from corlld.simulation.studies.language_world.pictures import plot_differences, plot_regret
 from corlld.simulation.studies.language_world.report import ARCHIVED, language_figures
 
@@ -126,7 +126,7 @@ class _Work:
         return run
 
 
-class _LanguageWorld:
+class LanguageWorld:
     name = "language-world"
     question = "Does it learn from weak and noisy edits, and better than by imitation or by comparisons?"
     budget_minutes = 45.0
@@ -147,4 +147,4 @@ class _LanguageWorld:
         return figures
 
 
-STUDY = _LanguageWorld()
+STUDY: Study = LanguageWorld()

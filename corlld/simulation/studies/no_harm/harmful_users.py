@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from corlld.simulation.closed_loop import Editor
-from corlld.simulation.writers import WeakEditor
+from corlld.simulation.editors import WeakEditor
 
 KINDS = ("honest", "noisy", "pasting", "leaping")
 HOSTILE = ("pasting", "leaping")

@@ -1,26 +1,13 @@
 """The picture of what users do to their adapters. Needs matplotlib, from the extra `demo`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from corlld.simulation.plots import COLOURS
+from corlld.simulation.plots import COLOURS, new_picture
 from corlld.simulation.studies.contract import Row
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """Where the noisy user has to stay after its last edit.
-
-    plain_ratio: perplexity of plain English over that of the base model. repetition_rise: of repetition in the canary
-    drafts, above that in the base model's. draft_repetition: in the drafts of its last edits.
-    """
-
-    plain_ratio: float
-    repetition_rise: float
-    draft_repetition: float
+from corlld.simulation.studies.no_harm.report import Band
 
 
 def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
@@ -31,11 +18,7 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
         rows: of one variant; those of another one have its name behind the user's and a comma, and dashed lines.
         band: the noisy user's limits, thin.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_picture(9, 7)
     kinds = list(dict.fromkeys(str(row["user"]) for row in rows))
     colours = dict(zip((kind for kind in kinds if "," not in kind), COLOURS, strict=False))
     panels = (

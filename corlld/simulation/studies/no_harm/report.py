@@ -1,15 +1,27 @@
 """What the study of harm reports: figures from its rows, and the band that was stated beforehand. Pure."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
 from corlld.simulation.studies.no_harm.harmful_users import HOSTILE, KINDS
-from corlld.simulation.studies.no_harm.pictures import Band
+from corlld.simulation.studies.no_harm.variants import DEFAULTS, UNGUARDED, UNREHEARSED
 
-DEFAULTS = "defaults"  # the variant that has nothing other
-UNGUARDED = "any repetition"  # the guard lets pasted words through
-UNREHEARSED = "no rehearsal"
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Limits for the noisy user after its last edit.
+
+    plain_ratio: perplexity of plain English over that of the base model. repetition_rise: repetition in the canary
+    drafts minus that in the base model's. draft_repetition: repetition in the drafts of its last edits.
+    """
+
+    plain_ratio: float
+    repetition_rise: float
+    draft_repetition: float
+
+
 BAND_SEEDS = (101, 102)
 # Stated before the reported seeds were run, from the noisy user of seeds 101 and 102 (on the demo's two writers): after
 # 80 edits with the defaults the ratio was 1.02 and 1.03, repetition in drafts .45 and .20.

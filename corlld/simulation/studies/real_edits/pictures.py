@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corlld.simulation.plots import COLOURS
+from corlld.simulation.plots import COLOURS, new_picture
 from corlld.simulation.studies.contract import Figure
 
 _BLUE, _ORANGE, _GREEN, _PURPLE = COLOURS[:4]
@@ -47,7 +47,7 @@ def plot_curves(
         accuracy: shares, 0 to 1, by method: corll, chosen, sft, words, longer, base, flipped.
         margins: in nats, likewise.
     """
-    figure = _figure((8, 8))
+    figure = new_picture(8, 8)
     upper, lower = figure.subplots(2, sharex=True)
     for axes, methods in ((upper, accuracy), (lower, margins)):
         for name, figures in methods.items():
@@ -77,7 +77,7 @@ def plot_persons(path: Path, control: Mapping[str, Figure], editors: Mapping[str
         control: shares of the second half's edits that are preferred, by who scored them.
         editors: by name: accuracy by method, the same methods for everyone.
     """
-    figure = _figure((12, 4.8))
+    figure = new_picture(12, 4.8)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
     for place, shown in enumerate(control.values()):
         _point(left, place, shown, _LOOKS["chosen"])
@@ -103,12 +103,3 @@ def _point(axes: Any, x: float, shown: Figure, look: _Look, label: str | None = 
     filling = look.colour if look.style == "-" else "white"
     axes.vlines(x, shown.low, shown.high, color=look.colour, linewidth=1.5)
     axes.plot([x], [shown.value], "o", color=look.colour, markerfacecolor=filling, label=label)
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Picture
-
-    figure = Picture(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)  # never a window
-    return figure

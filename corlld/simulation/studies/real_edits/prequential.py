@@ -12,6 +12,7 @@ from corlld.settings.sections import BatchingSettings, GuardSettings
 from corlld.simulation.studies.contract import Row
 from corlld.simulation.studies.real_edits.archive import Editor
 from corlld.simulation.studies.real_edits.rules import Rule
+from corlld.simulation.studies.workshop import pseudonym
 
 ROUND = BatchingSettings().max_events  # edits of a micro-batch, as the daemon's
 
@@ -47,7 +48,7 @@ def replay(resident: ResidentModel, editors: Sequence[Editor], rule: Rule, seed:
         # texts scores nothing.
         scores = _scores(learner, editors, adapters, fresh, seed)
         batches = [
-            TrainingBatch(_uid(editor.name, seed), adapter, tuple(_lesson(event, rule) for event in new))
+            TrainingBatch(pseudonym(seed, editor.name), adapter, tuple(_lesson(event, rule) for event in new))
             for editor, adapter, new in zip(editors, adapters, fresh, strict=True)
         ]
         outcomes = learner.update(batches)
@@ -76,7 +77,9 @@ def cross_scores(
         start = middle(len(editor.edits))
         held_out = tuple(edit.event for edit in editor.edits[start:])
         owners = [trained[place], trained[(place + 1) % len(trained)]]
-        scored = learner.score([TrainingBatch(_uid(owner.name, seed), adapter, held_out) for owner, adapter in owners])
+        scored = learner.score(
+            [TrainingBatch(pseudonym(seed, owner.name), adapter, held_out) for owner, adapter in owners]
+        )
         for (owner, _), scores in zip(owners, scored, strict=True):
             rows += [
                 {
@@ -124,7 +127,7 @@ def _scores(
 ) -> list[list[PairScore | None]]:
     return learner.score(
         [
-            TrainingBatch(_uid(editor.name, seed), adapter, tuple(new))
+            TrainingBatch(pseudonym(seed, editor.name), adapter, tuple(new))
             for editor, adapter, new in zip(editors, adapters, fresh, strict=True)
         ]
     )
@@ -142,7 +145,3 @@ def _row(editor: Editor, index: int, score: PairScore, rule: Rule, seed: int, *,
         "applied": int(applied),
         "flipped": int(rule.flipped and _flip(editor.edits[index].event, seed)),
     }
-
-
-def _uid(name: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()[:32]

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from corlld.simulation.studies.contract import Figure, Row
-from corlld.simulation.studies.real_edits import figures as edit_figures
-from corlld.simulation.studies.real_edits.figures import (
+from corlld.simulation.studies.real_edits import judgements
+from corlld.simulation.studies.real_edits.judgements import (
     Key,
     base_correct,
     correct,
@@ -70,7 +70,7 @@ class Report:
         same = self._rules.chosen_corll == self._rules.corll  # one curve, then
         accuracy, margin = (
             {
-                name: edit_figures.cumulative(found, self._commits, [end for end in ends if end <= _end(found)])
+                name: judgements.cumulative(found, self._commits, [end for end in ends if end <= _end(found)])
                 for name, found in curves.items()
                 if not (same and name == "chosen")
             }
@@ -141,10 +141,10 @@ class Report:
         by_others = [row for row in scored if row["adapter"] != row["editor"]]
 
         def both(of: Callable[[Row], float]) -> tuple[Found, Found]:
-            mine = edit_figures.values(own, of)
+            mine = judgements.values(own, of)
             each: dict[Key, list[float]] = {key: [] for key in mine}
             for row in by_others:
-                ((key, value),) = edit_figures.values([row], of).items()
+                ((key, value),) = judgements.values([row], of).items()
                 each[key].append(value)
             return mine, {key: sum(found) / len(found) for key, found in each.items() if found}
 
@@ -161,11 +161,11 @@ class Report:
             figures[f"own_minus_others_{name}"] = self._difference(
                 mine, others, f"own minus other editors' adapters: {meaning}"
             )
-        nobody = edit_figures.values(own, base_correct)
+        nobody = judgements.values(own, base_correct)
         meaning = "second halves by the base model: share of edits whose edited text is more likely"
         figures["nobodys_preference"] = self._mean(nobody, meaning)
         figures["own_minus_nobodys_preference"] = self._difference(
-            edit_figures.values(own, preferred), nobody, "own adapter minus base model: the same share"
+            judgements.values(own, preferred), nobody, "own adapter minus base model: the same share"
         )
         return figures
 
@@ -197,7 +197,7 @@ class Report:
         """One value for each edit that a trained adapter judged."""
         unit = f"{kind}/{rule.name}"
         rows = [row for row in self._rows if row["unit"] == unit or str(row["unit"]).startswith(f"{unit}/")]
-        return edit_figures.values(
+        return judgements.values(
             (r for r in rows if "adapter" not in r and r["trained"] and int(r["edit"]) >= ROUND), of
         )
 
@@ -209,10 +209,10 @@ class Report:
         }
 
     def _difference(self, ours: Found, theirs: Found, meaning: str) -> Figure:
-        return edit_figures.difference(ours, theirs, self._commits, f"{meaning}, edit by edit")
+        return judgements.difference(ours, theirs, self._commits, f"{meaning}, edit by edit")
 
     def _mean(self, found: Mapping[Key, float], meaning: str) -> Figure:
-        return edit_figures.mean(found, self._commits, meaning)
+        return judgements.mean(found, self._commits, meaning)
 
 
 def _end(found: Found) -> int:

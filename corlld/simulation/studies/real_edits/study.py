@@ -13,7 +13,7 @@ from corlld.errors import ExitCode, FatalError
 from corlld.learning.model.resident import ResidentModel, load_resident_model
 from corlld.settings.sections import AdapterSettings, ModelSettings
 from corlld.simulation.baselines import WordCountPerceptron, longer_wins
-from corlld.simulation.studies.contract import Figure, Options, Row, Unit
+from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
 from corlld.simulation.studies.real_edits.archive import Editor, Sizes, Split, read_edits, split
 from corlld.simulation.studies.real_edits.prequential import cross_scores, middle, replay
 from corlld.simulation.studies.real_edits.report import BASELINES, REPORTED, VALIDATION, Report
@@ -121,4 +121,4 @@ def _resident(model: str) -> ResidentModel:
     return load_resident_model(ModelSettings(name=model, dtype="bfloat16"), AdapterSettings())
 
 
-STUDY = RealEdits()
+STUDY: Study = RealEdits()

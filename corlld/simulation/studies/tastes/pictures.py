@@ -5,19 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from corlld.simulation.plots import COLOURS
+from corlld.simulation.plots import COLOURS, new_picture
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
-from corlld.simulation.studies.tastes.report import (
-    DEFAULT,
-    at_mark,
-    by_user,
-    cell_differences,
-    cell_names,
-    chosen,
-    marks,
-    running,
-)
+from corlld.simulation.studies.rows import chosen
+from corlld.simulation.studies.tastes.report import cell_differences
+from corlld.simulation.studies.tastes.series import DEFAULT, at_mark, by_user, cell_names, marks, running
 
 _GREY = "#444444"
 _SOUND = 0.2  # drafts of a collapse repeat .3 to .7 of their words, those of sound learners less than this
@@ -25,7 +18,8 @@ _SOUND = 0.2  # drafts of a collapse repeat .3 to .7 of their words, those of so
 
 def plot_learning(path: Path, rows: Sequence[Row]) -> None:
     """Edit ratio against the number of edits, each user and their mean with its band; distance on held-out prompts."""
-    figure, (effort, held_out) = _figure((9, 8), 2, sharex=True)
+    figure = new_picture(9, 8)
+    effort, held_out = figure.subplots(2, sharex=True)
     rounds = chosen(rows, part="long", kind="round")
     edits = sorted({int(row["edits"]) for row in rounds})
     curves = running(rounds, "edit_ratio")
@@ -43,7 +37,8 @@ def plot_learning(path: Path, rows: Sequence[Row]) -> None:
 
 def plot_soundness(path: Path, rows: Sequence[Row]) -> None:
     """What would show if it went wrong, a colour a user."""
-    figure, axes = _figure((11, 9.5), 3, 2, sharex=True)
+    figure = new_picture(11, 9.5)
+    axes = figure.subplots(3, 2, sharex=True)
     rounds = chosen(rows, part="long", kind="round")
     edits = sorted({int(row["edits"]) for row in rounds})
     (repetition, length), (perplexity, kl), (displacement, saturation) = axes
@@ -71,7 +66,8 @@ def plot_soundness(path: Path, rows: Sequence[Row]) -> None:
 
 def plot_cells(path: Path, rows: Sequence[Row]) -> None:
     """Each cell minus the default, with its interval: left of zero is better."""
-    figure, (held_out, late) = _figure((10, 3.8), 1, 2, sharey=True)
+    figure = new_picture(10, 3.8)
+    held_out, late = figure.subplots(1, 2, sharey=True)
     names = cell_names(rows)
     differences = [cell_differences(rows, name, DEFAULT) for name in names]
     titles = ("held-out distance at the end", "edit ratio in the later half")
@@ -84,15 +80,6 @@ def plot_cells(path: Path, rows: Sequence[Row]) -> None:
         axes.grid(alpha=0.3)
     held_out.invert_yaxis()
     figure.savefig(path, dpi=100)
-
-
-def _figure(size: tuple[float, float], *shape: int, **options: Any) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
-    figure = Canvas(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)  # never a window
-    return figure, figure.subplots(*shape, **options)
 
 
 def _users(axes: Any, places: Sequence[int], curves: Mapping[Any, Sequence[float]], marker: str = "") -> None:

@@ -13,11 +13,14 @@ from pathlib import Path
 
 from corlld.errors import ExitCode, FatalError
 from corlld.settings.sections import LearningSettings
-from corlld.simulation.studies.contract import Figure, Options, Row, Unit
-from corlld.simulation.studies.tastes.direct_loop import DirectLoop, Method, Models, Writer, writers
-from corlld.simulation.studies.tastes.report import CELLS, DEFAULT, FINE_TUNING, TUNED, UNREHEARSED, report
-from corlld.simulation.tastes import FIVE_TASTES, JONAS, MIRA, PAVEL, YUKI, Taste
-from corlld.simulation.writers import WeakEditor
+from corlld.simulation.editors import WeakEditor
+from corlld.simulation.personas import FIVE_TASTES, JONAS, MIRA, PAVEL, YUKI, Taste
+from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
+from corlld.simulation.studies.tastes.direct_loop import DirectLoop, Method, writers
+from corlld.simulation.studies.tastes.pictures import plot_cells, plot_learning, plot_soundness
+from corlld.simulation.studies.tastes.report import CELLS, FINE_TUNING, TUNED, UNREHEARSED, figures_of
+from corlld.simulation.studies.tastes.series import DEFAULT
+from corlld.simulation.studies.workshop import Workshop
 
 VALIDATION_SEED = 1001
 VALIDATION = (MIRA, JONAS)  # the defaults were picked on the demo's two: nothing is compared on them
@@ -53,7 +56,7 @@ def fine_tuning(lr: float, name: str = FINE_TUNING, **changes: float) -> Method:
     )
 
 
-class TastesStudy:
+class Tastes:
     """See `Study`."""
 
     name = "tastes"
@@ -68,7 +71,7 @@ class TastesStudy:
             )
         if options.scratch is None:
             raise ValueError("this study needs `scratch`")
-        work = _Work(Models(options.model), QUICK if options.quick else FULL, options.scratch)
+        work = _Work(Workshop(options.model), QUICK if options.quick else FULL, options.scratch)
         tuning = [
             Unit(f"tuning {method.name} {method.learning.lr:g}", partial(work.tuning, method))
             for method in work.tuned_methods()
@@ -81,7 +84,11 @@ class TastesStudy:
         ]
 
     def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
-        return report(rows, folder)
+        figures = figures_of(rows)
+        plot_learning(folder / "learning.png", rows)
+        plot_soundness(folder / "soundness.png", rows)
+        plot_cells(folder / "cells.png", rows)
+        return figures
 
 
 def _long_run(work: "_Work", seed: int) -> list[Unit]:
@@ -111,8 +118,8 @@ def _tuned(work: "_Work", seed: int) -> list[Unit]:
 class _Work:
     """What the units do. `scratch` keeps the tuned figures, and the long run's state after each block."""
 
-    def __init__(self, models: Models, scale: Scale, scratch: Path) -> None:
-        self._models = models
+    def __init__(self, workshop: Workshop, scale: Scale, scratch: Path) -> None:
+        self._workshop = workshop
         self.scale = scale
         self._scratch = scratch
 
@@ -173,8 +180,7 @@ class _Work:
         return self._labelled(rows, "cell", method, seed)
 
     def _loop(self, method: Method, tastes: Sequence[Taste], seed: int) -> DirectLoop:
-        users: list[Writer] = writers(tastes, FIVE_TASTES, seed)
-        return DirectLoop(self._models, method, users, WeakEditor(ALPHA), self._scratch / "adapters")
+        return DirectLoop(self._workshop, method, writers(tastes, FIVE_TASTES, seed), WeakEditor(ALPHA))
 
     def _rounds(self, loop: DirectLoop, edits: int) -> list[Row]:
         end = loop.edits + edits
@@ -194,4 +200,4 @@ class _Work:
         return self._scratch / f"long-{seed}-{edits}.safetensors"
 
 
-STUDY = TastesStudy()
+STUDY: Study = Tastes()

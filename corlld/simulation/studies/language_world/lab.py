@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from corlld.learning.model.resident import ResidentModel, load_resident_model
 from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
-from corlld.simulation.language.editors import seeded
 from corlld.simulation.language.frontier import best_within
 from corlld.simulation.language.grammar import PROMPTS, parse
-from corlld.simulation.language.methods import Method
 from corlld.simulation.language.online import History, Scenario, run_online
 from corlld.simulation.language.policies import base_policy, log_likelihoods, sample
 from corlld.simulation.language.pretraining import pretrain
+from corlld.simulation.language.users import seeded
 from corlld.simulation.studies.contract import Row
+from corlld.simulation.studies.language_world.methods import Method
 
 EACH = 8  # answers in a micro-batch, as the daemon's `batching.max_events`
 WINDOWS = 10  # of the curves
