@@ -1,4 +1,4 @@
-"""What all pictures share: colours, an empty picture, running means. Needs matplotlib, from the extra `demo`."""
+"""Parts that all pictures share: colours, an empty picture, running means. Needs matplotlib, from the extra `demo`."""
 
 import statistics
 from collections.abc import Sequence

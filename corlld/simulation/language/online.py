@@ -1,4 +1,4 @@
-"""Many users learnt from online by the daemon's own learner: draft, answer, update, and so on."""
+"""Online learning from many users by the daemon's own learner: draft, answer, update, and again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ _SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Feedback(StrEnum):
-    """What a user is asked for, and what the learner is told of it. The user's effort is one answer each time."""
+    """The kinds of answers, and what the learner gets of them. Each kind costs the user one answer per prompt."""
 
     EDITS = "edits"  # the draft and its edit, as a pair
     EDITED_TEXTS = "edited texts"  # the edit alone, as a text to imitate
@@ -31,8 +31,10 @@ class Feedback(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """How users answer; see `User`. of_base: they answer to drafts of the base model, as in an archive; what their own
-    policy writes is judged all the same.
+    """A way of users to answer; see `User`.
+
+    of_base: they answer to drafts of the base model, as in an archive. What their own policy writes is judged all the
+    same.
     """
 
     name: str
@@ -44,8 +46,10 @@ class Scenario:
 
 @dataclass
 class History:
-    """One user's run. utilities: of what the user's policy wrote, one value an answer (the mean of two samples).
-    sentences: the share of it that is without a fault.
+    """One user's run.
+
+    utilities: U of what the user's policy wrote, one value per answer (the mean, for two samples). sentences: share of
+    these texts without a fault, one value per answer.
     """
 
     scenario: Scenario
@@ -55,7 +59,7 @@ class History:
     utilities: list[float] = field(default_factory=list)
     sentences: list[float] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
-    rejected: int = 0  # pairs that the guard undid
+    rejected: int = 0  # pairs whose update the guard undid
 
     @property
     def regrets(self) -> list[float]:
@@ -73,9 +77,19 @@ def run_online(
     rounds: int,
     each: int,
 ) -> list[History]:
-    """All users side by side, for `rounds` micro-batches of `each` answers.
+    """Learn from all users side by side, in `rounds` micro-batches of `each` answers.
 
-    What is drawn for a seed is the same in every scenario and for every kind of feedback: only what was learnt differs.
+    The random draws of a seed are the same in every scenario and for every kind of feedback: only what was learnt
+    differs.
+
+    Args:
+        resident: the base model.
+        feedback: what users are asked for.
+        learning: the rule.
+        guard: the guard of each step.
+        users: scenario and seed of each.
+        rounds: micro-batches per user.
+        each: answers in a micro-batch.
     """
     histories = [_begun(scenario, seed) for scenario, seed in users]
     prompted = [seeded("prompts", seed) for _, seed in users]
@@ -98,7 +112,7 @@ def run_online(
                 _judge(history, prompt, drafts[index::each])
                 answer = _answer(history, prompt, seen[index::each], rng)
                 history.answers.append(answer)
-                events.append(_told(f"{number}-{index}", prompt, seen[index], answer, feedback))
+                events.append(_lesson(f"{number}-{index}", prompt, seen[index], answer, feedback))
             batches.append(TrainingBatch(_uid(history), history.adapter, tuple(events)))
         if feedback is Feedback.NONE:
             continue
@@ -135,8 +149,8 @@ def _answer(history: History, prompt: Prompt, shown: Sequence[Draft], rng: np.ra
     return history.user.edit(prompt, shown[0].words, rng)
 
 
-def _told(name: str, prompt: Prompt, draft: Draft, answer: Answer, feedback: Feedback) -> EditEvent:
-    """One answer as the learner is told of it."""
+def _lesson(name: str, prompt: Prompt, draft: Draft, answer: Answer, feedback: Feedback) -> EditEvent:
+    """Return one answer as the event that the learner gets."""
     if feedback is Feedback.EDITED_TEXTS:
         return _event(name, prompt, answer.chosen, answer.chosen, truncated=False)
     return _event(name, prompt, answer.rejected, answer.chosen, truncated=draft.truncated)

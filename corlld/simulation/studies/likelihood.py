@@ -1,4 +1,4 @@
-"""How likely texts are under an adapter and under the base model, from the learner's scores. Pure."""
+"""Likelihoods of texts under adapters and under the base model, from the learner's scores. Pure."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""What the language world's rows come to. Differences are paired by seed; below 0 is better for the first one."""
+"""The figures of the study `language-world`, from its rows. Pure.
+
+Differences are paired by seed. Below 0 the first of the two is better.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,30 +24,30 @@ from corlld.simulation.studies.rows import column, names_in
 _JUDGED_BY = {
     "regret": "REG_T",
     "end": "regret over the last fifth of the answers",
-    "end_of_sentences": "the same of texts without a fault alone",
+    "end_of_sentences": "regret of texts without a fault over the last fifth of the answers",
 }
 DIFFERENCE = "minus"  # in the names of differences of REG_T between methods
-GRID = "grid"  # ... of cells of the grid
-GRID_TUNING = "validation"  # the same, on the seeds that the cells are judged by
-ARCHIVED = "archive"  # drafts of the base model; name of the kind of users that answer to them
+GRID = "grid"  # in the names of differences of REG_T between cells of the grid and the defaults
+GRID_TUNING = "validation"  # in the names of the same differences on the validation seeds
+ARCHIVED = "archive"  # the scenario whose users answer to drafts of the base model
 DRAFTS = ("own", ARCHIVED)
 
 _OTHERS = (NOTHING, *(method for method in COMPARED if method is not CORLL))
-# Does what keeps up the edited text's likelihood close the distance to fine-tuning?
+# Do the methods that keep up the likelihood of edited texts close the distance to fine-tuning?
 _BETWEEN_OTHERS = ((ANCHORED, SFT), (PREVIOUS, SFT), (PREVIOUS, PAIR_DPO))
-_IN_DETAIL = 3  # kinds of users, from the first on
+_IN_DETAIL = 3  # the first scenarios are reported in detail
 
 
 def language_figures(
     reported: Sequence[Row], grid: Sequence[Row], seeds: Sequence[int], defaults: str
 ) -> dict[str, Figure]:
-    """All figures by name.
+    """Return all figures of the study by name.
 
     Args:
-        reported: of the compared methods, with the settings that were chosen.
-        grid: of the cells around the defaults.
-        seeds: the reported ones; the grid has others besides.
-        defaults: name of the cell that nothing is changed in.
+        reported: rows of the compared methods, with the chosen settings.
+        grid: rows of the cells around the defaults.
+        seeds: the reported seeds; the grid has rows of the validation seeds too.
+        defaults: name of the cell without a change.
     """
     return {
         **_regrets(reported),
@@ -57,7 +60,7 @@ def language_figures(
 
 
 def slug(text: str) -> str:
-    """As a part of a figure's name."""
+    """Return the text as a part of a figure's name."""
     return re.sub(r"\W+", "_", text.lower())
 
 
@@ -88,19 +91,19 @@ def _differences(rows: Sequence[Row]) -> dict[str, Figure]:
                     continue
                 ours = by_seed(rows, name, method=CORLL.name, scenario=scenario)
                 figures[f"{name}_{slug(scenario)}_corll_{DIFFERENCE}_{slug(other.name)}"] = paired_difference(
-                    ours, theirs, f"{what} of CoRLL less that of {other.name}, users `{scenario}`, paired by seed"
+                    ours, theirs, f"{what} of CoRLL minus that of {other.name}, users `{scenario}`, paired by seed"
                 )
         for one, other in _BETWEEN_OTHERS:
             ours, theirs = (by_seed(rows, "regret", method=m.name, scenario=scenario) for m in (one, other))
             if ours and theirs:
                 figures[f"between_{slug(scenario)}_{slug(one.name)}_less_{slug(other.name)}"] = paired_difference(
-                    ours, theirs, f"REG_T of {one.name} less that of {other.name}, users `{scenario}`, paired by seed"
+                    ours, theirs, f"REG_T of {one.name} minus that of {other.name}, users `{scenario}`, paired by seed"
                 )
     return figures
 
 
 def _endings(rows: Sequence[Row]) -> dict[str, Figure]:
-    """The adapters as they were at the end."""
+    """Return the figures of the adapters at the end."""
     figures = {}
     for scenario in names_in(rows, "scenario")[:_IN_DETAIL]:
         for method in names_in(rows, "method"):
@@ -108,10 +111,10 @@ def _endings(rows: Sequence[Row]) -> dict[str, Figure]:
             name = f"{slug(scenario)}_{slug(method)}"
             reached, best = by_seed(rows, "end_utility", **own), by_seed(rows, "best_within_kl", **own)
             figures[f"kl_{name}"] = mean_figure(
-                by_seed(rows, "kl", **own), f"KL(pi || pi_0) in nats a text at the end, {method}, users `{scenario}`"
+                by_seed(rows, "kl", **own), f"KL(pi || pi_0) in nats per text at the end, {method}, users `{scenario}`"
             )
             figures[f"short_of_best_{name}"] = paired_difference(
-                best, reached, f"U of the best policy with this KL, less U at the end, {method}, users `{scenario}`"
+                best, reached, f"U of the best policy with this KL, minus U at the end, {method}, users `{scenario}`"
             )
             figures[f"faults_{name}"] = mean_figure(
                 [1 - share for share in by_seed(rows, "sentences", **own)],
@@ -121,12 +124,12 @@ def _endings(rows: Sequence[Row]) -> dict[str, Figure]:
 
 
 def _answers(rows: Sequence[Row]) -> dict[str, Figure]:
-    """How much an answer tells, by whom it was asked."""
+    """Return how informative the answers were, for edits and for comparisons."""
     meanings = {
         "alpha_hat": "mean gain over mean gap of answers",
         "xi_hat": "mean slack of answers, in utility, at the scenario's alpha",
-        "told": "share of answers that tell two texts apart",
-        "harmful": "share of these that harm",
+        "told": "share of answers that prefer one text to another",
+        "harmful": "share of these answers that harm",
     }
     return {
         f"{name}_{slug(scenario)}_{slug(method.name)}": mean_figure(
@@ -161,9 +164,9 @@ def _tried(method: Method) -> str:
 
 
 def _cells(rows: Sequence[Row], seeds: Sequence[int], defaults: str) -> dict[str, Figure]:
-    """Each cell less the defaults: mean over kinds of users for each seed, then over the seeds.
+    """Return each cell minus the defaults: the mean over scenarios per seed, then over the seeds.
 
-    Where the user's own policy wrote the drafts, and where the base model did, are two questions.
+    Drafts of the user's own policy and drafts of the base model are reported apart: they are two questions.
     """
     figures = {}
     for drafts in DRAFTS:
@@ -175,7 +178,7 @@ def _cells(rows: Sequence[Row], seeds: Sequence[int], defaults: str) -> dict[str
             chosen = [seed for seed in centre if (seed in seeds) == reported]
             figures[f"{name}_{drafts}_{defaults}"] = mean_figure(
                 [centre[seed] for seed in chosen],
-                f"REG_T of CoRLL with the daemon's defaults but lr and rehearsal, {drafts} drafts, {which}",
+                f"REG_T of CoRLL with the daemon's defaults except lr and rehearsal, {drafts} drafts, {which}",
             )
             for cell in names_in(part, "cell"):
                 if cell != defaults:
@@ -183,7 +186,7 @@ def _cells(rows: Sequence[Row], seeds: Sequence[int], defaults: str) -> dict[str
                     figures[f"{name}_{drafts}_{cell}"] = paired_difference(
                         [own[seed] for seed in chosen],
                         [centre[seed] for seed in chosen],
-                        f"REG_T with {cell} less that with the defaults, {drafts} drafts, {which}",
+                        f"REG_T with {cell} minus that with the defaults, {drafts} drafts, {which}",
                     )
     return figures
 

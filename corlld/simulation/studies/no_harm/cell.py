@@ -1,4 +1,4 @@
-"""One cell of the study of harm: users who edit, learn and are measured, round after round."""
+"""A cell of the study of harm: users edit drafts, and the learner learns from them and is measured."""
 
 import itertools
 import math

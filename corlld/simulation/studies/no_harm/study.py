@@ -50,7 +50,7 @@ class NoHarm:
             return Unit(f"seed {seed}, {variant.name}", lambda: Cell(workshop, scale, variant, seed).run())
 
         first = options.seeds[0]
-        # The leaping user's texts are the longest ones, so it is run for one seed alone.
+        # The leaping user's texts are the longest. That user is run for the first seed alone, to save time.
         plain = [Variant(DEFAULTS, KINDS if seed == first else KINDS[:-1], scale.edits) for seed in options.seeds]
         return [
             *(unit(seed, variant) for seed, variant in zip(options.seeds, plain, strict=True)),

@@ -62,7 +62,7 @@ class Writer:
 
 
 def writers(tastes: Sequence[Taste], all_tastes: Sequence[Taste], seed: int) -> list[Writer]:
-    """Return the users of some tastes. A user is the same, whoever else takes part.
+    """Return the users of some tastes. A user does not depend on who else takes part.
 
     The users are asked about different subjects at the same time.
     """

@@ -22,7 +22,7 @@ from corlld.simulation.studies.tastes.series import (
 
 TUNED, FINE_TUNING = "tuned", "fine-tuning"
 UNREHEARSED = "no rehearsal"
-# The default with one change: what most decides how soon margins saturate, and what is learnt then.
+# The default with one change each: the settings that most decide how soon margins saturate, and what is learnt then.
 CELLS: Mapping[str, Mapping[str, float]] = {
     UNREHEARSED: {"rehearsal_weight": 0.0},
     "imitation_weight 0.1": {"imitation_weight": 0.1},
@@ -30,7 +30,7 @@ CELLS: Mapping[str, Mapping[str, float]] = {
     "epsilon 0.05": {"epsilon": 0.05},
     "beta 0.01": {"beta": 0.01},
 }
-SEEN = ("mira", "jonas")  # the demo's two, on whom defaults were picked before
+SEEN = ("mira", "jonas")  # the users of the demo: the defaults were chosen on them
 
 
 def figures_of(rows: Sequence[Row]) -> dict[str, Figure]:
@@ -51,16 +51,20 @@ def _learning(rows: Sequence[Row]) -> dict[str, Figure]:
     edits = f"{size * int(rounds[0]['edits'])} edits"
     return {
         "edit_ratio_first": mean_figure(first, f"share of a draft that its user changed, first {edits}; {over}"),
-        "edit_ratio_last": mean_figure(last, f"the same, last {edits}"),
-        "edit_ratio_fall": paired_difference(first, last, "first minus last, user by user"),
+        "edit_ratio_last": mean_figure(last, f"share of a draft that its user changed, last {edits}; {over}"),
+        "edit_ratio_fall": paired_difference(first, last, "edit_ratio_first minus edit_ratio_last, user by user"),
         "held_out_before": mean_figure(before, f"distance of drafts on held-out prompts, base model; {over}"),
-        "held_out_after": mean_figure(after, "the same, own adapter after the last edit"),
-        "held_out_fall": paired_difference(before, after, "before minus after, user by user"),
+        "held_out_after": mean_figure(
+            after, f"distance of drafts on held-out prompts, own adapter after the last edit; {over}"
+        ),
+        "held_out_fall": paired_difference(before, after, "held_out_before minus held_out_after, user by user"),
         "held_out_exchanged": mean_figure(
-            at_mark(rows, "exchanged_distance", _first_and_last_mark(rows)[1]), "the same, another user's adapter"
+            at_mark(rows, "exchanged_distance", _first_and_last_mark(rows)[1]),
+            f"distance of drafts on held-out prompts, another user's adapter after the last edit; {over}",
         ),
         "held_out_largest_share_left": Figure(
-            max(b / a for a, b in zip(before, after, strict=True)), "after / before, of the user who gained least"
+            max(b / a for a, b in zip(before, after, strict=True)),
+            "held_out_after / held_out_before of the user who gained least",
         ),
     }
 
@@ -82,58 +86,69 @@ def _soundness(rows: Sequence[Row]) -> dict[str, Figure]:
         ),
         "repetition_largest": Figure(
             largest_running(rounds, "repetition"),
-            "the same in drafts of own adapters, largest running mean of any user; a collapse had .3 to .7",
+            "share of repeated words in drafts of own adapters, largest running mean; a collapse had .3 to .7",
         ),
-        "length_last": mean_figure(lengths, "words of a draft for each word that its user had in mind, last edits"),
-        "plain_perplexity_before": Figure(base, "of plain text, base model"),
-        "plain_perplexity_after": mean_figure(after, "the same under the adapters after the last edit"),
-        "plain_perplexity_ratio": _ratio_figure(after, base, "after / before, geometric mean over users"),
+        "length_last": mean_figure(lengths, "words of a draft per word that its user had in mind, last edits"),
+        "plain_perplexity_before": Figure(base, "perplexity of plain English, base model"),
+        "plain_perplexity_after": mean_figure(after, "perplexity of plain English, adapters after the last edit"),
+        "plain_perplexity_ratio": _ratio_figure(
+            after, base, "perplexity of plain English, after / before; geometric mean over users"
+        ),
         "drafts_base_nats_before": mean_figure(
-            at_mark(rows, "base_nats", first), "-log pi_base a token of held-out drafts, base model"
+            at_mark(rows, "base_nats", first), "-log pi_base per token of held-out drafts, base model"
         ),
         "drafts_base_nats_after": mean_figure(
-            at_mark(rows, "base_nats", last), "the same of the adapters' drafts, after the last edit"
+            at_mark(rows, "base_nats", last), "-log pi_base per token of held-out drafts, adapters after the last edit"
         ),
         "kl_nats": mean_figure(
-            at_mark(rows, "kl_nats", last), "log pi - log pi_base a token of own held-out (greedy) drafts, at the end"
+            at_mark(rows, "kl_nats", last), "log pi - log pi_base per token of own held-out (greedy) drafts, at the end"
         ),
         "hidden_rise_nats": mean_figure(
             at_mark(rows, "hidden_rise_nats", last),
             "log pi - log pi_base of the text that a user has in mind for a held-out prompt, at the end",
         ),
-        "rejected": Figure(sum(float(row["rejected"]) for row in rounds), "pairs that the guard or a limit kept out"),
+        "rejected": Figure(sum(float(row["rejected"]) for row in rounds), "pairs that the guard or a limit rejected"),
     }
     if drifts:
-        figures["drift_mean_nats"] = Figure(statistics.fmean(drifts), "a tail token, of a step's own pairs")
-        figures["drift_largest_nats"] = Figure(max(drifts), "the same, largest; the guard's limit is 1")
+        figures["drift_mean_nats"] = Figure(
+            statistics.fmean(drifts), "mean drift per update, nats per tail token of its own pairs"
+        )
+        figures["drift_largest_nats"] = Figure(
+            max(drifts), "largest drift of an update, nats per tail token; the guard's limit is 1"
+        )
     if deltas:
-        figures["delta_edited_nats"] = Figure(statistics.fmean(deltas), "change of log pi(edited tail) in a step")
+        figures["delta_edited_nats"] = Figure(
+            statistics.fmean(deltas), "change of log pi(edited tail) by an update, nats"
+        )
         falls = sum(delta < 0 for delta in deltas) / len(deltas)
         figures["delta_edited_falls"] = Figure(falls, "share of updates that made their edited texts less likely")
     if saturated:
-        figures["saturated_last"] = mean_figure(saturated, "share of pairs whose gradient has all but vanished")
+        figures["saturated_last"] = mean_figure(
+            saturated, "share of pairs whose gradient has almost vanished, last edits"
+        )
     return figures
 
 
 def cell_differences(rows: Sequence[Row], name: str, other: str) -> tuple[Figure, Figure]:
-    """A cell minus another one: distance on held-out prompts, and edit ratio in the later half."""
+    """Return a cell minus another cell: held-out distance at the end, and edit ratio in the later half."""
     return (
         paired_difference(
             held_out_distances(rows, name),
             held_out_distances(rows, other),
-            f"held-out distance at the end, {name} minus {other}; over prompts, of one run each",
+            f"held-out distance at the end, {name} minus {other}; over prompts, one run each",
         ),
         paired_difference(
             late_ratios(rows, name),
             late_ratios(rows, other),
-            f"edit ratio in the later half, {name} minus {other}; over rounds, of one run each",
+            f"edit ratio in the later half, {name} minus {other}; over rounds, one run each",
         ),
     )
 
 
 def _cells(rows: Sequence[Row]) -> dict[str, Figure]:
-    """Of each cell, and what it is apart from the default; of fine-tuning also from the tuned rule, where that is
-    another one.
+    """Return the figures of each cell, and its differences to the default.
+
+    If tuning has chosen another rule than the default, fine-tuning is also compared with the tuned rule.
     """
     names = cell_names(rows)
     figures: dict[str, Figure] = {}
@@ -152,7 +167,8 @@ def _cells(rows: Sequence[Row]) -> dict[str, Figure]:
             f"largest running mean of repetition, {name}",
         )
         figures[f"{key}_perplexity_ratio"] = Figure(
-            math.exp(statistics.fmean(_log_ratio(row) for row in plain)), f"plain text, after / before, {name}"
+            math.exp(statistics.fmean(_log_ratio(row) for row in plain)),
+            f"perplexity of plain English, after / before, {name}",
         )
         if name != DEFAULT:
             held_out, late = cell_differences(rows, name, DEFAULT)
@@ -184,7 +200,7 @@ def _log_ratio(row: Row) -> float:
 
 
 def _ratio_figure(values: Sequence[float], base: float, meaning: str) -> Figure:
-    """The interval is taken of logarithms."""
+    """Return the geometric mean of value / base. Its interval is that of the logarithms."""
     logs = mean_figure([math.log(value / base) for value in values], meaning)
     low, high = (None if bound is None else math.exp(bound) for bound in (logs.low, logs.high))
     return Figure(math.exp(logs.value), meaning, low, high)

@@ -1,8 +1,11 @@
-"""Five made-up tastes on the real model: does it learn each of them in 200 edits, and does it stay sound?
+"""`corlld simulate tastes`: does the real model learn five made-up tastes in 200 edits each, and does it stay sound?
 
-Units: five tastes learn by the default settings, in blocks of edits; then two of them by other settings, one change at
-a time; then the rule and supervised fine-tuning are tuned, on two tastes and a seed that are not reported, and learn
-the two others as tuned.
+The units, in order:
+
+1. The long run: five tastes are learnt with the default settings, in blocks of edits.
+2. The cells: two of the tastes are learnt with other settings, one change at a time.
+3. The tuning of the rule and of supervised fine-tuning, on two tastes and a seed that are not reported.
+4. The two tastes of the cells are learnt with the tuned settings.
 """
 
 import json
@@ -23,15 +26,18 @@ from corlld.simulation.studies.tastes.series import DEFAULT
 from corlld.simulation.studies.workshop import Workshop
 
 VALIDATION_SEED = 1001
-VALIDATION = (MIRA, JONAS)  # the defaults were picked on the demo's two: nothing is compared on them
+VALIDATION = (MIRA, JONAS)  # the defaults were chosen on these two: nothing is compared on them
 COMPARED = (PAVEL, YUKI)
-LEARNING_RATES = (2e-4, 5e-4, 1e-3)  # tried for each method: the tuning budget of both, three runs
-ALPHA = 1.0  # the demo's
+LEARNING_RATES = (2e-4, 5e-4, 1e-3)  # tried for both methods, so that their tuning budgets are equal
+ALPHA = 1.0  # as in the demo
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Edits of a user in the long run, in one of its blocks, in a cell, and in tuning; held-out prompts a user."""
+    """The amount of work. edits: per user in the long run; block, cell, tuning: per user in each of them.
+
+    held_out: prompts per user.
+    """
 
     edits: int
     block: int
@@ -45,19 +51,19 @@ QUICK = Scale(edits=8, block=4, cell=8, tuning=4, held_out=2)
 
 
 def corll(name: str, **changes: float) -> Method:
-    """The daemon's rule, with some of its defaults changed."""
+    """Return the daemon's rule with some of its defaults changed."""
     return Method(name, LearningSettings.model_validate(changes))
 
 
 def fine_tuning(lr: float, name: str = FINE_TUNING, **changes: float) -> Method:
-    """Supervised fine-tuning on the edited texts: by the same optimizer, and rehearsing the same, but for changes."""
+    """Return supervised fine-tuning on the edited texts, with the same optimizer and rehearsal but for the changes."""
     return Method(
         name, LearningSettings.model_validate({"lr": lr, "acceptance_weight": 1.0} | changes), supervised=True
     )
 
 
 class Tastes:
-    """See `Study`."""
+    """The study."""
 
     name = "tastes"
     question = "Does gemma3-270m learn five made-up tastes from 200 edits each, and does it stay sound?"
@@ -92,7 +98,7 @@ class Tastes:
 
 
 def _long_run(work: "_Work", seed: int) -> list[Unit]:
-    """The default, in blocks. Its first edits are also what the cells are compared with."""
+    """Return the default in blocks. The cells are compared with its first edits."""
     return [
         Unit(f"seed {seed} long {start + work.scale.block}", partial(work.block, seed, start))
         for start in range(0, work.scale.edits, work.scale.block)
@@ -100,7 +106,7 @@ def _long_run(work: "_Work", seed: int) -> list[Unit]:
 
 
 def _changed(work: "_Work", seed: int) -> list[Unit]:
-    """The default with one change each."""
+    """Return the cells: the default with one change each."""
     return [
         Unit(f"seed {seed} {name}", partial(work.cell, seed, partial(corll, name, **changes)))
         for name, changes in CELLS.items()
@@ -116,7 +122,7 @@ def _tuned(work: "_Work", seed: int) -> list[Unit]:
 
 
 class _Work:
-    """What the units do. `scratch` keeps the tuned figures, and the long run's state after each block."""
+    """The work of the units. `scratch` keeps the tuned figures, and the state of the long run after each block."""
 
     def __init__(self, workshop: Workshop, scale: Scale, scratch: Path) -> None:
         self._workshop = workshop
@@ -128,7 +134,7 @@ class _Work:
         return [*rules, *(fine_tuning(lr) for lr in LEARNING_RATES)]
 
     def tuning(self, method: Method) -> list[Row]:
-        """The method on the validation tastes and seed; what counts is the mean edit ratio of the later half."""
+        """Run the method on the validation tastes and seed, and keep the mean edit ratio of the later half."""
         loop = self._loop(method, VALIDATION, VALIDATION_SEED)
         rows = self._labelled(self._rounds(loop, self.scale.tuning), "tuning", method, VALIDATION_SEED)
         late = [float(row["edit_ratio"]) for row in rows if int(row["edits"]) > self.scale.tuning // 2]
@@ -138,14 +144,14 @@ class _Work:
         return rows
 
     def best_lr(self, name: str) -> float:
-        """The learning rate with the lowest edit ratio in tuning; the smaller one of two that are alike."""
+        """Return the learning rate with the lowest edit ratio in tuning; of equal rates the smaller."""
         try:
             return min(LEARNING_RATES, key=lambda lr: float(json.loads(self._tuning(name, lr).read_text())))
         except FileNotFoundError as error:
-            raise FatalError(f"{error.filename} is missing: begin anew in another folder") from None
+            raise FatalError(f"{error.filename} is missing: start again in another folder") from None
 
     def tuned_rule(self) -> Method | None:
-        """The rule at its best learning rate; None where that is the default: the long run has it."""
+        """Return the rule at its best learning rate; None if that is the default, which the long run has."""
         best = self.best_lr(DEFAULT)
         return None if best == LearningSettings().lr else corll(TUNED, lr=best)
 
@@ -156,7 +162,7 @@ class _Work:
         return fine_tuning(self.best_lr(FINE_TUNING), f"{FINE_TUNING}, {UNREHEARSED}", rehearsal_weight=0.0)
 
     def block(self, seed: int, start: int) -> list[Row]:
-        """One block of the long run, which goes on from the state that the one before left."""
+        """Run one block of the long run, from the state that the block before has left."""
         method = corll(DEFAULT)
         loop = self._loop(method, FIVE_TASTES, seed)
         rows: list[Row] = []
@@ -167,7 +173,7 @@ class _Work:
         rows += self._rounds(loop, self.scale.block)
         rows += loop.mark(self.scale.held_out, exchanged=loop.edits == self.scale.edits)
         loop.save(self._state(seed, loop.edits))
-        # The state that this block went on from stays: the block is done again if it is cut off before it is noted.
+        # The state from which this block went on stays: the block is repeated if it is cut off before it is noted.
         self._state(seed, start - self.scale.block).unlink(missing_ok=True)
         return self._labelled(rows, "long", method, seed)
 
