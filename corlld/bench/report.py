@@ -18,7 +18,7 @@ from rich.table import Table
 from corlld.bench.comparison import Series
 from corlld.bench.figures import Measured
 from corlld.bench.workloads import Workload
-from corlld.simulation.plots import new_picture
+from corlld.simulation.drawing import new_picture
 
 _COLOURS = {"float32": "#1f77b4", "bfloat16": "#d9541e"}
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from corlld.simulation.plots import COLOURS, new_picture, running_mean
+from corlld.simulation.drawing import COLOURS, new_picture, running_mean
 
 
 @dataclass(frozen=True, slots=True)

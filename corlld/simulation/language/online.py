@@ -1,6 +1,6 @@
 """Online learning from many users by the daemon's own learner: draft, answer, update, and again."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -11,7 +11,7 @@ import numpy as np
 from corlld.adapters.layout import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model.resident import ResidentModel
-from corlld.records import EditEvent, PairStatus, TrainingBatch
+from corlld.records import EditEvent, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings.sections import GuardSettings, LearningSettings
 from corlld.simulation.language.grammar import PROMPTS, Prompt, Words, is_sentence, parse, text_of
 from corlld.simulation.language.policies import Draft, sample
@@ -66,6 +66,11 @@ class History:
         """U(y*) - U(y), answer by answer."""
         return [1 - value for value in self.utilities]
 
+    def take_in(self, outcome: UpdateOutcome) -> None:
+        assert outcome.adapter is None or isinstance(outcome.adapter, AdapterTensors)  # noqa: S101 - its own make
+        self.adapter = outcome.adapter
+        self.rejected += sum(pair.status is PairStatus.REJECTED for pair in outcome.pairs)
+
 
 def run_online(
     resident: ResidentModel,
@@ -100,26 +105,22 @@ def run_online(
     copies = 2 if feedback is Feedback.TWO_SAMPLES else 1
     for number in range(rounds):
         prompts = [[PROMPTS[index] for index in rng.integers(len(PROMPTS), size=each)] for rng in prompted]
-        own = sample(resident, [h.adapter for h in histories], [asked * copies for asked in prompts], drawn)
+        repeated = [asked * copies for asked in prompts]
+        own = sample(resident, [history.adapter for history in histories], repeated, drawn)
         shown = own
         if any(history.scenario.of_base for history in histories):
-            theirs = sample(resident, [None] * len(histories), [asked * copies for asked in prompts], others)
+            theirs = sample(resident, [None] * len(histories), repeated, others)
             shown = [t if h.scenario.of_base else o for h, o, t in zip(histories, own, theirs, strict=True)]
-        batches = []
-        for history, asked, drafts, seen, rng in zip(histories, prompts, own, shown, answered, strict=True):
-            events = []
-            for index, prompt in enumerate(asked):
-                _judge(history, prompt, drafts[index::each])
-                answer = _answer(history, prompt, seen[index::each], rng)
-                history.answers.append(answer)
-                events.append(_lesson(f"{number}-{index}", prompt, seen[index], answer, feedback))
-            batches.append(TrainingBatch(_uid(history), history.adapter, tuple(events)))
+        for history, asked, drafts in zip(histories, prompts, own, strict=True):
+            _judge(history, asked, drafts)
+        batches = [
+            TrainingBatch(_uid(history), history.adapter, tuple(_answered(history, number, asked, seen, feedback, rng)))
+            for history, asked, seen, rng in zip(histories, prompts, shown, answered, strict=True)
+        ]
         if feedback is Feedback.NONE:
             continue
         for history, outcome in zip(histories, learner.update(batches), strict=True):
-            assert outcome.adapter is None or isinstance(outcome.adapter, AdapterTensors)  # noqa: S101 - its own make
-            history.adapter = outcome.adapter
-            history.rejected += sum(pair.status is PairStatus.REJECTED for pair in outcome.pairs)
+            history.take_in(outcome)
     return histories
 
 
@@ -137,10 +138,30 @@ def _uid(history: History) -> str:
     return f"{history.scenario.name}-{history.seed}"
 
 
-def _judge(history: History, prompt: Prompt, drafts: Sequence[Draft]) -> None:
-    parsed = [parse(draft.words) for draft in drafts]
-    history.utilities.append(float(np.mean([history.user.utility.of(prompt, text) for text in parsed])))
-    history.sentences.append(float(np.mean([is_sentence(text) for text in parsed])))
+def _answered(
+    history: History,
+    number: int,
+    prompts: Sequence[Prompt],
+    shown: Sequence[Draft],
+    feedback: Feedback,
+    rng: np.random.Generator,
+) -> Iterator[EditEvent]:
+    """Let a user answer the drafts of round `number`, and yield the answers as the learner gets them.
+
+    shown: one draft per prompt, in order; for two samples then a second draft per prompt.
+    """
+    for index, prompt in enumerate(prompts):
+        answer = _answer(history, prompt, shown[index :: len(prompts)], rng)
+        history.answers.append(answer)
+        yield _lesson(f"{number}-{index}", prompt, shown[index], answer, feedback)
+
+
+def _judge(history: History, prompts: Sequence[Prompt], drafts: Sequence[Draft]) -> None:
+    """Note utility and faults of what the user's policy wrote. drafts: in the order of `_answered`."""
+    for index, prompt in enumerate(prompts):
+        parsed = [parse(draft.words) for draft in drafts[index :: len(prompts)]]
+        history.utilities.append(float(np.mean([history.user.utility.of(prompt, text) for text in parsed])))
+        history.sentences.append(float(np.mean([is_sentence(text) for text in parsed])))
 
 
 def _answer(history: History, prompt: Prompt, shown: Sequence[Draft], rng: np.random.Generator) -> Answer:

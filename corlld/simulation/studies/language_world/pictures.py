@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from corlld.simulation.plots import COLOURS, new_picture
+from corlld.simulation.drawing import COLOURS, new_picture
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
 from corlld.simulation.studies.language_world.methods import ANCHORED, CORLL, NOTHING, PAIR_DPO, PREVIOUS, SFT

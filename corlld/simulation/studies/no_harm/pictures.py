@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corlld.simulation.plots import COLOURS, new_picture
+from corlld.simulation.drawing import COLOURS, new_picture
 from corlld.simulation.studies.contract import Row
 from corlld.simulation.studies.no_harm.report import Band
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corlld.simulation.plots import COLOURS, new_picture
+from corlld.simulation.drawing import COLOURS, new_picture
 from corlld.simulation.studies.contract import Figure
 
 _BLUE, _ORANGE, _GREEN, _PURPLE = COLOURS[:4]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from corlld.simulation.plots import COLOURS, new_picture
+from corlld.simulation.drawing import COLOURS, new_picture
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
 from corlld.simulation.studies.rows import chosen

@@ -37,7 +37,7 @@ def figures_of(rows: Sequence[Row]) -> dict[str, Figure]:
     """Return all figures of the study by name."""
     unseen = [row for row in rows if row.get("user") not in SEEN]
     apart = {f"{name}_unseen": figure for name, figure in _learning(unseen).items()}
-    return {**_learning(rows), **apart, **_soundness(rows), **_cells(rows), **_tuning(rows)}
+    return {**_learning(rows), **apart, **_soundness(rows), **_updates(rows), **_cells(rows), **_tuning(rows)}
 
 
 def _learning(rows: Sequence[Row]) -> dict[str, Figure]:
@@ -77,10 +77,7 @@ def _soundness(rows: Sequence[Row]) -> dict[str, Figure]:
     first, last = _first_and_last_mark(rows)
     base = statistics.fmean(float(row["base_perplexity"]) for row in chosen(rows, part="long", kind="plain"))
     after = [float(row["perplexity"]) for row in chosen(rows, part="long", kind="plain", edits=last)]
-    drifts = [float(row["drift_nats"]) for row in rounds if "drift_nats" in row]
-    deltas = [float(row["delta_edited_nats"]) for row in rounds if "delta_edited_nats" in row]
-    saturated = [statistics.fmean(values[-size:]) for values in by_user(rounds, "saturated_share").values() if values]
-    figures = {
+    return {
         "repetition_before": mean_figure(
             at_mark(rows, "repetition", first), "share of repeated words in held-out drafts of the base model"
         ),
@@ -109,6 +106,19 @@ def _soundness(rows: Sequence[Row]) -> dict[str, Figure]:
         ),
         "rejected": Figure(sum(float(row["rejected"]) for row in rounds), "pairs that the guard or a limit rejected"),
     }
+
+
+def _updates(rows: Sequence[Row]) -> dict[str, Figure]:
+    """Return the figures of the updates of the long run. A figure without values is left out."""
+    rounds = chosen(rows, part="long", kind="round")
+    drifts = [float(row["drift_nats"]) for row in rounds if "drift_nats" in row]
+    deltas = [float(row["delta_edited_nats"]) for row in rounds if "delta_edited_nats" in row]
+    saturated = [
+        statistics.fmean(values[-rounds_in_window(rounds) :])
+        for values in by_user(rounds, "saturated_share").values()
+        if values
+    ]
+    figures = {}
     if drifts:
         figures["drift_mean_nats"] = Figure(
             statistics.fmean(drifts), "mean drift per update, nats per tail token of its own pairs"

@@ -6,7 +6,7 @@ A row has a `part` (tuning, long, cell), a `method`, a `kind` (round, held-out, 
 import statistics
 from collections.abc import Sequence
 
-from corlld.simulation.plots import running_mean
+from corlld.simulation.drawing import running_mean
 from corlld.simulation.studies.contract import Row
 from corlld.simulation.studies.rows import chosen, names_in
 

@@ -1,6 +1,6 @@
 """Running means."""
 
-from corlld.simulation.plots import running_mean
+from corlld.simulation.drawing import running_mean
 
 
 def test_a_running_mean_begins_with_fewer_values() -> None:
