@@ -25,7 +25,7 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
         ("plain_ratio", "perplexity / base model's", "Plain English that no user writes about"),
         ("draft_repetition", "share of repeated words", "Repetition in the user's own drafts"),
         ("canary_similarity", "similarity to the base model's", "Drafts for prompts that no user asks"),
-        ("drift_max", "nats per token", "The guard's measure: largest drift of an update"),
+        ("drift_max", "nats per token", "Guard: largest drift of an update"),
     )
     for axes, (column, unit, title) in zip(figure.subplots(2, 2).flat, panels, strict=True):
         for kind in kinds:
