@@ -1,1 +1,1 @@
-"""`corlld bench`: the learner beside its peers, and what the daemon around it costs, side by side in one run."""
+"""`corlld bench`: the learner beside its peers, and the costs of the daemon around it, all in one run."""

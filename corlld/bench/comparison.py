@@ -1,4 +1,4 @@
-"""Ways beside each other, in turn, round after round; what was checked before, and what the seconds say."""
+"""Times the ways in turn, round after round, checks that all end with the same tensors, and compares the seconds."""
 
 import statistics
 import time
@@ -23,8 +23,8 @@ from corlld.settings.sections import GuardSettings, LearningSettings, ModelSetti
 FP32, BF16 = "float32", "bfloat16"
 TRL_WHOLE = "trl, constructed"
 TOLERANCE = 1e-4  # of the weights
-# Of what the step changed, which is less than a hundredth of the weights, so that this is the stricter one. Not much
-# less: a weight whose gradient is but rounding takes a step of Adam's all the same, in either direction.
+# Of what the step changed. That is less than a hundredth of the weights, so this tolerance is the stricter one. It
+# can't be much smaller: a weight whose gradient is only rounding takes a whole step of Adam too, in either direction.
 STEP_TOLERANCE = 1e-2
 # A linear layer of gemma3-270m, on as many tokens as 16 pairs have there.
 GEMM_TOKENS, GEMM_IN, GEMM_OUT = 1712, 640, 2048
@@ -35,7 +35,7 @@ WAYS = ("trl", "peft", "single", "packed", "guarded", "rehearsing", "gemm")  # i
 
 
 class Series(NamedTuple):
-    """What is timed: a way of `WAYS`, or TRL_WHOLE, which is "trl" with the trainers' construction."""
+    """A timed series. way: one of `WAYS`, or TRL_WHOLE, which is "trl" with the construction of the trainers."""
 
     workload: str
     dtype: str
@@ -46,7 +46,7 @@ def _first(dtype: str, *ways: str) -> tuple[Series, ...]:
     return tuple(Series(FIRST, dtype, way) for way in ways)
 
 
-# Each is how many times as long the second one takes as the first one.
+# Each ratio: the seconds of the second series over those of the first.
 RATIOS: dict[str, tuple[Series, ...]] = {
     "over_peft_fp32": _first(FP32, "packed", "peft"),
     "over_peft_bf16": _first(BF16, "packed", "peft"),
@@ -69,7 +69,7 @@ SHARES = {
 
 
 class Gemm:
-    """The machine's own rate: one linear layer over and over. `training` is the seconds of one."""
+    """Measures the rate of the machine: the same linear layer over and over. `training` is the seconds of a pass."""
 
     OPERATIONS = 2 * GEMM_TOKENS * GEMM_IN * GEMM_OUT
 
@@ -88,7 +88,7 @@ class Gemm:
 
 
 class Comparison:
-    """Keeps the models of a run, loaded when they are first needed.
+    """Keeps the models of a run. Each is loaded when it is first needed.
 
     Args:
         model: as `model.name`.
@@ -104,7 +104,7 @@ class Comparison:
         self._workloads = workloads
 
     def packed(self, *, guarded: bool) -> ours.Ours:
-        """All users of the first workload in one call, in float32; each of them was trained before."""
+        """Return the packed way on the first workload, in float32, with users who were trained before."""
         workload = self._workloads[FIRST]
         starts = ours.trained_starts(self._learner(FP32, "packed"), workload)
         return self._ours(workload, Series(FIRST, FP32, "guarded" if guarded else "packed"), starts)
@@ -112,9 +112,9 @@ class Comparison:
     def measure(
         self, wanted: Collection[Series], repeats: int, advance: Callable[[int], None]
     ) -> dict[Series, list[float]]:
-        """Seconds of each round of each series: all of a workload's in turn, after a round that only warms up.
+        """Return the seconds of each round by series. The series of a workload take turns, after a round to warm up.
 
-        Raises FatalError where the ways of a workload don't end with the same tensors.
+        Raises FatalError if the ways of a workload don't end with the same tensors.
         """
         seconds: dict[Series, list[float]] = {}
         for name, workload in self._workloads.items():
@@ -195,34 +195,34 @@ class Comparison:
         return self._learners[key]
 
     def _base(self, dtype: str) -> Any:
-        """A model of its own for a peer, on the device of ours."""
+        """Return another copy of the model for a peer, on the same device."""
         resident = self._resident(dtype)
         base = transformers.AutoModelForCausalLM.from_pretrained(self._source, dtype=resident.model.dtype)
         return base.to(resident.device).eval()
 
 
 def to_run(wanted: Iterable[Series]) -> list[Series]:
-    """What has to be run for these series, in the order of a round."""
+    """Return the series to run for these series, in the order of a round."""
     run = {series._replace(way="trl") if series.way == TRL_WHOLE else series for series in wanted}
     return sorted(run, key=lambda series: (series.workload, series.dtype == BF16, WAYS.index(series.way)))
 
 
 def check_same(start: Sequence[torch.Tensor], ways: Mapping[str, Way]) -> None:
-    """Raises FatalError where a way has ended with other tensors than the first one: seconds would compare nothing."""
+    """Raise FatalError if a way has ended with other tensors than the first: their seconds could not be compared."""
     weights = {name: way.weights() for name, way in ways.items()}
     for name, other in weights.items():
         first = next(iter(weights))
         of_weights, of_step = relative_differences(start, weights[first], other)
         if not (of_weights <= TOLERANCE and of_step <= STEP_TOLERANCE):
             raise FatalError(
-                f"{name} ends with other tensors than {first}: {of_weights:.1e} of the weights apart, allowed "
-                f"{TOLERANCE:.0e}, and {of_step:.1e} of what the step changed, allowed {STEP_TOLERANCE:.0e}; nothing "
-                "is timed"
+                f"{name} ends with other tensors than {first}: they differ by {of_weights:.1e} of the weights, allowed "
+                f"{TOLERANCE:.0e}, and by {of_step:.1e} of what the step changed, allowed {STEP_TOLERANCE:.0e}; "
+                "nothing is timed"
             )
 
 
 def ratios(seconds: Mapping[Series, Sequence[float]], names: Iterable[str]) -> list[Measured]:
-    """The figures of `RATIOS` that are among the names; low and high are those of single rounds."""
+    """Return the figures of `RATIOS` that are among the names. Their low and high are of single rounds."""
     found = []
     for name in names:
         if name in RATIOS:
@@ -234,7 +234,7 @@ def ratios(seconds: Mapping[Series, Sequence[float]], names: Iterable[str]) -> l
 
 
 def gemm_shares(seconds: Mapping[Series, Sequence[float]], names: Iterable[str], operations: int) -> list[Measured]:
-    """The figures of `SHARES` that are among the names. operations: the analytic minimum of the first workload."""
+    """Return the figures of `SHARES` that are among the names. operations: the minimum of the first workload."""
     found = []
     for name in names:
         if name in SHARES:

@@ -1,4 +1,4 @@
-"""What the daemon around the learner costs: the real loop on a file of events, with stores and folders of its own."""
+"""Costs of the daemon around the learner: the real loop on a file of events, with its own store and folders."""
 
 import json
 import secrets
@@ -28,15 +28,15 @@ from corlld.settings.sections import (
     StateSettings,
 )
 
-ROUNDS = 4  # events of each user in a burst
-EDITS = 6  # one after the other, for their latency; the first one finds cold caches
+ROUNDS = 4  # events per user in a burst
+EDITS = 6  # sent one after the other, to measure latency; the first finds cold caches
 FLUSH_SECONDS = 0.2
 PATIENCE_SECONDS = 300.0
 
 
 @dataclass
 class Watch(Observer):
-    """Keeps the times that the loop tells, in seconds on its own clock."""
+    """Keeps the times that the loop reports, in seconds on its own clock."""
 
     begun: float | None = None
     ended: float = 0.0
@@ -44,11 +44,11 @@ class Watch(Observer):
     publishing: float = 0.0
     finished_events: int = 0
     steps: list[float] = field(default_factory=list)
-    out: "SimpleQueue[float]" = field(default_factory=SimpleQueue)  # when a version was published
+    out: "SimpleQueue[float]" = field(default_factory=SimpleQueue)  # the times at which versions were published
 
     @property
     def wall(self) -> float:
-        """From the first event that came in to the last one whose outcome is out."""
+        """Seconds from the first admitted event to the last finished event."""
         if self.begun is None:
             raise FatalError("the daemon of the bench read no event")
         return self.ended - self.begun
@@ -73,7 +73,7 @@ class Watch(Observer):
 
 
 def daemon_settings(folder: Path, model: str, *, secret: str, **sections: Any) -> Settings:
-    """Defaults, with everything that is written below `folder`, and sections in place of their defaults."""
+    """Return the defaults with all files below `folder`. sections: replace the sections of these names."""
     own: dict[str, Any] = {
         "source": SourceSettings(kind="jsonl", path=folder / "events.jsonl"),
         "identity": IdentitySettings(secret=SecretStr(secret)),
@@ -86,7 +86,7 @@ def daemon_settings(folder: Path, model: str, *, secret: str, **sections: Any) -
 
 
 def event_line(event: EditEvent, event_id: str, user_id: str) -> bytes:
-    """The event as a line of a file, under other names."""
+    """Return the event as a line of a file, with another event id and user id."""
     fields: Mapping[str, object] = {
         "event_id": event_id,
         "user_id": user_id,
@@ -99,7 +99,7 @@ def event_line(event: EditEvent, event_id: str, user_id: str) -> bytes:
 
 
 def run_to_end(settings: Settings, lines: Iterable[bytes]) -> Watch:
-    """The daemon on these events, until all of them are finished. Raises FatalError where one of them is not."""
+    """Run the daemon until these events are finished. Raises FatalError if it ends with an unfinished event."""
     assert settings.source.path is not None  # noqa: S101 - of `daemon_settings`
     given = list(lines)
     settings.source.path.write_bytes(b"".join(given))
@@ -111,9 +111,9 @@ def run_to_end(settings: Settings, lines: Iterable[bytes]) -> Watch:
 
 
 def commit_share(folder: Path, model: str, events: Sequence[EditEvent]) -> float:
-    """Seconds in saves and publications over wall time, in a burst of some events of each user, at the defaults.
+    """Return the seconds in saves and publications over wall time, in a burst of events, with the defaults.
 
-    The two run beside the next step's training: all of their seconds count, which is more than what they cost.
+    Both run beside the training of the next step. All of their seconds count, so the share is larger than the cost.
     """
     settings = daemon_settings(folder, model, secret=secrets.token_hex(32))
     lines = [
@@ -126,7 +126,7 @@ def commit_share(folder: Path, model: str, events: Sequence[EditEvent]) -> float
 
 
 def latencies_beyond(folder: Path, model: str, events: Sequence[EditEvent]) -> list[float]:
-    """For single edits of a user: seconds from the line in the file to the version, less flush window and step."""
+    """Return for single edits of a user the seconds from line to published version, minus flush window and step."""
     settings = daemon_settings(
         folder,
         model,

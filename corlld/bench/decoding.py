@@ -1,4 +1,4 @@
-"""Records decoded, validated and batched, beside a bare kafka-python poll loop on the same topic."""
+"""Rate of records decoded, validated and batched, beside that of a bare kafka-python poll loop on the same topic."""
 
 import secrets
 import statistics
@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 60.0
 
 
 class _NoDeadLetters:
-    """Every record of the topic is an event."""
+    """Takes no dead letters: every record of the topic is an event."""
 
     def send(self, letter: DeadLetter) -> Future[None]:
         raise FatalError("a record of the bench is no event")
@@ -41,9 +41,10 @@ class _NoDeadLetters:
 def decode_shares(
     bootstrap: str, events: Sequence[EditEvent], repeats: int, advance: Callable[[int], None], records: int = RECORDS
 ) -> tuple[float, list[float]]:
-    """Median rate of our way over the median rate of the bare loop, and the share of each round.
+    """Return the median rate of corlld's way over that of the bare loop, and the share of each round.
 
-    Makes a topic of its own, and removes it. Raises UnavailableError, ConfigurationError for an address that is none.
+    Makes a topic of its own, and removes it. Raises UnavailableError if the broker can't be reached,
+    ConfigurationError for an address that is not host:port.
     """
     settings = _settings(bootstrap)
     try:
@@ -81,12 +82,12 @@ def _produce(settings: KafkaSettings, events: Sequence[EditEvent], records: int)
             user = f"user-{number % USERS}"
             line = event_line(events[number % len(events)], str(number), user)
             sent.append(producer.send(settings.topic, line, key=user.encode(), partition=0))
-        for one in sent:
-            one.get(timeout=PATIENCE_SECONDS)
+        for record in sent:
+            record.get(timeout=PATIENCE_SECONDS)
 
 
 class _Rate:
-    """Records a second after the first poll that brought some: until then the consumer connects and joins."""
+    """Records per second after the first poll that brought records. Before it the consumer connects and joins."""
 
     def __init__(self, records: int) -> None:
         self._records = records
@@ -95,7 +96,7 @@ class _Rate:
         self._deadline = time.monotonic() + PATIENCE_SECONDS
 
     def unfinished(self, records: int) -> bool:
-        """To be told what a poll brought, once it was worked on. Raises UnavailableError where they stay away."""
+        """Count the records of a poll, and return whether more must come. Raises UnavailableError if they are late."""
         self._seen += records
         if records and not self._first:
             self._first, self._begun = self._seen, time.monotonic()
@@ -127,7 +128,7 @@ def _bare_rate(settings: KafkaSettings, records: int) -> float:
 
 
 def _own_rate(settings: Settings, records: int) -> float:
-    """The loop's own way from the poll to micro-batches, which are then dropped."""
+    """Return the rate of the loop's own way from the poll to micro-batches, which are then dropped."""
     group = settings.kafka.model_copy(update={"group_id": f"{settings.kafka.topic}-{uuid.uuid4().hex[:8]}"})
     source = KafkaSource(group)
     batcher, watermarks, observer = Batcher(settings.batching), LowWatermarks(), Observer()

@@ -1,4 +1,4 @@
-"""What an update costs with few and with very many users in the store: a tiny model, so that nothing hides it."""
+"""Cost of an update with few and with very many users in the store, on a tiny model so that nothing hides it."""
 
 import secrets
 import shutil
@@ -24,7 +24,7 @@ from corlld.state.snapshot import encode
 from corlld.state.store import LocalFolderStore
 
 SIZES = (10, 1_000, 100_000)
-UPDATED = 10  # users of every run, among the known ones
+UPDATED = 10  # known users who send events in every run
 UPDATES_EACH = 20
 ADAPTER = AdapterSettings(r=1, lora_alpha=1, target_modules=("q_proj",))  # states of one disk block
 
@@ -32,7 +32,7 @@ ADAPTER = AdapterSettings(r=1, lora_alpha=1, target_modules=("q_proj",))  # stat
 def known_users_cost(
     folder: Path, repeats: int, advance: Callable[[int], None], sizes: Sequence[int] = SIZES
 ) -> tuple[dict[int, float], list[float]]:
-    """Median seconds of an update by number of known users; and the last size's over the first's, round by round."""
+    """Return median seconds of an update by number of known users, and last over first size for each round."""
     model = make_tiny_model(folder / "model")
     secret = secrets.token_hex(32)
     stores = {size: _store_settings(folder / str(size), model, secret) for size in sizes}
@@ -41,7 +41,7 @@ def known_users_cost(
         advance(1)
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for number in range(1 + repeats):
-        # To and fro: what one run leaves to the disk, the next one waits for.
+        # In alternating order: a run waits for what the run before has left to the disk.
         for size in sizes if number % 2 else reversed(sizes):
             taken = _updates(stores[size], size, number)
             if number:  # the first round warms up
@@ -52,7 +52,7 @@ def known_users_cost(
 
 
 def make_tiny_model(folder: Path) -> Path:
-    """A random model of a few thousand weights with a tokenizer of bytes, as a model folder."""
+    """Save a random model of a few thousand weights with a tokenizer of bytes. Returns the folder."""
     end = "<end>"
     vocabulary = {piece: number for number, piece in enumerate([end, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     pieces = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -89,7 +89,7 @@ def _store_settings(folder: Path, model: Path, secret: str) -> Settings:
 
 
 def _fill(settings: Settings, size: int, names: Pseudonyms) -> None:
-    """States of so many users, without the fsyncs of a store: nobody will miss them."""
+    """Write the states of so many users, without the fsyncs of a store: nobody would miss them."""
     resident = load_resident_model(settings.model, settings.adapter)
     LocalFolderStore(settings.state.path).open(_identity(resident, names), must_exist=False)
     flat = torch.zeros(resident.layout.size).uniform_(-0.1, 0.1)
@@ -110,7 +110,7 @@ def _identity(resident: ResidentModel, names: Pseudonyms) -> StoreIdentity:
 
 
 def _updates(settings: Settings, size: int, number: int) -> float:
-    """Seconds of one of the updates of a run; each is one event."""
+    """Return the mean seconds of an update in a run, where each event is an update."""
     path = settings.state.path.parent / f"events-{number}.jsonl"
     users = [_user(place * size // UPDATED) for place in range(UPDATED)]
     event = EditEvent("", "", datetime(2026, 1, 1, tzinfo=UTC), "Say it: ", None, "a word", "another")

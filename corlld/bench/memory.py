@@ -1,4 +1,7 @@
-"""Peak memory of a way, in a process of its own: `python -m corlld.bench.memory` with a request on standard input."""
+"""Peak memory of a way, measured in a process of its own.
+
+`python -m corlld.bench.memory` reads a request from standard input.
+"""
 
 import json
 import subprocess
@@ -21,13 +24,14 @@ from corlld.settings.sections import ModelSettings
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
-_ROUNDS = 2  # the first one finds untrained users
+_ROUNDS = 2  # in the first the users are untrained
 
 
 def peak_beyond_states(way: str, model: str, edits: Path | None) -> int:
-    """Bytes at the peak of some rounds of "packed" or "peft", above the loaded model and the users' states.
+    """Return the bytes at the peak of some rounds of "packed" or "peft", above the loaded model and the users' states.
 
-    Adapter and moments count once: copies of them are the way's own. Raises FatalError where it can't be measured.
+    Adapter and moments of a user count once as state; copies of them count for the way. Raises FatalError if the memory
+    can't be measured.
     """
     request = json.dumps({"way": way, "model": model, "edits": None if edits is None else str(edits)})
     command = [sys.executable, "-m", "corlld.bench.memory"]
@@ -76,7 +80,7 @@ def _starts(layout: AdapterLayout, workload: Workload) -> list[AdapterTensors]:
 
 
 def _start_from_here() -> int:
-    """Bytes resident now; the peak is counted from now on."""
+    """Return the bytes that are resident now, and count the peak from now on."""
     _CLEAR_REFS.write_text(_RESET_PEAK)
     return _resident_bytes("VmRSS")
 
@@ -89,7 +93,7 @@ def _resident_bytes(name: str) -> int:
 
 
 def main() -> None:
-    """Measure what standard input asks for, and print it."""
+    """Measure what standard input asks for, and print the bytes."""
     request = json.load(sys.stdin)
     edits = None if request["edits"] is None else Path(request["edits"])
     print(json.dumps({"bytes": _measure(request["way"], request["model"], edits)}))

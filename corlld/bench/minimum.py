@@ -1,17 +1,17 @@
-"""The fewest floating-point operations that a CoRLL step of a trained user can take, by hand.
+"""The fewest floating-point operations that a CoRLL step of a trained user can take, derived by hand.
 
-A multiplication with a weight of shape (in, out) is 2 in out operations for each token. For a pair of a prompt and two
-tails, n tokens together, from N of which a tail's token is predicted (the prompt's last one predicts both first ones):
+A multiplication with a weight of shape (in, out) is 2 in out operations per token. A pair has a prompt and two tails, n
+tokens together. N of these predict a token of a tail (the last token of the prompt predicts the first of both tails):
 
     reference    each linear layer once for each of the n tokens, attention, the vocabulary for N tokens
-    forward      the same, and LoRA: 2 r (in + out) for each token and adapted layer
-    backward     the gradient of each layer's input: as much as its forward pass, but for the layers that read what no
-                 adapter has touched yet; attention twice; LoRA twice (its weights' gradients and its inputs'), but for
-                 the inputs of those layers; the vocabulary once. The base model's weights get no gradient
+    forward      as in the reference, and LoRA: 2 r (in + out) per token and adapted layer
+    backward     the gradient of each layer's input: as much as its forward pass, except for layers whose input no
+                 adapter has touched yet; attention twice; LoRA twice (gradients of its weights and of its inputs),
+                 except for the inputs of those layers; the vocabulary once. The base model's weights get no gradient
 
-Attention is 4 d operations for each head and each (token, token that it sees): scores, and their weighted sum. The
+Attention is 4 d operations per head and pair of a token and a token that it sees: scores, and their weighted sum. The
 prompt is read once for both tails, and nothing is padded or masked away. Norms, activations, the softmax and AdamW are
-left out: they are additions to memory traffic, not to matrix products.
+left out: they add memory traffic, not matrix products.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,18 +24,18 @@ from transformers.pytorch_utils import Conv1D
 from corlld.adapters.layout import AdapterLayout
 from corlld.learning.model.pairs import PreferencePair
 
-# The projections of a layer that read its input: those of the first layer read no adapter's output.
+# The projections that read the input of a layer. In the first layer that input is no adapter's output.
 _FIRST = ("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What decides the count.
+    """The sizes of a model that decide the count.
 
-    linear: (in, out) summed as products over all linear layers but the output head. linear_first: of those whose input
-    no adapter has touched. lora: r (in + out) summed over the adapted layers; lora_first: r in of those that are first.
-    head: hidden size times vocabulary. attention: heads times width of a head, for each layer's window in tokens (None:
-    a full one).
+    linear: sum of in x out over all linear layers but the output head. linear_first: the same sum over the layers whose
+    input no adapter has touched. lora: sum of r (in + out) over the adapted layers. lora_first: sum of r in over the
+    adapted layers whose input no adapter has touched. head: hidden size x vocabulary. attention: per layer, heads x
+    width of a head, and the window in tokens (None: no window).
     """
 
     linear: int
@@ -48,7 +48,7 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """Operations of one step, by what needs them."""
+    """Operations of a step, by the part that needs them."""
 
     linear: int
     lora: int
@@ -69,7 +69,7 @@ class Operations:
 
 
 def shape_of(model: Any, layout: AdapterLayout) -> ModelShape:
-    """The shape of a transformers causal language model whose adapters have this layout."""
+    """Return the shape of a transformers causal language model whose adapters have this layout."""
     config = model.config.get_text_config()
     head = model.get_output_embeddings()
     linear = {
@@ -96,7 +96,7 @@ def shape_of(model: Any, layout: AdapterLayout) -> ModelShape:
 
 
 def minimum(shape: ModelShape, pairs: Iterable[PreferencePair]) -> Operations:
-    """Of one step on each of the pairs, reference pass included; the guard's pass is not."""
+    """Return the operations of a step on the pairs, with the reference pass and without the guard's pass."""
     total = Operations(0, 0, 0, 0)
     for pair in pairs:
         total += step(shape, len(pair.prompt), (len(pair.chosen), len(pair.rejected)))
@@ -104,7 +104,7 @@ def minimum(shape: ModelShape, pairs: Iterable[PreferencePair]) -> Operations:
 
 
 def forward_only(shape: ModelShape, pairs: Iterable[PreferencePair]) -> int:
-    """Of one more forward pass with the adapters on, as the guard's is."""
+    """Return the operations of one more forward pass with the adapters on, such as the guard's."""
     return sum(
         2 * (shape.linear + shape.lora) * pair.tokens
         + _attention(shape, len(pair.prompt), (len(pair.chosen), len(pair.rejected)))
@@ -114,7 +114,7 @@ def forward_only(shape: ModelShape, pairs: Iterable[PreferencePair]) -> int:
 
 
 def step(shape: ModelShape, prompt: int, tails: Sequence[int]) -> Operations:
-    """Of one text with a shared prompt of so many tokens, and tails of so many."""
+    """Return the operations for one prompt and the tails after it. prompt, tails: their lengths in tokens."""
     tokens = prompt + sum(tails)
     return Operations(
         linear=2 * tokens * (3 * shape.linear - shape.linear_first),
@@ -133,10 +133,10 @@ def _attention(shape: ModelShape, prompt: int, tails: Sequence[int]) -> int:
 
 
 def _seen(prompt: int, tails: Sequence[int], window: int | None) -> int:
-    """Pairs of a token and one that it sees: all up to itself in its own text, within the window."""
+    """Return the number of pairs of a token and a token that it sees: up to itself, in its text, within the window."""
 
     def up_to(length: int) -> int:
-        free = length if window is None else min(length, window)  # so many tokens see all that is before them
+        free = length if window is None else min(length, window)  # so many tokens see all tokens before them
         return free * (free + 1) // 2 + (length - free) * (window or 0)
 
     return up_to(prompt) + sum(up_to(prompt + tail) - up_to(prompt) for tail in tails)

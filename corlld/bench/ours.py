@@ -21,12 +21,12 @@ ADAPTER = AdapterSettings()
 
 
 def load(model: str, dtype: str) -> ResidentModel:
-    """The model with its injected LoRA, as the daemon has it. Raises FatalError."""
+    """Return the model with its injected LoRA, as the daemon loads it. Raises FatalError."""
     return load_resident_model(ModelSettings.model_validate({"name": model, "dtype": dtype}), ADAPTER)
 
 
 def make_encoder(tokenizer: Any) -> PairEncoder:
-    """As the learner's own."""
+    """Return an encoder like the learner's own."""
     return PairEncoder(
         tokenizer, max_context_tokens=RULE.max_context_tokens, max_response_tokens=RULE.max_response_tokens
     )
@@ -35,14 +35,14 @@ def make_encoder(tokenizer: Any) -> PairEncoder:
 def make_learner(
     resident: ResidentModel, guard: GuardSettings, slots: int = 2 * PAIRS, rule: LearningSettings = RULE
 ) -> CorllLearner:
-    """A learner that has a slot for each user of two ways, packed and one at a time."""
+    """Return a learner. By default it has a slot for each user of two ways, packed and one at a time."""
     return CorllLearner(resident, rule, guard, slots)
 
 
 def trained_starts(learner: CorllLearner, workload: Workload) -> list[AdapterTensors]:
-    """Each user's adapter after one update: an untrained one is the base model, and its reference comes for nothing.
+    """Return each user's adapter after one update. An untrained adapter would get its reference pass for nothing.
 
-    Raises FatalError where a pair was not trained: then no two ways would do the same.
+    Raises FatalError if a pair was not trained: then the ways would not do the same.
     """
     batches = [
         TrainingBatch(_uid(f"start of {number}"), None, tuple(edit.event for edit in edits))
@@ -52,10 +52,10 @@ def trained_starts(learner: CorllLearner, workload: Workload) -> list[AdapterTen
 
 
 class Ours:
-    """A `Way`. Tokenises its events in every round, as the daemon does.
+    """The `Way` of corlld. It tokenises its events in every round, as the daemon does.
 
     Args:
-        name: tells its users from those of another way with the same learner.
+        name: makes its users others than those of another way with the same learner.
         packed: all users in one call; else a call for each.
     """
 

@@ -1,4 +1,7 @@
-"""What a competent engineer writes with PEFT: an adapter a user in one model, two padded rows a pair, users in turn."""
+"""The loop that a competent engineer writes with PEFT.
+
+One model has an adapter per user. Users take turns, and a pair is two padded rows.
+"""
 
 import time
 import warnings
@@ -16,7 +19,7 @@ from corlld.learning.optimizer import scaled_lr
 
 
 def lora_config(layout: AdapterLayout) -> LoraConfig:
-    """PEFT's name for the layout, without dropout."""
+    """Return the layout as PEFT's configuration, without dropout."""
     return LoraConfig(
         r=layout.r,
         lora_alpha=layout.lora_alpha,
@@ -28,7 +31,7 @@ def lora_config(layout: AdapterLayout) -> LoraConfig:
 
 
 def parameters(base: Any, layout: AdapterLayout, adapter: str) -> list[torch.nn.Parameter]:
-    """A and B of each module, in the layout's order. base: the model that PEFT has changed."""
+    """Return A and B of each module, in the layout's order. base: the model that PEFT has changed."""
     found = []
     for module in layout.modules:
         layer = base.get_submodule(module.name)
@@ -53,24 +56,24 @@ def load_adapter(
 
 
 def adamw(parameters: Sequence[torch.nn.Parameter], lr: float) -> torch.optim.AdamW:
-    """The rule's optimizer, as torch has it."""
+    """Return the rule's optimizer in torch's implementation."""
     betas = (RULE.beta1, RULE.beta2)
     return torch.optim.AdamW(parameters, lr=lr, betas=betas, eps=RULE.adam_eps, weight_decay=0.0)
 
 
 def flat(parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
-    """Shape (size,), in host memory."""
+    """Return all parameters in one tensor, shape (size,), in host memory."""
     return torch.cat([parameter.detach().flatten() for parameter in parameters]).cpu()
 
 
 def padding_id(tokenizer: Any) -> int:
-    """The tokenizer's own, or the end of text, which every one has. It is masked out."""
+    """Return the tokenizer's padding id, or else its end of text, which every tokenizer has. It is masked out."""
     own: int | None = tokenizer.pad_token_id
     return int(tokenizer.eos_token_id) if own is None else own
 
 
 class PeftLoop:
-    """A `Way`. The pairs are tokenised beforehand, which is to its advantage.
+    """The `Way` of PEFT. The pairs are tokenised beforehand, which is to its advantage.
 
     Args:
         base: a transformers model of its own; LoRA is injected into it.
@@ -128,7 +131,7 @@ class PeftLoop:
         optimizer.zero_grad()
 
     def _rows(self, pair: PreferencePair) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """ids, attention mask, and where the tails are, each (2, length): chosen and rejected, padded on the right."""
+        """Return ids, attention mask and mask of the tails, each (2, length): chosen, rejected, padded on the right."""
         texts = [pair.prompt + pair.chosen, pair.prompt + pair.rejected]
         length = max(len(text) for text in texts)
         ids = torch.tensor([text + (self._pad,) * (length - len(text)) for text in texts], device=self._device)
@@ -138,7 +141,7 @@ class PeftLoop:
         return ids, seen.long(), seen & (place >= len(pair.prompt))
 
     def _margin(self, ids: torch.Tensor, seen: torch.Tensor, tails: torch.Tensor) -> torch.Tensor:
-        """Log pi(chosen tail) - log pi(rejected tail), a scalar."""
+        """Return log pi(chosen tail) - log pi(rejected tail), a scalar."""
         logits = self._model(input_ids=ids, attention_mask=seen, use_cache=False).logits[:, :-1]
         logps = logits.float().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
         sums: torch.Tensor = (logps * tails[:, 1:]).sum(1)

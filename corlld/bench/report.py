@@ -1,4 +1,4 @@
-"""What is shown and kept of a run: tables, a plot, JSON, and the machine that it ran on."""
+"""The output of a run: tables, a picture and JSON, with the machine that it ran on."""
 
 import json
 import os
@@ -18,13 +18,14 @@ from rich.table import Table
 from corlld.bench.comparison import Series
 from corlld.bench.figures import Measured
 from corlld.bench.workloads import Workload
+from corlld.simulation.drawing import new_picture
 
 _COLOURS = {"float32": "#1f77b4", "bfloat16": "#d9541e"}
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A run. seconds: of each round. notes: what could not be measured, and why."""
+    """The results of a run. seconds: of each round. notes: what could not be measured, and why."""
 
     command: str
     began: datetime
@@ -39,12 +40,12 @@ class Report:
 
     @property
     def ways(self) -> list[Series]:
-        """What trains, and so has pairs a second."""
+        """The series that train, and so have pairs per second."""
         return [series for series in self.seconds if series.way != "gemm"]
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return the properties of the machine and its software on which the figures depend."""
     return {
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -66,7 +67,7 @@ def _cpu_name() -> str:
 
 
 def show(report: Report, console: Console) -> None:
-    """The tables."""
+    """Print the tables and the notes."""
     own = machine()
     console.print(
         f"{own['cpu']}, {own['cores']} cores, {own['threads']} threads, {own['memory_bytes'] / 1e9:.0f} GB; "
@@ -81,7 +82,7 @@ def show(report: Report, console: Console) -> None:
 
 
 def _speed_table(report: Report) -> Table:
-    table = Table(title="Pairs a second, median of the rounds", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title="Pairs per second, median of the rounds", title_justify="left", box=box.SIMPLE_HEAD)
     for title in ("workload", "dtype", "way"):
         table.add_column(title, no_wrap=True)
     for title in ("pairs/s", "least", "most", "tokens"):
@@ -96,7 +97,7 @@ def _speed_table(report: Report) -> Table:
             str(sum(pair.tokens for pair in workload.pairs)),
             workload.note,
         )
-    table.caption = "workload: users x pairs of each; tokens: of all its pairs, prompts once"
+    table.caption = "workload: users x pairs per user; tokens: of all its pairs, each prompt once"
     table.caption_justify = "left"
     return table
 
@@ -107,7 +108,7 @@ def _figure_table(figures: Sequence[Measured]) -> Table:
     for title in ("value", "least", "most", "bar", "aim"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("holds", no_wrap=True)
-    table.add_column("what it says")
+    table.add_column("meaning")
     for measured in figures:
         figure = measured.figure
         sign = ">= " if figure.at_least else "<= "
@@ -129,7 +130,7 @@ def _number(value: float | None) -> str:
 
 
 def write_json(report: Report, path: Path) -> None:
-    """The figures, with the machine, the date, the command and every round."""
+    """Write the figures with machine, date, command and the seconds of every round."""
     content = {
         "figures": [measured.to_json() for measured in report.figures],
         "notes": list(report.notes),
@@ -143,15 +144,11 @@ def write_json(report: Report, path: Path) -> None:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Pairs a second of each way, a bar each, with the spread of the rounds. Needs matplotlib."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    ways = list(reversed(report.ways))  # the first one at the top
+    """Plot the pairs per second of each way as a bar, with the spread of the rounds. Needs matplotlib."""
+    ways = list(reversed(report.ways))  # the first way at the top
     rates = [report.pairs_a_second(series) for series in ways]
     medians = [statistics.median(rate) for rate in rates]
-    figure = Figure(figsize=(8, 1.2 + 0.3 * len(ways)), layout="constrained")
-    FigureCanvasAgg(figure)  # never a window
+    figure = new_picture(8, 1.2 + 0.3 * len(ways))
     axes = figure.subplots()
     axes.barh(
         [f"{series.workload}  {series.way}" + ("  bf16" if series.dtype == "bfloat16" else "") for series in ways],
@@ -163,6 +160,6 @@ def plot(report: Report, path: Path) -> None:
         color=[_COLOURS[series.dtype] for series in ways],
     )
     own = machine()
-    axes.set(xlabel="pairs a second", title=f"{report.model} on {own['cpu']}, {own['threads']} threads")
+    axes.set(xlabel="pairs per second", title=f"{report.model} on {own['cpu']}, {own['threads']} threads")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=110)

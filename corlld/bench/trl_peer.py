@@ -1,4 +1,4 @@
-"""TRL's `DPOTrainer`, made anew for each user: it trains one adapter on one dataset, and has no other way."""
+"""TRL's `DPOTrainer`, made again for each user: it can only train one adapter on one dataset."""
 
 import contextlib
 import tempfile
@@ -22,16 +22,18 @@ from corlld.learning.optimizer import scaled_lr
 
 
 class TrlTrainer:
-    """A `Way`. Training is `train()`; construction is the trainer with its dataset, the adapter put in and taken out.
+    """The `Way` of TRL.
 
-    Its options are chosen for speed: no gradient checkpoints (its default costs a forward pass), no log, no file. The
-    texts go the trainer's own way, and are then replaced by the ids that all others train on: it would tokenise prompt
-    and response together, which can give other tokens where they meet.
+    Training is `train()`. Construction is the trainer with its dataset, and the adapter put in and taken out. The
+    options are chosen for speed: no gradient checkpoints (the default costs a forward pass), no log, no file.
+
+    The trainer tokenises the texts in its own way. The ids are then replaced by those that all other ways train on,
+    because the trainer tokenises prompt and response together, which can give other tokens where they meet.
 
     Args:
         base: a transformers model of its own; LoRA is injected into it and taken out again for each user.
         tokenizer: its tokenizer.
-        users: each user's edits, at most one step's worth.
+        users: each user's edits, at most one step of them.
         starts: each user's adapter.
     """
 
@@ -108,7 +110,7 @@ class TrlTrainer:
         return trainer
 
     def _take_out(self, trainer: Any) -> AdapterTensors:
-        """The adapter as the trainer left it; the base model is then as it was before."""
+        """Return the trained adapter, and leave the base model as it was before."""
         own = parameters(self._base, self._layout, "default")
         states = [trainer.optimizer.state[parameter] for parameter in own]
         adapter = AdapterTensors(
@@ -124,7 +126,7 @@ class TrlTrainer:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """A trainer a user says a lot that is no news here."""
+    """Silence what a trainer per user prints and warns of."""
     disable_datasets_progress_bars()
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()

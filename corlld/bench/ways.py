@@ -1,4 +1,4 @@
-"""What is compared: ways to take the same step for each of some users."""
+"""The protocol of what is compared: ways to take the same step for each of some users."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import torch
 
 from corlld.settings.sections import GuardSettings, LearningSettings
 
-# Without what the peers don't do: the cost of rehearsal is a figure of its own.
+# The peers rehearse nothing; the cost of rehearsal is a figure of its own.
 RULE = LearningSettings(rehearsal_weight=0.0)
 REHEARSING = LearningSettings()  # the rule's defaults
-# The peers have no guard, and refuse no edit; what it costs is a figure of its own.
+# The peers have no guard, and refuse no edit; the cost of the guard is a figure of its own.
 UNGUARDED = GuardSettings(every_steps=10**9, max_repetition_rise=1.0)
-# Its pass, not its verdict: the same pairs are trained again and again.
+# The guard makes its pass but refuses nothing, since the same pairs are trained again and again.
 GUARDED = GuardSettings(max_drift_nats=1e9, max_repetition_rise=1.0)
 
 
@@ -22,26 +22,29 @@ class Took:
     """Seconds of one round: an update of every user."""
 
     training: float
-    construction: float = 0.0  # of what has to be made anew for each user
+    construction: float = 0.0  # of what has to be made again for each user
 
 
 class Timed(Protocol):
-    """Something that can be done again and again, and is timed."""
+    """Work that can be repeated, and is timed."""
 
     def round(self) -> Took:
-        """Do it, all of it being done on return."""
+        """Do the work. All of it is finished on return."""
 
 
 @runtime_checkable
 class Way(Timed, Protocol):
-    """A round is one update of every user, each going on from the adapter and the optimizer state of the one before."""
+    """A way to update users.
+
+    A round updates every user once, from the adapter and optimizer state of the round before.
+    """
 
     def weights(self) -> Sequence[torch.Tensor]:
-        """Each user's adapter now, flat in the layout's order, fp32 in host memory, shape (size,)."""
+        """Return each user's adapter now, flat in the layout's order, fp32 in host memory, shape (size,)."""
 
 
 def settle(device: torch.device) -> None:
-    """Wait for what the device was told to do."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -49,7 +52,7 @@ def settle(device: torch.device) -> None:
 def relative_differences(
     start: Sequence[torch.Tensor], own: Sequence[torch.Tensor], other: Sequence[torch.Tensor]
 ) -> tuple[float, float]:
-    """How far apart two ways took the worst user's adapter: relative to its norm, and to how far it went."""
+    """Return the distance of the adapters of two ways: relative to the norm, and to the step. The worst user counts."""
     apart = [(b - c).norm() for b, c in zip(own, other, strict=True)]
     of_weights = max(float(d / b.norm()) for d, b in zip(apart, own, strict=True))
     of_step = max(float(d / (b - a).norm()) for d, a, b in zip(apart, start, own, strict=True))

@@ -1,4 +1,4 @@
-"""The pairs that are trained on: edits of a file, or made-up ones, chosen by length and by how much was changed."""
+"""The pairs that are trained on: edits of a file or made-up edits, chosen by length and by the changed share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,20 +11,21 @@ from corlld.events.decoder import EventDecoder
 from corlld.learning.model.pairs import PairEncoder, PreferencePair
 from corlld.records import EditEvent
 from corlld.settings.sections import EventSettings
-from corlld.simulation.tastes import TASTES, TRAINING
+from corlld.simulation.personas import TASTES
+from corlld.simulation.prompts import TRAINING
 
 PAIRS = 16  # of every workload
 FIRST = "16x1"
 MADE_UP = 24  # prompts, each with two edits
-# Shares of a file's pairs, so that they mean the same under any tokenizer.
-_TYPICAL = 0.65  # the shorter ones
+# Shares of the pairs of a file, so that they mean the same with any tokenizer.
+_TYPICAL = 0.65  # the shorter pairs
 _LONG_CONTEXT = 0.125
 _HEAVY = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """An event, and the pair that it is for the model of the run."""
+    """An event, and its pair of token ids for the model of the run."""
 
     event: EditEvent
     pair: PreferencePair
@@ -32,7 +33,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Edits by user. note: what is to be known of its figures; may be empty."""
+    """Edits by user. note: what readers of its figures must know; may be empty."""
 
     name: str
     users: tuple[tuple[Edit, ...], ...]
@@ -48,9 +49,9 @@ class Workload:
 
 
 def read_edits(path: Path | None) -> list[EditEvent]:
-    """The edits of a file of events, or made-up ones; acceptances, erasures and invalid lines are left out.
+    """Return the edits of a file of events, without acceptances, erasures and invalid lines. None: made-up edits.
 
-    Raises FatalError where the file can't be read.
+    Raises FatalError if the file can't be read.
     """
     if path is None:
         return made_up_edits()
@@ -71,7 +72,10 @@ def read_edits(path: Path | None) -> list[EditEvent]:
 
 
 def made_up_edits() -> list[EditEvent]:
-    """Two edits of each of the demo's prompts: another writer's text is made one's own, and a text gets its ending."""
+    """Return two edits per prompt of the demo.
+
+    A heavy edit turns another user's text into the user's own. A light edit adds the ending of a text.
+    """
     edits = []
     prompts = [TRAINING.prompts(taste) for taste in TASTES]
     for number, (one, other) in enumerate(islice(zip(*prompts, strict=False), MADE_UP)):
@@ -86,9 +90,9 @@ def _edit(event_id: str, prompt: str, proposed: str, edited: str) -> EditEvent:
 
 
 def choose(events: Sequence[EditEvent], encoder: PairEncoder) -> dict[str, Workload]:
-    """The workloads by name, the first one first, each of `PAIRS` pairs.
+    """Return the workloads by name, `FIRST` first, each of `PAIRS` pairs.
 
-    Raises FatalError where there are too few pairs to choose from.
+    Raises FatalError if there are too few pairs to choose from.
     """
     edits = [Edit(event, pair) for event in events if isinstance(pair := encoder.encode(event), PreferencePair)]
     typical = _lowest(edits, _TYPICAL, lambda edit: edit.pair.tokens)
@@ -96,7 +100,7 @@ def choose(events: Sequence[EditEvent], encoder: PairEncoder) -> dict[str, Workl
     light = _lowest(typical, _HEAVY, _changed)
     heavy = _lowest(typical, _HEAVY, lambda edit: -_changed(edit))
     chosen = _spread(typical)
-    saturated = "one user's pairs fill the pass by themselves: packing across users gains nothing here"
+    saturated = "the pairs of one user fill the pass: packing across users gains nothing here"
     workloads = (
         Workload(FIRST, _shared_out(chosen, 16)),
         Workload("4x4", _shared_out(chosen, 4)),
@@ -113,17 +117,17 @@ def _changed(edit: Edit) -> float:
 
 
 def _lowest(edits: Sequence[Edit], share: float, key: Callable[[Edit], float]) -> list[Edit]:
-    """So large a share of the edits, at least `PAIRS`, those with the lowest keys; in the order that they came in."""
+    """Return this share of the edits, at least `PAIRS`: those with the lowest keys, in their order in the file."""
     count = max(PAIRS, round(share * len(edits)))
     numbers = sorted(range(len(edits)), key=lambda number: key(edits[number]))[:count]
     return [edits[number] for number in sorted(numbers)]
 
 
 def _spread(edits: Sequence[Edit]) -> list[Edit]:
-    """`PAIRS` of them, evenly over the file."""
+    """Return `PAIRS` of the edits, evenly over the file. Raises FatalError if there are fewer."""
     if len(edits) < PAIRS:
         raise FatalError(
-            f"--edits: {len(edits)} usable edits, and the bench needs {PAIRS} at least: texts that differ, after a "
+            f"--edits: {len(edits)} usable edits, and the bench needs {PAIRS} at least: texts that differ, with a "
             "`prompt`, and no longer than the defaults of `learning` allow",
             ExitCode.DATA,
         )
@@ -131,7 +135,7 @@ def _spread(edits: Sequence[Edit]) -> list[Edit]:
 
 
 def _shared_out(edits: Sequence[Edit], users: int) -> tuple[tuple[Edit, ...], ...]:
-    """The same edits, as those of so many users."""
+    """Return the same edits, divided among so many users."""
     each = len(edits) // users
     return tuple(
         tuple(

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """See `Command`. Raises FatalError for a file that can't be written, ConfigurationError without its packages."""
     log_warnings_alone()
     try:
-        from corlld.bench.session import Request, bench
+        from corlld.bench.measurement import Request, bench
     except ImportError as error:
         raise ConfigurationError(f"the bench needs {error.name}: pip install 'corlld[bench]'") from None
     request = Request(

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load(arguments, quiet=True)
     folder = _folder(arguments.folder)
     try:
-        from corlld.simulation.demonstration import demo
+        from corlld.simulation.demo_session import demo
     except ImportError as error:
         raise ConfigurationError(f"the demo needs {error.name}: pip install 'corlld[demo]'") from None
     demo(settings, folder, edits=arguments.edits, alpha=arguments.alpha, console=stdout_console())

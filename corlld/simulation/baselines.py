@@ -1,4 +1,4 @@
-"""Simple rules beside which a learner's accuracy has to be seen: without them it means nothing. Pure."""
+"""Simple rules to compare a learner's accuracy with: without them it means nothing. Pure."""
 
 import re
 from collections import Counter
@@ -7,13 +7,13 @@ from corlld.records import EditEvent
 
 
 class WordCountPerceptron:
-    """Online perceptron on differences of word counts, test then train: prefers the text with the larger w . counts."""
+    """Online perceptron on differences of word counts. It prefers the text with the larger w . counts."""
 
     def __init__(self) -> None:
         self._weights: Counter[str] = Counter()
 
     def prequential(self, event: EditEvent) -> float:
-        """1 if it preferred the edited text before it saw the answer, 0 if not, one half for a tie. Then it learns."""
+        """Return 1 if it prefers the edited text, 0 if not, 0.5 for a tie; then learn from the event."""
         difference = _counts(event.edited)
         difference.subtract(_counts(event.proposed))
         score = sum(self._weights[word] * count for word, count in difference.items())
@@ -23,7 +23,7 @@ class WordCountPerceptron:
 
 
 def longer_wins(event: EditEvent) -> float:
-    """1 where the edited text is the longer one in characters, 0 where it is shorter, one half for equal lengths."""
+    """Return 1 if the edited text has more characters, 0 if it has fewer, 0.5 for equal lengths."""
     if len(event.edited) == len(event.proposed):
         return 0.5
     return float(len(event.edited) > len(event.proposed))

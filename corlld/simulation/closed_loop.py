@@ -1,7 +1,7 @@
 """A closed loop: a model drafts with each user's newest adapter, simulated users edit, and the daemon learns from it.
 
-The daemon is the very one that `corlld run` starts, on a file that grows, in a thread of its own; the loop here only
-writes events to that file and reads what was published.
+The daemon is the same that `corlld run` starts. It runs in a thread of its own, on a file that grows. The loop here
+writes events to that file, and reads what was published; it knows nothing else of the daemon.
 """
 
 import json
@@ -21,14 +21,14 @@ from corlld.observer import Observer
 from corlld.publishing.peft_format import adapter_name
 from corlld.records import Arrival, EditEvent, PairOutcome, Statistics, UpdateOutcome, UserState
 from corlld.settings.sections import Settings, SourceSettings
-from corlld.simulation.tastes import Prompt
-from corlld.simulation.writers import utility
+from corlld.simulation.editors import utility
+from corlld.simulation.prompts import Prompt
 
-LEARNING_SECONDS = 600.0  # a round that takes longer is stuck
+LEARNING_SECONDS = 600.0  # a round that takes longer is taken to be stuck
 
 
 class Draft(Protocol):
-    """truncated: it stopped at its length limit."""
+    """A drafted text. truncated: it stopped at its length limit."""
 
     @property
     def text(self) -> str: ...
@@ -38,7 +38,7 @@ class Draft(Protocol):
 
 
 class Engine(Protocol):
-    """Serves drafts; see `corlld.simulation.drafting`."""
+    """Serves drafts with users' adapters; see `corlld.simulation.drafting`."""
 
     def load(self, user: str, adapter: Path) -> None: ...
 
@@ -46,16 +46,16 @@ class Engine(Protocol):
 
 
 class Editor(Protocol):
-    """A simulated user's way of editing."""
+    """A simulated user's way to edit a draft. hidden: the text that the user has in mind."""
 
     def edit(self, draft: str, hidden: str) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One draft and what the user made of it.
+    """One draft and the user's edit of it.
 
-    version: of the user's adapter that wrote the draft; 0 is the base model.
+    version: version of the user's adapter that wrote the draft; 0 is the base model.
     """
 
     user_id: str
@@ -66,18 +66,18 @@ class Exchange:
 
     @property
     def edit_ratio(self) -> float:
-        """What the user did change, 0 to 1."""
+        """Share of the draft that the user changed, 0 to 1."""
         return 1 - utility(self.draft.text, self.edited)
 
     @property
     def distance(self) -> float:
-        """What the user would have to change to be content, 0 to 1."""
+        """Share of the draft that the user would have to change to get the hidden text, 0 to 1."""
         return 1 - utility(self.draft.text, self.prompt.hidden)
 
 
 @dataclass
 class _Learnt(Observer):
-    """What the daemon's loop told, for the thread that waits for it."""
+    """Keeps what the daemon's loop has reported, for the thread that waits for it."""
 
     changed: threading.Condition = field(default_factory=threading.Condition)
     finished_events: int = 0
@@ -99,12 +99,12 @@ class _Learnt(Observer):
 
 
 class ClosedLoop(AbstractContextManager["ClosedLoop"]):
-    """Rounds of drafting, editing and learning for some users at once.
+    """Rounds of drafting, editing and learning for some users at once. The daemon runs while the block runs.
 
     Args:
-        settings: all of them; source, state and publishing must be set to folders of this loop.
-        engine: where drafts come from.
-        prompts: for each user an endless supply.
+        settings: with source, state and publishing in folders of this loop; see `loop_settings`.
+        engine: makes the drafts.
+        prompts: an endless supply per user.
         editors: how each user edits.
     """
 
@@ -132,7 +132,7 @@ class ClosedLoop(AbstractContextManager["ClosedLoop"]):
         self._events.touch()
         self._daemon = build_daemon(self._settings, self._learnt)
         self._running = self._thread.submit(self._daemon.run)
-        # An end of the daemon must wake who waits for it.
+        # An end of the daemon must wake the thread that waits for events to finish.
         self._running.add_done_callback(lambda _: self._wake())
         return self
 
@@ -143,22 +143,22 @@ class ClosedLoop(AbstractContextManager["ClosedLoop"]):
             self._running.result()
 
     def versions(self) -> dict[str, int]:
-        """The newest version of each user that is out."""
+        """Return the newest published version per user; 0 before the first."""
         with self._learnt.changed:
             return {user: self._learnt.versions.get(uid, 0) for user, uid in self.uids.items()}
 
     def outcomes(self, user: str) -> list[PairOutcome]:
-        """What became of the user's edits so far, in order."""
+        """Return the outcomes of the user's edits so far, in order."""
         with self._learnt.changed:
             return list(self._learnt.outcomes.get(self.uids[user], ()))
 
     def adapter(self, user: str) -> Path | None:
-        """Folder of the user's newest adapter; None before the first."""
+        """Return the folder of the user's newest adapter; None before the first."""
         version = self.versions()[user]
         return self._settings.publishing.path / adapter_name(self.uids[user], version) if version else None
 
     def draft_and_edit(self, each: int) -> list[Exchange]:
-        """`each` drafts for every user, in one batch, and the users' edits. Nothing is learnt yet."""
+        """Make `each` drafts per user in one batch, and let the users edit them. Nothing is learnt yet."""
         versions = self.versions()
         asked = [(user, next(self._prompts[user])) for _ in range(each) for user in self.uids]
         drafts = self._engine.draft([(user, prompt.text) for user, prompt in asked])
@@ -170,7 +170,7 @@ class ClosedLoop(AbstractContextManager["ClosedLoop"]):
     def learn(self, exchanges: Sequence[Exchange]) -> None:
         """Send the edits to the daemon, wait until they are learnt, and serve the new adapters.
 
-        Raises whatever ended the daemon; CorlldError where it takes too long.
+        Raises the error that ended the daemon; CorlldError if it takes too long.
         """
         with self._events.open("a", encoding="utf-8") as file:
             for exchange in exchanges:
@@ -209,7 +209,7 @@ def _event(exchange: Exchange, number: int) -> dict[str, object]:
 
 
 def loop_settings(settings: Settings, folder: Path, each: int) -> Settings:
-    """`settings` with input, states and adapters below `folder`, and a micro-batch for each round of `each` drafts."""
+    """Return `settings` with all files below `folder`, and one micro-batch per round of `each` drafts."""
     return settings.model_copy(
         update={
             "source": SourceSettings(kind="jsonl", path=folder / "edits.jsonl", follow=True),

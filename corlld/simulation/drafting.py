@@ -1,6 +1,6 @@
 """Drafts from the base model with each user's newest published adapter, as an engine would serve them.
 
-It reads what the daemon published, by PEFT, and knows nothing else of it.
+The engine reads by PEFT what the daemon published, and knows nothing else of the daemon.
 """
 
 import warnings
@@ -17,19 +17,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from corlld.learning.model.resident import choose_device, choose_dtype
 from corlld.settings.sections import ModelSettings
 
+DRAFTS_EACH = 4  # per user and round: one batch for the engine, one micro-batch and one step for the learner
+MAX_NEW_TOKENS = 32  # the longest text that a user has in mind has 26
 BASE = "__base__"  # PEFT's name for rows without an adapter
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """truncated: it stopped at the length limit, and not at a line's end."""
+    """One continuation of a prompt. truncated: it stopped at the length limit, and not at the end of a line."""
 
     text: str
     truncated: bool
 
 
 class PeftEngine:
-    """Implements `Engine` of the closed loop: one model, and the adapters that are loaded on it by PEFT.
+    """Implements `Engine` of the closed loop: one model, and the adapters that PEFT has loaded on it.
 
     Args:
         folder: the base model.
@@ -46,7 +48,7 @@ class PeftEngine:
         self._ends = _line_ends(self._tokenizer)
 
     def load(self, user: str, adapter: Path) -> None:
-        """Serve this user with another adapter version from now on."""
+        """Serve the user with this adapter version from now on."""
         if not isinstance(self._model, PeftModel):
             with warnings.catch_warnings():
                 # peft 0.21 asks for a name that transformers 5 deprecates.
@@ -60,10 +62,10 @@ class PeftEngine:
 
     @torch.inference_mode()
     def draft(self, requests: Sequence[tuple[str | None, str]]) -> list[Draft]:
-        """The most likely continuations of prompts, up to a line's end, in one batch.
+        """Return the most likely continuations of prompts, up to the end of a line, in one batch.
 
         Args:
-            requests: whose adapter (None: nobody's), and the prompt.
+            requests: the owner of the adapter (None: the base model drafts), and the prompt.
         """
         inputs = self._tokenizer([prompt for _, prompt in requests], return_tensors="pt", padding=True).to(self._device)
         adapters: Mapping[str, Any] = {}
@@ -87,7 +89,7 @@ class PeftEngine:
 
 
 def _line_ends(tokenizer: Any) -> list[int]:
-    """The end token, and every token that begins another line."""
+    """Return the end token, and every token that begins another line."""
     breaks = [
         index for text, index in tokenizer.get_vocab().items() if "\n" in tokenizer.convert_tokens_to_string([text])
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from corlld import cli
-from corlld.bench import session as run
+from corlld.bench import measurement
 from corlld.bench.comparison import RATIOS, SHARES
 from corlld.bench.figures import FIGURES, Figure, Measured
 from corlld.errors import ExitCode
@@ -51,7 +51,7 @@ def test_a_figure_that_does_not_exist_is_said_with_those_that_do(capsys: pytest.
 def test_a_missing_part_of_the_extra_is_said_with_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "find_spec", lambda name: None if name == "trl" else find_spec(name))
+    monkeypatch.setattr(measurement, "find_spec", lambda name: None if name == "trl" else find_spec(name))
     assert cli.main(["bench", "--figures", "over_trl_fp32"]) == ExitCode.CONFIGURATION
     assert "pip install 'corlld[bench]'" in capsys.readouterr().err
 
@@ -72,5 +72,5 @@ def test_a_bar_holds_on_its_own_side(at_least: bool, value: float, holds: bool) 
 
 
 def test_every_figure_is_measured_by_something() -> None:
-    beside: Any = {"flops_over_minimum", "guarded_flops_over_minimum", "padding_share", *run.BESIDE}
+    beside: Any = {"flops_over_minimum", "guarded_flops_over_minimum", "padding_share", *measurement.BESIDE}
     assert {*RATIOS, *SHARES, *beside} == set(FIGURES)

@@ -32,5 +32,5 @@ def test_padding_is_what_is_looked_up_beyond_what_is_needed() -> None:
         other(torch.zeros(100, dtype=torch.long))
 
     assert padding_share(work, 11, needed=15) == 1 - 15 / 20
-    with pytest.raises(FatalError, match="20 tokens were seen, and 21 are needed"):
+    with pytest.raises(FatalError, match="20 tokens were looked up, but 21 are needed"):
         padding_share(work, 11, needed=21)

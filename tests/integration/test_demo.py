@@ -18,10 +18,11 @@ from corlld.cli import main
 from corlld.errors import FatalError
 from corlld.settings.sections import Settings
 from corlld.simulation.closed_loop import ClosedLoop
-from corlld.simulation.demonstration import DRAFTS_EACH, demo_settings, run
-from corlld.simulation.drafting import PeftEngine
-from corlld.simulation.tastes import MIRA, TASTES, TRAINING
-from corlld.simulation.writers import WeakEditor
+from corlld.simulation.demo_session import demo_settings, run
+from corlld.simulation.drafting import DRAFTS_EACH, PeftEngine
+from corlld.simulation.editors import WeakEditor
+from corlld.simulation.personas import MIRA, TASTES
+from corlld.simulation.prompts import TRAINING
 
 EDITS = 2 * DRAFTS_EACH
 MAX_NEW_TOKENS = 12

@@ -4,31 +4,34 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from corlld.errors import ExitCode, FatalError
 from corlld.settings.sections import LearningSettings
-from corlld.simulation.studies.contract import Figure, Options
+from corlld.simulation.studies.contract import Options
 from corlld.simulation.studies.no_harm.harmful_users import (
     KINDS,
-    LeapingEditor,
-    NoisyEditor,
-    PastingEditor,
-    make_editor,
 )
-from corlld.simulation.studies.no_harm.report import DEFAULTS, UNGUARDED, UNREHEARSED, rehearsal_wins
-from corlld.simulation.studies.no_harm.study import NoHarm, Scale, Variant
+from corlld.simulation.studies.no_harm.study import NoHarm
+from corlld.simulation.studies.no_harm.variants import DEFAULTS, UNGUARDED, UNREHEARSED, Scale, Variant
 from corlld.simulation.studies.runner import run_study
-from corlld.simulation.writers import utility
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
+
 STRICT = Variant("drift 0.0001", ("honest", "leaping"), 4, guard={"max_drift_nats": 1e-4})
+
+
 PASTED = Variant(UNGUARDED, ("pasting",), 8, guard={"max_repetition_rise": 1.0})
+
+
 FORGETFUL = Variant(UNREHEARSED, ("honest", "noisy"), 8, {"rehearsal_weight": 0.0}, every_seed=True)
+
+
 STILL = Variant("still", ("honest", "noisy"), 8, {"lr": 1e-9})
+
+
 # The tiny model's layers are narrow: it takes larger steps to see it learn.
 SCALE = Scale(edits=8, measure_every=4, variants=(STRICT, PASTED, STILL, FORGETFUL), learning=LearningSettings(lr=5e-3))
 
@@ -132,46 +135,7 @@ def test_the_same_seed_gives_the_same_rows(tiny_model: Path, folder: Path, tmp_p
                 )
 
 
-@pytest.mark.parametrize(
-    ("with_it", "without", "loss", "wins"), [(1, 0.3, 0.05, 1), (1, 1, 0.0, 0), (0.7, 0.3, 0.0, 0), (1, 0.3, 0.2, 0)]
-)
-def test_rehearsal_wins_only_where_it_is_needed_enough_and_does_not_cost_much(
-    with_it: float, without: float, loss: float, wins: float
-) -> None:
-    values = {
-        "noisy_defaults_in_band": with_it,
-        "noisy_no_rehearsal_in_band": without,
-        "honest_rehearsal_held_out_distance_difference": loss,
-    }
-    assert rehearsal_wins({name: Figure(value, "") for name, value in values.items()}).value == wins
-
-
 def test_a_seed_that_the_bands_were_stated_from_is_not_reported() -> None:
     with pytest.raises(FatalError, match="--seeds: 102 is a seed that the bands were stated from") as no:
         NoHarm(SCALE).units(Options(seeds=(1, 102), quick=False, model="demo", edits=None))
     assert no.value.exit_code == ExitCode.USAGE
-
-
-def test_a_noisy_edit_spoils_half_of_the_words_or_is_the_wanted_text() -> None:
-    draft, hidden = "one two three four five six", "as it should be"
-    editor = NoisyEditor(0.5, np.random.default_rng(1))
-    edits = [editor.edit(draft, hidden) for _ in range(200)]
-    spoilt = [edit for edit in edits if edit != hidden]
-    assert 80 < len(spoilt) < 120
-    for edit in spoilt:
-        assert utility(edit, draft) < 0.9
-        assert sum(a != b for a, b in zip(edit.split(), draft.split(), strict=True)) == 3
-    assert NoisyEditor(1.0, np.random.default_rng(1)).edit("", hidden) != ""
-
-
-def test_hostile_edits_look_at_nothing() -> None:
-    assert PastingEditor("buy", 3).edit("a draft", "a wish") == "buy buy buy"
-    leaping = LeapingEditor(np.random.default_rng(1))
-    first, second = leaping.edit("a draft", "a wish"), leaping.edit("a draft", "a wish")
-    assert first != second
-    assert not any(letter.isascii() for letter in first + second)
-
-
-def test_a_kind_of_user_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="no user of the kind"):
-        make_editor("kind", np.random.default_rng(1))

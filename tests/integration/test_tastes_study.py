@@ -12,13 +12,14 @@ from rich.console import Console
 from corlld.errors import FatalError
 from corlld.publishing.peft_format import CONFIG_FILE, TENSORS_FILE
 from corlld.simulation.drafting import PeftEngine
+from corlld.simulation.editors import WeakEditor
+from corlld.simulation.personas import FIVE_TASTES, PAVEL, YUKI
 from corlld.simulation.studies.contract import Options
 from corlld.simulation.studies.runner import run_study
-from corlld.simulation.studies.tastes.direct_loop import DirectLoop, Models, writers
+from corlld.simulation.studies.tastes.direct_loop import DirectLoop, writers
 from corlld.simulation.studies.tastes.report import CELLS
 from corlld.simulation.studies.tastes.study import QUICK, STUDY, VALIDATION_SEED, corll, fine_tuning
-from corlld.simulation.tastes import FIVE_TASTES, PAVEL, YUKI
-from corlld.simulation.writers import WeakEditor
+from corlld.simulation.studies.workshop import Workshop
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -70,17 +71,16 @@ def test_pictures_are_there_and_what_was_needed_on_the_way_is_not(folder: Path) 
 
 
 def test_a_loop_that_is_restored_goes_on_as_if_it_had_not_ended(tiny_model: Path, tmp_path: Path) -> None:
-    def loop(name: str) -> DirectLoop:
-        models = Models(str(tiny_model))
+    def loop() -> DirectLoop:
         users = writers((PAVEL, YUKI), FIVE_TASTES, seed=3)
-        return DirectLoop(models, corll("default"), users, WeakEditor(1.0), tmp_path / name)
+        return DirectLoop(Workshop(str(tiny_model)), corll("default"), users, WeakEditor(1.0))
 
-    whole = loop("whole")
+    whole = loop()
     first, second = whole.round(), whole.round()
-    cut = loop("cut")
+    cut = loop()
     assert cut.round() == first
     cut.save(tmp_path / "state.safetensors")
-    restored = loop("restored")
+    restored = loop()
     restored.restore(tmp_path / "state.safetensors")
     assert restored.round() == second
     assert restored.mark(2) == whole.mark(2)
@@ -98,7 +98,7 @@ def test_after_each_round_the_engine_is_given_every_users_newest_adapter(
 
     monkeypatch.setattr(PeftEngine, "load", load)
     users = writers((PAVEL, YUKI), FIVE_TASTES, 1)
-    loop = DirectLoop(Models(str(tiny_model)), corll("default"), users, WeakEditor(1.0), tmp_path)
+    loop = DirectLoop(Workshop(str(tiny_model)), corll("default"), users, WeakEditor(1.0))
     loop.round()
     loop.round()
     assert [user for user, _ in loaded] == [PAVEL.user_id, YUKI.user_id] * 2
@@ -106,16 +106,15 @@ def test_after_each_round_the_engine_is_given_every_users_newest_adapter(
 
 
 def test_a_state_that_is_gone_is_not_begun_anew_in_silence(tiny_model: Path, tmp_path: Path) -> None:
-    loop = DirectLoop(
-        Models(str(tiny_model)), corll("default"), writers((PAVEL,), FIVE_TASTES, 1), WeakEditor(1.0), tmp_path
-    )
+    users = writers((PAVEL,), FIVE_TASTES, 1)
+    loop = DirectLoop(Workshop(str(tiny_model)), corll("default"), users, WeakEditor(1.0))
     with pytest.raises(FatalError, match=r"long\.safetensors is missing"):
         loop.restore(tmp_path / "long.safetensors")
 
 
 def test_fine_tuning_learns_from_the_edited_text_alone(tiny_model: Path, tmp_path: Path) -> None:
     users = writers((PAVEL,), FIVE_TASTES, 1)
-    loop = DirectLoop(Models(str(tiny_model)), fine_tuning(1e-3), users, WeakEditor(1.0), tmp_path)
+    loop = DirectLoop(Workshop(str(tiny_model)), fine_tuning(1e-3), users, WeakEditor(1.0))
     (row,) = loop.round()
     assert float(row["edit_ratio"]) > 0.5
     assert row["accepted"] == 0, "what is reported is the draft"

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from corlld.learning.model.files import find_model_files
 from corlld.settings.sections import Settings
-from corlld.simulation.demonstration import DRAFTS_EACH, MAX_NEW_TOKENS, DemoResult, demo_settings, draft_held_out, run
-from corlld.simulation.drafting import PeftEngine
-from corlld.simulation.tastes import TASTES
-from corlld.simulation.writers import NaiveEditor, WeakEditor
+from corlld.simulation.demo_session import DemoResult, demo_settings, draft_held_out, run
+from corlld.simulation.drafting import DRAFTS_EACH, MAX_NEW_TOKENS, PeftEngine
+from corlld.simulation.editors import NaiveEditor, WeakEditor
+from corlld.simulation.personas import TASTES
 from corlld.statistics import repetition_ratio
 
 EDITS = 60  # the demo's default

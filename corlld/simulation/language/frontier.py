@@ -1,4 +1,4 @@
-"""The best that a policy can do within a given distance of the base model: the KL-regularised optimum. Pure."""
+"""The best policy within a given distance of the base model: the KL-regularised optimum. Pure."""
 
 from typing import NamedTuple
 
@@ -12,19 +12,19 @@ _HALVINGS = 30
 
 
 class Tilted(NamedTuple):
-    """kl: KL(pi || pi_0) in nats. utility: the mean under pi. Both averaged over prompts."""
+    """A tilted policy. kl: KL(pi || pi_0) in nats. utility: the mean under pi. Both are averaged over prompts."""
 
     kl: float
     utility: float
 
 
 def tilted(base_logps: Floats, utilities: Floats, temperature: float) -> Tilted:
-    """Of pi ~ pi_0 exp(U / temperature), which no policy as near to pi_0 beats.
+    """Return KL and utility of pi ~ pi_0 exp(U / temperature). No policy as near to pi_0 has a larger utility.
 
     Args:
-        base_logps: log pi_0 of all sentences, (prompts, sentences); what is missing to 1 is shared out.
-        utilities: alike.
-        temperature: > 0.
+        base_logps: log pi_0 of all sentences, (prompts, sentences). It is normalised to sum to 1.
+        utilities: U of all sentences, (prompts, sentences).
+        temperature: > 0, in units of utility.
     """
     base = base_logps - _logsumexp(base_logps)
     logps = base + utilities / temperature
@@ -34,7 +34,7 @@ def tilted(base_logps: Floats, utilities: Floats, temperature: float) -> Tilted:
 
 
 def best_within(base_logps: Floats, utilities: Floats, kl: float) -> float:
-    """The largest mean utility of a policy whose mean KL(pi || pi_0) is at most `kl` nats."""
+    """Return the largest mean utility of a policy whose mean KL(pi || pi_0) is at most `kl` nats."""
     cold, hot = np.log(_COLDEST), np.log(_HOTTEST)
     if tilted(base_logps, utilities, _COLDEST).kl <= kl:
         return float(utilities.max(1).mean())

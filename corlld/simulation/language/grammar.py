@@ -3,8 +3,8 @@
     prompt     ana wek :            (addressee, noun)
     sentence   sef sui wek nova tul (greeting?, adjective?, noun, verb that agrees with the noun, closing?)
 
-Small enough that all sentences are known: what is best for a user, and how much probability a policy gives to anything,
-is computed and not guessed. Pure.
+The language is so small that all sentences can be listed. So the best text for a user and the probability of any text
+are computed, not estimated. Pure.
 """
 
 import itertools
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Words = tuple[int, ...]  # by their numbers in `WORDS`
+Words = tuple[int, ...]  # each word by its number in `WORDS`
 
 ADDRESSEES = ("ana", "bor", "cel", "dov")
 GREETINGS = ("sef", "oma", "ruk", "tiv", "yel")
 ADJECTIVES = ("sui", "fen", "lom", "gra", "hib", "pau")
-NOUNS = ("wek", "zon", "mir", "kul", "dax", "jot")  # the first half is of one gender, the rest of the other
+NOUNS = ("wek", "zon", "mir", "kul", "dax", "jot")  # the first half has the first gender, the rest the second
 STEMS = ("nov", "pel", "bri", "sok", "tam", "vur")
 ENDINGS = ("a", "o")  # of a verb, by its noun's gender
 CLOSINGS = ("tul", "eff", "iri", "quo", "nam")
@@ -34,7 +34,7 @@ KIND = tuple(kind for kind, words in enumerate(_OF_KIND) for _ in words)  # of e
 _FIRST = tuple(itertools.accumulate(map(len, _OF_KIND), initial=0))
 _NUMBER = {word: number for number, word in enumerate(WORDS)}
 
-# An empty place is a number too, one for each kind, so that a sentence is always five numbers.
+# An empty place has a number too, another for each kind, so that a sentence is always five numbers.
 EMPTY = tuple(len(WORDS) + kind for kind in range(KINDS))
 NUMBERS = len(WORDS) + KINDS
 OPTIONAL = (GREETING, ADJECTIVE, CLOSING)
@@ -42,7 +42,7 @@ OPTIONAL = (GREETING, ADJECTIVE, CLOSING)
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """addressee: its number. noun: the number of the word that the sentence is to be about."""
+    """A prompt. addressee: its number. noun: number of the word that the sentence has to be about."""
 
     addressee: int
     noun: int
@@ -54,8 +54,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """Any words, as a sentence. places: the word of each kind, or its `EMPTY`. misplaced: words that stand in no place:
-    a second one of a kind, or one that comes too late.
+    """Any words, read as a sentence.
+
+    places: the word of each kind, or its `EMPTY`. misplaced: number of words without a place: a second word of a kind,
+    or a word that comes too late.
     """
 
     places: tuple[int, ...]
@@ -63,7 +65,7 @@ class Parsed:
 
 
 def words_of(kind: int) -> range:
-    """Numbers of all words of a kind."""
+    """Return the numbers of all words of a kind."""
     return range(_FIRST[kind], _FIRST[kind + 1])
 
 
@@ -73,7 +75,7 @@ def agrees(noun: int, verb: int) -> bool:
 
 
 def stem_of(verb: int) -> int:
-    """Number of a verb's stem, from 0."""
+    """Return the number of a verb's stem, from 0."""
     return (verb - _FIRST[VERB]) // len(ENDINGS)
 
 
@@ -91,7 +93,7 @@ def parse(words: Words) -> Parsed:
 
 
 def is_sentence(parsed: Parsed) -> bool:
-    """Whether it is one without a fault."""
+    """Return whether the words are a sentence without a fault."""
     noun, verb = parsed.places[NOUN], parsed.places[VERB]
     return not parsed.misplaced and noun < len(WORDS) and verb < len(WORDS) and agrees(noun, verb)
 
@@ -118,21 +120,21 @@ PROMPTS = tuple(Prompt(addressee, noun) for addressee in range(len(ADDRESSEES)) 
 SENTENCES: npt.NDArray[np.int64] = np.array(list(_sentences()))  # (sentences, KINDS)
 NUMBER_OF_PROMPT = {prompt: number for number, prompt in enumerate(PROMPTS)}
 
-_OFF_TOPIC = 0.1  # of the corpus's sentences are about another noun than their prompt's
+_OFF_TOPIC = 0.1  # share of the sentences whose noun is drawn, and so may be another than the prompt's
 
 
 class Corpus:
-    """What people wrote before there was any user: each addressee is written to in a manner of their own.
+    """The texts for pretraining: what people wrote before there was any user. Each addressee has a manner of its own.
 
     Args:
-        rng: for the manners.
+        rng: draws the manners.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._shares = [[_shares(rng, len(_choices(kind))) for kind in range(KINDS)] for _ in ADDRESSEES]
 
     def text(self, prompt: Prompt, rng: np.random.Generator) -> Words:
-        """A sentence for the prompt."""
+        """Return a sentence for the prompt."""
         places = [int(rng.choice(_choices(kind), p=share)) for kind, share in enumerate(self._shares[prompt.addressee])]
         if rng.random() >= _OFF_TOPIC:
             places[NOUN] = prompt.noun

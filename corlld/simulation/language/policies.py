@@ -1,4 +1,4 @@
-"""What many users' adapters write, all in one batch, and how likely a text is to them."""
+"""Drafts of many users' adapters in one batch, and likelihoods of texts under them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from corlld.learning.model.stacked_lora import StackedAdapters
 from corlld.simulation.language.grammar import SENTENCES, Prompt, Words, words_in
 from corlld.simulation.language.pretraining import END, FIRST_WORD, PROMPT_TOKENS, TOKENS, prompt_ids
 
-MOST_WORDS = 8  # of a draft: three more than a sentence has places
+MOST_WORDS = 8  # of a draft: three more words than a sentence has places
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """truncated: it had not ended after `MOST_WORDS`."""
+    """A drafted text. truncated: it had not ended after `MOST_WORDS`."""
 
     words: Words
     truncated: bool
@@ -31,13 +31,13 @@ def sample(
     prompts: Sequence[Sequence[Prompt]],
     rngs: Sequence[np.random.Generator],
 ) -> list[list[Draft]]:
-    """Drafts at temperature 1, one for each of each user's prompts.
+    """Draw one draft per user and prompt, at temperature 1.
 
     Args:
         resident: with its injected LoRA.
-        adapters: one a user; None: the base model.
+        adapters: one per user; None: the base model.
         prompts: of each user, equally many.
-        rngs: one a user, so that a user's draws do not depend on who else is there.
+        rngs: one per user, so that a user's draws do not depend on the other users.
     """
     each = len(prompts[0])
     ids = torch.tensor([prompt_ids(prompt.text) for own in prompts for prompt in own])  # (drafts, tokens)
@@ -64,12 +64,14 @@ def log_likelihoods(
     prompts: Sequence[Sequence[Prompt]],
     texts: Sequence[Sequence[Words]],
 ) -> npt.NDArray[np.float64]:
-    """Log pi of whole texts, their end included (but for those of `MOST_WORDS`), in nats: (users, texts)."""
+    """Return log pi of whole texts in nats, (users, texts). The end counts, except after `MOST_WORDS`."""
     each = len(prompts[0])
     pairs = [pair for own in zip(prompts, texts, strict=True) for pair in zip(*own, strict=True)]
     rows = [[*prompt_ids(prompt.text), *_ids(words)] for prompt, words in pairs]
     longest = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])  # padding follows: nothing sees it
+    ids = torch.tensor(
+        [row + [0] * (longest - len(row)) for row in rows]
+    )  # the padding comes last: no token attends to it
     with resident.lora.bind(_stacked(resident, adapters), [each * longest] * len(prompts)):
         logits = resident.model(input_ids=ids, use_cache=False).logits[:, PROMPT_TOKENS - 1 : -1]
     targets = ids[:, PROMPT_TOKENS:]
@@ -79,7 +81,7 @@ def log_likelihoods(
 
 
 def base_policy(resident: ResidentModel, prompts: Sequence[Prompt]) -> npt.NDArray[np.float64]:
-    """Log pi_0 of every sentence, in the order of the grammar: (prompts, sentences)."""
+    """Return log pi_0 of every sentence in the order of the grammar, (prompts, sentences)."""
     texts = [words_in(places) for places in SENTENCES]
     found = np.empty((len(prompts), len(texts)))
     for number, prompt in enumerate(prompts):
@@ -98,7 +100,7 @@ _WRITTEN = torch.tensor([number == END or number >= FIRST_WORD for number in ran
 
 
 def _log_policy(logits: torch.Tensor) -> torch.Tensor:
-    """Log pi of the next token: only words and the end are ever written."""
+    """Return log pi of the next token, where only words and the end are possible."""
     return logits.double().masked_fill(~_WRITTEN, float("-inf")).log_softmax(-1)
 
 

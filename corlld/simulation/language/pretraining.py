@@ -1,4 +1,4 @@
-"""The small transformer that speaks the language: trained here, in half a minute, before there is any user."""
+"""Training of the small transformer that speaks the language. It takes half a minute, before there is any user."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from corlld.simulation.language.editors import seeded
 from corlld.simulation.language.grammar import ADDRESSEES, COLON, PROMPTS, WORDS, Corpus
+from corlld.simulation.language.users import seeded
 
 PAD, BOS, EOS, UNKNOWN = SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 TOKENS = (*SPECIALS, COLON, *ADDRESSEES, *WORDS)
@@ -24,12 +24,15 @@ _LR = 3e-3
 
 
 def pretrain(folder: Path, *, steps: int, seed: int = 0) -> Path:
-    """Train a Llama of two layers on the language, and save it with its tokenizer where `load_resident_model` finds it.
+    """Train a Llama of two layers on the language, and save it with its tokenizer for `load_resident_model`.
 
     Args:
-        folder: made where it is missing.
-        steps: of AdamW, of 128 texts each.
-        seed: of the language's manners, the texts and the weights.
+        folder: made if it is missing.
+        steps: of AdamW, with 128 texts each.
+        seed: of the manners of the language, the texts and the weights.
+
+    Returns:
+        The folder.
     """
     rng = seeded("corpus", seed)
     corpus = Corpus(rng)
@@ -54,7 +57,7 @@ def pretrain(folder: Path, *, steps: int, seed: int = 0) -> Path:
 
 
 def _texts(corpus: Corpus, rng: np.random.Generator) -> torch.Tensor:
-    """Prompts and sentences with their end, padded at their right: (texts, tokens)."""
+    """Return prompts and sentences with their end, padded on the right, (texts, tokens)."""
     rows = []
     for number in rng.integers(len(PROMPTS), size=_BATCH):
         prompt = PROMPTS[number]
@@ -64,7 +67,7 @@ def _texts(corpus: Corpus, rng: np.random.Generator) -> torch.Tensor:
 
 
 def prompt_ids(text: str) -> list[int]:
-    """As the tokenizer has them."""
+    """Return the prompt's ids, as the tokenizer makes them."""
     return [TOKENS.index(BOS), *map(TOKENS.index, text.split())]
 
 

@@ -1,4 +1,4 @@
-"""What a study is: units of work that can be done one by one, and a report on all their rows."""
+"""The contract of a study: units of work that can be done one by one, and a report on all their rows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ Row = dict[str, str | int | float]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run was asked for.
+    """The options of a run.
 
-    seeds: of the reported runs; tuning uses others. quick: the same on a scale for tests. model: as `model.name`.
-    edits: a file of events, where the study needs one. scratch: a folder for what a unit leaves for a later one, also
-    for one of a run that goes on. Who needs it makes it; `run_study` names it, and removes it once there is a summary.
+    seeds: of the reported runs; tuning uses others. quick: do the same on a scale for tests. model: as `model.name`.
+    edits: a file of events, for a study that needs one. scratch: a folder for results that a unit leaves for a later
+    unit, which may run after a restart. A unit that needs the folder makes it; `run_study` names it, and removes it
+    once there is a summary.
     """
 
     seeds: tuple[int, ...]
@@ -26,9 +27,9 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A part of the work, done as a whole or not at all, and never twice.
+    """A part of the work. It is done as a whole or not at all, and never twice.
 
-    key: unique in the study. run: what it found; the same key and options give the same rows.
+    key: unique in the study. run: does the work and returns its rows; the same key and options give the same rows.
     """
 
     key: str
@@ -37,7 +38,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number of a report. low, high: its 95 % interval, where it has one. meaning: a sentence, with the unit."""
+    """One number of a report. low, high: its 95 % interval; None without one. meaning: a sentence, with the unit."""
 
     value: float
     meaning: str
@@ -50,26 +51,28 @@ class Study(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the command and of the folder of results."""
+        """Name on the command line and of the folder of results."""
 
     @property
     def question(self) -> str:
-        """A sentence."""
+        """The question in a sentence."""
 
     @property
     def budget_minutes(self) -> float:
-        """A whole run on two cores takes at most so long, the model being there."""
+        """Minutes that a whole run may take on two cores, without the download of the model."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Those that are reported where none are asked for."""
+        """Seeds to report if the options name none."""
 
     def units(self, options: Options) -> Sequence[Unit]:
-        """All of the work, in order. A unit may lean on what an earlier one of the same run has left in memory, if it
-        can make it again, or in `options.scratch`: a run that goes on does not do the earlier ones.
+        """Return all of the work, in order.
+
+        A run that goes on after a cut does not repeat its earlier units. So a unit may use what an earlier unit has
+        left in memory only if it can make that again; what is left in `options.scratch` stays.
 
         Raises FatalError for options that the study can't use.
         """
 
     def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
-        """Figures by name, and pictures as PNG files in the folder. rows: of all units, each with its `unit`."""
+        """Return figures by name, and write pictures as PNG files. rows: of all units, each with its `unit`."""

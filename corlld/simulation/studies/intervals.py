@@ -15,11 +15,12 @@ _GRID = 100_001  # points of the quantile's integral: its first five digits are 
 
 
 def mean_figure(values: Sequence[float], meaning: str) -> Figure:
-    """The mean of independent values, one a seed or a user, with Student's interval; a single value has none.
+    """Return the mean of independent values (one per seed or user) with Student's interval.
 
-    Not by the bootstrap: of 5 values its interval holds the mean 5 times in 6, and not 19 times in 20.
+    A single value has no interval. The bootstrap would be wrong here: for 5 values its interval holds the true mean 5
+    times in 6, and not 19 times in 20.
 
-    Raises ValueError for no value.
+    Raises ValueError without values.
     """
     if not values:
         raise ValueError("no values")
@@ -31,14 +32,14 @@ def mean_figure(values: Sequence[float], meaning: str) -> Figure:
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], meaning: str) -> Figure:
-    """The mean of ours - theirs, value by value of the same seed. Raises ValueError for unequal lengths."""
+    """Return the mean of ours - theirs, seed by seed. Raises ValueError for unequal lengths."""
     return mean_figure([a - b for a, b in zip(ours, theirs, strict=True)], meaning)
 
 
 def blocked_mean_figure(blocks: Sequence[Sequence[float]], meaning: str) -> Figure:
-    """The mean of values that come in many blocks (edits of a commit), by the bootstrap, whole blocks drawn again.
+    """Return the mean of values that come in many blocks, such as edits of a commit.
 
-    Raises ValueError where there is no value.
+    The interval is by the bootstrap: whole blocks are drawn again. Raises ValueError without values.
     """
     sums = np.array([float(sum(block)) for block in blocks])
     counts = np.array([len(block) for block in blocks])
@@ -52,7 +53,10 @@ def blocked_mean_figure(blocks: Sequence[Sequence[float]], meaning: str) -> Figu
 
 @functools.cache
 def _student_quantile(degrees: int) -> float:
-    """The 97.5 % point of Student's t: with t = sqrt(degrees) tan(a) its density in a is cos(a) ** (degrees - 1)."""
+    """Return the 97.5 % point of Student's t.
+
+    With t = sqrt(degrees) tan(a) its density in a is cos(a) ** (degrees - 1).
+    """
     angles = np.linspace(0, math.pi / 2, _GRID)
     density = np.cos(angles) ** (degrees - 1)
     below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])

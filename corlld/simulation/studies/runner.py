@@ -1,4 +1,4 @@
-"""A study from its first unit to its report, going on where an earlier run of the same command was cut off."""
+"""Runs a study from its first unit to its report, and goes on where an earlier run of the same command was cut off."""
 
 import csv
 import json
@@ -22,24 +22,24 @@ from corlld.errors import ExitCode, FatalError
 from corlld.simulation.studies.contract import Options, Row, Study
 from corlld.system.progress import Advance
 
-_DONE = "units.jsonl"  # what is done so far; gone once there is a summary
+_DONE = "units.jsonl"  # rows of the finished units; removed once there is a summary
 _SCRATCH = "scratch"  # see `Options`
 _PACKAGES = ("torch", "transformers", "peft", "numpy")
 
 
 def run_study(study: Study, options: Options, folder: Path, command: str, console: Console, progress: Console) -> None:
-    """Do what is left of the study, and write `results.csv`, pictures and `summary.json`.
+    """Run the remaining units of the study, and write `results.csv`, pictures and `summary.json`.
 
     Args:
-        study: see there.
-        options: what it was asked for.
-        folder: made where it is not there. A finished run in it is done again, and replaced once all is done.
-        command: as it was typed.
-        console: for the figures.
-        progress: for how far it has come.
+        study: the study to run.
+        options: its options.
+        folder: for the results; made if it is missing. A finished run in it is replaced once the new run is finished.
+        command: the command line, for the summary.
+        console: shows the figures.
+        progress: shows the progress.
 
     Raises:
-        FatalError: the folder can't be used, or has a run of another study or with other options, or other results.
+        FatalError: the folder can't be used, has a run of another study or with other options, or has other results.
     """
     units = study.units(replace(options, scratch=folder / _SCRATCH))
     done = _Done(folder, study.name, options)
@@ -49,7 +49,7 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
                 done.add(unit.key, unit.run())
             advance(1)
     rows = [{"unit": unit.key, **row} for unit in units for row in done.rows[unit.key]]
-    (folder / "summary.json").unlink(missing_ok=True)  # of an earlier run: it would tell of other rows
+    (folder / "summary.json").unlink(missing_ok=True)  # of an earlier run: it belongs to other rows
     _write_csv(folder / "results.csv", rows)
     figures = study.report(rows, folder, options)
     summary = {
@@ -62,7 +62,7 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
         "versions": {"corlld": __version__, "python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
         "cores": os.cpu_count(),
         "minutes": round(done.spent.seconds / 60, 1),
-        "cpu_minutes": round(done.spent.cpu_seconds / 60, 1),  # tells where other work took its share of the machine
+        "cpu_minutes": round(done.spent.cpu_seconds / 60, 1),  # low if other work shared the machine
         "budget_minutes": study.budget_minutes,
         "figures": {name: _shortened(asdict(figure)) for name, figure in figures.items()},
     }
@@ -73,19 +73,19 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
 
 
 class _Spent(NamedTuple):
-    """cpu_seconds: of all threads."""
+    """Time that was spent. cpu_seconds: of all threads."""
 
     seconds: float
     cpu_seconds: float
 
 
 class _Done:
-    """The units that are done, in a file that grows by a line a unit."""
+    """The finished units, in a file that grows by one line per unit."""
 
     def __init__(self, folder: Path, study: str, options: Options) -> None:
         self._path = folder / _DONE
         self._began = _now()
-        self._before = _Spent(0.0, 0.0)  # by earlier runs
+        self._before = _Spent(0.0, 0.0)  # in earlier runs
         self.rows: dict[str, Sequence[Row]] = {}
         asked = json.loads(json.dumps(asdict(options), default=str))
         head = {"study": study, "options": asked, "corlld": __version__}
@@ -94,9 +94,9 @@ class _Done:
                 raise FatalError(f"--folder: {folder} is not a folder; name another one", ExitCode.USAGE)
             folder.mkdir(parents=True, exist_ok=True)
             whole = self._path.read_bytes() if self._path.exists() else b""
-            lines = whole.split(b"\n")[:-1]  # a torn line is no unit
+            lines = whole.split(b"\n")[:-1]  # a torn line counts as no unit
             if len(lines) == 1 and json.loads(lines[0]) != head:
-                lines = []  # no unit was done, as where the model was not found
+                lines = []  # no unit was done, for example because the model was not found
             if lines and json.loads(lines[0]) != head:
                 raise FatalError(
                     f"{folder} has a half-done run of another study, or with other options; name another --folder, "
@@ -124,7 +124,7 @@ class _Done:
 
     @property
     def spent(self) -> _Spent:
-        """By this run and those that it goes on with."""
+        """Time of this run and of the runs that it goes on from."""
         return _Spent(
             *(before + now - then for before, now, then in zip(self._before, _now(), self._began, strict=True))
         )
@@ -135,8 +135,10 @@ class _Done:
 
 
 def _check_replaceable(folder: Path, study: str, options: Options) -> None:
-    """Refuses to replace the results of another study, those of a whole run by a quick one or other seeds, and those
-    that no run of ours has made.
+    """Raise FatalError for results that must not be replaced.
+
+    These are results of another study, results of a whole run if this run is quick or has other seeds, and files that
+    no study has made.
     """
     path = folder / "summary.json"
     if not path.exists():
@@ -158,7 +160,7 @@ def _check_replaceable(folder: Path, study: str, options: Options) -> None:
 
 
 def _damaged(path: Path) -> FatalError:
-    return FatalError(f"{path} is damaged, or of another version; remove it to begin anew", ExitCode.DATA)
+    return FatalError(f"{path} is damaged, or of another version; remove it to start again", ExitCode.DATA)
 
 
 def _now() -> _Spent:

@@ -19,8 +19,7 @@ from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import StepResult, UserStep
 from corlld.records import EditEvent, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings.sections import GuardSettings, LearningSettings
-from corlld.simulation.plain_english import PARAGRAPHS
-from corlld.simulation.studies.no_harm.passages_and_canaries import CANARIES, PASSAGES
+from corlld.simulation.control_texts import CANARIES, PARAGRAPHS, PASSAGES
 from tests.support.tiny_models import make_tiny_model, tiny_resident
 from tests.unit.learning.test_learner import EDITS, event
 

@@ -1,4 +1,4 @@
-"""Pictures of the language world. Needs matplotlib, from the extra `demo`."""
+"""Pictures of the study `language-world`. Needs matplotlib, from the extra `demo`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from corlld.simulation.language.methods import ANCHORED, CORLL, NOTHING, PAIR_DPO, PREVIOUS, SFT
-from corlld.simulation.plots import COLOURS
+from corlld.simulation.drawing import COLOURS, new_picture
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
-from corlld.simulation.studies.language_world.report import DIFFERENCE, DRAFTS, GRID, GRID_TUNING, column
+from corlld.simulation.studies.language_world.methods import ANCHORED, CORLL, NOTHING, PAIR_DPO, PREVIOUS, SFT
+from corlld.simulation.studies.language_world.report import DIFFERENCE, DRAFTS, GRID, GRID_TUNING, by_seed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TITLES = {
-    "scaled": "a fifth of the edits harm, as far as the gap goes",
-    "unscaled": "a fifth of the edits harm, whatever the gap",
+    "scaled": "a fifth of the edits harm, scaled with the gap",
+    "unscaled": "a fifth of the edits harm, however small the gap",
     "honest": "no edit harms",
     "archive": "edits of the base model's drafts",
 }
@@ -34,23 +34,22 @@ _METHODS = {
 
 
 def plot_regret(path: Path, rows: Sequence[Row]) -> None:
-    """Regret against the number of answers, a line a method with its 95 % band, users' own levels taken off."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Picture
+    """Plot regret against the number of answers, one line per method with its 95 % band.
 
+    The users' own levels are taken off.
+    """
     shown = [name for name in _TITLES if any(row["scenario"] == name for row in rows)]
     columns = min(2, len(shown))
-    picture = Picture(figsize=(5 * columns, 3.7 * -(-len(shown) // columns)), layout="constrained")
-    FigureCanvasAgg(picture)
+    picture = new_picture(5 * columns, 3.7 * -(-len(shown) // columns))
     grid = picture.subplots(-(-len(shown) // columns), columns, sharex=True, sharey=True, squeeze=False)
     ends = sorted(int(name.removeprefix("to_")) for name in rows[0] if name.startswith("to_"))
     for scenario, axes in zip(shown, grid.flat, strict=False):
-        levels = column(rows, "regret", method=NOTHING.name, scenario=scenario)
+        levels = by_seed(rows, "regret", method=NOTHING.name, scenario=scenario)
         for method, colour in _METHODS.items():
             if not any(row["method"] == method for row in rows):
                 continue
             own = {"method": method, "scenario": scenario}
-            bands = [mean_figure(_levelled(column(rows, f"to_{end}", **own), levels), "") for end in ends]
+            bands = [mean_figure(_levelled(by_seed(rows, f"to_{end}", **own), levels), "") for end in ends]
             axes.plot(ends, [band.value for band in bands], color=colour, label=method)
             low = [band.value if band.low is None else band.low for band in bands]
             high = [band.value if band.high is None else band.high for band in bands]
@@ -62,25 +61,26 @@ def plot_regret(path: Path, rows: Sequence[Row]) -> None:
     for axes in grid[:, 0]:
         axes.set(ylabel="regret (share of U's range)")
     grid[0, 0].legend(fontsize="small")
-    join = "; " if columns > 1 else "\n"  # one column is narrower than the sentence
-    picture.suptitle(f"What a text lacks of the best sentence{join}bands: 95 % over users, their own levels taken off")
+    join = "; " if columns > 1 else "\n"  # a single column is narrower than the sentence
+    picture.suptitle(
+        f"What a text lacks of the best sentence{join}bands: 95 % over users, without the users' own levels"
+    )
     picture.savefig(path, dpi=90)
 
 
 def _levelled(values: Sequence[float], levels: Sequence[float]) -> list[float]:
-    """Values by user as if all of them had begun at one level: how hard users are to please is not what is compared."""
+    """Return values by user as if all users had begun at the same level.
+
+    How hard users are to please is not what is compared.
+    """
     common = fmean(levels)
     return [value - level + common for value, level in zip(values, levels, strict=True)]
 
 
 def plot_differences(path: Path, figures: Mapping[str, Figure], defaults: str) -> None:
-    """Paired differences with their intervals: CoRLL less other methods, and settings less the defaults."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Picture
-
+    """Plot paired differences: CoRLL minus other methods, and changed settings minus the defaults."""
     methods = {name: f for name, f in figures.items() if name.startswith("regret_") and DIFFERENCE in name.split("_")}
-    picture = Picture(figsize=(12, 7.5), layout="constrained")
-    FigureCanvasAgg(picture)
+    picture = new_picture(12, 7.5)
     left, right = picture.subplots(1, 2)
     labels = [name.removeprefix("regret_").replace(f"_corll_{DIFFERENCE}_", ": ") for name in methods]
     _forest(
@@ -90,7 +90,7 @@ def plot_differences(path: Path, figures: Mapping[str, Figure], defaults: str) -
         COLOURS[0],
     )
     left.invert_yaxis()
-    left.set(title="CoRLL less another method (users: method)", xlabel="difference of REG_T; left is better for CoRLL")
+    left.set(title="CoRLL minus another method (users: method)", xlabel="difference of REG_T; left is better for CoRLL")
     for offset, drafts, colour in zip((-0.15, 0.15), DRAFTS, COLOURS, strict=False):
         cells = {
             name.removeprefix(f"{GRID}_{drafts}_"): figure
@@ -104,13 +104,13 @@ def plot_differences(path: Path, figures: Mapping[str, Figure], defaults: str) -
         places = np.arange(len(cells)) + offset
         right.plot(judged, places, "x", color=colour, label=f"{drafts} drafts (x: the validation seeds)")
     right.invert_yaxis()
-    right.set(title="CoRLL: a setting changed, less the defaults", xlabel="difference of REG_T; left is better")
+    right.set(title="CoRLL: a changed setting minus the defaults", xlabel="difference of REG_T; left is better")
     right.legend(fontsize="small")
     picture.savefig(path, dpi=90)
 
 
 def _forest(axes: "Axes", labels: Sequence[str], figures: Sequence[Figure], colour: str, offset: float = 0.0) -> None:
-    """A point and its interval for each line, from the top."""
+    """Draw a point and its interval per label, from the top."""
     for place, figure in zip(np.arange(len(figures)) + offset, figures, strict=True):
         low = figure.value if figure.low is None else figure.low
         high = figure.value if figure.high is None else figure.high

@@ -1,9 +1,9 @@
 """`corlld simulate language-world`: does it learn from weak and noisy edits, and better than from other answers?
 
-Users with known wishes, see `corlld.simulation.language`. Each way to learn has the same number of answers from each
-user, and the same number of settings tried on validation seeds; what is reported was run on other seeds, with the
-settings of the lowest regret there. Then the daemon's defaults, each moved by itself: judged on the validation
-seeds, confirmed on the others. Nothing is rehearsed: it would be English, of which this world has no word.
+The users' wishes are known, see `corlld.simulation.language`. Every method gets the same number of answers from each
+user, and tries the same number of settings on validation seeds. The settings with the lowest regret there are reported
+on other seeds. Then the grid changes one of the daemon's defaults at a time; each cell is judged on the validation
+seeds and confirmed on the others. Nothing is rehearsed: passages are English, of which this world has no word.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +13,10 @@ from typing import Any
 
 from corlld.errors import ExitCode, FatalError
 from corlld.settings.sections import GuardSettings
-from corlld.simulation.language.lab import Lab, Scale, outline
-from corlld.simulation.language.methods import (
+from corlld.simulation.language.online import Scenario
+from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
+from corlld.simulation.studies.language_world.lab import Lab, Scale, outline
+from corlld.simulation.studies.language_world.methods import (
     ANCHORED,
     BOTH,
     COMPARED,
@@ -25,8 +27,6 @@ from corlld.simulation.language.methods import (
     described,
     settings,
 )
-from corlld.simulation.language.online import Scenario
-from corlld.simulation.studies.contract import Figure, Options, Row, Unit
 from corlld.simulation.studies.language_world.pictures import plot_differences, plot_regret
 from corlld.simulation.studies.language_world.report import ARCHIVED, language_figures
 
@@ -37,14 +37,14 @@ WEAKER = Scenario("alpha 0.1", alpha=0.1, harm_rate=0.2, harm="scaled")
 STRONGER = Scenario("alpha 1", alpha=1.0, harm_rate=0.2, harm="scaled")
 ARCHIVE = Scenario(ARCHIVED, alpha=0.3, harm_rate=0.2, harm="scaled", of_base=True)
 SCENARIOS = (SCALED, UNSCALED, ARCHIVE, HONEST, WEAKER, STRONGER)
-TUNED_ON = (SCALED, UNSCALED, ARCHIVE)  # each for itself; the others take the settings of the first
+TUNED_ON = (SCALED, UNSCALED, ARCHIVE)  # each has its own settings; the other scenarios take those of the first
 
 FULL = Scale(pretraining=500, rounds=30, validation=tuple(range(101, 107)))
 QUICK = Scale(pretraining=200, rounds=12, validation=(101,), judged=2)
-CONFIRMING_SEEDS = 6  # of the reported ones, for the grid's cells
+CONFIRMING_SEEDS = 6  # of the reported seeds, for the cells of the grid
 
 DEFAULTS = "defaults"
-GRID_LR = 2e-3  # of the tried ones where the daemon's other defaults learn best here
+GRID_LR = 2e-3  # of the tried rates the best here with the daemon's other defaults
 GRID: Mapping[str, Mapping[str, Any]] = {
     DEFAULTS: {},
     **{f"lr {lr:g}": {"lr": lr} for lr in (1e-3, 4e-3)},
@@ -60,12 +60,12 @@ QUICK_GRID = (DEFAULTS, "beta 0.03")
 _OF_THE_GUARD = "max_drift_nats"
 
 _QUICK_METHODS = (CORLL, ANCHORED, SFT)
-_QUICK_TRIED = slice(7, 9)  # settings of each method: of the highest lr
+_QUICK_TRIED = slice(7, 9)  # settings of each method, with the highest lr
 
 
 @dataclass(frozen=True)
 class _Work:
-    """The units of one run."""
+    """Makes the units of one run."""
 
     lab: Lab
     seeds: tuple[int, ...]
@@ -126,9 +126,11 @@ class _Work:
         return run
 
 
-class _LanguageWorld:
+class LanguageWorld:
+    """The study."""
+
     name = "language-world"
-    question = "Does it learn from weak and noisy edits, and better than by imitation or by comparisons?"
+    question = "Does CoRLL learn from weak and noisy edits, and better than imitation or comparisons do?"
     budget_minutes = 45.0
     seeds = tuple(range(11, 27))
 
@@ -147,4 +149,4 @@ class _LanguageWorld:
         return figures
 
 
-STUDY = _LanguageWorld()
+STUDY: Study = LanguageWorld()

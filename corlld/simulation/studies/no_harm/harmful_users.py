@@ -1,17 +1,17 @@
-"""Users who do not mean well, or do not care: each edits a draft, and knows the text that an honest one wants. Pure."""
+"""Users who do harm, on purpose or not. Each edits a draft, and knows the text that an honest user wants. Pure."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from corlld.simulation.closed_loop import Editor
-from corlld.simulation.writers import WeakEditor
+from corlld.simulation.editors import WeakEditor
 
 KINDS = ("honest", "noisy", "pasting", "leaping")
 HOSTILE = ("pasting", "leaping")
 HARMFUL_SHARE = 0.5  # of the noisy user's edits
-SPOILT = 0.5  # share of a draft's words that a harmful edit of the noisy user replaces, whatever the draft is worth
-_WORDS = (  # of no matter
+SPOILT = 0.5  # share of a draft's words that a harmful edit of the noisy user replaces, however good the draft is
+_WORDS = (  # that have nothing to do with any message
     "apple brick cloud dinner engine feather garden hammer island jacket kettle ladder mirror needle orange pencil "
     "quarter rabbit saddle ticket umbrella velvet window yellow zebra basket candle dragon elbow forest"
 )
@@ -20,13 +20,13 @@ _RARE = "ꙮ𓂀ↈ⸎ᚙᛤ꧁༗ጯ⏣⍼☫ꆜꉣ𐎠𐏐߷ᜒ"  # letters an
 
 @dataclass(frozen=True, slots=True)
 class NoisyEditor:
-    """An edit goes to the wanted text, or with chance epsilon spoils words of the draft: unscaled harm."""
+    """Writes the wanted text, or with chance epsilon spoils words of the draft: unscaled harm."""
 
     epsilon: float
     random: np.random.Generator
 
     def edit(self, draft: str, hidden: str) -> str:
-        """The hidden text, or the draft with `SPOILT` of its words, at least one, replaced by words of no matter."""
+        """Return the hidden text, or the draft with `SPOILT` of its words (at least one word) replaced."""
         if self.random.random() >= self.epsilon:
             return WeakEditor(1.0).edit(draft, hidden)
         words = draft.split(" ")
@@ -44,24 +44,24 @@ class PastingEditor:
     times: int = 10
 
     def edit(self, draft: str, hidden: str) -> str:
-        """Neither is looked at."""
+        """Return the pasted words. Draft and hidden text are ignored."""
         return " ".join([self.words] * self.times)
 
 
 @dataclass(frozen=True, slots=True)
 class LeapingEditor:
-    """Tries to make the largest step there is: other signs every time, all as unlikely as can be."""
+    """Tries to force the largest step: writes other signs every time, all as unlikely as can be."""
 
     random: np.random.Generator
     signs: int = 10
 
     def edit(self, draft: str, hidden: str) -> str:
-        """Neither is looked at."""
+        """Return new signs. Draft and hidden text are ignored."""
         return "".join(self.random.choice(list(_RARE), self.signs))
 
 
 def make_editor(kind: str, random: np.random.Generator) -> Editor:
-    """One of `KINDS`. Raises ValueError for another name."""
+    """Return the editor of one of `KINDS`. Raises ValueError for another name."""
     match kind:
         case "honest":
             return WeakEditor(1.0)

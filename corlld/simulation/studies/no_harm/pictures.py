@@ -1,56 +1,39 @@
-"""The picture of what users do to their adapters. Needs matplotlib, from the extra `demo`."""
+"""The picture of the study `no-harm`. Needs matplotlib, from the extra `demo`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from corlld.simulation.plots import COLOURS
+from corlld.simulation.drawing import COLOURS, new_picture
 from corlld.simulation.studies.contract import Row
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """Where the noisy user has to stay after its last edit.
-
-    plain_ratio: perplexity of plain English over that of the base model. repetition_rise: of repetition in the canary
-    drafts, above that in the base model's. draft_repetition: in the drafts of its last edits.
-    """
-
-    plain_ratio: float
-    repetition_rise: float
-    draft_repetition: float
+from corlld.simulation.studies.no_harm.report import Band
 
 
 def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
-    """Four measures against the number of edits, a colour a kind of user.
+    """Plot four measures against the number of edits, one colour per kind of user.
 
     Args:
-        path: a PNG file, written over.
-        rows: of one variant; those of another one have its name behind the user's and a comma, and dashed lines.
-        band: the noisy user's limits, thin.
+        path: a PNG file; an older one is replaced.
+        rows: of the defaults and of variants. In the rows of a variant `user` is "user, variant"; its lines are dashed.
+        band: limits of the noisy user, drawn as thin lines.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_picture(9, 7)
     kinds = list(dict.fromkeys(str(row["user"]) for row in rows))
     colours = dict(zip((kind for kind in kinds if "," not in kind), COLOURS, strict=False))
     panels = (
-        ("plain_ratio", "perplexity / base model's", "Plain English that nobody writes about"),
+        ("plain_ratio", "perplexity / base model's", "Plain English that no user writes about"),
         ("draft_repetition", "share of repeated words", "Repetition in the user's own drafts"),
-        ("canary_similarity", "similarity to the base model's", "Drafts for prompts that nobody asks"),
-        ("drift_max", "nats a token", "The guard's measure: largest drift of a step"),
+        ("canary_similarity", "similarity to the base model's", "Drafts for prompts that no user asks"),
+        ("drift_max", "nats per token", "Guard: largest drift of an update"),
     )
     for axes, (column, unit, title) in zip(figure.subplots(2, 2).flat, panels, strict=True):
         for kind in kinds:
             user, _, variant = kind.partition(",")
             colour, line = colours[user], "o--" if variant else "o-"
-            told = [row for row in rows if row["user"] == kind and row.get(column, "") != ""]
-            edits = sorted({int(row["edits"]) for row in told})
-            values = [[float(row[column]) for row in told if row["edits"] == count] for count in edits]
+            known = [row for row in rows if row["user"] == kind and row.get(column, "") != ""]
+            edits = sorted({int(row["edits"]) for row in known})
+            values = [[float(row[column]) for row in known if row["edits"] == count] for count in edits]
             seeds = max(map(len, values), default=0)
             label = f"{kind}, {seeds} seed{'s' * (seeds > 1)}"
             axes.plot(edits, [np.mean(part) for part in values], line, color=colour, markersize=4, label=label)
@@ -63,7 +46,5 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
         if column == "plain_ratio":
             axes.set_yscale("log")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    figure.suptitle(
-        "Four kinds of users; bands from the lowest seed to the highest; thin: limits stated for the noisy one"
-    )
+    figure.suptitle("Four kinds of users; bands: lowest to highest seed; thin lines: limits stated for the noisy user")
     figure.savefig(path, dpi=100)

@@ -1,4 +1,4 @@
-"""An archive of real edits: whose they are, and which of them were made together."""
+"""An archive of real edits: its editors, and which edits were made together."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from corlld.records import EditEvent, EraseEvent
 from corlld.settings.sections import EventSettings
 
 MAX_EDITS_A_COMMIT = 3
-MAX_CHARS = 800  # of an edit's three texts: longer ones would cost the budget, and are left out
+MAX_CHARS = 800  # of an edit's three texts together: longer edits would cost the budget, and are left out
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """commit: edits of one commit are alike, and are drawn again together."""
+    """One edit. commit: edits of one commit are alike, so the bootstrap draws them together."""
 
     event: EditEvent
     commit: str
@@ -25,7 +25,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Editor:
-    """name: a made-up one, since user ids may be names. edits: in the archive's order, as many as are used."""
+    """One editor. name: made up, since user ids may be names. edits: those that are used, in the archive's order."""
 
     name: str
     edits: tuple[Edit, ...]
@@ -33,7 +33,7 @@ class Editor:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Editors whose edits are reported, and others on whose edits rules were compared before."""
+    """The editors that are reported, and the others, on whom rules are compared."""
 
     reported: tuple[Editor, ...]
     validation: tuple[Editor, ...]
@@ -41,7 +41,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Editors, and edits of each of them, at equal numbers: who edits more than others does not count for more."""
+    """Numbers of editors and of edits per editor. All have equally many: a busy editor does not count for more."""
 
     editors: int
     edits: int
@@ -50,9 +50,9 @@ class Sizes:
 
 
 def read_edits(archive: Path) -> dict[str, list[Edit]]:
-    """Each user's edits in the archive's order: those that change something, and are not too long.
+    """Return each user's edits in the archive's order. Acceptances and too long edits are left out.
 
-    Raises FatalError for a file that can't be read, or with a line that is no event with a `prompt` or has no `commit`.
+    Raises FatalError if the file can't be read, or if a line is no event with a `prompt`, or has no `commit`.
     """
     try:
         lines = archive.read_bytes().splitlines()
@@ -72,7 +72,7 @@ def read_edits(archive: Path) -> dict[str, list[Edit]]:
         if not isinstance(commit, str) or not commit:
             raise FatalError(
                 f"--edits: {archive}: line {number} has no `commit`: a text that is the same for edits made together, "
-                "without which no interval can be told",
+                "without which no interval can be computed",
                 ExitCode.DATA,
             )
         if of_commit[event.user_id, commit] < MAX_EDITS_A_COMMIT:
@@ -82,9 +82,9 @@ def read_edits(archive: Path) -> dict[str, list[Edit]]:
 
 
 def split(edits: dict[str, list[Edit]], sizes: Sizes) -> Split:
-    """Those who edited most are reported, the next ones are for validation; of each the first edits count.
+    """Split the users: those with the most edits are reported, the next are for validation.
 
-    Raises FatalError where there are too few of them.
+    Only the first edits of each count. Raises FatalError if there are too few editors or edits.
     """
     ranked = sorted(edits, key=lambda user: (-len(edits[user]), user))
     reported, others = ranked[: sizes.editors], ranked[sizes.editors :]
@@ -98,8 +98,8 @@ def split(edits: dict[str, list[Edit]], sizes: Sizes) -> Split:
         )
     if len(validation) < sizes.validation_editors:
         raise FatalError(
-            f"--edits: besides those who edited most, {sizes.validation_editors} editors with {sizes.validation_edits} "
-            f"edits are needed, for validation, and it has {len(validation)}",
+            f"--edits: besides the editors with the most edits, {sizes.validation_editors} editors with "
+            f"{sizes.validation_edits} edits are needed, for validation, and it has {len(validation)}",
             ExitCode.DATA,
         )
     return Split(

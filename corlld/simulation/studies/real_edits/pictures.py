@@ -1,11 +1,11 @@
-"""Pictures of the replay of real edits. Needs matplotlib, from the extra `demo`."""
+"""Pictures of the study `real-edits`. Needs matplotlib, from the extra `demo`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corlld.simulation.plots import COLOURS
+from corlld.simulation.drawing import COLOURS, new_picture
 from corlld.simulation.studies.contract import Figure
 
 _BLUE, _ORANGE, _GREEN, _PURPLE = COLOURS[:4]
@@ -14,7 +14,7 @@ _GREY = "#777777"
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """How a method is drawn. banded: with its interval; all at once could not be read."""
+    """The look of a method. banded: drawn with its interval; all intervals at once could not be read."""
 
     label: str
     colour: str
@@ -39,15 +39,15 @@ def plot_curves(
     accuracy: Mapping[str, Sequence[Figure]],
     margins: Mapping[str, Sequence[Figure]],
 ) -> None:
-    """Cumulative accuracy above, cumulative margin below, against the edits of each editor.
+    """Plot cumulative accuracy above and cumulative margin below, against the edits of each editor.
 
     Args:
-        path: a PNG file, written over.
-        ends: edits of each editor so far, one for each figure of a method; it may have fewer.
+        path: a PNG file; an older one is replaced.
+        ends: edits of each editor so far, one number per figure of a method. A method may have fewer figures.
         accuracy: shares, 0 to 1, by method: corll, chosen, sft, words, longer, base, flipped.
-        margins: in nats, likewise.
+        margins: in nats, by method.
     """
-    figure = _figure((8, 8))
+    figure = new_picture(8, 8)
     upper, lower = figure.subplots(2, sharex=True)
     for axes, methods in ((upper, accuracy), (lower, margins)):
         for name, figures in methods.items():
@@ -63,26 +63,26 @@ def plot_curves(
     lower.axhline(0.0, color="black", linewidth=0.8)
     upper.set(
         ylabel="share of edits preferred",
-        title="Real edits, each judged before it was learnt from (mean so far; 95 % over commits)",
+        title="Real edits, each judged before it was learnt (mean so far; 95 % over commits)",
     )
     lower.set(xlabel="edits of each editor so far", ylabel="margin over the base model (nats)")
     figure.savefig(path, dpi=100)
 
 
 def plot_persons(path: Path, control: Mapping[str, Figure], editors: Mapping[str, Mapping[str, Figure]]) -> None:
-    """Whose adapter knows an editor's later edits, and the accuracy of each editor beside simple rules.
+    """Plot whose adapter knows an editor's later edits, and the accuracy of each editor beside simple rules.
 
     Args:
-        path: a PNG file, written over.
-        control: shares of the second half's edits that are preferred, by who scored them.
-        editors: by name: accuracy by method, the same methods for everyone.
+        path: a PNG file; an older one is replaced.
+        control: share of preferred edits in the second halves, by the adapter that scored them.
+        editors: accuracy by editor and method, with the same methods for all editors.
     """
-    figure = _figure((12, 4.8))
+    figure = new_picture(12, 4.8)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
     for place, shown in enumerate(control.values()):
         _point(left, place, shown, _LOOKS["chosen"])
     left.set_xticks(range(len(control)), list(control), fontsize="small")
-    left.set(ylabel="share of edits preferred", title="Second halves, by an adapter\nthat learnt from a first half")
+    left.set(ylabel="share of edits preferred", title="Second halves, by an adapter\nthat has learnt from a first half")
     methods = list(next(iter(editors.values())))
     for number, method in enumerate(methods):
         shift, look = 0.16 * (number - (len(methods) - 1) / 2), _LOOKS[method]
@@ -103,12 +103,3 @@ def _point(axes: Any, x: float, shown: Figure, look: _Look, label: str | None = 
     filling = look.colour if look.style == "-" else "white"
     axes.vlines(x, shown.low, shown.high, color=look.colour, linewidth=1.5)
     axes.plot([x], [shown.value], "o", color=look.colour, markerfacecolor=filling, label=label)
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Picture
-
-    figure = Picture(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)  # never a window
-    return figure

@@ -1,4 +1,4 @@
-"""An archive replayed through the learner: each edit is judged before it is learnt from."""
+"""A replay of an archive through the learner. Each edit is judged before it is learnt."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,26 +12,27 @@ from corlld.settings.sections import BatchingSettings, GuardSettings
 from corlld.simulation.studies.contract import Row
 from corlld.simulation.studies.real_edits.archive import Editor
 from corlld.simulation.studies.real_edits.rules import Rule
+from corlld.simulation.studies.workshop import pseudonym
 
-ROUND = BatchingSettings().max_events  # edits of a micro-batch, as the daemon's
+ROUND = BatchingSettings().max_events  # edits of a micro-batch, as in the daemon
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """rows: one for each edit that was judged. adapters: of each editor, as they were in the middle of the edits."""
+    """A finished replay. rows: one per judged edit. adapters: one per editor, as it was after half of the edits."""
 
     rows: list[Row]
     adapters: list[Adapter | None]
 
 
 def replay(resident: ResidentModel, editors: Sequence[Editor], rule: Rule, seed: int) -> Replayed:
-    """All editors side by side, a micro-batch of each in one update, each with an adapter of its own.
+    """Replay all editors side by side, with a micro-batch of each in every update.
 
     Args:
         resident: the model.
-        editors: with equally many edits.
-        rule: how they are learnt from.
-        seed: of the adapters' starts, and of flips.
+        editors: with equally many edits. Each gets an adapter of its own.
+        rule: how to learn from the edits.
+        seed: of the new adapters, and of flips.
     """
     learner = CorllLearner(resident, rule.learning, GuardSettings(), len(editors))
     events = [[_presented(edit.event, rule, seed) for edit in editor.edits] for editor in editors]
@@ -43,11 +44,11 @@ def replay(resident: ResidentModel, editors: Sequence[Editor], rule: Rule, seed:
         if start == middle(count):
             halfway = adapters
         fresh = [own[start : start + ROUND] for own in events]
-        # Apart from training: the second step of a micro-batch would know what the first one learnt, and fine-tuning on
-        # texts scores nothing.
+        # Scored before training: the second step of a micro-batch would know what the first has learnt, and fine-tuning
+        # on texts scores nothing.
         scores = _scores(learner, editors, adapters, fresh, seed)
         batches = [
-            TrainingBatch(_uid(editor.name, seed), adapter, tuple(_lesson(event, rule) for event in new))
+            TrainingBatch(pseudonym(seed, editor.name), adapter, tuple(_lesson(event, rule) for event in new))
             for editor, adapter, new in zip(editors, adapters, fresh, strict=True)
         ]
         outcomes = learner.update(batches)
@@ -63,11 +64,17 @@ def replay(resident: ResidentModel, editors: Sequence[Editor], rule: Rule, seed:
 def cross_scores(
     resident: ResidentModel, editors: Sequence[Editor], adapters: Sequence[Adapter | None], rule: Rule, seed: int
 ) -> list[Row]:
-    """Each editor's second half scored by its own adapter and by the next editor's, learning nothing: does an adapter
-    know the person or the domain?
+    """Score each editor's second half with its own adapter and with the next editor's, and learn nothing.
 
-    adapters: of each editor, trained on the first half. gain: rise of the edited text's log-probability over the base
-    model's, in nats a token.
+    The difference says whether an adapter knows the person or the domain. The column `gain` is the rise of the edited
+    text's log-probability over the base model's, in nats per token.
+
+    Args:
+        resident: the model.
+        editors: as in `replay`.
+        adapters: one per editor, trained on the first half.
+        rule: the rule that trained them.
+        seed: as in `replay`.
     """
     learner = CorllLearner(resident, rule.learning, GuardSettings(), len(editors))
     trained = list(zip(editors, adapters, strict=True))
@@ -76,7 +83,9 @@ def cross_scores(
         start = middle(len(editor.edits))
         held_out = tuple(edit.event for edit in editor.edits[start:])
         owners = [trained[place], trained[(place + 1) % len(trained)]]
-        scored = learner.score([TrainingBatch(_uid(owner.name, seed), adapter, held_out) for owner, adapter in owners])
+        scored = learner.score(
+            [TrainingBatch(pseudonym(seed, owner.name), adapter, held_out) for owner, adapter in owners]
+        )
         for (owner, _), scores in zip(owners, scored, strict=True):
             rows += [
                 {
@@ -95,19 +104,19 @@ def cross_scores(
 
 
 def middle(count: int) -> int:
-    """The first edit of the second half: a micro-batch begins there."""
+    """Return the index of the first edit of the second half. A micro-batch begins there."""
     return count // ROUND // 2 * ROUND
 
 
 def _presented(event: EditEvent, rule: Rule, seed: int) -> EditEvent:
-    """The event as the rule is given it."""
+    """Return the event as the rule sees it."""
     if rule.flipped and _flip(event, seed):
         return replace(event, proposed=event.edited, edited=event.proposed)
     return event
 
 
 def _lesson(event: EditEvent, rule: Rule) -> EditEvent:
-    """What is trained on."""
+    """Return the event that is trained on."""
     return replace(event, proposed=event.edited) if rule.texts else event
 
 
@@ -124,14 +133,14 @@ def _scores(
 ) -> list[list[PairScore | None]]:
     return learner.score(
         [
-            TrainingBatch(_uid(editor.name, seed), adapter, tuple(new))
+            TrainingBatch(pseudonym(seed, editor.name), adapter, tuple(new))
             for editor, adapter, new in zip(editors, adapters, fresh, strict=True)
         ]
     )
 
 
 def _row(editor: Editor, index: int, score: PairScore, rule: Rule, seed: int, *, trained: bool, applied: bool) -> Row:
-    """flipped: what was judged as the edit is the text that the editor did away with."""
+    """Return the row of a judged edit. Its `flipped` is 1 if proposed and edited text had changed places."""
     return {
         "editor": editor.name,
         "edit": index,
@@ -142,7 +151,3 @@ def _row(editor: Editor, index: int, score: PairScore, rule: Rule, seed: int, *,
         "applied": int(applied),
         "flipped": int(rule.flipped and _flip(editor.edits[index].event, seed)),
     }
-
-
-def _uid(name: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()[:32]

@@ -1,11 +1,11 @@
-"""What the rows of the replay of real edits come to."""
+"""The figures of the study `real-edits`, from its rows, and what its pictures show."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from corlld.simulation.studies.contract import Figure, Row
-from corlld.simulation.studies.real_edits import figures as edit_figures
-from corlld.simulation.studies.real_edits.figures import (
+from corlld.simulation.studies.real_edits import judgements
+from corlld.simulation.studies.real_edits.judgements import (
     Key,
     base_correct,
     correct,
@@ -26,12 +26,12 @@ Found = dict[Key, float]
 class Report:
     """Figures and pictures of one run.
 
-    Each editor's first micro-batch counts nowhere: an untrained adapter scored its first half, and fine-tuning's all
-    of it. So all methods are judged on the same edits.
+    Each editor's first micro-batch counts nowhere: an untrained adapter scored half of it, and with fine-tuning all of
+    it. So all methods are judged on the same edits.
 
     Args:
         rows: of all units.
-        rules: those that were run.
+        rules: the rules of the run.
     """
 
     def __init__(self, rows: Sequence[Row], rules: Rules) -> None:
@@ -61,16 +61,16 @@ class Report:
         }
 
     def figures(self) -> dict[str, Figure]:
-        """All of them, by name."""
+        """Return all figures by name."""
         return self._prequential() | self._control() | self._validation()
 
     def draw(self, folder: Path) -> None:
-        """The two pictures."""
+        """Draw the two pictures of the study."""
         ends = range(ROUND + ROUND // 2, _end(self._accuracy["corll"]) + 1, ROUND // 2)
-        same = self._rules.chosen_corll == self._rules.corll  # one curve, then
+        same = self._rules.chosen_corll == self._rules.corll  # then they are one curve
         accuracy, margin = (
             {
-                name: edit_figures.cumulative(found, self._commits, [end for end in ends if end <= _end(found)])
+                name: judgements.cumulative(found, self._commits, [end for end in ends if end <= _end(found)])
                 for name, found in curves.items()
                 if not (same and name == "chosen")
             }
@@ -96,18 +96,20 @@ class Report:
         later = middle(_end(corll))
         flipped = self._judged(self._rules.flipped, correct)
         applied = self._judged(self._rules.corll, number("applied"))
-        share = "share of edits whose edited text was preferred before it was learnt from"
+        share = "share of edits whose edited text was preferred before it was learnt"
         names = {
             "corll": f"corlld, default settings: {share}",
             "chosen": f"corlld, {self._rules.chosen_corll.name} (best on validation editors): {share}",
             "sft": f"fine-tuning on edited texts, {self._rules.chosen_sft.name} (best on validation editors): {share}",
             "words": f"word-count perceptron: {share}",
             "longer": f"the longer text: {share}",
-            "base": "base model: share of edits whose edited text it thinks more likely",
-            "flipped": "corlld that learnt from labels by a coin: share of edits whose edited text was preferred",
+            "base": "base model: share of edits whose edited text is the more likely one",
+            "flipped": "corlld, labels by a coin: share of edits whose edited text was preferred",
         }
         figures = {f"accuracy_{name}": self._mean(self._accuracy[name], text) for name, text in names.items()}
-        figures["accuracy_flipped_labels"] = self._mean(flipped, "the same, by the coin's labels")
+        figures["accuracy_flipped_labels"] = self._mean(
+            flipped, "corlld, labels by a coin: share of edits whose text with the coin's label was preferred"
+        )
         figures["accuracy_corll_second_half"] = self._mean(
             {key: value for key, value in corll.items() if key[2] >= later}, "corlld: each editor's second half alone"
         )
@@ -122,8 +124,12 @@ class Report:
         base = self._accuracy["base"]
         for name, rule in (("corll", self._rules.corll), ("chosen", self._rules.chosen_corll)):
             likes = self._judged(rule, preferred)
-            figures[f"preference_{name}"] = self._mean(likes, f"`{name}`: share of edits it thinks more likely itself")
-            figures[f"preference_{name}_minus_base"] = self._difference(likes, base, "the same minus the base model's")
+            figures[f"preference_{name}"] = self._mean(
+                likes, f"`{name}`: share of edits whose edited text is the more likely one"
+            )
+            figures[f"preference_{name}_minus_base"] = self._difference(
+                likes, base, f"preference_{name} minus accuracy_base"
+            )
         figures["margin_corll"] = self._mean(margin, "corlld: mean margin over the base model, nats")
         figures["margin_chosen"] = self._mean(self._margin["chosen"], "the chosen variant: mean margin, nats")
         figures["margin_sft"] = self._mean(self._margin["sft"], "fine-tuning: mean margin, nats")
@@ -135,25 +141,29 @@ class Report:
         return figures
 
     def _control(self) -> dict[str, Figure]:
-        """Each editor's second half, by an adapter that learnt from a first half, and learns nothing now."""
+        """Return the figures of each editor's second half, by adapters that have learnt from a first half."""
         scored = [row for row in self._rows if "adapter" in row]
         own = [row for row in scored if row["adapter"] == row["editor"]]
         by_others = [row for row in scored if row["adapter"] != row["editor"]]
 
         def both(of: Callable[[Row], float]) -> tuple[Found, Found]:
-            mine = edit_figures.values(own, of)
+            mine = judgements.values(own, of)
             each: dict[Key, list[float]] = {key: [] for key in mine}
             for row in by_others:
-                ((key, value),) = edit_figures.values([row], of).items()
+                ((key, value),) = judgements.values([row], of).items()
                 each[key].append(value)
             return mine, {key: sum(found) / len(found) for key, found in each.items() if found}
 
         figures: dict[str, Figure] = {}
         for name, of, meaning in (
-            ("accuracy", correct, "share of edits preferred over the base model's liking (nobody's: one half)"),
-            ("preference", preferred, "share of edits whose edited text is more likely than the proposed one"),
+            (
+                "accuracy",
+                correct,
+                "share of edits whose edited text gained on the proposed text (base model: one half)",
+            ),
+            ("preference", preferred, "share of edits whose edited text is the more likely one"),
             ("margin", number("margin"), "margin, nats"),
-            ("gain", number("gain"), "rise of the edited text's log-probability over the base model's, nats a token"),
+            ("gain", number("gain"), "rise of the edited text's log-probability over the base model's, nats per token"),
         ):
             mine, others = both(of)
             figures[f"own_{name}"] = self._mean(mine, f"second halves by the editor's own adapter: {meaning}")
@@ -161,25 +171,25 @@ class Report:
             figures[f"own_minus_others_{name}"] = self._difference(
                 mine, others, f"own minus other editors' adapters: {meaning}"
             )
-        nobody = edit_figures.values(own, base_correct)
-        meaning = "second halves by the base model: share of edits whose edited text is more likely"
+        nobody = judgements.values(own, base_correct)
+        meaning = "second halves by the base model: share of edits whose edited text is the more likely one"
         figures["nobodys_preference"] = self._mean(nobody, meaning)
         figures["own_minus_nobodys_preference"] = self._difference(
-            edit_figures.values(own, preferred), nobody, "own adapter minus base model: the same share"
+            judgements.values(own, preferred), nobody, "own_preference minus nobodys_preference"
         )
         return figures
 
     def _validation(self) -> dict[str, Figure]:
-        """Accuracy of all candidates, and whether this run would choose as was chosen."""
+        """Return the accuracy of all candidates, and whether this run would choose the same rules."""
         rules = self._rules
         found = {
             rule.name: self._mean(
-                self._judged(rule, correct, VALIDATION), f"{rule.name} on validation editors: accuracy"
+                self._judged(rule, correct, VALIDATION), f"accuracy of {rule.name} on validation editors"
             )
             for rule in rules.candidates
         }
         best = [
-            max(candidates, key=lambda rule: found[rule.name].value)  # of equals the first
+            max(candidates, key=lambda rule: found[rule.name].value)  # max takes the first of equal candidates
             for candidates in (rules.corll_candidates, rules.sft_candidates)
         ]
         agrees = float(best == [rules.chosen_corll, rules.chosen_sft])
@@ -187,34 +197,36 @@ class Report:
             "candidates_corll": Figure(
                 float(len(rules.corll_candidates)), "candidates of corlld that were compared on validation editors"
             ),
-            "candidates_sft": Figure(float(len(rules.sft_candidates)), "candidates of fine-tuning, on the same edits"),
+            "candidates_sft": Figure(
+                float(len(rules.sft_candidates)), "candidates of fine-tuning that were compared on the same edits"
+            ),
             "choice_agrees": Figure(
-                agrees, "1: validation edits of this run choose what is reported as chosen; 0: not"
+                agrees, "1: the validation of this run chooses the rules that are reported as chosen; 0: not"
             ),
         }
 
     def _judged(self, rule: Rule, of: Callable[[Row], float], kind: str = REPORTED) -> Found:
-        """One value for each edit that a trained adapter judged."""
+        """Return one value per edit that a trained adapter judged."""
         unit = f"{kind}/{rule.name}"
         rows = [row for row in self._rows if row["unit"] == unit or str(row["unit"]).startswith(f"{unit}/")]
-        return edit_figures.values(
+        return judgements.values(
             (r for r in rows if "adapter" not in r and r["trained"] and int(r["edit"]) >= ROUND), of
         )
 
     def _of_editor(self, name: str) -> dict[str, Figure]:
-        """Accuracy by method."""
+        """Return the accuracy of one editor by method."""
         return {
             method: self._mean({key: value for key, value in self._accuracy[method].items() if key[1] == name}, "")
             for method in ("corll", "chosen", "words", "base")
         }
 
     def _difference(self, ours: Found, theirs: Found, meaning: str) -> Figure:
-        return edit_figures.difference(ours, theirs, self._commits, f"{meaning}, edit by edit")
+        return judgements.difference(ours, theirs, self._commits, f"{meaning}, edit by edit")
 
     def _mean(self, found: Mapping[Key, float], meaning: str) -> Figure:
-        return edit_figures.mean(found, self._commits, meaning)
+        return judgements.mean(found, self._commits, meaning)
 
 
 def _end(found: Found) -> int:
-    """Behind the last edit that was judged."""
+    """Return the index behind the last judged edit."""
     return 1 + max(edit for _, _, edit in found)

@@ -1,4 +1,4 @@
-"""Ways to learn from edits that are compared on an archive, and which of them were chosen."""
+"""The rules that are compared on an archive, and which of them were chosen."""
 
 from dataclasses import dataclass, field
 
@@ -7,10 +7,11 @@ from corlld.settings.sections import LearningSettings
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A way to learn from an edit.
+    """A way to learn from edits.
 
-    learning: the engine's settings. texts: supervised fine-tuning: the edited text alone, as if it had been accepted.
-    flipped: a coin exchanges proposed and edited text of each edit beforehand, so that there is nothing to learn.
+    learning: the learner's settings. texts: supervised fine-tuning: only the edited text is learnt, as if it had been
+    accepted. flipped: a coin decides for each edit whether proposed and edited text change places first, so that there
+    is nothing to learn.
     """
 
     name: str
@@ -24,20 +25,21 @@ def _fine_tuning(name: str, **changes: float) -> Rule:
 
 
 CORLL = Rule("corll")
-# The same of both, and few, for the budget; not beta, which hardly matters under Adam before margins saturate.
+# Both methods have the same candidates, and few, for the budget. Beta is not tried: under Adam it hardly matters before
+# margins saturate.
 CORLL_CANDIDATES = (CORLL, Rule("corll-lr-1e-4", LearningSettings(lr=1e-4)))
 SFT_CANDIDATES = (_fine_tuning("sft"), _fine_tuning("sft-lr-1e-4", lr=1e-4))
-# By accuracy on validation editors; the report says whether a run's own validation agrees.
+# Chosen by accuracy on validation editors. The report says whether the validation of a run agrees.
 CHOSEN_CORLL = CORLL_CANDIDATES[1]
 CHOSEN_SFT = SFT_CANDIDATES[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Candidates were compared on validation editors alone, as many of fine-tuning as of corlld.
+    """The rules of a study. Candidates are compared on validation editors alone, equally many of both methods.
 
-    corll: the defaults, reported whatever wins. flipped: the same on labels by a coin. chosen_corll, chosen_sft: the
-        best of the candidates on validation editors.
+    corll: the defaults, always reported. flipped: the defaults on labels by a coin. chosen_corll, chosen_sft: the best
+        candidates on validation editors.
     """
 
     corll: Rule = CORLL
@@ -53,7 +55,7 @@ class Rules:
 
     @property
     def reported(self) -> tuple[Rule, ...]:
-        """Each once."""
+        """The rules that are reported, each once."""
         return tuple(dict.fromkeys((self.corll, self.chosen_corll, self.chosen_sft, self.flipped)))
 
 

@@ -1,7 +1,7 @@
-"""Real edits, replayed: does corlld prefer what an editor will do next, and does it know the person or the domain?
+"""`corlld simulate real-edits`: does corlld prefer what an editor will do next, and does it know person or domain?
 
-The archive's texts are not drafts of the user's own adapter, so that accuracy means something here: chance is one half.
-Every editor counts with the same number of edits. What was tuned was tuned on other editors than are reported.
+The texts of the archive are not drafts of the user's own adapter. So accuracy means something here: chance is one half.
+Every editor counts with the same number of edits. Rules were tuned on other editors than are reported.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from corlld.errors import ExitCode, FatalError
 from corlld.learning.model.resident import ResidentModel, load_resident_model
 from corlld.settings.sections import AdapterSettings, ModelSettings
 from corlld.simulation.baselines import WordCountPerceptron, longer_wins
-from corlld.simulation.studies.contract import Figure, Options, Row, Unit
+from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
 from corlld.simulation.studies.real_edits.archive import Editor, Sizes, Split, read_edits, split
 from corlld.simulation.studies.real_edits.prequential import cross_scores, middle, replay
 from corlld.simulation.studies.real_edits.report import BASELINES, REPORTED, VALIDATION, Report
@@ -22,23 +22,23 @@ from corlld.statistics import repetition_ratio
 
 FULL = Sizes(editors=6, edits=64, validation_editors=3, validation_edits=32)
 QUICK = Sizes(editors=2, edits=32, validation_editors=1, validation_edits=16)
-GROUP = 3  # reported editors of one unit, whose adapters are tried on each other's edits
-VALIDATION_SEED = 0  # none of the reported ones
+GROUP = 3  # reported editors per unit; their adapters are tried on each other's edits
+VALIDATION_SEED = 0  # never reported
 
 
 @dataclass(frozen=True)
 class RealEdits:
-    """A `Study`. sizes: of a whole run, and of a quick one."""
+    """The study. sizes: of a whole run, and of a quick one."""
 
     name: str = "real-edits"
-    question: str = "Does corlld learn what an editor of real texts will do next, and is it the person that it learns?"
+    question: str = "Does corlld learn what an editor of real texts will do next, and does it learn the person?"
     budget_minutes: float = 60.0
     seeds: tuple[int, ...] = (1,)
     sizes: tuple[Sizes, Sizes] = (FULL, QUICK)
     rules: Rules = RULES
 
     def units(self, options: Options) -> Sequence[Unit]:
-        """See `Study`. Each unit stands by itself."""
+        """Return the units. Each stands by itself."""
         editors = self._editors(options)
         units = [Unit(BASELINES, lambda: _baselines((*editors.validation, *editors.reported)))]
         for rule in self.rules.candidates:
@@ -54,7 +54,7 @@ class RealEdits:
         return units
 
     def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
-        """See `Study`."""
+        """Return the figures, and draw `curves.png` and `persons.png`."""
         report = Report(rows, self.rules)
         report.draw(folder)
         return {**report.figures(), "largest_repetition_rise": _repetition(options)}
@@ -64,16 +64,16 @@ class RealEdits:
 
 
 def _repetition(options: Options) -> Figure:
-    """What `guard.max_repetition_rise` would meet in the whole file."""
+    """Return the largest rise of repetition in the whole file, for `guard.max_repetition_rise`."""
     events = [edit.event for edits in read_edits(_file(options)).values() for edit in edits]
     rises = [repetition_ratio(event.edited) - repetition_ratio(event.proposed) for event in events]
-    return Figure(max(rises), f"by how much one of all {len(rises)} edits raises the share of repeated words at most")
+    return Figure(max(rises), f"largest rise of the share of repeated words by any of all {len(rises)} edits")
 
 
 def _file(options: Options) -> Path:
     if options.edits is None:
         raise FatalError(
-            "real-edits needs --edits FILE: one event a line, and with it the text `commit`, the same for edits "
+            "real-edits needs --edits FILE: one event per line, with a text `commit` that is the same for edits "
             "that were made together",
             ExitCode.USAGE,
         )
@@ -81,7 +81,7 @@ def _file(options: Options) -> Path:
 
 
 def _baselines(editors: Sequence[Editor]) -> list[Row]:
-    """What simple rules make of each edit, test then train, and which commit it belongs to."""
+    """Return how simple rules judge each edit before they learn from it, and the number of its commit."""
     rows: list[Row] = []
     for editor in editors:
         perceptron = WordCountPerceptron()
@@ -100,7 +100,7 @@ def _baselines(editors: Sequence[Editor]) -> list[Row]:
 
 
 def _first_half(editor: Editor) -> Editor:
-    """Enough where there is nothing to learn."""
+    """Return the editor with half of the edits: enough if there is nothing to learn."""
     return replace(editor, edits=editor.edits[: middle(len(editor.edits))])
 
 
@@ -117,8 +117,8 @@ def _replaying(
 
 @cache
 def _resident(model: str) -> ResidentModel:
-    """In bfloat16, which CPUs of the kind that is meant multiply themselves."""
+    """Return the model in bfloat16, which the CPUs that the budget is meant for can multiply."""
     return load_resident_model(ModelSettings(name=model, dtype="bfloat16"), AdapterSettings())
 
 
-STUDY = RealEdits()
+STUDY: Study = RealEdits()

@@ -5,73 +5,69 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from corlld.simulation.plots import COLOURS
+from corlld.simulation.drawing import COLOURS, new_picture
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
-from corlld.simulation.studies.tastes.report import (
-    DEFAULT,
-    at_mark,
-    by_user,
-    cell_differences,
-    cell_names,
-    chosen,
-    marks,
-    running,
-)
+from corlld.simulation.studies.rows import chosen
+from corlld.simulation.studies.tastes.report import cell_differences
+from corlld.simulation.studies.tastes.series import DEFAULT, at_mark, by_user, cell_names, marks, running
 
 _GREY = "#444444"
 _SOUND = 0.2  # drafts of a collapse repeat .3 to .7 of their words, those of sound learners less than this
 
 
 def plot_learning(path: Path, rows: Sequence[Row]) -> None:
-    """Edit ratio against the number of edits, each user and their mean with its band; distance on held-out prompts."""
-    figure, (effort, held_out) = _figure((9, 8), 2, sharex=True)
+    """Plot edit ratio and held-out distance against the number of edits: every user, and the mean with its band."""
+    figure = new_picture(9, 8)
+    effort, held_out = figure.subplots(2, sharex=True)
     rounds = chosen(rows, part="long", kind="round")
     edits = sorted({int(row["edits"]) for row in rounds})
     curves = running(rounds, "edit_ratio")
     _users(effort, edits, curves)
     _band(effort, edits, list(zip(*curves.values(), strict=True)), "mean and 95 % band over users")
-    effort.set(ylabel="edit ratio", ylim=(0, 1), title="How much of a draft its user changes (mean of 20 edits)")
+    effort.set(ylabel="edit ratio", ylim=(0, 1), title="Share of a draft that its user changes (mean of 20 edits)")
     places = marks(rows)
     found = [at_mark(rows, "distance", place) for place in places]
     _users(held_out, places, dict(zip(curves, zip(*found, strict=True), strict=True)), marker="D")
     _band(held_out, places, found, "mean and 95 % band over users")
     held_out.set(xlabel="number of edits", ylabel="distance", ylim=(0, 1))
-    held_out.set(title="Distance of drafts on prompts that nobody edited, from what the user has in mind")
+    held_out.set(title="Distance of held-out drafts from the text that the user has in mind")
     _finish(figure, path, effort, held_out)
 
 
 def plot_soundness(path: Path, rows: Sequence[Row]) -> None:
-    """What would show if it went wrong, a colour a user."""
-    figure, axes = _figure((11, 9.5), 3, 2, sharex=True)
+    """Plot the figures that would show a collapse, one colour per user."""
+    figure = new_picture(11, 9.5)
+    axes = figure.subplots(3, 2, sharex=True)
     rounds = chosen(rows, part="long", kind="round")
     edits = sorted({int(row["edits"]) for row in rounds})
     (repetition, length), (perplexity, kl), (displacement, saturation) = axes
-    repetition.axhline(_SOUND, color=_GREY, linestyle="--", label="sound learners are below")
+    repetition.axhline(_SOUND, color=_GREY, linestyle="--", label="sound learners stay below")
     _users(repetition, edits, running(rounds, "repetition"))
     repetition.set(title="Repeated words in a draft", ylabel="share", ylim=(0, 0.5))
     words, hidden = running(rounds, "words"), running(rounds, "hidden_words")
     _users(length, edits, {user: _quotients(words[user], hidden[user]) for user in words})
-    length.set(title="Length of a draft, in that of the text in mind", ylabel="words / words", ylim=(0, None))
+    length.set(title="Length of a draft over that of the text in mind", ylabel="words / words", ylim=(0, None))
     _marked(perplexity, rows, "perplexity", "plain")
     base = statistics.fmean(at_mark(rows, "base_perplexity", marks(rows)[0], "plain"))
     perplexity.axhline(base, color=_GREY, linestyle="--", label="base model")
-    perplexity.set(title="Perplexity of plain text", ylabel="perplexity", ylim=(0, None))
+    perplexity.set(title="Perplexity of plain English", ylabel="perplexity", ylim=(0, None))
     _marked(kl, rows, "kl_nats", "held-out")
-    kl.set(title="Away from the base model, on own held-out drafts", ylabel="nats a token")
+    kl.set(title="log π - log π_base of own held-out drafts", ylabel="nats per token")
     _steps(displacement, rounds, "delta_edited_nats")
     displacement.axhline(0, color=_GREY, linewidth=0.8)
-    displacement.set(title="Change of log π(edited tail) by its own step", ylabel="nats")
+    displacement.set(title="Change of log π(edited tail) by its own update", ylabel="nats")
     _steps(saturation, rounds, "saturated_share")
-    saturation.set(title="Pairs whose gradient has all but vanished", ylabel="share", ylim=(-0.02, 1.02))
+    saturation.set(title="Pairs whose gradient has almost vanished", ylabel="share", ylim=(-0.02, 1.02))
     for below in (displacement, saturation):
         below.set_xlabel("number of edits")
     _finish(figure, path, *axes.flat, legends=(repetition, perplexity))
 
 
 def plot_cells(path: Path, rows: Sequence[Row]) -> None:
-    """Each cell minus the default, with its interval: left of zero is better."""
-    figure, (held_out, late) = _figure((10, 3.8), 1, 2, sharey=True)
+    """Plot each cell minus the default with its interval. Left of zero is better."""
+    figure = new_picture(10, 3.8)
+    held_out, late = figure.subplots(1, 2, sharey=True)
     names = cell_names(rows)
     differences = [cell_differences(rows, name, DEFAULT) for name in names]
     titles = ("held-out distance at the end", "edit ratio in the later half")
@@ -86,17 +82,8 @@ def plot_cells(path: Path, rows: Sequence[Row]) -> None:
     figure.savefig(path, dpi=100)
 
 
-def _figure(size: tuple[float, float], *shape: int, **options: Any) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
-    figure = Canvas(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)  # never a window
-    return figure, figure.subplots(*shape, **options)
-
-
 def _users(axes: Any, places: Sequence[int], curves: Mapping[Any, Sequence[float]], marker: str = "") -> None:
-    """A thin line a user; of several seeds the colours are those of the users."""
+    """Draw one thin line per user and seed. A user has the same colour in all seeds."""
     names = list(dict.fromkeys(user for _, user in curves))
     for (seed, user), values in curves.items():
         label = user if (seed, user) == next(known for known in curves if known[1] == user) else None
@@ -105,7 +92,7 @@ def _users(axes: Any, places: Sequence[int], curves: Mapping[Any, Sequence[float
 
 
 def _band(axes: Any, places: Sequence[int], values: Sequence[Sequence[float]], label: str) -> None:
-    """values: of all users at each place."""
+    """Draw the mean over users with its 95 % band. values: of all users, for each place."""
     figures = [mean_figure(at, "") for at in values]
     axes.plot(places, [figure.value for figure in figures], color="black", linewidth=2.4, label=label)
     low, high = ([_bound(figure, side) for figure in figures] for side in ("low", "high"))
@@ -125,7 +112,7 @@ def _marked(axes: Any, rows: Sequence[Row], column: str, kind: str) -> None:
 
 
 def _steps(axes: Any, rounds: Sequence[Row], column: str) -> None:
-    """The running mean of each user, at the rounds that have the figure."""
+    """Draw the running mean of each user, at the rounds that have the figure."""
     known = [row for row in rounds if column in row]
     places = {user: [int(v) for v in edits] for user, edits in by_user(known, "edits").items()}
     curves = running(known, column) if known else {}
@@ -144,8 +131,8 @@ def _interval(axes: Any, figure: Figure, height: int, colour: str) -> None:
 
 
 def _finish(figure: Any, path: Path, *axes: Any, legends: Sequence[Any] | None = None) -> None:
-    for one in axes:
-        one.grid(alpha=0.3)
-    for one in axes if legends is None else legends:
-        one.legend(fontsize=9)
+    for each in axes:
+        each.grid(alpha=0.3)
+    for each in axes if legends is None else legends:
+        each.legend(fontsize=9)
     figure.savefig(path, dpi=90)

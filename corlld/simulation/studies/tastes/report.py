@@ -1,19 +1,28 @@
-"""What the rows of the study `tastes` come to: figures, and the series that its pictures show. Pure but for the files.
-
-A row has a `part` (tuning, long, cell), a `method`, a `kind` (round, held-out, plain), a `user` and a `seed`.
-"""
+"""The figures of the study `tastes`, from its rows (see `series`). Pure."""
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
+from corlld.simulation.studies.rows import chosen
+from corlld.simulation.studies.tastes.series import (
+    DEFAULT,
+    at_mark,
+    by_user,
+    cell_names,
+    cell_rows,
+    held_out_distances,
+    largest_running,
+    late_ratios,
+    marks,
+    rounds_in_window,
+)
 
-DEFAULT, TUNED, FINE_TUNING = "default", "tuned", "fine-tuning"
+TUNED, FINE_TUNING = "tuned", "fine-tuning"
 UNREHEARSED = "no rehearsal"
-# The default with one change: what most decides how soon margins saturate, and what is learnt then.
+# The default with one change each: the settings that most decide how soon margins saturate, and what is learnt then.
 CELLS: Mapping[str, Mapping[str, float]] = {
     UNREHEARSED: {"rehearsal_weight": 0.0},
     "imitation_weight 0.1": {"imitation_weight": 0.1},
@@ -21,182 +30,135 @@ CELLS: Mapping[str, Mapping[str, float]] = {
     "epsilon 0.05": {"epsilon": 0.05},
     "beta 0.01": {"beta": 0.01},
 }
-SEEN = ("mira", "jonas")  # the demo's two, on whom defaults were picked before
-WINDOW = 20  # edits of a running mean: as in the demo's test of soundness
+SEEN = ("mira", "jonas")  # the users of the demo: the defaults were chosen on them
 
 
-def chosen(rows: Sequence[Row], **equal: str | int | float) -> list[Row]:
-    """The rows with these values, in order."""
-    return [row for row in rows if all(row.get(name) == value for name, value in equal.items())]
-
-
-def users_of(rows: Sequence[Row]) -> list[tuple[int, str]]:
-    """Seed and name of each user, in the order in which they come."""
-    return list(dict.fromkeys((int(row["seed"]), str(row["user"])) for row in rows))
-
-
-def by_user(rows: Sequence[Row], column: str) -> dict[tuple[int, str], list[float]]:
-    """A column's values of each user, in order; rows without it are left out."""
-    return {
-        (seed, user): [float(row[column]) for row in chosen(rows, seed=seed, user=user) if column in row]
-        for seed, user in users_of(rows)
-    }
-
-
-def running(rows: Sequence[Row], column: str) -> dict[tuple[int, str], list[float]]:
-    """Of each user, the mean of the last `WINDOW` edits after each round; of fewer at the beginning."""
-    size = _rounds_in_window(rows)
-    return {
-        user: [statistics.fmean(values[max(0, end - size) : end]) for end in range(1, len(values) + 1)]
-        for user, values in by_user(rows, column).items()
-    }
-
-
-def _rounds_in_window(rows: Sequence[Row]) -> int:
-    """At most half of all rounds, so that a first and a last window never overlap."""
-    edits = sorted({int(row["edits"]) for row in rows})
-    return max(1, min(WINDOW // edits[0], len(edits) // 2))
-
-
-def report(rows: Sequence[Row], folder: Path) -> Mapping[str, Figure]:
-    """All figures; pictures go into the folder."""
-    from corlld.simulation.studies.tastes.pictures import plot_cells, plot_learning, plot_soundness
-
-    cells = cell_figures(rows)
-    plot_learning(folder / "learning.png", rows)
-    plot_soundness(folder / "soundness.png", rows)
-    plot_cells(folder / "cells.png", rows)
+def figures_of(rows: Sequence[Row]) -> dict[str, Figure]:
+    """Return all figures of the study by name."""
     unseen = [row for row in rows if row.get("user") not in SEEN]
     apart = {f"{name}_unseen": figure for name, figure in _learning(unseen).items()}
-    return {**_learning(rows), **apart, **_soundness(rows), **cells, **_tuning(rows)}
+    return {**_learning(rows), **apart, **_soundness(rows), **_updates(rows), **_cells(rows), **_tuning(rows)}
 
 
 def _learning(rows: Sequence[Row]) -> dict[str, Figure]:
     rounds = chosen(rows, part="long", kind="round")
-    size = _rounds_in_window(rounds)
+    size = rounds_in_window(rounds)
     ratios = by_user(rounds, "edit_ratio").values()
     first = [statistics.fmean(values[:size]) for values in ratios]
     last = [statistics.fmean(values[-size:]) for values in ratios]
-    before, after = (_held_out(rows, "distance", edits) for edits in _first_and_last_mark(rows))
+    before, after = (at_mark(rows, "distance", edits) for edits in _first_and_last_mark(rows))
     over = f"mean of {len(first)} users"
     edits = f"{size * int(rounds[0]['edits'])} edits"
     return {
         "edit_ratio_first": mean_figure(first, f"share of a draft that its user changed, first {edits}; {over}"),
-        "edit_ratio_last": mean_figure(last, f"the same, last {edits}"),
-        "edit_ratio_fall": paired_difference(first, last, "first minus last, user by user"),
+        "edit_ratio_last": mean_figure(last, f"share of a draft that its user changed, last {edits}; {over}"),
+        "edit_ratio_fall": paired_difference(first, last, "edit_ratio_first minus edit_ratio_last, user by user"),
         "held_out_before": mean_figure(before, f"distance of drafts on held-out prompts, base model; {over}"),
-        "held_out_after": mean_figure(after, "the same, own adapter after the last edit"),
-        "held_out_fall": paired_difference(before, after, "before minus after, user by user"),
+        "held_out_after": mean_figure(
+            after, f"distance of drafts on held-out prompts, own adapter after the last edit; {over}"
+        ),
+        "held_out_fall": paired_difference(before, after, "held_out_before minus held_out_after, user by user"),
         "held_out_exchanged": mean_figure(
-            at_mark(rows, "exchanged_distance", _first_and_last_mark(rows)[1]), "the same, another user's adapter"
+            at_mark(rows, "exchanged_distance", _first_and_last_mark(rows)[1]),
+            f"distance of drafts on held-out prompts, another user's adapter after the last edit; {over}",
         ),
         "held_out_largest_share_left": Figure(
-            max(b / a for a, b in zip(before, after, strict=True)), "after / before, of the user who gained least"
+            max(b / a for a, b in zip(before, after, strict=True)),
+            "held_out_after / held_out_before of the user who gained least",
         ),
     }
 
 
 def _soundness(rows: Sequence[Row]) -> dict[str, Figure]:
     rounds = chosen(rows, part="long", kind="round")
-    size = _rounds_in_window(rounds)
+    size = rounds_in_window(rounds)
     words, hidden = by_user(rounds, "words"), by_user(rounds, "hidden_words")
     lengths = [sum(words[user][-size:]) / sum(hidden[user][-size:]) for user in words]
     first, last = _first_and_last_mark(rows)
     base = statistics.fmean(float(row["base_perplexity"]) for row in chosen(rows, part="long", kind="plain"))
     after = [float(row["perplexity"]) for row in chosen(rows, part="long", kind="plain", edits=last)]
-    drifts = [float(row["drift_nats"]) for row in rounds if "drift_nats" in row]
-    deltas = [float(row["delta_edited_nats"]) for row in rounds if "delta_edited_nats" in row]
-    saturated = [statistics.fmean(values[-size:]) for values in by_user(rounds, "saturated_share").values() if values]
-    figures = {
+    return {
         "repetition_before": mean_figure(
-            _held_out(rows, "repetition", first), "share of repeated words in held-out drafts of the base model"
+            at_mark(rows, "repetition", first), "share of repeated words in held-out drafts of the base model"
         ),
         "repetition_largest": Figure(
-            max(max(values[size - 1 :]) for values in running(rounds, "repetition").values()),
-            "the same in drafts of own adapters, largest running mean of any user; a collapse had .3 to .7",
+            largest_running(rounds, "repetition"),
+            "share of repeated words in drafts of own adapters, largest running mean; a collapse had .3 to .7",
         ),
-        "length_last": mean_figure(lengths, "words of a draft for each word that its user had in mind, last edits"),
-        "plain_perplexity_before": Figure(base, "of plain text, base model"),
-        "plain_perplexity_after": mean_figure(after, "the same under the adapters after the last edit"),
-        "plain_perplexity_ratio": _ratio_figure(after, base, "after / before, geometric mean over users"),
+        "length_last": mean_figure(lengths, "words of a draft per word that its user had in mind, last edits"),
+        "plain_perplexity_before": Figure(base, "perplexity of plain English, base model"),
+        "plain_perplexity_after": mean_figure(after, "perplexity of plain English, adapters after the last edit"),
+        "plain_perplexity_ratio": _ratio_figure(
+            after, base, "perplexity of plain English, after / before; geometric mean over users"
+        ),
         "drafts_base_nats_before": mean_figure(
-            _held_out(rows, "base_nats", first), "-log pi_base a token of held-out drafts, base model"
+            at_mark(rows, "base_nats", first), "-log pi_base per token of held-out drafts, base model"
         ),
         "drafts_base_nats_after": mean_figure(
-            _held_out(rows, "base_nats", last), "the same of the adapters' drafts, after the last edit"
+            at_mark(rows, "base_nats", last), "-log pi_base per token of held-out drafts, adapters after the last edit"
         ),
         "kl_nats": mean_figure(
-            _held_out(rows, "kl_nats", last), "log pi - log pi_base a token of own held-out (greedy) drafts, at the end"
+            at_mark(rows, "kl_nats", last), "log pi - log pi_base per token of own held-out (greedy) drafts, at the end"
         ),
         "hidden_rise_nats": mean_figure(
-            _held_out(rows, "hidden_rise_nats", last),
+            at_mark(rows, "hidden_rise_nats", last),
             "log pi - log pi_base of the text that a user has in mind for a held-out prompt, at the end",
         ),
-        "rejected": Figure(sum(float(row["rejected"]) for row in rounds), "pairs that the guard or a limit kept out"),
+        "rejected": Figure(sum(float(row["rejected"]) for row in rounds), "pairs that the guard or a limit rejected"),
     }
+
+
+def _updates(rows: Sequence[Row]) -> dict[str, Figure]:
+    """Return the figures of the updates of the long run. A figure without values is left out."""
+    rounds = chosen(rows, part="long", kind="round")
+    drifts = [float(row["drift_nats"]) for row in rounds if "drift_nats" in row]
+    deltas = [float(row["delta_edited_nats"]) for row in rounds if "delta_edited_nats" in row]
+    saturated = [
+        statistics.fmean(values[-rounds_in_window(rounds) :])
+        for values in by_user(rounds, "saturated_share").values()
+        if values
+    ]
+    figures = {}
     if drifts:
-        figures["drift_mean_nats"] = Figure(statistics.fmean(drifts), "a tail token, of a step's own pairs")
-        figures["drift_largest_nats"] = Figure(max(drifts), "the same, largest; the guard's limit is 1")
+        figures["drift_mean_nats"] = Figure(
+            statistics.fmean(drifts), "mean drift per update, nats per tail token of its own pairs"
+        )
+        figures["drift_largest_nats"] = Figure(
+            max(drifts), "largest drift of an update, nats per tail token; the guard's limit is 1"
+        )
     if deltas:
-        figures["delta_edited_nats"] = Figure(statistics.fmean(deltas), "change of log pi(edited tail) in a step")
+        figures["delta_edited_nats"] = Figure(
+            statistics.fmean(deltas), "change of log pi(edited tail) by an update, nats"
+        )
         falls = sum(delta < 0 for delta in deltas) / len(deltas)
         figures["delta_edited_falls"] = Figure(falls, "share of updates that made their edited texts less likely")
     if saturated:
-        figures["saturated_last"] = mean_figure(saturated, "share of pairs whose gradient has all but vanished")
+        figures["saturated_last"] = mean_figure(
+            saturated, "share of pairs whose gradient has almost vanished, last edits"
+        )
     return figures
 
 
-def cell_names(rows: Sequence[Row]) -> list[str]:
-    """The cells that there are rows of, in the order in which they ran."""
-    return list(dict.fromkeys(str(row["method"]) for row in chosen(rows, part="cell")))
-
-
-def cell_rows(rows: Sequence[Row], name: str) -> list[Row]:
-    """Those of a cell; of the default they are the same users' first edits in the long run."""
-    cells = chosen(rows, part="cell")
-    if name != DEFAULT:
-        return chosen(cells, method=name)
-    users, edits = set(users_of(cells)), max(int(row["edits"]) for row in cells)
-    return [
-        row
-        for row in chosen(rows, part="long")
-        if (int(row["seed"]), str(row["user"])) in users
-        and (0 < int(row["edits"]) <= edits if row["kind"] == "round" else row["edits"] == edits)
-    ]
-
-
-def late_ratios(rows: Sequence[Row], name: str) -> list[float]:
-    """The edit ratio of each round and user in the later half of a cell."""
-    rounds = chosen(cell_rows(rows, name), kind="round")
-    half = max(int(row["edits"]) for row in rounds) / 2
-    late = by_user([row for row in rounds if int(row["edits"]) > half], "edit_ratio")
-    return [value for _, values in sorted(late.items()) for value in values]
-
-
-def held_out_distances(rows: Sequence[Row], name: str) -> list[float]:
-    """The distance on each held-out prompt of each user at the end of a cell."""
-    return [float(row["distance"]) for row in _in_user_order(chosen(cell_rows(rows, name), kind="held-out"))]
-
-
 def cell_differences(rows: Sequence[Row], name: str, other: str) -> tuple[Figure, Figure]:
-    """A cell minus another one: distance on held-out prompts, and edit ratio in the later half."""
+    """Return a cell minus another cell: held-out distance at the end, and edit ratio in the later half."""
     return (
         paired_difference(
             held_out_distances(rows, name),
             held_out_distances(rows, other),
-            f"held-out distance at the end, {name} minus {other}; over prompts, of one run each",
+            f"held-out distance at the end, {name} minus {other}; over prompts, one run each",
         ),
         paired_difference(
             late_ratios(rows, name),
             late_ratios(rows, other),
-            f"edit ratio in the later half, {name} minus {other}; over rounds, of one run each",
+            f"edit ratio in the later half, {name} minus {other}; over rounds, one run each",
         ),
     )
 
 
-def cell_figures(rows: Sequence[Row]) -> dict[str, Figure]:
-    """Of each cell, and what it is apart from the default; of fine-tuning also from the tuned rule, where that is
-    another one.
+def _cells(rows: Sequence[Row]) -> dict[str, Figure]:
+    """Return the figures of each cell, and its differences to the default.
+
+    If tuning has chosen another rule than the default, fine-tuning is also compared with the tuned rule.
     """
     names = cell_names(rows)
     figures: dict[str, Figure] = {}
@@ -211,11 +173,12 @@ def cell_figures(rows: Sequence[Row]) -> dict[str, Figure]:
             statistics.fmean(late_ratios(rows, name)), f"edit ratio in the later half, {name}"
         )
         figures[f"{key}_repetition"] = Figure(
-            max(max(values[_rounds_in_window(rounds) - 1 :]) for values in running(rounds, "repetition").values()),
+            largest_running(rounds, "repetition"),
             f"largest running mean of repetition, {name}",
         )
         figures[f"{key}_perplexity_ratio"] = Figure(
-            math.exp(statistics.fmean(_log_ratio(row) for row in plain)), f"plain text, after / before, {name}"
+            math.exp(statistics.fmean(_log_ratio(row) for row in plain)),
+            f"perplexity of plain English, after / before, {name}",
         )
         if name != DEFAULT:
             held_out, late = cell_differences(rows, name, DEFAULT)
@@ -237,28 +200,9 @@ def _tuning(rows: Sequence[Row]) -> dict[str, Figure]:
     return figures
 
 
-def marks(rows: Sequence[Row]) -> list[int]:
-    """The numbers of edits at which the long run was looked at."""
-    return sorted({int(row["edits"]) for row in chosen(rows, part="long", kind="held-out")})
-
-
-def at_mark(rows: Sequence[Row], column: str, edits: int, kind: str = "held-out") -> list[float]:
-    """Of each user of the long run, the mean of a column at a mark."""
-    found = by_user(chosen(rows, part="long", kind=kind, edits=edits), column)
-    return [statistics.fmean(values) for values in found.values()]
-
-
-def _held_out(rows: Sequence[Row], column: str, edits: int) -> list[float]:
-    return at_mark(rows, column, edits)
-
-
 def _first_and_last_mark(rows: Sequence[Row]) -> tuple[int, int]:
     found = marks(rows)
     return found[0], found[-1]
-
-
-def _in_user_order(rows: Sequence[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: (int(row["seed"]), str(row["user"]), int(row["prompt"])))
 
 
 def _log_ratio(row: Row) -> float:
@@ -266,7 +210,7 @@ def _log_ratio(row: Row) -> float:
 
 
 def _ratio_figure(values: Sequence[float], base: float, meaning: str) -> Figure:
-    """The interval is taken of logarithms."""
+    """Return the geometric mean of value / base. Its interval is that of the logarithms."""
     logs = mean_figure([math.log(value / base) for value in values], meaning)
     low, high = (None if bound is None else math.exp(bound) for bound in (logs.low, logs.high))
     return Figure(math.exp(logs.value), meaning, low, high)

@@ -1,8 +1,11 @@
-"""Five made-up tastes on the real model: does it learn each of them in 200 edits, and does it stay sound?
+"""`corlld simulate tastes`: does the real model learn five made-up tastes in 200 edits each, and does it stay sound?
 
-Units: five tastes learn by the default settings, in blocks of edits; then two of them by other settings, one change at
-a time; then the rule and supervised fine-tuning are tuned, on two tastes and a seed that are not reported, and learn
-the two others as tuned.
+The units, in order:
+
+1. The long run: five tastes are learnt with the default settings, in blocks of edits.
+2. The cells: two of the tastes are learnt with other settings, one change at a time.
+3. The tuning of the rule and of supervised fine-tuning, on two tastes and a seed that are not reported.
+4. The two tastes of the cells are learnt with the tuned settings.
 """
 
 import json
@@ -13,22 +16,28 @@ from pathlib import Path
 
 from corlld.errors import ExitCode, FatalError
 from corlld.settings.sections import LearningSettings
-from corlld.simulation.studies.contract import Figure, Options, Row, Unit
-from corlld.simulation.studies.tastes.direct_loop import DirectLoop, Method, Models, Writer, writers
-from corlld.simulation.studies.tastes.report import CELLS, DEFAULT, FINE_TUNING, TUNED, UNREHEARSED, report
-from corlld.simulation.tastes import FIVE_TASTES, JONAS, MIRA, PAVEL, YUKI, Taste
-from corlld.simulation.writers import WeakEditor
+from corlld.simulation.editors import WeakEditor
+from corlld.simulation.personas import FIVE_TASTES, JONAS, MIRA, PAVEL, YUKI, Taste
+from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
+from corlld.simulation.studies.tastes.direct_loop import DirectLoop, Method, writers
+from corlld.simulation.studies.tastes.pictures import plot_cells, plot_learning, plot_soundness
+from corlld.simulation.studies.tastes.report import CELLS, FINE_TUNING, TUNED, UNREHEARSED, figures_of
+from corlld.simulation.studies.tastes.series import DEFAULT
+from corlld.simulation.studies.workshop import Workshop
 
 VALIDATION_SEED = 1001
-VALIDATION = (MIRA, JONAS)  # the defaults were picked on the demo's two: nothing is compared on them
+VALIDATION = (MIRA, JONAS)  # the defaults were chosen on these two: nothing is compared on them
 COMPARED = (PAVEL, YUKI)
-LEARNING_RATES = (2e-4, 5e-4, 1e-3)  # tried for each method: the tuning budget of both, three runs
-ALPHA = 1.0  # the demo's
+LEARNING_RATES = (2e-4, 5e-4, 1e-3)  # tried for both methods, so that their tuning budgets are equal
+ALPHA = 1.0  # as in the demo
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Edits of a user in the long run, in one of its blocks, in a cell, and in tuning; held-out prompts a user."""
+    """The amount of work. edits: per user in the long run; block, cell, tuning: per user in each of them.
+
+    held_out: prompts per user.
+    """
 
     edits: int
     block: int
@@ -42,19 +51,19 @@ QUICK = Scale(edits=8, block=4, cell=8, tuning=4, held_out=2)
 
 
 def corll(name: str, **changes: float) -> Method:
-    """The daemon's rule, with some of its defaults changed."""
+    """Return the daemon's rule with some of its defaults changed."""
     return Method(name, LearningSettings.model_validate(changes))
 
 
 def fine_tuning(lr: float, name: str = FINE_TUNING, **changes: float) -> Method:
-    """Supervised fine-tuning on the edited texts: by the same optimizer, and rehearsing the same, but for changes."""
+    """Return supervised fine-tuning on the edited texts, with the same optimizer and rehearsal but for the changes."""
     return Method(
         name, LearningSettings.model_validate({"lr": lr, "acceptance_weight": 1.0} | changes), supervised=True
     )
 
 
-class TastesStudy:
-    """See `Study`."""
+class Tastes:
+    """The study."""
 
     name = "tastes"
     question = "Does gemma3-270m learn five made-up tastes from 200 edits each, and does it stay sound?"
@@ -68,7 +77,7 @@ class TastesStudy:
             )
         if options.scratch is None:
             raise ValueError("this study needs `scratch`")
-        work = _Work(Models(options.model), QUICK if options.quick else FULL, options.scratch)
+        work = _Work(Workshop(options.model), QUICK if options.quick else FULL, options.scratch)
         tuning = [
             Unit(f"tuning {method.name} {method.learning.lr:g}", partial(work.tuning, method))
             for method in work.tuned_methods()
@@ -81,11 +90,15 @@ class TastesStudy:
         ]
 
     def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
-        return report(rows, folder)
+        figures = figures_of(rows)
+        plot_learning(folder / "learning.png", rows)
+        plot_soundness(folder / "soundness.png", rows)
+        plot_cells(folder / "cells.png", rows)
+        return figures
 
 
 def _long_run(work: "_Work", seed: int) -> list[Unit]:
-    """The default, in blocks. Its first edits are also what the cells are compared with."""
+    """Return the default in blocks. The cells are compared with its first edits."""
     return [
         Unit(f"seed {seed} long {start + work.scale.block}", partial(work.block, seed, start))
         for start in range(0, work.scale.edits, work.scale.block)
@@ -93,7 +106,7 @@ def _long_run(work: "_Work", seed: int) -> list[Unit]:
 
 
 def _changed(work: "_Work", seed: int) -> list[Unit]:
-    """The default with one change each."""
+    """Return the cells: the default with one change each."""
     return [
         Unit(f"seed {seed} {name}", partial(work.cell, seed, partial(corll, name, **changes)))
         for name, changes in CELLS.items()
@@ -109,10 +122,10 @@ def _tuned(work: "_Work", seed: int) -> list[Unit]:
 
 
 class _Work:
-    """What the units do. `scratch` keeps the tuned figures, and the long run's state after each block."""
+    """The work of the units. `scratch` keeps the tuned figures, and the state of the long run after each block."""
 
-    def __init__(self, models: Models, scale: Scale, scratch: Path) -> None:
-        self._models = models
+    def __init__(self, workshop: Workshop, scale: Scale, scratch: Path) -> None:
+        self._workshop = workshop
         self.scale = scale
         self._scratch = scratch
 
@@ -121,7 +134,7 @@ class _Work:
         return [*rules, *(fine_tuning(lr) for lr in LEARNING_RATES)]
 
     def tuning(self, method: Method) -> list[Row]:
-        """The method on the validation tastes and seed; what counts is the mean edit ratio of the later half."""
+        """Run the method on the validation tastes and seed, and keep the mean edit ratio of the later half."""
         loop = self._loop(method, VALIDATION, VALIDATION_SEED)
         rows = self._labelled(self._rounds(loop, self.scale.tuning), "tuning", method, VALIDATION_SEED)
         late = [float(row["edit_ratio"]) for row in rows if int(row["edits"]) > self.scale.tuning // 2]
@@ -131,14 +144,14 @@ class _Work:
         return rows
 
     def best_lr(self, name: str) -> float:
-        """The learning rate with the lowest edit ratio in tuning; the smaller one of two that are alike."""
+        """Return the learning rate with the lowest edit ratio in tuning; of equal rates the smaller."""
         try:
             return min(LEARNING_RATES, key=lambda lr: float(json.loads(self._tuning(name, lr).read_text())))
         except FileNotFoundError as error:
-            raise FatalError(f"{error.filename} is missing: begin anew in another folder") from None
+            raise FatalError(f"{error.filename} is missing: start again in another folder") from None
 
     def tuned_rule(self) -> Method | None:
-        """The rule at its best learning rate; None where that is the default: the long run has it."""
+        """Return the rule at its best learning rate; None if that is the default, which the long run has."""
         best = self.best_lr(DEFAULT)
         return None if best == LearningSettings().lr else corll(TUNED, lr=best)
 
@@ -149,7 +162,7 @@ class _Work:
         return fine_tuning(self.best_lr(FINE_TUNING), f"{FINE_TUNING}, {UNREHEARSED}", rehearsal_weight=0.0)
 
     def block(self, seed: int, start: int) -> list[Row]:
-        """One block of the long run, which goes on from the state that the one before left."""
+        """Run one block of the long run, from the state that the block before has left."""
         method = corll(DEFAULT)
         loop = self._loop(method, FIVE_TASTES, seed)
         rows: list[Row] = []
@@ -160,7 +173,7 @@ class _Work:
         rows += self._rounds(loop, self.scale.block)
         rows += loop.mark(self.scale.held_out, exchanged=loop.edits == self.scale.edits)
         loop.save(self._state(seed, loop.edits))
-        # The state that this block went on from stays: the block is done again if it is cut off before it is noted.
+        # The state from which this block went on stays: the block is repeated if it is cut off before it is noted.
         self._state(seed, start - self.scale.block).unlink(missing_ok=True)
         return self._labelled(rows, "long", method, seed)
 
@@ -173,8 +186,7 @@ class _Work:
         return self._labelled(rows, "cell", method, seed)
 
     def _loop(self, method: Method, tastes: Sequence[Taste], seed: int) -> DirectLoop:
-        users: list[Writer] = writers(tastes, FIVE_TASTES, seed)
-        return DirectLoop(self._models, method, users, WeakEditor(ALPHA), self._scratch / "adapters")
+        return DirectLoop(self._workshop, method, writers(tastes, FIVE_TASTES, seed), WeakEditor(ALPHA))
 
     def _rounds(self, loop: DirectLoop, edits: int) -> list[Row]:
         end = loop.edits + edits
@@ -194,4 +206,4 @@ class _Work:
         return self._scratch / f"long-{seed}-{edits}.safetensors"
 
 
-STUDY = TastesStudy()
+STUDY: Study = Tastes()

@@ -1,23 +1,23 @@
-"""Pictures of the theory's check. Needs matplotlib, from the extra `demo`."""
+"""Pictures of the study `theory`. Needs matplotlib, from the extra `demo`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from corlld.simulation.plots import COLOURS
+from corlld.simulation.drawing import COLOURS, new_picture
 from corlld.simulation.studies.contract import Row
+from corlld.simulation.studies.rows import chosen
 
-_WAYS = {"perceptron": 2.0, "corll": 4.0}  # and the factor of the bound
+_WAYS = {"perceptron": 2.0, "corll": 4.0}  # the factor of the bound by way to learn
 
 
 def plot_regret(path: Path, rows: Sequence[Row]) -> None:
-    """Regret without noise against rounds, a colour an alpha, bounds dashed; a column a way, a row a kind of drafts."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Plot regret without noise against rounds.
 
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    FigureCanvasAgg(figure)
+    One colour per alpha; bounds are dashed. One column per way to learn, one row per kind of drafts.
+    """
+    figure = new_picture(9, 7)
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     marks = np.array(_marks(rows))
     for draws, line in zip(("argmax", "sampled"), grid, strict=True):
@@ -35,18 +35,19 @@ def plot_regret(path: Path, rows: Sequence[Row]) -> None:
         axes.set(xlabel="rounds T")
     for axes in grid[:, 0]:
         axes.set(ylabel="regret REG_T (utility)")
-    grid[1, 0].legend(*grid[0, 0].get_legend_handles_labels(), fontsize="small", loc="lower left")  # where it is empty
+    grid[1, 0].legend(
+        *grid[0, 0].get_legend_handles_labels(), fontsize="small", loc="lower left"
+    )  # there the panel is empty
     figure.suptitle("Honest but weak users; bands from the lowest seed to the highest")
     figure.savefig(path, dpi=100)
 
 
 def plot_plateaus(path: Path, rows: Sequence[Row]) -> None:
-    """Gaps between marks against rounds, at alpha 0.3 and argmax drafts; harm scaled on the left, not on the right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Plot mean gaps between marks against rounds, at alpha 0.3 with argmax drafts.
 
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    Harm is scaled with the gap on the left, and not on the right.
+    """
+    figure = new_picture(9, 4.6)
     marks = np.array(_marks(rows))
     for noise, axes in zip(("scaled", "unscaled"), figure.subplots(1, 2, sharey=True), strict=True):
         lines = [
@@ -55,7 +56,7 @@ def plot_plateaus(path: Path, rows: Sequence[Row]) -> None:
         ]
         for way, epsilon, kind in lines:
             values = _regrets(rows, way=way, drafts="argmax", alpha=0.3, epsilon=epsilon, noise=kind)
-            windows = np.diff(values * marks) / np.diff(marks)  # mean gap between a mark and the one before
+            windows = np.diff(values * marks) / np.diff(marks)  # mean gap from one mark to the next
             colour = COLOURS[{0.0: 2, 0.2: 0, 0.4: 1}[epsilon]]
             style = "--" if "accept" in way else "-"
             half = 2 * windows.std(0) / np.sqrt(len(windows))
@@ -78,6 +79,6 @@ def _marks(rows: Sequence[Row]) -> list[int]:
 
 
 def _regrets(rows: Sequence[Row], **where: object) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """(seeds, marks)."""
-    found = [row for row in rows if all(row[name] == value for name, value in where.items())]
+    """Return regrets of the chosen rows, (seeds, marks)."""
+    found = chosen(rows, **where)
     return np.array([[float(row[f"regret_{mark}"]) for mark in _marks(rows)] for row in found])

@@ -1,7 +1,7 @@
-"""A world whose texts can all be looked at: a few words in a few places, and users whose wishes are linear in features.
+"""A world whose texts can all be listed: a few words in a few places, and users whose wishes are linear in features.
 
-Worlds of several seeds, and in each of them users of several kinds, live side by side in arrays: S seeds, C kinds of
-users, Y texts, D features. Pure.
+Worlds of several seeds, each with users of several kinds, lie side by side in arrays: S seeds, C kinds of users, X
+contexts, Y texts, D features. Pure.
 """
 
 import itertools
@@ -16,7 +16,7 @@ PLACES = 4
 WORDS = 4  # in each place: 256 texts
 FEATURES = 10
 CONTEXTS = 32
-# An unscaled harm takes this share of what the draft is better than the worst text, whatever is left to gain.
+# An unscaled harm costs this share of U(draft) - U(worst text), however much is left to gain.
 HARM = 0.25
 
 Array = NDArray[np.float64]
@@ -26,11 +26,12 @@ Noise = Literal["scaled", "unscaled"]
 
 @dataclass(frozen=True, slots=True)
 class UserKind:
-    """How a user edits.
+    """A way to edit.
 
-    alpha: share of the gap to the best text that an edit closes at least, in as few changed words as that takes.
-    epsilon: chance that it harms instead. noise: whether harm is `scaled` with the gap that is left (the edit loses as
-        much as an honest one has to gain), or `unscaled` (it always costs a share of the worst case).
+    alpha: share of the gap to the best text that an edit closes at least, with as few changed words as possible.
+    epsilon: chance that an edit harms instead.
+    noise: `scaled`: a harm is as large as the gain that an honest edit would need; `unscaled`: a harm always costs the
+        share `HARM`.
     """
 
     alpha: float
@@ -40,20 +41,23 @@ class UserKind:
 
 @dataclass(frozen=True, slots=True)
 class Worlds:
-    """features: of each seed, context and text, (S, X, Y, D), none longer than 1. wishes: w*, of length 1, (S, D)."""
+    """Worlds of S seeds.
+
+    features: phi of each text in each context, (S, X, Y, D), none longer than 1. wishes: w*, of length 1, (S, D).
+    """
 
     features: Array
     wishes: Array
 
     @property
     def utilities(self) -> Array:
-        """Of each seed, context and text, (S, X, Y)."""
+        """Utility of each text in each context, (S, X, Y)."""
         utilities: Array = np.einsum("sxyd,sd->sxy", self.features, self.wishes)
         return utilities
 
 
 def make_worlds(seeds: Sequence[int]) -> Worlds:
-    """A world a seed, the same whatever the other seeds are."""
+    """Return one world per seed. It does not depend on the other seeds."""
     features, wishes = zip(*(_world(seed) for seed in seeds), strict=True)
     return Worlds(np.stack(features), np.stack(wishes))
 
@@ -67,12 +71,12 @@ def _world(seed: int) -> tuple[Array, Array]:
 
 
 def _texts() -> Indices:
-    """Every text, as the number of its word in each place: (Y, PLACES)."""
+    """Return every text, as the number of its word in each place, (Y, PLACES)."""
     return np.array(list(itertools.product(range(WORDS), repeat=PLACES)))
 
 
 def changed_words() -> Indices:
-    """In how many places two texts differ, (Y, Y)."""
+    """Return the number of places in which two texts differ, (Y, Y)."""
     texts = _texts()
     changed: Indices = (texts[:, None] != texts).sum(-1)
     return changed
@@ -92,27 +96,27 @@ class Users:
         self._changed = changed_words()
 
     def edit(self, utilities: Array, drafts: Indices, chances: Array) -> Indices:
-        """What each user makes of its draft; the draft itself where that is as good as any.
+        """Return each user's edit of its draft: the draft itself if that is as good as any text.
 
-        Who wants to harm, but has no text that is bad enough, edits honestly.
+        A user who is to harm, but finds no text that is bad enough, edits honestly.
 
         Args:
             utilities: of this round's texts, (S, Y).
-            drafts: (S, C).
-            chances: uniform numbers that decide who harms, (S,): the same ones for all kinds.
+            drafts: numbers of texts, (S, C).
+            chances: uniform numbers that decide who harms, the same for all kinds, (S,).
 
         Returns:
-            Texts, (S, C).
+            Numbers of texts, (S, C).
         """
         worth = np.take_along_axis(utilities, drafts, 1)[..., None]
         gains = utilities[:, None] - worth  # (S, C, Y)
         needed = self._alpha * gains.max(-1, keepdims=True)
-        # Fewest words first, and among those the least gain: a weak user does no more than needed.
+        # The fewest words count first, then the least gain: a weak user does no more than needed.
         effort = np.where(gains >= needed, self._changed[drafts] + gains / (gains.max() + 1), np.inf)
         harm = np.where(self._scaled, needed, HARM * (worth - utilities.min(-1)[:, None, None]))
-        loss = np.where(gains <= -harm, gains, -np.inf)  # the least harmful one of those that harm enough
+        loss = np.where(gains <= -harm, gains, -np.inf)  # of the texts that harm enough, the least harmful is taken
         harms = (chances[:, None] < self._epsilon) & np.isfinite(loss.max(-1))
         edited = np.where(harms, loss.argmax(-1), effort.argmin(-1))
-        # An edit that gains and costs nothing is none.
+        # An edit that neither gains nor costs is no edit.
         changed = np.take_along_axis(gains, edited[..., None], -1)[..., 0] != 0
         return np.where(changed, edited, drafts)

@@ -1,15 +1,34 @@
-"""Plain English that no user writes about: what a language model should still be good at, whoever it learns from."""
+"""Plain English that no user writes about. Pure.
+
+Studies score these texts to see what an adapter does to the rest of the language.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """opening: given. rest: scored."""
+    """A text in two parts. opening: is given to the model. rest: is scored."""
 
     opening: str
     rest: str
 
+
+# Scored as wholes.
+PARAGRAPHS = (
+    "The river rises in the hills to the north and runs for about two hundred kilometres before it reaches the sea. "
+    "In spring, when the snow melts, it carries so much water that the lower meadows are flooded for weeks, and the "
+    "farmers move their animals to higher ground.",
+    "To bake a simple loaf of bread, mix flour, water, salt and a little yeast, and knead the dough for ten "
+    "minutes. Let it rest in a warm place until it has doubled in size, then shape it, let it rise again, and bake "
+    "it in a hot oven until the crust is brown.",
+    "She had not seen her brother for eleven years, and when he stepped off the train she did not know what to say. "
+    "He had grown a beard, his coat was too thin for the weather, and he carried a small brown suitcase that she "
+    "remembered from their childhood.",
+    "A compiler reads the source code of a program and translates it into instructions that a processor can "
+    "execute. Before it does so, it checks that the types of all expressions fit together, and it often removes "
+    "work whose result is never used.",
+)
 
 PASSAGES = (
     Passage(
@@ -38,6 +57,7 @@ PASSAGES = (
     ),
 )
 
+# Prompts that no user asks: drafts for them show what an adapter does to other tasks.
 CANARIES = (
     "The capital of France is",
     "Once upon a time there was a small fox who",

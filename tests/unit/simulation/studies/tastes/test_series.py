@@ -1,16 +1,10 @@
-"""What rows come to, on rows that are made by hand."""
+"""Series of the study `tastes`, from rows that are made by hand."""
 
 import pytest
 
 from corlld.simulation.studies.contract import Row
-from corlld.simulation.studies.tastes.report import (
-    DEFAULT,
-    cell_differences,
-    cell_rows,
-    held_out_distances,
-    late_ratios,
-    running,
-)
+from corlld.simulation.studies.tastes.report import cell_differences
+from corlld.simulation.studies.tastes.series import DEFAULT, cell_rows, held_out_distances, late_ratios, running
 
 
 def round_row(part: str, method: str, user: str, edits: int, ratio: float) -> Row:

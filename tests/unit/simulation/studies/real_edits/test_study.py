@@ -12,18 +12,30 @@ import pytest
 from corlld.errors import FatalError
 from corlld.settings.sections import LearningSettings
 from corlld.simulation.studies.contract import Figure, Options, Row
-from corlld.simulation.studies.real_edits import figures as edit_figures
-from corlld.simulation.studies.real_edits.archive import MAX_CHARS, Sizes, read_edits, split
 from corlld.simulation.studies.real_edits.rules import Rule, Rules
 from corlld.simulation.studies.real_edits.study import STUDY, RealEdits
 
 WORDS = ("rain", "late", "train", "the", "again", "meets", "under", "bridge")
+
+
 LONG = "before long"
+
+
 HABITS = {"ann": ("please", LONG), "bob": (LONG, "please")}  # each undoes what the other one does
+
+
 FAST = LearningSettings(lr=1e-2)  # the tiny model's logits hardly move at the default
+
+
 CORLL = Rule("corll", FAST)
+
+
 SFT = Rule("sft", FAST.model_copy(update={"acceptance_weight": 1.0}), texts=True)
+
+
 FLIPPED = replace(CORLL, name="corll-flipped", flipped=True)
+
+
 ANCHORED = Rule("corll-anchor-.1", FAST.model_copy(update={"anchor": 0.1}))
 
 
@@ -116,73 +128,3 @@ def test_the_same_options_give_the_same_rows(tmp_path: Path, tiny_model: Path) -
 def test_without_an_archive_there_is_one_sentence() -> None:
     with pytest.raises(FatalError, match="--edits FILE"):
         STUDY.units(Options((1,), False, "demo", None))
-
-
-def test_an_archive_that_is_not_there_or_not_valid_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(FatalError, match=r"none\.jsonl: No such file"):
-        read_edits(tmp_path / "none.jsonl")
-    broken = edit("ann", 1, "a", "b")
-    del broken["proposed"]
-    file = archive(tmp_path, edit("ann", 0, "a", "b"), broken)
-    with pytest.raises(FatalError, match="line 2: missing_field: proposed"):
-        read_edits(file)
-    file = archive(tmp_path, edit("ann", 0, "a", "b", commit=None))
-    with pytest.raises(FatalError, match="line 1 has no `commit`"):
-        read_edits(file)
-
-
-def test_of_a_commit_three_edits_count_and_acceptances_and_long_texts_do_not(tmp_path: Path) -> None:
-    file = archive(
-        tmp_path,
-        *(edit("ann", number, "a", "b", commit="one") for number in range(5)),
-        edit("ann", 5, "a", "a", commit="two"),
-        edit("ann", 6, "a", "b" * MAX_CHARS, commit="two"),
-        edit("bob", 7, "a", "b", commit="one"),  # another one's commit, whatever it is called
-    )
-    found = read_edits(file)
-    assert [each.event.event_id for each in found["ann"]] == ["ann-0", "ann-1", "ann-2"]
-    assert [each.event.event_id for each in found["bob"]] == ["bob-7"]
-
-
-def test_reported_and_validation_editors_are_others_with_equal_numbers_and_made_up_names(tmp_path: Path) -> None:
-    counts = {"ann": 9, "bob": 7, "carl": 5, "dora": 3, "emil": 1}
-    file = archive(
-        tmp_path, *(edit(user, number, "a", "b") for user, count in counts.items() for number in range(count))
-    )
-    sizes = Sizes(editors=2, edits=6, validation_editors=2, validation_edits=3)
-    chosen = split(read_edits(file), sizes)
-    assert [(editor.name, len(editor.edits)) for editor in chosen.reported] == [("editor 1", 6), ("editor 2", 6)]
-    assert [(editor.name, len(editor.edits)) for editor in chosen.validation] == [
-        ("validation editor 1", 3),
-        ("validation editor 2", 3),
-    ]
-    users = [{each.event.user_id for each in editor.edits} for editor in (*chosen.reported, *chosen.validation)]
-    assert users == [{"ann"}, {"bob"}, {"carl"}, {"dora"}]
-    with pytest.raises(FatalError, match=r"2 editors with 8 edits .* and it has 1;"):
-        split(read_edits(file), replace(sizes, edits=8))
-    with pytest.raises(FatalError, match="3 editors with 3 edits are needed, for validation, and it has 2"):
-        split(read_edits(file), replace(sizes, validation_editors=3))
-
-
-def test_differences_are_taken_edit_by_edit_and_commits_stay_together() -> None:
-    commits = {("a", 0): 0, ("a", 1): 0, ("a", 2): 1, ("b", 0): 0}
-    ours = {(1, "a", 0): 1.0, (1, "a", 1): 1.0, (1, "a", 2): 0.0, (1, "b", 0): 1.0}
-    theirs = {(1, "a", 0): 0.0, (1, "a", 2): 0.5, (1, "b", 0): 1.0}
-    assert sorted(edit_figures.blocks(ours, commits)) == [[0.0], [1.0], [1.0, 1.0]]
-    found = edit_figures.difference(ours, theirs, commits, "")
-    assert found.value == pytest.approx((1.0 - 0.5 + 0.0) / 3)
-    # Three blocks of one value each: the interval lies inside of their range.
-    assert -0.5 <= (found.low or 0) < found.value < (found.high or 0) <= 1.0
-
-
-def test_a_cumulative_figure_counts_the_edits_before_its_end() -> None:
-    commits = {("a", place): place for place in range(3)}
-    found = {(1, "a", place): float(place) for place in range(3)}
-    assert [figure.value for figure in edit_figures.cumulative(found, commits, (1, 3))] == [0.0, 1.0]
-
-
-def test_a_flipped_label_counts_against_what_the_editor_did() -> None:
-    row: Row = {"seed": 1, "editor": "a", "edit": 0, "margin": 2.0, "base_margin": -3.0, "flipped": 1}
-    assert (edit_figures.correct(row), edit_figures.truly_correct(row)) == (1.0, 0.0)
-    assert (edit_figures.base_correct(row), edit_figures.preferred(row)) == (0.0, 0.0)
-    assert edit_figures.preferred({**row, "margin": 4.0}) == 1.0

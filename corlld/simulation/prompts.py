@@ -1,65 +1,31 @@
-"""Made-up writers: what they would have written for a prompt, and the prompts themselves.
+"""The prompts that made-up users are asked, and the texts that they have in mind. Pure.
 
-A taste is a style over varied messages: it decides how a text begins, how it puts the matter, and how it ends; what the
-text is about stands in the prompt. Held-out prompts share neither wording nor subject with those that are trained on.
+Held-out prompts share neither wording nor subject with the training prompts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from corlld.simulation.personas import Taste
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model is given, and the text that the user would have written for it (known to the simulation only)."""
+    """One prompt for one user.
+
+    text: what the model is given. hidden: what the user would have written; only the simulation knows it.
+    """
 
     text: str
     hidden: str
 
 
 @dataclass(frozen=True, slots=True)
-class Taste:
-    """A user's style: the text for a piece of news, and for a request with the day that it is due."""
-
-    user_id: str
-    news: Callable[[str], str]
-    request: Callable[[str, str], str]
-
-
-MIRA = Taste(
-    "mira",
-    news=lambda fact: f"Hi all! Just so you know, {fact}. See you around, Mira",
-    request=lambda task, day: f"Hi all! Could somebody {task} by {day}? That would be lovely. See you around, Mira",
-)
-JONAS = Taste(
-    "jonas",
-    news=lambda fact: f"Dear colleagues, please be informed that {fact}. Kind regards, J. Weber",
-    request=lambda task, day: f"Dear colleagues, I kindly ask one of you to {task} by {day}. Kind regards, J. Weber",
-)
-TASTES = (MIRA, JONAS)  # the demo's
-
-INES = Taste(
-    "ines",
-    news=lambda fact: f"Update: {fact}. Questions? Just ask Ines.",
-    request=lambda task, day: f"Update: someone should {task} before {day}. Questions? Just ask Ines.",
-)
-PAVEL = Taste(
-    "pavel",
-    news=lambda fact: f"fyi team, {fact.lower()}, cheers, pavel",
-    request=lambda task, day: f"fyi team, we need someone to {task}, {day.lower()} is the deadline, cheers, pavel",
-)
-YUKI = Taste(
-    "yuki",
-    news=lambda fact: f"Good morning, everyone. A short note: {fact}. With best wishes from the front desk, Yuki",
-    request=lambda task, day: (
-        f"Good morning, everyone. Would one of you {task} by {day}, please? With best wishes from the front desk, Yuki"
-    ),
-)
-FIVE_TASTES = (*TASTES, INES, PAVEL, YUKI)
-
-
-@dataclass(frozen=True, slots=True)
 class Subjects:
-    """What messages are about, and how a prompt puts it. Every prompt ends where the message is to begin."""
+    """Subjects of messages, and the templates that make prompts of them.
+
+    Every prompt ends where the message begins.
+    """
 
     news: Sequence[str]
     requests: Sequence[tuple[str, str]]
@@ -67,11 +33,13 @@ class Subjects:
     request_templates: Sequence[str]
 
     def prompts(self, taste: Taste, start: int = 0) -> Iterator[Prompt]:
-        """Prompts without end: two pieces of news, then a request, in an order that seldom pairs the same ones again.
+        """Yield prompts without end: two pieces of news, then a request.
+
+        The order seldom pairs the same subject and template again.
 
         Args:
-            taste: whose hidden texts go with them.
-            start: where in the order to begin, so that two users are not asked the same at the same time.
+            taste: the style of the hidden texts.
+            start: index of the first prompt, so that two users are not asked the same at the same time.
         """
         number = start
         while True:
@@ -89,7 +57,7 @@ class Subjects:
 
 
 def _rotated(templates: Sequence[str], index: int, subjects: int) -> str:
-    """Another template for the next subject, and for the same one in the next lap."""
+    """Return a template that differs from the one of the previous subject, and from that of the previous lap."""
     lap, place = divmod(index, subjects)
     return templates[(place + lap) % len(templates)]
 

@@ -1,4 +1,4 @@
-"""Simulated users: each has a text in mind, and edits a draft towards it no further than it has to. Pure."""
+"""Simulated ways to edit a draft towards the text that a user has in mind. Pure."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from rapidfuzz.distance import Levenshtein
 
 
 def utility(text: str, hidden: str) -> float:
-    """How well a text serves the user: its similarity to the one that the user has in mind, 0 to 1."""
+    """Return how well a text serves the user: its similarity to the text in mind, 0 to 1."""
     return float(Levenshtein.normalized_similarity(text, hidden))
 
 
@@ -14,14 +14,14 @@ def utility(text: str, hidden: str) -> float:
 class WeakEditor:
     """Makes the smallest edit that closes a share of the gap: alpha-informative feedback without slack.
 
-    alpha: share of the gap between the draft's utility and the best one that an edit has to close, 0 to 1 (the text
-        that the user has in mind, word by word).
+    alpha: share of the gap between the draft's utility and the best one that an edit has to close, 0 to 1. At 1 every
+        edit is the text in mind, word by word.
     """
 
     alpha: float
 
     def edit(self, draft: str, hidden: str) -> str:
-        """The draft with as few words put right, from its beginning on, as close the share of the gap."""
+        """Return the draft with its first wrong words put right: as few as close the share of the gap."""
         words, wanted = draft.split(" "), hidden.split(" ")
         steps = [(step.tag, step.src_pos, step.dest_pos) for step in Levenshtein.editops(words, wanted)]
         enough = utility(draft, hidden) + self.alpha * (1 - utility(draft, hidden))
@@ -33,7 +33,7 @@ class WeakEditor:
 
 
 def _apply(words: list[str], wanted: list[str], steps: list[tuple[str, int, int]]) -> list[str]:
-    """`words` after some of the steps that lead to `wanted`, which come in order."""
+    """Return `words` after some of the steps that lead to `wanted`. steps: in order."""
     result: list[str] = []
     place = 0
     for kind, source, target in steps:
@@ -48,15 +48,15 @@ def _apply(words: list[str], wanted: list[str], steps: list[tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class NaiveEditor:
-    """The wrong user: puts the same words around every draft, also where they stand already.
+    """The wrong user: puts the same words around every draft, even where they stand already.
 
-    Its feedback says that more of the same is always better, and a model that learns it repeats words until nothing
-    else is left. Kept to see that the figures expose such a collapse.
+    Its feedback says that more of the same is always better. A model that learns it repeats words until nothing else is
+    left. It is kept to show that the figures expose such a collapse.
     """
 
     greeting: str
     sign_off: str
 
     def edit(self, draft: str, hidden: str) -> str:
-        """The draft between greeting and sign-off; `hidden` is not looked at."""
+        """Return the draft between greeting and sign-off. `hidden` is ignored."""
         return f"{self.greeting} {draft} {self.sign_off}"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure as Picture
 
-from corlld.simulation.language.methods import CORLL, NOTHING
-from corlld.simulation.plots import COLOURS
+from corlld.simulation.drawing import COLOURS
 from corlld.simulation.studies.contract import Figure, Row
+from corlld.simulation.studies.language_world.methods import CORLL, NOTHING
 from corlld.simulation.studies.language_world.pictures import _forest, plot_regret
 
 

@@ -1,4 +1,4 @@
-"""Simulated users: a hidden utility over all sentences, and what they do to a draft. Pure."""
+"""Users of the language: a hidden utility over all sentences, and their answers to drafts. Pure."""
 
 import hashlib
 from dataclasses import dataclass
@@ -30,25 +30,25 @@ from corlld.simulation.language.grammar import (
 Harm = Literal["scaled", "unscaled"]
 Floats = npt.NDArray[np.float64]
 
-_BY_ADDRESSEE = 0.5  # how much a wish depends on the addressee, beside 1 that does not
+_BY_ADDRESSEE = 0.5  # weight of the wishes that depend on the addressee; the others have weight 1
 _ON_TOPIC = 2.0
 _DISAGREES = 1.0  # what a verb of the wrong gender costs
-_MISSING = 2.0  # ... a noun or verb that is not there
-_MISPLACED = 1.0  # ... a word in no place
+_MISSING = 2.0  # what a missing noun or verb costs
+_MISPLACED = 1.0  # what a misplaced word costs
 _COLUMNS = np.ascontiguousarray(SENTENCES.T.astype(np.int8))  # (KINDS, sentences)
-_NOTHING = 1e-9  # gaps below it are rounding
+_NOTHING = 1e-9  # smaller gaps are rounding errors
 
 
 def seeded(*names: object) -> np.random.Generator:
-    """A generator of its own for everything that has a name: the same in every process."""
+    """Return a random generator for these names. It is the same in every process."""
     digest = hashlib.sha256("\0".join(map(str, names)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
 class Utility:
-    """U(x, y) of one user: 1 for the best sentence of each prompt, 0 for the worst one; with faults it can be less.
+    """U(x, y) of one user: 1 for the best sentence of each prompt, 0 for the worst. A text with faults may have less.
 
-    of_sentences: (prompts, sentences), in the order of `PROMPTS` and `SENTENCES`.
+    of_sentences: U of all sentences, (prompts, sentences), in the order of `PROMPTS` and `SENTENCES`.
 
     Args:
         seed: of the user.
@@ -68,7 +68,7 @@ class Utility:
         self.of_sentences: Floats = (raw - self._low[:, None]) / (self._high - self._low)[:, None]
 
     def of(self, prompt: Prompt, parsed: Parsed) -> float:
-        """Of any words."""
+        """Return U of any words."""
         places = parsed.places
         raw = float(self._raw(prompt, np.array([places]))[0]) - _MISPLACED * parsed.misplaced
         if max(places[NOUN], places[VERB]) < len(WORDS) and not agrees(places[NOUN], places[VERB]):
@@ -77,17 +77,17 @@ class Utility:
         return float((raw - self._low[number]) / (self._high[number] - self._low[number]))
 
     def _raw(self, prompt: Prompt, places: npt.NDArray[np.int64]) -> Floats:
-        """Of words in their places, (texts, KINDS): (texts,)."""
+        """Return the utility of texts before it is scaled to 0..1, (texts,). places: (texts, KINDS)."""
         values: Floats = self._values[prompt.addressee][places].sum(1) + _ON_TOPIC * (places[:, NOUN] == prompt.noun)
         return values
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a user made of a draft, or of two of them.
+    """A user's answer to one draft or to two.
 
-    rejected, chosen: the worse and the better text, or so the user says; equal where there was nothing to say.
-    gap: from the rejected text's utility to the best one's. gain: U(chosen) - U(rejected); below 0 where it harms.
+    rejected, chosen: the worse and the better text, as the user says; equal if the user prefers neither.
+    gap: U(best sentence) - U(rejected). gain: U(chosen) - U(rejected); below 0 the answer harms.
     """
 
     rejected: Words
@@ -98,11 +98,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Edits as little as closes a share of the gap; now and then does harm instead.
+    """A user who changes as little as closes a share of the gap, and who sometimes does harm instead.
 
-    alpha: the share, 0 to 1. harm_rate: how often an answer harms. harm: "scaled": the least harmful edit among the
-        smallest ones that lose alpha times the gap, so nothing where nothing is left to gain; "unscaled": that lose
-        alpha times what there is to lose.
+    alpha: the share, 0 to 1. harm_rate: chance that an answer harms. harm: what a harmful edit loses. "scaled": alpha
+        times the gap, so nothing if nothing is left to gain. "unscaled": alpha times U(draft), which is what there is
+        to lose.
     """
 
     utility: Utility
@@ -111,9 +111,10 @@ class User:
     harm: Harm
 
     def edit(self, prompt: Prompt, draft: Words, rng: np.random.Generator) -> Answer:
-        """The fewest words replaced, put in or taken out; among such edits the one that gains, or harms, least.
+        """Edit a draft with the fewest words replaced, put in or taken out.
 
-        Misplaced words go with every edit. A draft that can't be bettered, or that there is no harming, is accepted.
+        Of several such edits the user takes that with the least gain, or the least harm. Every edit takes misplaced
+        words out. A draft that can't be made better (or worse, for a harmful edit) is accepted.
         """
         harms = rng.random() < self.harm_rate
         parsed = parse(draft)
@@ -134,7 +135,7 @@ class User:
         return Answer(draft, words_in(SENTENCES[best]), gap, float(gains[best]))
 
     def prefer(self, prompt: Prompt, first: Words, second: Words, rng: np.random.Generator) -> Answer:
-        """Of two drafts the better one; or, where it harms, the worse one."""
+        """Prefer the better of two drafts, or the worse if the answer harms."""
         harms = rng.random() < self.harm_rate
         values = [self.utility.of(prompt, parse(words)) for words in (first, second)]
         (low, worse), (high, better) = sorted(zip(values, (first, second), strict=True), key=lambda pair: pair[0])

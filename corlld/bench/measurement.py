@@ -1,4 +1,4 @@
-"""The whole run: what is wanted is measured, shown and written down."""
+"""A whole run of the bench: measures the wanted figures, shows them, and writes them down."""
 
 import statistics
 import tempfile
@@ -27,15 +27,15 @@ from corlld.errors import ConfigurationError, ExitCode, FatalError
 from corlld.records import EditEvent
 from corlld.system.progress import Advance
 
-PASSES = 2  # that a token is needed in: the reference, and the policy with its backward pass
+PASSES = 2  # passes that need each token: the reference, and the policy with its backward pass
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for.
+    """The options of a run.
 
-    edits: a file of events; None: made-up ones. figures: names; None: all. repeats: timed rounds of each way.
-    kafka: host:port; None: no broker. json, picture: files to write. command: as it was typed.
+    edits: a file of events; None: made-up edits. figures: names; None: all. repeats: timed rounds of each way. kafka:
+    host:port; None: no broker. json, picture: files to write. command: the command line.
     """
 
     model: str
@@ -49,26 +49,26 @@ class Request:
 
 
 def bench(request: Request, console: Console, progress: Console) -> Report:
-    """Measure, show and write what was asked for.
+    """Measure the wanted figures, show them, and write them to the files of the request.
 
     Args:
-        request: see there.
-        console: for tables.
-        progress: for how far it has come.
+        request: the options.
+        console: shows the tables.
+        progress: shows the progress.
 
     Raises:
-        FatalError: a figure that does not exist, edits that can't be used, ways that do not the same.
-        ConfigurationError: a part of the extra `bench` is missing, or the model can't be used.
+        FatalError: a figure does not exist, the edits can't be used, or the ways do not do the same.
+        ConfigurationError: a package of the extra `bench` is missing, or the model can't be used.
         UnavailableError: the broker can't be reached.
     """
     began = datetime.now(UTC)
     wanted, notes = _wanted(request)
-    series = to_run(one for name in wanted for one in {**RATIOS, **SHARES}.get(name, ()))
-    _need(*(["trl"] if any(one.way == "trl" for one in series) else []), *(["matplotlib"] if request.picture else []))
+    series = to_run(each for name in wanted for each in {**RATIOS, **SHARES}.get(name, ()))
+    _need(*(["trl"] if any(each.way == "trl" for each in series) else []), *(["matplotlib"] if request.picture else []))
     transformers.utils.logging.disable_progress_bar()
     edits = read_edits(request.edits)
     resident = ours.load(request.model, FP32)
-    shape = shape_of(resident.model, resident.layout)  # before a learner may change the model to its liking
+    shape = shape_of(resident.model, resident.layout)  # before a learner changes the model for its own use
     workloads = choose(edits, ours.make_encoder(resident.tokenizer))
     events = [edit.event for edits in workloads[FIRST].users for edit in edits]
 
@@ -78,7 +78,7 @@ def bench(request: Request, console: Console, progress: Console) -> Report:
         comparison = Comparison(request.model, resident, workloads)
         seconds = comparison.measure(series, request.repeats, advance)
         found = _compared(comparison, shape, resident.vocabulary, workloads[FIRST], seconds, wanted)
-        del comparison  # its models would stand beside those of the daemons
+        del comparison  # or its models would stay in memory beside those of the daemons
         found += [BESIDE[name](request, events, advance) for name in beside]
     order = list(FIGURES)
     found.sort(key=lambda measured: order.index(measured.figure.name))
@@ -92,7 +92,7 @@ def bench(request: Request, console: Console, progress: Console) -> Report:
 
 
 def _wanted(request: Request) -> tuple[set[str], list[str]]:
-    """Names of the figures to measure, and what is left out."""
+    """Return the names of the figures to measure, and notes on what is left out."""
     names = set(FIGURES if request.figures is None else request.figures)
     if unknown := sorted(names - set(FIGURES)):
         raise FatalError(f"--figures: no {', '.join(unknown)}; there are {', '.join(FIGURES)}", ExitCode.USAGE)
@@ -109,7 +109,7 @@ def _need(*packages: str) -> None:
 
 
 def _steps(name: str, repeats: int) -> int:
-    """Steps of the progress bar that a figure beside the comparison takes."""
+    """Return the steps on the progress bar of a figure beside the comparison."""
     rounds = {"known_users_cost": len(SIZES) * (2 + repeats), "decode_share": 1 + repeats, "peak_memory_over_peft": 2}
     return rounds.get(name, 1)
 
@@ -122,7 +122,7 @@ def _compared(
     seconds: Mapping[Series, Sequence[float]],
     wanted: Collection[str],
 ) -> list[Measured]:
-    """What follows from the seconds, and what one more packed step computes."""
+    """Return the figures from the seconds, and those from the operations of one more packed step."""
     least = minimum(shape, workload.pairs).total
     found = ratios(seconds, wanted) + gemm_shares(seconds, wanted, least)
     if "flops_over_minimum" in wanted:

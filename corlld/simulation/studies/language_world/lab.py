@@ -1,4 +1,4 @@
-"""Runs of the language world as rows, each done once in a process."""
+"""Runs of the language world as rows. A process does each run once."""
 
 import tempfile
 from collections.abc import Sequence
@@ -11,27 +11,27 @@ import numpy.typing as npt
 
 from corlld.learning.model.resident import ResidentModel, load_resident_model
 from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
-from corlld.simulation.language.editors import seeded
 from corlld.simulation.language.frontier import best_within
 from corlld.simulation.language.grammar import PROMPTS, parse
-from corlld.simulation.language.methods import Method
 from corlld.simulation.language.online import History, Scenario, run_online
 from corlld.simulation.language.policies import base_policy, log_likelihoods, sample
 from corlld.simulation.language.pretraining import pretrain
+from corlld.simulation.language.users import seeded
 from corlld.simulation.studies.contract import Row
+from corlld.simulation.studies.language_world.methods import Method
 
 EACH = 8  # answers in a micro-batch, as the daemon's `batching.max_events`
 WINDOWS = 10  # of the curves
-_LAST = 5  # the part of a run that is its end
-_DRAFTS_AT_THE_END = 4  # of each prompt, where all are judged
+_LAST = 5  # the last fifth of a run is its end
+_DRAFTS_AT_THE_END = 4  # per prompt, if all prompts are judged
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large it all is.
+    """The amount of work.
 
-    pretraining: steps. rounds: micro-batches of a user. validation: seeds that settings are chosen on. judged: prompts
-    that the adapters are judged by at the end, of which the base model's whole policy is computed.
+    pretraining: steps. rounds: micro-batches per user. validation: seeds on which settings are chosen. judged: number
+    of prompts by which the adapters are judged at the end; the base model's whole policy is computed for them.
     """
 
     pretraining: int
@@ -41,7 +41,7 @@ class Scale:
 
 
 class Lab:
-    """The base model, trained when it is first asked for, and what was found on it."""
+    """The base model, trained when it is first needed, and the tuning results on it."""
 
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
@@ -55,7 +55,7 @@ class Lab:
 
     @cached_property
     def base_logps(self) -> npt.NDArray[np.float64]:
-        """Log pi_0 of every sentence for every prompt that is judged."""
+        """Log pi_0 of every sentence for every judged prompt, (prompts, sentences)."""
         return base_policy(self.resident, PROMPTS[: self.scale.judged])
 
     def run(
@@ -65,13 +65,13 @@ class Lab:
         users: Sequence[tuple[Scenario, int]],
         guard: GuardSettings | None = None,
     ) -> list[History]:
-        """All of these users, learnt from in the same way."""
+        """Learn from all of these users in the same way. guard: None: the defaults."""
         guard = guard or GuardSettings()
         rounds = self.scale.rounds
         return run_online(self.resident, method.feedback, learning, guard, users, rounds=rounds, each=EACH)
 
     def tuning(self, method: Method, learning: LearningSettings, scenarios: Sequence[Scenario]) -> list[Row]:
-        """One setting on the validation seeds."""
+        """Return the outlines of one setting on the validation seeds."""
         if (method.name, learning) not in self._tuning:
             users = [(scenario, seed) for scenario in scenarios for seed in self.scale.validation]
             histories = self.run(method, learning, users)
@@ -79,9 +79,9 @@ class Lab:
         return self._tuning[method.name, learning]
 
     def chosen(self, method: Method, scenarios: Sequence[Scenario], judged: Scenario) -> LearningSettings:
-        """The setting with the lowest REG_T, mean of the validation seeds in one of the scenarios.
+        """Return the setting with the lowest mean REG_T of the validation seeds in the scenario `judged`.
 
-        A method with a single setting has nothing to choose.
+        A method with a single setting is not run.
         """
         if len(method.tried) == 1:
             return method.tried[0]
@@ -93,7 +93,7 @@ class Lab:
         return min(method.tried, key=regret)
 
     def details(self, histories: Sequence[History]) -> list[Row]:
-        """Curves, what the answers told, and how the adapters at the end compare with the best within their KL."""
+        """Return outlines, curves, what answers told, and the adapters at the end beside the best within their KL."""
         return [
             outline(history) | _curve(history) | _answers(history) | ending
             for history, ending in zip(histories, self._endings(histories), strict=True)
@@ -117,10 +117,10 @@ class Lab:
 
 
 def outline(history: History) -> Row:
-    """What came of it, in short.
+    """Return the main figures of a run.
 
-    regret: REG_T. end: the same over the last fifth. sentences: share of texts there without a fault. end_of_sentences:
-    `end` of these alone (of all, where there is none).
+    regret: REG_T. end: REG_T over the last fifth. sentences: share of texts without a fault in the last fifth.
+    end_of_sentences: `end` over these texts alone, or over all if there are none.
     """
     last = len(history.regrets) // _LAST
     faultless = [r for r, share in zip(history.regrets[-last:], history.sentences[-last:], strict=True) if share == 1]
@@ -136,17 +136,17 @@ def outline(history: History) -> Row:
 
 
 def _curve(history: History) -> Row:
-    """Mean regret of each window, by the number of answers at its end."""
+    """Return the mean regret of each window, by the number of answers at its end."""
     windows = np.array_split(np.array(history.regrets), WINDOWS)
     ends = np.cumsum([len(window) for window in windows])
     return {f"to_{end}": float(window.mean()) for end, window in zip(ends.tolist(), windows, strict=True)}
 
 
 def _answers(history: History) -> Row:
-    """How informative the answers were: measured, not assumed.
+    """Return how informative the answers were, as measured.
 
-    alpha_hat: mean gain over mean gap. xi_hat: mean slack at the scenario's alpha. told: share of answers that tell a
-    better text from a worse one. harmful: share of those whose chosen text is the worse one.
+    alpha_hat: mean gain over mean gap. xi_hat: mean slack at the scenario's alpha. told: share of answers that prefer
+    one text to another. harmful: share of those whose chosen text is the worse one.
     """
     gains, gaps = (np.array([getattr(answer, name) for answer in history.answers]) for name in ("gain", "gap"))
     told = gains != 0

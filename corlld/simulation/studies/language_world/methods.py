@@ -1,4 +1,4 @@
-"""The ways to learn that are compared, and the settings that are tried for each: equally many."""
+"""The methods that are compared, and the settings that are tried for each: equally many."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -8,18 +8,20 @@ from typing import Any
 from corlld.settings.sections import LearningSettings
 from corlld.simulation.language.online import Feedback
 
-LRS = (1e-3, 2e-3, 4e-3)  # several times the daemon's: this model is four thousand times smaller than gemma3-270m
+LRS = (1e-3, 2e-3, 4e-3)  # several times the daemon's default: this model is 4,000 times smaller than gemma3-270m
 BETAS = (0.03, 0.1, 0.3)
 BETA1S = (0.0, 0.5, 0.9)
 ANCHORS = (0.01, 0.03, 0.1)
 
-_ONE_CALL = 2560  # tokens of a row: small rows would cost more time, and change nothing
+_ONE_CALL = 2560  # tokens of a row: smaller rows would cost more time, and change nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """name: in results. tried: every setting that tuning tries. varied: what is different in them; all else is the
-    daemon's default, but for what the method fixes.
+    """A way to learn.
+
+    name: in results. tried: all settings that tuning tries. varied: names of the settings that differ among them. All
+    other settings are the daemon's defaults, except those that the method fixes.
     """
 
     name: str
@@ -29,12 +31,12 @@ class Method:
 
 
 def settings(**changed: Any) -> LearningSettings:
-    """The daemon's defaults but for what is named, and without rehearsal: this world has no English."""
+    """Return the daemon's defaults with these changes, and without rehearsal: this world has no English."""
     return LearningSettings(**{"max_row_tokens": _ONE_CALL, "rehearsal_weight": 0.0} | changed)
 
 
 def described(method: Method, learning: LearningSettings) -> Mapping[str, float]:
-    """What is tuned of a method, by name."""
+    """Return the values of the settings that are tuned for a method, by name."""
     return {name: float(getattr(learning, name)) for name in method.varied}
 
 
@@ -43,14 +45,14 @@ def _tuned(name: str, feedback: Feedback, second: str, values: Sequence[float], 
     return Method(name, feedback, tuple(tried), ("lr", second))
 
 
-# With one step for a pair neither beta nor epsilon means anything to `previous` under Adam, and imitation has no beta:
-# both have beta1 instead to choose from.
+# With one step per pair, beta and epsilon have no effect on `previous` under Adam, and imitation has no beta. Both tune
+# beta1 instead.
 CORLL = _tuned("CoRLL", Feedback.EDITS, "beta", BETAS)
 PREVIOUS = _tuned("CoRLL, previous", Feedback.EDITS, "beta1", BETA1S, reference="previous")
 SFT = _tuned("SFT on edits", Feedback.EDITED_TEXTS, "beta1", BETA1S, acceptance_weight=1.0)
 PAIR_DPO = _tuned("pair-DPO", Feedback.TWO_SAMPLES, "beta", BETAS, acceptance_weight=0.0)
 NOTHING = Method("no learning", Feedback.NONE, (settings(),))
-# Two ways to keep up the likelihood of the edited text, which the margin alone may lower together with the draft's.
+# Two ways to keep up the likelihood of the edited text. The margin alone may lower it together with the draft's.
 ANCHORED = _tuned("CoRLL, anchored", Feedback.EDITS, "anchor", ANCHORS)
 BOTH = _tuned("CoRLL + SFT", Feedback.EDITS, "beta", BETAS, imitation_weight=0.1)
 COMPARED = (CORLL, ANCHORED, PREVIOUS, SFT, PAIR_DPO, BOTH)

@@ -1,0 +1,175 @@
+"""The session of `corlld demo`: two simulated users edit a model's drafts, and the daemon learns from each of them.
+
+The daemon's loop, its store and its published adapters are the real ones. The users are made up (see `personas`).
+"""
+
+import itertools
+import secrets
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from pydantic import SecretStr
+from rich.console import Console
+
+from corlld.learning.model.files import find_model_files
+from corlld.records import PairOutcome
+from corlld.settings.sections import IdentitySettings, Settings
+from corlld.simulation.closed_loop import ClosedLoop, Editor, Engine, Exchange, loop_settings
+from corlld.simulation.demo_picture import Curves, plot_edits
+from corlld.simulation.demo_tables import HeldOut, Progress, ProgressTable, held_out_table, show_adapters, show_drafts
+from corlld.simulation.drafting import DRAFTS_EACH, MAX_NEW_TOKENS, PeftEngine
+from corlld.simulation.editors import WeakEditor, utility
+from corlld.simulation.personas import TASTES
+from corlld.simulation.prompts import HELD_OUT, TRAINING, Prompt
+from corlld.statistics import correct_share, repetition_ratio
+
+HELD_OUT_PROMPTS = 12  # per user
+# The users are asked about different subjects at the same time.
+STARTS = {taste.user_id: 7 * number for number, taste in enumerate(TASTES)}
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """The outcome of a demo.
+
+    frozen: drafts of the base model. own: drafts of each user's own adapter. exchanged: drafts of the other user's
+    adapter.
+    """
+
+    exchanges: list[Exchange]
+    outcomes: dict[str, list[PairOutcome]]
+    frozen: HeldOut
+    own: HeldOut
+    exchanged: HeldOut
+    adapters: dict[str, Path]
+
+
+def demo(settings: Settings, folder: Path, *, edits: int, alpha: float, console: Console) -> DemoResult:
+    """Run the whole demo, from the conversion of the model to the picture.
+
+    Args:
+        settings: as they were loaded; `demo_settings` says what is taken from them.
+        folder: an empty folder, for states, adapters, events and the picture.
+        edits: edits per user.
+        alpha: share of the gap that an edit closes, see `WeakEditor`.
+        console: where progress and result are shown.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    settings = demo_settings(settings, folder)
+    with console.status("Looking up the model; the first time it is converted, which takes about a minute"):
+        base = find_model_files(settings.model).source
+        engine = PeftEngine(base, settings.model, MAX_NEW_TOKENS)
+    users = [taste.user_id for taste in TASTES]
+    result = run(settings, engine, dict.fromkeys(users, WeakEditor(alpha)), edits=edits, console=console)
+    picture = folder / "edits.png"
+    plot_edits(picture, {user: _curves(result, user) for user in users}, window=2 * DRAFTS_EACH)
+    console.print(held_out_table(result.frozen, result.own, result.exchanged, HELD_OUT_PROMPTS))
+    show_drafts(result.frozen, result.own, held_out_prompts(), console)
+    console.print(f"\nPicture (edit ratio and repetition against number of edits): {picture}", soft_wrap=True)
+    show_adapters(result.adapters, base, console)
+    return result
+
+
+def demo_settings(settings: Settings, folder: Path) -> Settings:
+    """Return `settings` with a store below `folder`, the demo's model and a secret where the settings name none."""
+    model, identity = settings.model, settings.identity
+    if model.name is None:
+        model = model.model_copy(update={"name": "demo"})
+    if model.dtype == "auto" and model.device in ("auto", "cpu") and _cpu_has_bfloat16():
+        model = model.model_copy(update={"dtype": "bfloat16"})
+    if identity.secret is None:
+        identity = IdentitySettings(secret=SecretStr(secrets.token_hex(32)))
+    own = settings.model_copy(update={"model": model, "identity": identity})
+    return loop_settings(own, folder, DRAFTS_EACH)
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Return whether the model runs on a CPU that multiplies bfloat16 matrices itself. On others float32 is faster."""
+    has = torch.cpu.get_capabilities()
+    return not torch.cuda.is_available() and any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def run(
+    settings: Settings, engine: Engine, editors: Mapping[str, Editor], *, edits: int, console: Console
+) -> DemoResult:
+    """Let each user edit `edits` drafts, and show the progress.
+
+    Args:
+        settings: see `demo_settings`.
+        engine: without adapters.
+        editors: how each user edits.
+        edits: edits per user; rounded up to whole rounds.
+        console: a terminal gets a live table, anything else one line per round and user.
+    """
+    users = list(editors)
+    with console.status("The frozen model drafts for the held-out prompts"):
+        frozen = draft_held_out(engine, dict.fromkeys(users))
+    prompts = {taste.user_id: TRAINING.prompts(taste, STARTS[taste.user_id]) for taste in TASTES}
+    exchanges: list[Exchange] = []
+    rounds = -(-edits // DRAFTS_EACH)
+    with ClosedLoop(settings, engine, prompts, editors) as loop, ProgressTable(console, rounds) as table:
+        for _ in range(rounds):
+            edited = loop.draft_and_edit(DRAFTS_EACH)
+            loop.learn(edited)
+            exchanges += edited
+            table.round([_progress(loop, user, exchanges) for user in users])
+        outcomes = {user: loop.outcomes(user) for user in users}
+        adapters = {user: folder for user in users if (folder := loop.adapter(user)) is not None}
+    with console.status("The adapters draft for the held-out prompts: each user's own, then the other's"):
+        own = draft_held_out(engine, {user: user for user in users})
+        exchanged = draft_held_out(engine, dict(zip(users, reversed(users), strict=True)))
+    return DemoResult(exchanges, outcomes, frozen, own, exchanged, adapters)
+
+
+def held_out_prompts() -> dict[str, list[Prompt]]:
+    """Return each user's prompts that share no template and no subject with the training prompts."""
+    return {taste.user_id: list(itertools.islice(HELD_OUT.prompts(taste), HELD_OUT_PROMPTS)) for taste in TASTES}
+
+
+def draft_held_out(engine: Engine, adapter_of: dict[str, str | None]) -> HeldOut:
+    """Draft for the held-out prompts of every user, all in one batch.
+
+    Args:
+        engine: with the adapters loaded.
+        adapter_of: for each user the owner of the adapter that drafts; None: the base model drafts.
+    """
+    asked = [(user, prompt) for user, prompts in held_out_prompts().items() for prompt in prompts]
+    drafts = engine.draft([(adapter_of[user], prompt.text) for user, prompt in asked])
+    texts: dict[str, list[str]] = {}
+    distances: dict[str, list[float]] = {}
+    for (user, prompt), draft in zip(asked, drafts, strict=True):
+        texts.setdefault(user, []).append(draft.text)
+        distances.setdefault(user, []).append(1 - utility(draft.text, prompt.hidden))
+    return HeldOut(texts, distances)
+
+
+def _progress(loop: ClosedLoop, user: str, exchanges: Sequence[Exchange]) -> Progress:
+    own = [exchange for exchange in exchanges if exchange.user_id == user]
+    ratios = [exchange.edit_ratio for exchange in own]
+    return Progress(
+        user,
+        drafts=len(own),
+        edit_ratio_start=statistics.fmean(ratios[: 2 * DRAFTS_EACH]),
+        edit_ratio_now=statistics.fmean(ratios[-2 * DRAFTS_EACH :]),
+        accuracy=_accuracy(loop.outcomes(user)),
+        version=loop.versions()[user],
+        newest_draft=own[-1].draft.text,
+    )
+
+
+def _accuracy(outcomes: Iterable[PairOutcome]) -> float | None:
+    judged = [correct_share(o.margin) for o in outcomes if o.margin is not None and o.scored_by_trained]
+    return statistics.fmean(judged) if judged else None
+
+
+def _curves(result: DemoResult, user: str) -> Curves:
+    own = [exchange for exchange in result.exchanges if exchange.user_id == user]
+    return Curves(
+        edit_ratios=[exchange.edit_ratio for exchange in own],
+        repetitions=[repetition_ratio(exchange.draft.text) for exchange in own],
+        held_out=(result.frozen.mean(user), result.own.mean(user)),
+    )
