@@ -6,7 +6,7 @@ logsumexp and the expected row; the backward pass multiplies a known vector with
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -55,6 +55,13 @@ class Predictions:
     targets: torch.Tensor
     states: torch.Tensor
     of_state: torch.Tensor
+
+
+class TailSums(NamedTuple):
+    """Log pi of pairs' tails, each summed over its tokens, in nats: (pairs,) each. rejected: 0 for pairs without."""
+
+    chosen: torch.Tensor
+    rejected: torch.Tensor
 
 
 class _TargetLogps(torch.autograd.Function):
