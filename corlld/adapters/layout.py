@@ -1,11 +1,13 @@
 """One user's adapter as flat tensors, and the layout that says which stretch belongs to which module."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+
+UserVectors = torch.Tensor | Sequence[torch.Tensor]  # flat vectors of K users: (K, size), or K of (size,)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from corlld.errors import ConfigurationError
 from corlld.learning.model import stacked_lora
 from corlld.learning.model.grouped import KernelGroups, LoopGroups, user_groups
 from corlld.learning.model.stacked_lora import StackedLora, choose_modules
-from corlld.learning.slots import HostSlots, Slot, SlotArena, make_slots
+from corlld.learning.slots import HostSlots, Slot, SlotArena, SlotTensors, make_slots
 from tests.support.tiny_models import FAMILIES, make_tiny_model
 
 CPU = torch.device("cpu")
@@ -220,7 +220,7 @@ def values(arena: SlotArena, slot: Slot) -> list[float]:
 
 def fill(arena: SlotArena, slot: Slot, value: float) -> None:
     """As a step would."""
-    arena.commit(slot, [torch.full((SIZE,), value)] * 3, slot.optimizer_step + 1)
+    arena.commit(slot, SlotTensors(*[torch.full((SIZE,), value)] * 3), slot.optimizer_step + 1)
 
 
 def test_an_adapter_that_lies_in_its_slot_is_not_copied_again(arena: SlotArena) -> None:
@@ -325,7 +325,7 @@ def test_evicting_and_reloading_gives_back_every_bit(arena: SlotArena) -> None:
     generator = torch.Generator().manual_seed(3)
     tensors = [torch.randn(SIZE, generator=generator) for _ in range(3)]
     slot = arena.place("ann", adapter_of(1))
-    arena.commit(slot, tensors, 4)
+    arena.commit(slot, SlotTensors(*tensors), 4)
     kept = arena.read(slot)
     for other in ("bob", "cy", "dan"):
         arena.place(other, adapter_of(2))
@@ -358,7 +358,7 @@ def test_on_a_cpu_a_slot_is_what_the_state_holds_and_a_step_leaves_that_as_it_wa
     for rows in copies:
         rows[0].fill_(9)
     assert [float(tensor[0]) for tensor in slot.tensors] == [1, 2, 3]
-    slots.commit(slot, [rows[0] for rows in copies], 2)
+    slots.commit(slot, copies.of(0), 2)
     stepped = slots.read(slot)
     slots.copies([slot])[0][0].fill_(4)
     assert [float(t[0]) for t in (stepped.weights, stepped.exp_avg, stepped.exp_avg_sq)] == [9, 9, 9]
