@@ -1,4 +1,4 @@
-"""What an update and a score report of the events."""
+"""Outcomes of updates, and scores: what they report of each event."""
 
 import math
 from collections.abc import Callable
