@@ -40,12 +40,12 @@ class MemoryPlan:
 
     @property
     def device_users(self) -> int | None:
-        """How many users' tensors fit on the device beside a step; None if they take no room there."""
+        """The number of users whose tensors fit on the device beside a step; None if they take no room there."""
         return max(0, self.device_free - self.step) // self.slot if self.slot else None
 
     @property
     def host_users(self) -> int:
-        """How many users' states fit in host memory."""
+        """The number of users whose states fit in host memory."""
         return self.host_limit // self.state
 
 

@@ -27,13 +27,13 @@ class Sums(NamedTuple):
 
     @property
     def preference(self) -> float:
-        """By how many nats the chosen tail is more likely than the rejected one."""
+        """The difference of the two, in nats: positive if the chosen tail is the more likely one."""
         return self.chosen - self.rejected
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredPairs:
-    """What is known of n pairs when their loss is computed.
+    """The scores of n pairs, as their loss needs them.
 
     policy: with a graph to differentiate through.
     base, previous: under the base model, and under the adapter as the micro-batch began. If None, the policy still

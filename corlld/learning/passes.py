@@ -52,19 +52,19 @@ class Group:
 
     @property
     def pairs(self) -> list[int]:
-        """How many pairs each user has, without what is rehearsed."""
+        """The number of each user's pairs, without what is rehearsed."""
         return [len(step.candidates) for step in self.steps]
 
 
 class RowPass(NamedTuple):
-    """What a row's passes found, without a graph. logps: of each tail token, (N,). losses: of each pair, (pairs,)."""
+    """The results of a row's passes, without a graph. logps: of tail tokens, (N,). losses: of pairs, (pairs,)."""
 
     logps: torch.Tensor
     losses: torch.Tensor
 
 
 class GroupPass(NamedTuple):
-    """What a group's passes found. logps: of each row's tail tokens, (N,) each. losses: of each candidate."""
+    """The results of a group's passes. logps: of each row's tail tokens, (N,) each. losses: of each candidate."""
 
     logps: Sequence[torch.Tensor]
     losses: Sequence[float]
@@ -257,7 +257,7 @@ class Passes:
 
 @contextlib.contextmanager
 def blaming(number: int | None) -> Iterator[None]:
-    """If the device runs out of memory inside, have `Passes` halve the row of this number; None: the group."""
+    """Have `Passes` halve the row of this number, or the group if None, if the device runs out of memory inside."""
     try:
         yield
     except RuntimeError as error:

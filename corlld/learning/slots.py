@@ -36,7 +36,7 @@ class StepTensors(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """What K users' passes compute with. weights: not to be written to. gradient: (K, P), zeros at first."""
+    """The tensors of K users' passes. weights: not to be written to. gradient: (K, P), zeros at first."""
 
     weights: UserVectors
     gradient: torch.Tensor

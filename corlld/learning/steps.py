@@ -43,7 +43,7 @@ class _Trained:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What a user's step changed. delta_chosen_logps: by pair, of the edited tail's log pi, in nats."""
+    """The change that a user's step made. delta_chosen_logps: by pair, of the edited tail's log pi, in nats."""
 
     drift_nats: float
     delta_chosen_logps: tuple[float, ...]

@@ -36,7 +36,7 @@ class UserStep:
 
     @property
     def scored(self) -> Sequence[Candidate]:
-        """What goes through the model: the pairs, then the rehearsal."""
+        """All candidates that go through the model: the pairs, then the rehearsal."""
         return self.candidates if self.rehearsal is None else (*self.candidates, self.rehearsal)
 
     @property
@@ -52,7 +52,7 @@ class UserStep:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a user's step did. After a `failure` the user's slot is as it was, bit for bit.
+    """The result of a user's step. After a `failure` the user's slot is as it was, bit for bit.
 
     loss: the mean over the pairs, plus the rehearsal's. gradient_norm: before it was clipped.
     drift_nats, delta_chosen_logps (per pair): None if the step's drift was not due.
@@ -80,7 +80,7 @@ class PairScore:
 
     @property
     def margin(self) -> float:
-        """By how many nats more than the base model the adapter prefers the edited text."""
+        """The margin h in nats: how much more than the base model the adapter prefers the edited text."""
         return self.policy.preference - self.base.preference
 
 

@@ -89,7 +89,7 @@ class UserUpdate:
                 self._scores.setdefault(index, score)
 
     def retry(self, chosen: list[int], failure: RejectReason, *, rehearsed: bool) -> None:
-        """After a failed step: queue its pairs one by one, and a single pair without its passage, else reject it."""
+        """Queue the pairs of a failed step one by one. A single pair goes without its passage, or else is rejected."""
         if len(chosen) > 1:
             self.queue.extendleft([index] for index in reversed(chosen))
         elif rehearsed:

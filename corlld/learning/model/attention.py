@@ -59,7 +59,7 @@ class Tail:
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """How a row of T tokens falls into segments, and what sees what.
+    """The segments of a row of T tokens, and what sees what.
 
     lengths: tokens of each segment, end to end; they add up to T. tails: their own segments, one after the other, are
     the whole row.
