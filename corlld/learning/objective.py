@@ -1,7 +1,7 @@
 """The objective: from log-probabilities and the rule of the settings to one loss per pair.
 
-It knows neither rows nor slots nor users. A new loss is a function beside `corll_loss` or a term in `Objective.losses`,
-and the setting that weighs it.
+It knows neither rows nor slots nor users. To add a loss, write its function here, add it in `Objective.losses`, and
+declare the setting that weighs it.
 """
 
 import math

@@ -49,8 +49,9 @@ _numbers = itertools.count()
 class Tail:
     """A tail and its prompt, by the numbers of their segments in the row.
 
-    segments: in the order of the text; the last one is the tail's. own: how many of the last ones are computed with
-    this tail. The others are computed with a tail before it that has the same prompt.
+    segments: in the order of the text; the last one is the tail's.
+    own: how many of the last ones are computed with this tail. The others are computed with a tail before it, whose
+        prompt begins with them.
     """
 
     segments: tuple[int, ...]
