@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
-from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from corlld.adapters.layout import AdapterLayout
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.learning.model.attention import SegmentAttention
+from corlld.learning.model.checkpointing import checkpoint_layers
 from corlld.learning.model.files import find_model_files, first_line
 from corlld.learning.model.gates import fuse_gates
 from corlld.learning.model.norms import fuse_norms
@@ -182,7 +181,7 @@ def make_resident(
     fuse_norms(model)
     fuse_gates(model, keep_product=checkpointing)
     if checkpointing:
-        _checkpoint_layers(model)
+        checkpoint_layers(model)
     return ResidentModel(
         model=model,
         tokenizer=tokenizer,
@@ -243,21 +242,6 @@ def _vocabulary_head(model: Any) -> VocabularyHead:
         softcap=getattr(config, "final_logit_softcapping", None),
         scale=scale,
     )
-
-
-def _checkpoint_layers(model: Any) -> None:
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.forward = _computed_again(layer.forward)
-
-
-def _computed_again(forward: Any) -> Any:
-    def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-    return checkpointed
 
 
 @torch.no_grad()
