@@ -1,34 +1,34 @@
-# make demo | bench | test | test-real | test-soak | test-install | lint | readme        (make help tells more)
+# make demo | bench | test | test-real | test-soak | test-install | lint | docs        (make help explains each)
 VENV   ?= .venv
 PYTHON ?= python3.11
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-# Processes of `make test`, each with a broker of its own; a file of tests is never divided.
+# Processes of `make test`. Each has its own broker; a test file is never divided.
 WORKERS ?= 2
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench test test-real test-soak test-install lint readme system-packages
+.PHONY: help demo bench test test-real test-soak test-install lint docs system-packages
 help:
-	@echo "make demo          two simulated users edit gemma3-270m's drafts, and it learns from each of them (a few minutes)"
-	@echo "make test          every test but those of test-real, test-soak and bench, against a real Kafka broker (installs what it needs)"
-	@echo "make test-real     the real model: the demo with its controls, and real edits where they are (about 45 minutes)"
-	@echo "make test-soak     memory stays flat: 10,000 users on a tiny model for CORLLD_SOAK_MINUTES (30)"
-	@echo "make test-install  the daemon from its wheel, with all it needs in an empty environment (downloads about 6 GB)"
-	@echo "make bench         every figure of corlld bench against its bar, with a real Kafka broker (about an hour)"
-	@echo "make lint          ruff, mypy --strict, import rules"
-	@echo "make readme        rewrites the README's tables by what the program tells of itself"
-	@echo "VENV=$(VENV) is the virtual environment that is made and used"
+	@echo "make demo          two simulated users edit gemma3-270m's drafts; corlld learns from each (a few minutes)"
+	@echo "make test          run all tests but test-real, test-soak and bench; needs and installs Java, Maven, Prometheus"
+	@echo "make test-real     test the real model: the demo with its controls, and real edits if present (about 45 minutes)"
+	@echo "make test-soak     check that memory stays flat: 10,000 users, a tiny model, CORLLD_SOAK_MINUTES (30)"
+	@echo "make test-install  install the wheel with its dependencies into an empty environment (downloads about 6 GB)"
+	@echo "make bench         measure every figure of corlld bench against its bar, with a real Kafka broker (about an hour)"
+	@echo "make lint          run ruff, mypy --strict and the import rules"
+	@echo "make docs          write deploy/SETTINGS.md and deploy/METRICS.md from the program"
+	@echo "VENV=$(VENV) is the virtual environment that these commands make and use"
 
 $(STAMP): pyproject.toml deploy/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing corlld and what it needs into $(VENV): about 6 GB, a few minutes"
+	@echo "Installing corlld and its dependencies into $(VENV): about 6 GB, a few minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev]'
 	touch $@
 
 system-packages:
-	deploy/install-test-packages.sh
+	tests/support/install-test-packages.sh
 
 demo: $(STAMP)
 	$(BIN)/corlld demo
@@ -54,5 +54,6 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-readme: $(STAMP)
-	$(BIN)/python deploy/readme.py README.md
+docs: $(STAMP)
+	$(BIN)/corlld settings --markdown > deploy/SETTINGS.md
+	$(BIN)/corlld metrics --markdown > deploy/METRICS.md

@@ -1,4 +1,4 @@
-"""`python -m corlld`."""
+"""Run the command line as `python -m corlld`."""
 
 import sys
 

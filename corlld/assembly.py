@@ -1,10 +1,9 @@
-"""Puts the parts together: the one place that knows which implementation stands behind which protocol."""
+"""Puts the parts together. Only this module knows which implementation stands behind which protocol."""
 
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,24 +14,37 @@ from corlld.events.pseudonyms import Pseudonyms
 from corlld.learning.passages import passages
 from corlld.loop.daemon import Daemon
 from corlld.observer import Observer, Observers
-from corlld.protocols import Announcements, DeadLetters, Source, StateStore
-from corlld.records import ModelInfo, Record, Stage, StoreIdentity
+from corlld.protocols import Announcements, DeadLetters, Input, PositionStore, Publisher, Source, StateStore
+from corlld.publishing.folder import FolderTarget
+from corlld.publishing.target import Target
+from corlld.records import ModelInfo, Stage, StoreIdentity
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import Settings
+from corlld.sources.jsonl.file_input import JsonlInput
+from corlld.sources.kafka.topic_input import KafkaInput
 from corlld.state.store import LocalFolderStore
 
 if TYPE_CHECKING:
+    from corlld.learning.learner import CorllLearner
+    from corlld.learning.model.resident import ResidentModel
     from corlld.sources.kafka.producers import TopicProducer
     from corlld.state.object_store import ObjectStore
 
 log = structlog.get_logger("corlld.start")
 
-CLOSE_SECONDS = 5.0  # for each part, when the start has failed
-JSONL_GROUP = "jsonl"  # what `store.json` says in place of a consumer group
+CLOSE_SECONDS = 5.0  # per part, after a failed start
+
+INPUTS: Mapping[str, Callable[[Settings], Input]] = {  # by `source.kind`
+    KafkaInput.kind: KafkaInput,
+    JsonlInput.kind: JsonlInput,
+}
 
 
 def pseudonyms(settings: Settings) -> Pseudonyms:
-    """Raises ConfigurationError without a secret."""
+    """Return what makes uids of user ids, under the secret of the settings.
+
+    Raises ConfigurationError if there is no secret.
+    """
     if settings.identity.secret is None:
         raise ConfigurationError(
             "identity.secret is not set: put at least 32 characters into the credential file `uid_secret` or into "
@@ -42,7 +54,10 @@ def pseudonyms(settings: Settings) -> Pseudonyms:
 
 
 def build_store(settings: Settings) -> "LocalFolderStore | ObjectStore":
-    """The state store that the settings name, not opened yet. Raises ConfigurationError."""
+    """Return the state store that the settings name, not opened yet.
+
+    Raises ConfigurationError if its package is not installed, or its URL can't be used.
+    """
     if settings.state.url is None:
         return LocalFolderStore(settings.state.path, settings.snapshot.moments)
     try:
@@ -52,58 +67,29 @@ def build_store(settings: Settings) -> "LocalFolderStore | ObjectStore":
     return ObjectStore(settings.state.url, moments=settings.snapshot.moments)
 
 
+def build_target(settings: Settings) -> Target:
+    """Build the publishing target that the settings name. It is not opened yet."""
+    return FolderTarget(settings.publishing.path)
+
+
 def no_store_yet(settings: Settings) -> str:
-    """What a look says where no run has made the store yet."""
+    """Return the sentence for a store that no run has made yet."""
     return f"none yet in {settings.state.url or settings.state.path}; `corlld run` makes it"
 
 
-def build_source(settings: Settings, store: StateStore) -> Source:
-    """The input that the settings name, not started yet."""
-    if settings.source.kind == "kafka":
-        from corlld.sources.kafka.source import KafkaSource
-
-        return KafkaSource(settings.kafka)
-    from corlld.sources.jsonl.source import JsonlSource
-
-    assert settings.source.path is not None  # noqa: S101 - check_for_run has seen to it
-    return JsonlSource(settings.source.path, follow=settings.source.follow, positions=store)
-
-
-def newest_records(settings: Settings, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
-    """The last `limit` records of the input, for a look: no group is joined, nothing is locked or committed."""
-    if settings.source.kind == "kafka":
-        from corlld.sources.kafka import newest_records
-
-        return newest_records.newest_records(settings.kafka, limit, timeout_seconds)
-    from corlld.sources.jsonl import last_lines
-
-    assert settings.source.path is not None  # noqa: S101 - check_for_run has seen to it
-    return last_lines.newest_records(settings.source.path, limit)
-
-
-def build_dead_letters(settings: Settings, timeout_seconds: float) -> DeadLetters:
-    """Where records are set aside, reached."""
-    if settings.source.kind == "kafka":
-        from corlld.sources.kafka.source import KafkaDeadLetters
-
-        letters = KafkaDeadLetters(settings.kafka, settings.dead_letters)
-        letters.start(timeout_seconds)
-        return letters
-    from corlld.sources.jsonl.source import JsonlDeadLetters
-
-    return JsonlDeadLetters(dead_letter_file(settings), settings.dead_letters)
-
-
-def dead_letter_file(settings: Settings) -> Path:
-    """The JSONL source's dead letters lie beside the state store, unless the settings say where."""
-    return settings.dead_letters.path or settings.state.path / "dead-letters.jsonl"
+def build_input(settings: Settings) -> Input:
+    """Return the input that the settings name. Nothing is reached yet."""
+    return INPUTS[settings.source.kind](settings)
 
 
 def build_announcements(settings: Settings, timeout_seconds: float) -> Announcements | None:
-    """The topic of newest versions, reached; None where the settings name none."""
+    """Return the topic of newest versions, reached; None if nothing is to be announced.
+
+    Raises UnavailableError after `timeout_seconds`, ConfigurationError where waiting can't help.
+    """
     if settings.publishing.announce_topic is None or not settings.publishing.enabled:
         return None
-    from corlld.sources.kafka.source import KafkaAnnouncements
+    from corlld.sources.kafka.producers import KafkaAnnouncements
 
     announcements = KafkaAnnouncements(settings.kafka, settings.publishing.announce_topic)
     announcements.start(timeout_seconds)
@@ -111,9 +97,9 @@ def build_announcements(settings: Settings, timeout_seconds: float) -> Announcem
 
 
 def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicProducer":
-    """The topic of edit events, reached. For `corlld send`: needs the settings of `kafka` alone.
+    """Return a producer for the topic of edit events, reached. `corlld send` needs no settings but those of `kafka`.
 
-    Raises ConfigurationError, UnavailableError.
+    Raises UnavailableError after `timeout_seconds`, ConfigurationError where waiting can't help.
     """
     from corlld.sources.kafka.producers import TopicProducer
 
@@ -124,12 +110,12 @@ def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicPr
     return producer
 
 
-def store_identity(settings: Settings, names: Pseudonyms, source: Source, model: ModelInfo) -> StoreIdentity:
-    """What `store.json` has to say for these settings to go on with the store."""
+def store_identity(names: Pseudonyms, the_input: Input, source: Source, model: ModelInfo) -> StoreIdentity:
+    """Return what `store.json` must say so that a daemon of these parts may use the store. `source` was started."""
     return StoreIdentity(
         secret_fingerprint=names.fingerprint,
         cluster_id=source.cluster_id,
-        group=settings.kafka.group_id if settings.source.kind == "kafka" else JSONL_GROUP,
+        group=the_input.group,
         base_model=model.name,
         base_revision=model.revision,
         adapter_fingerprint=model.fingerprint,
@@ -138,18 +124,20 @@ def store_identity(settings: Settings, names: Pseudonyms, source: Source, model:
 
 @contextmanager
 def watched(settings: Settings) -> Iterator[Observer]:
-    """Who keeps metrics and health, served over HTTP while the block runs, where the settings say so, who tells the
-    supervisor, where the environment names one, and who ends a daemon whose log can't be written.
+    """Build the observers: health, metrics, systemd notifier, log watch.
 
-    Raises UnavailableError where the port is taken, ConfigurationError where the address can't be listened at.
+    While the block runs, health and metrics are served over HTTP if `operations.http_address` is set. The notifier is
+    silent if the environment names no supervisor. The log watch ends a daemon whose log can't be written.
+
+    Raises UnavailableError if the port is taken, ConfigurationError if the address can't be listened at.
     """
     from corlld.operations.health import Health
     from corlld.operations.http import serving
     from corlld.operations.liveness import Liveness
     from corlld.operations.logs import LogWatch
-    from corlld.operations.metrics import Metrics
     from corlld.operations.metrics_observer import MetricsObserver
     from corlld.operations.notify import Notifier, NotifySocket, watchdog_timeout
+    from corlld.operations.prometheus import Metrics
     from corlld.operations.site import Site
 
     liveness = Liveness(settings.operations.stall_after_seconds)
@@ -161,7 +149,7 @@ def watched(settings: Settings) -> Iterator[Observer]:
         liveness,
         watchdog_timeout(os.environ, os.getpid()),
     )
-    # LogWatch raises: the others are told before.
+    # LogWatch comes last: it raises, and the others must have been called by then.
     observer = Observers(health, MetricsObserver(metrics, health), notifier, LogWatch())
     with ExitStack() as open_while_watched:
         open_while_watched.callback(notifier.close)
@@ -172,76 +160,96 @@ def watched(settings: Settings) -> Iterator[Observer]:
 
 
 def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon:
-    """A daemon that is ready to run: input reached, model resident, store opened. The observer is told each stage.
+    """Build a daemon that is ready to run: input reached, model resident, store opened.
 
-    Raises FatalError with a sentence for whatever is wrong, before anything is read or written.
+    Each stage is reported to `observer`. If a step fails, everything that was opened before it is closed.
+
+    Raises FatalError with a sentence on what is wrong, before any record is read or any state is written.
     """
-    if problems := check_for_run(settings):
+    the_input = build_input(settings)
+    if problems := check_for_run(settings, the_input.problems()):
         raise ConfigurationError("\n".join(problems))
-    with ExitStack() as opened:  # closed again where a later part fails
-        daemon = _build(settings, observer or Observer(), opened)
+    with ExitStack() as opened:  # closed again if a later step fails
+        daemon = _build(settings, the_input, observer or Observer(), opened)
         opened.pop_all()
     return daemon
 
 
-def _build(settings: Settings, observer: Observer, opened: ExitStack) -> Daemon:
-    deadline = time.monotonic() + settings.operations.startup_timeout_seconds
-
-    def left() -> float:
-        return max(0.1, deadline - time.monotonic())
-
+def _build(settings: Settings, the_input: Input, observer: Observer, opened: ExitStack) -> Daemon:
     observer.starting(Stage.INPUT)
-    passages(settings.learning)  # a file that can't be used is told before the input and the model are waited for
+    passages(settings.learning)  # a file that can't be used is reported before the wait for input and model
     names = pseudonyms(settings)
     store = build_store(settings)
-    source = build_source(settings, store)
-    opened.callback(source.close, {}, CLOSE_SECONDS)
-    source.start(left())
-    dead_letters = build_dead_letters(settings, left())
-    opened.callback(dead_letters.close, CLOSE_SECONDS)
-    announcements = build_announcements(settings, left())
-    if announcements is not None:
-        opened.callback(announcements.close, CLOSE_SECONDS)
-    log.info("input_reached", kind=settings.source.kind)
-
+    source, dead_letters, announcements = _reach(settings, the_input, store, opened)
     observer.starting(Stage.MODEL)
-    # torch and transformers take seconds to import: what can be wrong without them has been found by now.
-    from corlld.learning.learner import CorllLearner
-    from corlld.learning.model.resident import load_resident_model
-    from corlld.publishing.announcer import Announcer
-    from corlld.publishing.folder import FolderTarget
-    from corlld.publishing.publisher import AdapterPublisher
-
-    resident = load_resident_model(settings.model, settings.adapter)
-    info = resident.info
-    device, dtype = str(resident.device), str(resident.model.dtype).removeprefix("torch.")
-    observer.model_loaded(info, device, dtype)
-    if not resident.collator.shares_prefixes:
-        log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
-    learner = CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots)
-    log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
+    resident, learner = _load_model(settings, observer)
     observer.starting(Stage.STATE)
-    store.open(store_identity(settings, names, source, info), must_exist=source.has_commits())
-    target = FolderTarget(settings.publishing.path)
-    if settings.publishing.enabled:
-        target.open()
-    announcer = None
-    if announcements is not None:
-        announcer = Announcer(announcements, store.head, target, settings.operations.retry_max_seconds)
+    store.open(store_identity(names, the_input, source, resident.info), must_exist=source.has_commits())
     return Daemon(
         settings,
         source=source,
         decoder=EventDecoder(
             settings.events,
-            supports_messages=info.supports_messages,
-            key_required=settings.source.kind == "kafka",  # a file has no keys
+            supports_messages=resident.info.supports_messages,
+            key_required=the_input.has_keys,
         ),
         dead_letters=dead_letters,
         pseudonyms=names,
         learner=learner,
         store=store,
-        publisher=AdapterPublisher(
-            target, resident.layout, info, settings.publishing.keep_versions, announcer, head=store.head
-        ),
+        publisher=_open_publisher(settings, resident, store, announcements),
         observer=observer,
+    )
+
+
+def _reach(
+    settings: Settings, the_input: Input, positions: PositionStore, opened: ExitStack
+) -> tuple[Source, DeadLetters, Announcements | None]:
+    """Reach input, dead letters and announcements, all before the deadline of the start. `opened` closes them."""
+    deadline = time.monotonic() + settings.operations.startup_timeout_seconds
+
+    def left() -> float:
+        return max(0.1, deadline - time.monotonic())
+
+    source = the_input.source(positions)
+    opened.callback(source.close, {}, CLOSE_SECONDS)
+    source.start(left())
+    dead_letters = the_input.dead_letters(left())
+    opened.callback(dead_letters.close, CLOSE_SECONDS)
+    announcements = build_announcements(settings, left())
+    if announcements is not None:
+        opened.callback(announcements.close, CLOSE_SECONDS)
+    log.info("input_reached", kind=the_input.kind)
+    return source, dead_letters, announcements
+
+
+def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel, CorllLearner]":
+    # Imported here, as torch and transformers take seconds: what can be wrong without them has been found by now.
+    from corlld.learning.learner import CorllLearner
+    from corlld.learning.model.resident import load_resident_model
+
+    resident = load_resident_model(settings.model, settings.adapter)
+    info, device, dtype = resident.info, str(resident.device), str(resident.model.dtype).removeprefix("torch.")
+    observer.model_loaded(info, device, dtype)
+    if not resident.collator.shares_prefixes:
+        log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
+    learner = CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots)
+    log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
+    return resident, learner
+
+
+def _open_publisher(
+    settings: Settings, resident: "ResidentModel", store: StateStore, announcements: Announcements | None
+) -> Publisher:
+    from corlld.publishing.announcer import Announcer
+    from corlld.publishing.publisher import AdapterPublisher
+
+    target = build_target(settings)
+    if settings.publishing.enabled:
+        target.open()
+    announcer = None
+    if announcements is not None:
+        announcer = Announcer(announcements, store.head, target, settings.operations.retry_max_seconds)
+    return AdapterPublisher(
+        target, resident.layout, resident.info, settings.publishing.keep_versions, announcer, head=store.head
     )

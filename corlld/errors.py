@@ -1,32 +1,32 @@
 """Errors whose type decides their fate.
 
-`InvalidEvent` goes to the dead-letter topic, `RetriableError` is tried again with back-off, `FatalError` stops the
-daemon with its exit code. No message may quote a user's text or a raw user id.
+`InvalidEvent` sends its record to the dead letters. `RetriableError` leads to another try, after a pause. `FatalError`
+stops the daemon with its exit code. No message may quote a user's text or a raw user id.
 """
 
 from enum import IntEnum, StrEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every command (values from sysexits.h where one fits)."""
+    """Exit codes of every command; values from sysexits.h if one fits."""
 
     OK = 0
     USAGE = 2
     DATA = 65  # the input was refused: too many dead letters, a replaced file, a recreated topic
-    UNAVAILABLE = 69  # broker, topic or store could not be reached before the start deadline
+    UNAVAILABLE = 69  # the broker, topic or store could not be reached before the start's deadline
     INTERNAL = 70  # a bug, or an integrity alarm
     CANNOT_WRITE = 73  # no permission or no space at the start
     CONFIGURATION = 78  # wrong settings, or a store that belongs to other settings
 
 
 class InvalidReason(StrEnum):
-    """Why a record was set aside; a closed set, since it becomes a metric label."""
+    """The reason why a record was set aside; a closed set, since it becomes a metric label."""
 
-    NO_VALUE = "no_value"  # no value, and tombstones do not erase
-    TOO_LARGE = "too_large"  # the record's bytes or a text pass their limit
+    NO_VALUE = "no_value"  # the record has no value, and tombstones do not erase
+    TOO_LARGE = "too_large"  # the record or a text is over its limit
     NOT_JSON = "not_json"
     NOT_AN_OBJECT = "not_an_object"
-    NOT_CLOUDEVENTS = "not_cloudevents"  # looks like a CloudEvent, but is not a valid one
+    NOT_CLOUDEVENTS = "not_cloudevents"  # looks like a CloudEvent, but is not valid
     UNKNOWN_TYPE = "unknown_type"
     MISSING_FIELD = "missing_field"
     INVALID_FIELD = "invalid_field"
@@ -37,12 +37,12 @@ class InvalidReason(StrEnum):
 
 
 class RejectReason(StrEnum):
-    """Why a valid pair did not change the adapter; a closed set (metric label)."""
+    """The reason why a valid pair did not change the adapter; a closed set (metric label)."""
 
     TOO_LONG = "too_long"
     NON_FINITE = "non_finite"
     DRIFT = "drift"
-    REPETITIVE = "repetitive"  # the edit makes the text repeat itself far more than the draft did
+    REPETITIVE = "repetitive"  # the edited text repeats itself far more than the draft
     OUT_OF_MEMORY = "out_of_memory"
     UNRENDERABLE = "unrenderable"  # the chat template refuses the messages, or the model has no embedding for a token
 
@@ -52,11 +52,11 @@ class CorlldError(Exception):
 
 
 class InvalidEvent(CorlldError):
-    """A record that can never be applied. Its fate: the dead-letter topic.
+    """A record can never be applied. Its fate: the dead letters.
 
     Args:
-        reason: one of a closed set.
-        field: name of the offending field, never its value.
+        reason: from a closed set.
+        field: name of the wrong field, never its value.
         detail: what is allowed, in words; must not quote the input.
     """
 
@@ -68,23 +68,23 @@ class InvalidEvent(CorlldError):
 
 
 class StateUnreadable(CorlldError):
-    """A user's stored state is torn or corrupt. Its fate: the user is set aside, nothing is started afresh."""
+    """A user's stored state is torn or corrupt. Its fate: the user is set aside, and never gets a fresh state."""
 
 
 class RetriableError(CorlldError):
-    """Something outside failed and may work later. Its fate: again, after a pause; nothing is committed meanwhile."""
+    """Something outside failed and may work later. Its fate: another try after a pause, and no commit meanwhile."""
 
 
 class TooLargeForTopic(RetriableError):
-    """The topic's `max.message.bytes` does not let this record in. Sending the same again is no use."""
+    """The record is larger than the topic's `max.message.bytes`. The same record must not be sent again."""
 
 
 class LostSwap(CorlldError):
-    """Another owner stored this user's state first. Its fate: drop the user's memory and load again."""
+    """Another owner stored this user's state first. Its fate: the user's memory is dropped, and the state is loaded."""
 
 
 class FatalError(CorlldError):
-    """The daemon can't go on. Its fate: one sentence, and `exit_code`."""
+    """The daemon or a command can't go on. Its fate: it reports one sentence and exits with `exit_code`."""
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.INTERNAL) -> None:
         self.exit_code = exit_code
@@ -92,18 +92,18 @@ class FatalError(CorlldError):
 
 
 class ConfigurationError(FatalError):
-    """Settings that can't work, or a store that was made under other settings."""
+    """The settings can't work, or the store was made under other settings."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, ExitCode.CONFIGURATION)
 
 
 class UnavailableError(FatalError):
-    """Something that the start needs could not be reached before its deadline."""
+    """Something that the start needs could not be reached before the deadline."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, ExitCode.UNAVAILABLE)
 
 
 class MissingTopicError(UnavailableError):
-    """The broker answers, and has no such topic: other topics can be asked for."""
+    """The broker answers and has no such topic. Other topics can still be checked."""

@@ -1,4 +1,4 @@
-"""What the start and the loop tell, and to whom."""
+"""The observer: the start and the loop report to it what happens, for metrics, health, progress and summaries."""
 
 from collections.abc import Sequence
 
@@ -16,61 +16,70 @@ from corlld.records import (
 
 
 class Observer:
-    """Told what happened, for metrics, health, progress and summaries. This one looks away.
+    """Hears what happens. This base class ignores every report; subclasses override the reports they need.
 
-    Every call comes from the thread of the start and the loop, which it must not hold up.
+    Every call comes from the thread of the start and the loop, and must not hold it up.
     """
 
     def starting(self, waiting_for: Stage) -> None:
-        """The start waits for the input, then for the model, then for the state store."""
+        """Report that the start waits: first for the input, then for the model, then for the state store."""
 
     def model_loaded(self, model: ModelInfo, device: str, dtype: str) -> None:
-        """The base model is resident."""
+        """Report that the base model is resident."""
 
     def turned(self, status: LoopStatus) -> None:
-        """The loop turned. About once a second, also while it stops; the first one says that the start is over."""
+        """Report the loop's status, about once a second, also while it stops. The first report ends the start."""
 
     def read(self, records: int) -> None:
-        """A poll brought records."""
+        """Report how many records a poll brought."""
 
     def admitted(self, arrival: Arrival) -> None:
-        """A valid event came in."""
+        """Report that a valid event came in."""
 
     def dead_letter(self, letter: DeadLetter) -> None:
-        """A record is being set aside."""
+        """Report that a record is being set aside."""
 
     def step(self, users: int, seconds: float) -> None:
-        """One call of the learner came back."""
+        """Report that a call of the learner came back: how many users it trained, and how long it took."""
 
     def update(self, before: Statistics, state: UserState, events: Sequence[EditEvent], outcome: UpdateOutcome) -> None:
-        """One user's micro-batch was trained; `state` has it in it, and `before` are the figures from before it.
+        """Report that one user's micro-batch was trained.
 
-        The state is under the version that is stored still, and perhaps is never stored itself: more may follow.
+        A micro-batch is reported again if it is trained again: its update was lost to another owner, or was dropped
+        when the partition's tenure ended.
 
-        Told again where it is lost to another owner, or given up with its partition, and trained once more.
+        Args:
+            before: the user's figures before the micro-batch.
+            state: includes the micro-batch. Its version is still that of the stored state. It may never be stored
+                itself, since another micro-batch may follow first.
+            events: the new edits, in order.
+            outcome: the learner's outcome for them.
         """
 
     def stored(self, state: UserState, seconds: float) -> None:
-        """A state is durable, after a save of so long."""
+        """Report that a state is durable, and how long the save took."""
 
     def lost_swap(self) -> None:
-        """Another owner had stored a newer state."""
+        """Report that a save failed because another owner had stored a newer state."""
 
     def published(self, state: UserState, arrivals: Sequence[Arrival], seconds: float) -> None:
-        """A new version, or an erasure, is visible, after so long; `arrivals` are what is new in it."""
+        """Report that a new version, or an erasure, is visible. `arrivals` are those that are new in it."""
 
     def finished(self, arrivals: Sequence[Arrival], duplicates: int, now: float) -> None:
-        """Arrivals have their durable outcome: they may be committed. So many of them had been applied before."""
+        """Report arrivals whose outcome is durable, so that they may be committed.
+
+        `duplicates` of them had been applied before. `now`: seconds on the daemon's monotonic clock.
+        """
 
     def commit_begun(self) -> None:
-        """Offsets are being committed."""
+        """Report that a commit of offsets has begun."""
 
     def will_retry(self, stage: Stage) -> None:
-        """A job of this stage failed for now: the state store, publishing or the dead letters."""
+        """Report that a job of this stage failed for now: of the state store, publishing or the dead letters."""
 
 
 class Observers(Observer):
-    """Tells several observers, in order."""
+    """Passes every report on to several observers, in order."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers

@@ -1,6 +1,6 @@
-"""The seams between the daemon's loop and its parts. The loop sees these, never an implementation."""
+"""The seams between the daemon's loop and its parts. The loop sees these protocols, never an implementation."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from corlld.records import (
     Head,
     ModelInfo,
     Polled,
+    Record,
     StoreIdentity,
     Tenure,
     TokenCounts,
@@ -19,12 +20,29 @@ from corlld.records import (
 )
 
 
+class PositionStore(Protocol):
+    """Keeps how far an input was read that keeps no commits itself (a file; a topic needs none).
+
+    Positions lie beside the states, as `positions/<name>.json` of the local folder or of the bucket, so that both are
+    restored together: the store of states implements this protocol too.
+    """
+
+    def load_position(self, name: str) -> Mapping[str, str | int] | None:
+        """Return what was saved last under a name that the source chose ([0-9a-f]+); None if there is nothing.
+
+        Raises FatalError if it is corrupt, RetriableError.
+        """
+
+    def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
+        """Durably replace what is saved under this name. Raises RetriableError."""
+
+
 class Source(Protocol):
-    """Where records come from. Every method is called from the loop's thread and returns promptly."""
+    """Delivers records. Every method is called from the loop's thread and returns promptly."""
 
     @property
     def cluster_id(self) -> str:
-        """Names the cluster (or "jsonl") for `StoreIdentity`; known after `start`."""
+        """Names the cluster (for a file: "jsonl") in `StoreIdentity`. Known after `start`."""
 
     @property
     def exhausted(self) -> bool:
@@ -41,58 +59,124 @@ class Source(Protocol):
         """
 
     def has_commits(self) -> bool:
-        """Whether the group committed before: then its state store must exist. Callable after `start`."""
+        """Return True if the group has committed before: then its state store must exist. Callable after `start`."""
 
     def poll(self, timeout_seconds: float) -> Polled:
-        """Changes of assignment and records of live tenures. Records of an ended tenure never appear after it ended.
+        """Return changes of assignment, and records of live tenures. No record follows the end of its tenure.
 
-        Raises FatalError where going on would skip records silently (topic recreated, offsets out of range, file
-        replaced). An input that went away is not an error here: an empty `Polled`, and `healthy` is False.
+        Raises FatalError if going on would skip records silently (topic recreated, offsets out of range, file
+        replaced). An input that went away is no error: `poll` returns an empty `Polled`, and `healthy` is False.
         """
 
     def positions(self) -> Mapping[Tenure, int]:
-        """For each live tenure the next offset that `poll` would deliver from. No I/O."""
+        """Return for each live tenure the offset that `poll` reads next. No I/O."""
 
     def ends(self) -> Mapping[Tenure, int]:
-        """For each live tenure the input's end as it was last seen, a few seconds ago at most. No I/O.
+        """Return for each live tenure the end of its input, as last seen (a few seconds ago at most). No I/O.
 
-        Unknown ones are left out. It goes on while reading is paused; an input that went away leaves the last answer.
+        An unknown end is left out. Ends move on while reading is paused; an input that went away leaves the last ones.
         """
 
     def pause(self) -> None:
         """Deliver no records until `resume`, while polling (and so heartbeats) goes on. Idempotent."""
 
-    def resume(self) -> None: ...
+    def resume(self) -> None:
+        """Deliver records again, from where `pause` stopped. Idempotent."""
 
     def commit(self, next_offsets: Mapping[Tenure, int]) -> bool:
-        """Begin a commit. False, and nothing done, while another is outstanding. Ended tenures are left out.
+        """Begin a commit. Return False, with nothing done, while another one is outstanding. Skips ended tenures.
 
-        A failure shows as unchanged `committed()`; the caller simply commits again.
+        After a failure `committed()` is unchanged; the caller simply commits again.
         """
 
     def committed(self) -> Mapping[Tenure, int]:
-        """The last offset known to be committed for each live tenure."""
+        """Return for each live tenure the last offset that is known to be committed. No I/O."""
 
     def close(self, next_offsets: Mapping[Tenure, int], timeout_seconds: float) -> None:
-        """Commit for the last time, leave the group (a static member stays) and let go of everything."""
+        """Commit for the last time, leave the group (a static member stays in it) and release everything."""
 
 
 class DeadLetters(Protocol):
-    """Where records that can't be applied are set aside."""
+    """Sets records aside that can't be applied. Called from the loop's thread, which `send` never holds up."""
 
     def send(self, letter: DeadLetter) -> "Future[None]":
-        """Done once the letter is acknowledged; RetriableError as its exception where it must be sent again."""
+        """Send a letter. The future is done once it is acknowledged.
 
-    def close(self, timeout_seconds: float) -> None: ...
+        RetriableError as its exception means: send it again.
+        """
+
+    def close(self, timeout_seconds: float) -> None:
+        """Wait for letters under way. What is not acknowledged within `timeout_seconds` has failed."""
+
+
+class Input(Protocol):
+    """One kind of input, made from the settings. It reaches nothing until a method is called that says so.
+
+    A new kind is one folder below `corlld/sources`, one section of settings (and its name in `source.kind`), and one
+    line in `corlld.assembly`. It passes tests/contract/test_inputs.py and test_sources.py.
+
+    The loop compares and stores offsets: they are integers that increase within a partition. An input with other
+    positions (Redis streams have `1712-0`) encodes them as integers; that is the duty of its `Source`.
+    """
+
+    @property
+    def kind(self) -> str:
+        """Return the value of `source.kind` that names this input."""
+
+    @property
+    def has_keys(self) -> bool:
+        """True if each record must carry its user's id as its key, so that one partition holds all of a user."""
+
+    @property
+    def group(self) -> str:
+        """Names the readers that share commits. `store.json` keeps it: a store belongs to one group."""
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """`host:port` of what records and dead letters need; empty for files. If it is away, both are."""
+
+    def problems(self) -> Mapping[str, str]:
+        """Return what the settings lack for this input: a sentence by the setting's dotted name. Reaches nothing.
+
+        The other methods may be called if there is none.
+        """
+
+    def source(self, positions: PositionStore) -> Source:
+        """Return the source of records, not started. `positions`: for a source whose input keeps no commits."""
+
+    def describe(self, source: Source) -> str:
+        """Return what `corlld check` says of the input, once `source` was started."""
+
+    def dead_letters(self, timeout_seconds: float) -> DeadLetters:
+        """Return where records are set aside, reached.
+
+        Raises UnavailableError after `timeout_seconds`, ConfigurationError where waiting can't help.
+        """
+
+    def check_dead_letters(self, timeout_seconds: float) -> str:
+        """Check that dead letters can be sent. Sends and makes nothing. Returns their place, for `corlld check`.
+
+        Raises FatalError (the errors of `dead_letters` among them).
+        """
+
+    def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
+        """Yield the last `limit` records, or all if there are fewer. Joins no group, locks and commits nothing.
+
+        Ends after `timeout_seconds`, if it waits for servers. Raises UnavailableError, ConfigurationError.
+        """
 
 
 class Announcements(Protocol):
-    """A compacted topic, keyed by uid, that names each user's newest version."""
+    """Announces each user's newest version: a compacted topic, keyed by uid. Thread-safe."""
 
     def send(self, uid: str, value: bytes | None) -> "Future[None]":
-        """`value` None withdraws the user. Done once acknowledged."""
+        """Announce `value`; None withdraws the user. The future is done once it is acknowledged.
 
-    def close(self, timeout_seconds: float) -> None: ...
+        RetriableError as its exception means: send it again; TooLargeForTopic: the topic will never take it.
+        """
+
+    def close(self, timeout_seconds: float) -> None:
+        """Wait for announcements under way. What is not acknowledged within `timeout_seconds` has failed."""
 
 
 class Learner(Protocol):
@@ -120,43 +204,37 @@ class Learner(Protocol):
 
 
 class StateStore(Protocol):
-    """One state a user, by compare-and-swap. Thread-safe; the caller keeps to one call at a time for a user."""
+    """Stores one state per user, by compare-and-swap. Thread-safe; the caller makes one call per user at a time."""
 
     def open(self, identity: StoreIdentity, *, must_exist: bool) -> None:
-        """Create or verify `store.json`.
+        """Create `store.json`, or compare it with `identity`.
 
-        Raises ConfigurationError on a mismatch (naming what differs), or where `must_exist` and there is none.
+        Raises ConfigurationError if they differ (it names what differs), or if there is none and it `must_exist`.
         """
 
     def secret_fingerprint(self) -> str | None:
-        """Of the secret that the users' pseudonyms were made with; None where there is no `store.json`.
+        """Return the fingerprint of the secret behind the users' pseudonyms; None if there is no `store.json`.
 
-        Changes nothing. Raises FatalError where it can't be read.
+        Changes nothing. Raises FatalError if `store.json` can't be read.
         """
 
     def load(self, uid: str) -> tuple[UserState | None, str]:
-        """The newest state (None where there never was one) and the token for the next `save`.
+        """Return the newest state (None if there never was one), and the token for the next `save`.
 
-        Raises StateUnreadable (torn, checksum, wrong uid), RetriableError.
+        Raises StateUnreadable (torn, wrong checksum, wrong uid), RetriableError.
         """
 
     def save(self, uid: str, state: UserState, token: str) -> str:
-        """Durably replace the state that `token` stands for. Returns the new token.
+        """Durably replace the state that `token` stands for. Return the new token.
 
-        Raises LostSwap where another state is newer, RetriableError where the outcome must be tried again.
+        Raises LostSwap if another state is newer, RetriableError if it has to be tried again.
         """
 
     def head(self, uid: str) -> Head | None:
-        """Version and erasure of the newest state, without its tensors."""
+        """Return version and erasure of the newest state, read without its tensors; None if there is no state."""
 
     def uids(self) -> Iterator[str]:
-        """Every user that has a state or a tombstone."""
-
-    def load_position(self, name: str) -> Mapping[str, str | int] | None:
-        """A file source's position and identity, by a name that the source chooses ([0-9a-f]+)."""
-
-    def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
-        """Durably replace it."""
+        """Yield every user that has a state or a tombstone."""
 
 
 class Publisher(Protocol):

@@ -1,4 +1,4 @@
-"""Frozen values that cross stages. Standard library only."""
+"""Frozen values that pass from stage to stage. Standard library only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from corlld.errors import InvalidEvent, RejectReason
 
 @dataclass(frozen=True, slots=True)
 class SourcePartition:
-    """One ordered stretch of input: a Kafka partition, or a whole JSONL file (partition 0)."""
+    """An ordered part of the input: a Kafka partition, or a whole JSONL file (partition 0)."""
 
     topic: str
-    topic_id: str  # Kafka's topic id, or the file's identity: a recreated topic is another one
+    topic_id: str  # Kafka's topic id, or the file's identity; a recreated topic has a new id
     partition: int
 
     @property
@@ -25,7 +25,7 @@ class SourcePartition:
 
 @dataclass(frozen=True, slots=True)
 class Tenure:
-    """One unbroken assignment of a partition to this process. A partition that comes back is a new tenure."""
+    """One unbroken assignment of a partition to this process. A partition that comes back begins a new tenure."""
 
     partition: SourcePartition
     number: int  # unique in this process, increasing
@@ -34,7 +34,7 @@ class Tenure:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a source delivered, with the position to commit once it is finished."""
+    """A record as a source delivered it, with the position to commit once it is finished."""
 
     tenure: Tenure
     offset: int
@@ -47,7 +47,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """What one poll brought. To be handled in this order: ended, begun, records."""
+    """The result of one poll. To be handled in this order: ended, begun, records."""
 
     records: tuple[Record, ...] = ()
     ended: tuple[Tenure, ...] = ()
@@ -95,7 +95,7 @@ class EraseEvent:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A validated event with the record it came in: the payload travels with the position to commit."""
+    """A validated event with the record that it came in, so that it travels with the position to commit."""
 
     uid: str  # the user's pseudonym
     event: EditEvent | EraseEvent
@@ -109,7 +109,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """One user's arrivals, flushed together, in order. An erasure covers all before it."""
+    """Arrivals of one user that are flushed together, in order. An erasure covers all arrivals before it."""
 
     uid: str
     arrivals: tuple[Arrival, ...]
@@ -117,15 +117,15 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record set aside, with why. `uid` is the pseudonym where the user is known."""
+    """A record that was set aside, and the reason."""
 
     record: Record
     error: InvalidEvent
-    uid: str | None
+    uid: str | None  # the user's pseudonym; None if the user is not known
 
 
 class Adapter(Protocol):
-    """One user's LoRA tensors and optimizer state, opaque outside `learning` and `state` (host memory)."""
+    """One user's LoRA tensors and optimizer state, in host memory. Opaque outside `learning` and `state`."""
 
     @property
     def optimizer_step(self) -> int: ...
@@ -136,10 +136,10 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """What the learner is given: one user's adapter (None: a new user) and edits, in order."""
+    """The learner's input for one user: the adapter and the new edits, in order."""
 
     uid: str
-    adapter: Adapter | None
+    adapter: Adapter | None  # None for a new user
     events: tuple[EditEvent, ...]
 
 
@@ -152,49 +152,39 @@ class PairStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PairOutcome:
-    """What became of one event. Figures are prequential: from before the event was trained on.
-
-    margin: h against the reference `base`, in nats; None where the pair was never scored.
-    base_margin: log pi_base(edited|x) - log pi_base(proposed|x), in nats: what the base model itself prefers.
-    scored_by_trained: False where the adapter had taken no step yet (its margin says nothing).
-    delta_chosen_logp: change of log pi(edited tail) by the step, in nats; None where no step was measured.
-    """
+    """The outcome of one event. Its figures are prequential: they were taken before the event was trained on."""
 
     status: PairStatus
     reason: RejectReason | None = None
-    margin: float | None = None
-    base_margin: float | None = None
-    scored_by_trained: bool = False
-    delta_chosen_logp: float | None = None
+    margin: float | None = None  # h against the reference `base`, in nats; None if the pair was never scored
+    base_margin: float | None = None  # log pi_base(edited|x) - log pi_base(proposed|x), in nats: the base's preference
+    scored_by_trained: bool = False  # False: the adapter had taken no step yet, so its margin says nothing
+    delta_chosen_logp: float | None = None  # change of log pi(edited tail) by the step, in nats; None: not measured
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateOutcome:
-    """One user's part of `update(batches) -> outcomes`.
+    """The learner's result for one user.
 
-    adapter: the tensors after the update; the very object that was given where nothing was trained.
-    pairs: one for each event of the batch, in order.
-    drift_nats: the guard's last measure, mean |log pi_after - log pi_before| per tail token.
-    plain_text_drop_nats: by how much the adapter makes the rehearsed passages less likely than the base model does, per
-        token: mean over the steps, each as it began. None where nothing was rehearsed.
-    saturated_share: share of the scored pairs with sigma(-beta h) < 0.1.
+    plain_text_drop_nats: how much less likely the adapter makes the rehearsed passages than the base model does, in
+        nats per token. It is the mean over the steps, measured as each step began. None if nothing was rehearsed.
     """
 
     uid: str
-    adapter: Adapter | None
+    adapter: Adapter | None  # after the update; the very object that was given if nothing was trained
     trained: bool
-    pairs: tuple[PairOutcome, ...]
+    pairs: tuple[PairOutcome, ...]  # one per event of the batch, in order
     steps: int = 0
     loss: float | None = None
     gradient_norm: float | None = None
-    drift_nats: float | None = None
+    drift_nats: float | None = None  # the guard's last measure: mean |log pi_after - log pi_before| per tail token
     plain_text_drop_nats: float | None = None
-    saturated_share: float | None = None
+    saturated_share: float | None = None  # of the scored pairs: the share with sigma(-beta h) < 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class DraftFigures:
-    """User effort over some drafts, and how much the drafts repeat themselves."""
+    """The user's effort over some drafts, and how much the drafts repeat themselves."""
 
     events: int = 0
     acceptances: int = 0
@@ -204,7 +194,7 @@ class DraftFigures:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Figures that decide: counted exactly once, since they are stored with the tensors that they describe."""
+    """A user's figures. Each event counts exactly once, since they are stored with the tensors that they describe."""
 
     events: int = 0
     pairs_applied: int = 0
@@ -218,37 +208,37 @@ class Statistics:
     base_pairs: int = 0
     base_correct: float = 0.0  # the base model's own preference, the control
     drafts: Mapping[str, DraftFigures] = field(default_factory=dict)  # by producing version, or "unknown"
-    first_drafts: DraftFigures = DraftFigures()  # this user's own past, which later drafts are compared with
+    first_drafts: DraftFigures = DraftFigures()  # the user's first drafts, which later drafts are compared with
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What the manifest of a version says; frozen into the state when the version was made."""
+    """The content of a version's manifest, frozen into the state when the version was made."""
 
     version: int
-    parent: int | None  # the version before; None for the first one, also the first after an erasure
+    parent: int | None  # the version before; None for the first version, also for the first after an erasure
     applied: Mapping[str, int]
     statistics: Statistics
 
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """Everything durable about one user. `adapter` is None for a user without a step, and after an erasure."""
+    """Everything durable about one user."""
 
     uid: str
     version: int = 0  # newest version; only ever increases, also through an erasure
-    adapter: Adapter | None = None
+    adapter: Adapter | None = None  # None for a user without a step, and after an erasure
     applied: Mapping[str, int] = field(default_factory=dict)  # next offset by SourcePartition.key
     recent_event_ids: tuple[str, ...] = ()  # oldest first
     statistics: Statistics = field(default_factory=Statistics)
-    release: Release | None = None  # None: nothing is to be published
-    erased: bool = False  # a tombstone: nothing of before is left
-    erased_through: int = 0  # versions up to this one belong to what was erased: none of them may be out
+    release: Release | None = None  # None: there is nothing to publish
+    erased: bool = False  # a tombstone: nothing from before the erasure is left
+    erased_through: int = 0  # versions up to this number were erased: none of them may be out
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The newest durable state of a user, as far as an announcement needs it."""
+    """The part of a user's newest durable state that an announcement needs."""
 
     version: int
     erased: bool
@@ -261,21 +251,17 @@ class AdapterVersion:
 
     uid: str
     version: int
-    location: str  # folder or URL that an engine can load
+    location: str  # the folder or URL that an engine can load
     digest: str  # SHA-256 of adapter_model.safetensors, hex
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What an adapter belongs to.
+    """The base model that an adapter belongs to."""
 
-    name: `base_model_name_or_path` exactly as served. revision: hub commit, or a digest of a local model's config.
-    fingerprint: names base model, revision and adapter shape; another one can't use the same store.
-    """
-
-    name: str
-    revision: str
-    fingerprint: str
+    name: str  # `base_model_name_or_path` exactly as served
+    revision: str  # hub commit, or a digest of a local model's config
+    fingerprint: str  # of base model, revision and adapter shape; another fingerprint can't use the same store
     supports_messages: bool  # the tokenizer has a chat template
 
 
@@ -288,7 +274,7 @@ class TokenCounts:
 
 
 class Stage(StrEnum):
-    """What may be waited for; a closed set (metric label)."""
+    """A part of the daemon that may be waited for; a closed set (metric label)."""
 
     INPUT = "input"
     MODEL = "model"
@@ -299,52 +285,36 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
-    """Where a live partition stands.
+    """The position of a live partition."""
 
-    lag: the input's end minus the committed offset: records (Kafka), bytes (a file). None where the end is not known.
-    low_watermark_age_seconds: since the oldest unfinished record was read; 0 with none.
-    """
-
-    lag: int | None
-    low_watermark_age_seconds: float
+    lag: int | None  # the input's end - the committed offset: records (Kafka) or bytes (file); None: end not known
+    low_watermark_age_seconds: float  # since the oldest unfinished record was read; 0 with none
 
 
 @dataclass(frozen=True, slots=True)
 class LoopStatus:
-    """What the loop says of itself, about once a second, also while it stops.
+    """The loop's report about itself, about once a second, also while it stops."""
 
-    now: seconds on the daemon's monotonic clock.
-    waiting_for: stages that keep the daemon from being ready; empty where nothing does.
-    stopping: what has begun is being finished, nothing new is started.
-    buffered_events, buffered_chars: waiting and in flight.
-    reading_paused: by back-pressure.
-    partitions: the live ones, by number.
-    training: a call of the learner is under way.
-    trainer_progress: `Learner.progress`. computed_tokens, padding_tokens: `Learner.tokens`.
-    host_memory_users, host_memory_bytes: states kept in host memory.
-    unsaved_users: with updates that are not durable and visible yet; unsaved_age_seconds: of the oldest, 0 with none.
-    """
-
-    now: float
-    waiting_for: tuple[Stage, ...]
-    stopping: bool
-    buffered_events: int
-    buffered_chars: int
-    reading_paused: bool
-    partitions: Mapping[int, PartitionStatus]
-    training: bool
-    trainer_progress: int
-    computed_tokens: int
-    padding_tokens: int
-    host_memory_users: int
-    host_memory_bytes: int
-    unsaved_users: int
-    unsaved_age_seconds: float
+    now: float  # seconds on the daemon's monotonic clock
+    waiting_for: tuple[Stage, ...]  # stages that keep the daemon from being ready; empty if it is ready
+    stopping: bool  # work under way is being finished, and nothing new is started
+    buffered_events: int  # waiting and in flight
+    buffered_chars: int  # waiting and in flight
+    reading_paused: bool  # by back-pressure
+    partitions: Mapping[int, PartitionStatus]  # the live partitions, by number
+    training: bool  # a call of the learner is under way
+    trainer_progress: int  # `Learner.progress`
+    computed_tokens: int  # from `Learner.tokens`
+    padding_tokens: int  # from `Learner.tokens`
+    host_memory_users: int  # users whose states are kept in host memory
+    host_memory_bytes: int  # of those states
+    unsaved_users: int  # users with updates that are not durable and visible yet
+    unsaved_age_seconds: float  # of the oldest such update; 0 with none
 
 
 @dataclass(frozen=True, slots=True)
 class StoreIdentity:
-    """Whom a state store belongs to (`store.json`)."""
+    """The owner of a state store, as `store.json` names it."""
 
     secret_fingerprint: str
     cluster_id: str  # Kafka's cluster id, or "jsonl"

@@ -1,4 +1,4 @@
-"""Folds what became of events into a user's figures. Pure."""
+"""Folds the outcomes of events into a user's figures. Pure."""
 
 import re
 from collections import Counter
@@ -11,55 +11,51 @@ from rapidfuzz.distance import Levenshtein
 from corlld.records import DraftFigures, EditEvent, PairOutcome, PairStatus, Statistics
 
 TIE_NATS = 1e-3  # repacking alone moves a margin by about this much
-DRAFT_CLASSES_KEPT = 32  # producing versions told apart; older ones are merged into OLDER
+DRAFT_CLASSES_KEPT = 32  # producing versions with figures of their own; older versions share OLDER
 OLDER = "older"
 UNKNOWN = "unknown"
-FIRST_DRAFTS = 8  # of a user: what later drafts are compared with
+FIRST_DRAFTS = 8  # per user; later drafts are compared with these
 REPETITION_WINDOW = 20  # words; long enough for a loop of a phrase, short enough for a draft of a sentence or two
 
 _WORD = re.compile(r"\w+")
 
 
 class DraftOrigin(StrEnum):
-    """Who wrote a draft; a closed set (metric label)."""
+    """The writer of a draft; a closed set (metric label)."""
 
     BASE = "base"  # the base model itself
     OWN = "own"  # a version of this user's adapter
-    UNKNOWN = "unknown"  # not said, or a version that does not exist
+    UNKNOWN = "unknown"  # no version is named, or it does not exist
 
 
 @dataclass(frozen=True, slots=True)
 class DraftFigure:
-    """One draft.
-
-    repetition_rise: by how much its repetition is above the mean of this user's first drafts, 0 where it is not; None
-    for one of the first drafts itself.
-    """
+    """The figures of a single draft."""
 
     origin: DraftOrigin
-    edit_ratio: float
-    repetition: float
-    repetition_rise: float | None
+    edit_ratio: float  # see `edit_ratio`
+    repetition: float  # see `repetition_ratio`
+    repetition_rise: float | None  # above the mean of the user's first drafts, at least 0; None for a first draft
 
 
 def edit_ratio(event: EditEvent) -> float:
-    """Normalised edit distance between proposed and edited, 0 (accepted) to 1."""
+    """Return the normalised edit distance between proposed and edited: 0 (accepted) to 1."""
     return float(Levenshtein.normalized_distance(event.proposed, event.edited))
 
 
 def correct_share(margin_nats: float) -> float:
-    """1 where the margin prefers the edited text, 0 where it does not, one half for a tie."""
+    """Return 1 if the margin prefers the edited text, 0 if it prefers the proposed text, and .5 for a tie."""
     if abs(margin_nats) < TIE_NATS:
         return 0.5
     return 1.0 if margin_nats > 0 else 0.0
 
 
 def repetition_ratio(text: str) -> float:
-    """Share of repeated words, 0 (none) to nearly 1: 1 - moving-average type-token ratio.
+    """Return the share of repeated words, 0 (none) to nearly 1: 1 - moving-average type-token ratio.
 
-    Over windows of REPETITION_WINDOW words; a shorter text is one window, and a single word repeats nothing. Unlike
-    the plain ratio it does not grow with a text's length. Source: Covington & McFall 2010, "Cutting the Gordian knot:
-    the moving-average type-token ratio (MATTR)".
+    The average is over windows of REPETITION_WINDOW words. A shorter text is a single window, and a single word repeats
+    nothing. Unlike the plain ratio, the average does not grow with the text's length. Source: Covington & McFall 2010,
+    "Cutting the Gordian knot: the moving-average type-token ratio (MATTR)".
     """
     words = _WORD.findall(text.casefold())
     if len(words) < 2:
@@ -77,12 +73,12 @@ def repetition_ratio(text: str) -> float:
 
 
 def word_count(text: str) -> int:
-    """Words, as repetition_ratio counts them."""
+    """Return the number of words, as `repetition_ratio` counts them."""
     return len(_WORD.findall(text))
 
 
 def draft_origin(event: EditEvent, head: int) -> DraftOrigin:
-    """Who wrote `proposed`. `head`: the newest version when the event was trained."""
+    """Return who wrote `proposed`. `head`: the newest version when the event was trained."""
     if event.adapter_version == 0:
         return DraftOrigin.BASE
     known = event.adapter_version is not None and event.adapter_version <= head
@@ -90,35 +86,35 @@ def draft_origin(event: EditEvent, head: int) -> DraftOrigin:
 
 
 def judge_drafts(first_drafts: DraftFigures, events: Sequence[EditEvent], head: int) -> list[DraftFigure]:
-    """A figure for each event's draft, in order.
+    """Return the figures of each event's draft, in order.
 
     Args:
-        first_drafts: of the user, before these events.
-        events: without duplicates.
-        head: the newest version when they are trained.
+        first_drafts: the figures of the user's first drafts, before these events.
+        events: the micro-batch, without duplicates.
+        head: the newest version when the events are trained.
     """
     judged = []
     for event in events:
-        one, rise = _figures(event), None
+        draft, rise = _figures(event), None
         if first_drafts.events >= FIRST_DRAFTS:
-            rise = max(0.0, one.repetition_sum - first_drafts.repetition_sum / first_drafts.events)
+            rise = max(0.0, draft.repetition_sum - first_drafts.repetition_sum / first_drafts.events)
         else:
-            first_drafts = _merged(first_drafts, one)
-        judged.append(DraftFigure(draft_origin(event, head), one.edit_ratio_sum, one.repetition_sum, rise))
+            first_drafts = _merged(first_drafts, draft)
+        judged.append(DraftFigure(draft_origin(event, head), draft.edit_ratio_sum, draft.repetition_sum, rise))
     return judged
 
 
 def fold(
     statistics: Statistics, events: Sequence[EditEvent], pairs: Sequence[PairOutcome], *, trained: bool, head: int
 ) -> Statistics:
-    """The figures after one micro-batch.
+    """Return the figures after one more micro-batch.
 
     Args:
         statistics: the figures before.
         events: the micro-batch, without duplicates.
-        pairs: one outcome for each event.
+        pairs: one outcome per event, in order.
         trained: whether the adapter took a step.
-        head: the newest version when the batch was trained; drafts of a later one count as unknown.
+        head: the newest version when the batch was trained. Drafts of later versions count as unknown.
     """
     counts = {status: sum(pair.status is status for pair in pairs) for status in PairStatus}
     rejected = dict(statistics.rejected)
@@ -127,8 +123,8 @@ def fold(
             rejected[pair.reason.value] = rejected.get(pair.reason.value, 0) + 1
     figures = [_figures(event) for event in events]
     first = statistics.first_drafts
-    for one in figures[: max(0, FIRST_DRAFTS - first.events)]:
-        first = _merged(first, one)
+    for draft in figures[: max(0, FIRST_DRAFTS - first.events)]:
+        first = _merged(first, draft)
     judged = [pair.margin for pair in pairs if pair.margin is not None and pair.scored_by_trained]
     base = [pair.base_margin for pair in pairs if pair.base_margin is not None]
     return replace(
@@ -153,10 +149,10 @@ def _fold_drafts(
     statistics: Statistics, events: Sequence[EditEvent], figures: Sequence[DraftFigures], head: int
 ) -> dict[str, DraftFigures]:
     drafts = dict(statistics.drafts)
-    for event, one in zip(events, figures, strict=True):
+    for event, draft in zip(events, figures, strict=True):
         known = draft_origin(event, head) is not DraftOrigin.UNKNOWN
         name = str(event.adapter_version) if known else UNKNOWN
-        drafts[name] = _merged(drafts.get(name, DraftFigures()), one)
+        drafts[name] = _merged(drafts.get(name, DraftFigures()), draft)
     numbered = sorted((name for name in drafts if name.isdigit()), key=int)
     for name in numbered[:-DRAFT_CLASSES_KEPT]:
         drafts[OLDER] = _merged(drafts.get(OLDER, DraftFigures()), drafts.pop(name))
@@ -167,10 +163,10 @@ def _figures(event: EditEvent) -> DraftFigures:
     return DraftFigures(1, int(event.is_acceptance), edit_ratio(event), repetition_ratio(event.proposed))
 
 
-def _merged(one: DraftFigures, other: DraftFigures) -> DraftFigures:
+def _merged(figures: DraftFigures, more: DraftFigures) -> DraftFigures:
     return DraftFigures(
-        one.events + other.events,
-        one.acceptances + other.acceptances,
-        one.edit_ratio_sum + other.edit_ratio_sum,
-        one.repetition_sum + other.repetition_sum,
+        figures.events + more.events,
+        figures.acceptances + more.acceptances,
+        figures.edit_ratio_sum + more.edit_ratio_sum,
+        figures.repetition_sum + more.repetition_sum,
     )

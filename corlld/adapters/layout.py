@@ -1,4 +1,8 @@
-"""One user's adapter as flat tensors, and the layout that says which stretch belongs to which module."""
+"""A user's adapter as flat tensors, and the layout that says which part of them belongs to which module.
+
+Learning trains these tensors, the state store keeps them, and publishing gives them PEFT's names. This module knows
+neither the base model nor any file.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -14,7 +18,8 @@ UserVectors = torch.Tensor | Sequence[torch.Tensor]  # flat vectors of K users: 
 class LoraModule:
     """A linear module of the base model that carries a LoRA pair.
 
-    name: path inside the base model, as in `named_modules()`. transposed: a GPT-2 `Conv1D`, weight of shape (in, out).
+    name: path inside the base model, as in `named_modules()`.
+    transposed: the module is a GPT-2 `Conv1D`, whose weight has shape (in, out).
     """
 
     name: str
@@ -25,7 +30,7 @@ class LoraModule:
 
 @dataclass(frozen=True)
 class AdapterLayout:
-    """Where each module's A, shape (r, in), and B, shape (out, r), lie in a flat vector of `size` numbers."""
+    """The places of each module's A, shape (r, in), and B, shape (out, r), in a flat vector of `size` numbers."""
 
     r: int
     lora_alpha: int
@@ -41,11 +46,14 @@ class AdapterLayout:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of everything that decides what the flat numbers mean, 16 hex digits."""
+        """A digest of everything that decides what the flat numbers mean: 16 hex digits."""
         return hashlib.sha256(repr((self.r, self.lora_alpha, self.modules)).encode()).hexdigest()[:16]
 
     def views(self, flat: torch.Tensor) -> Iterator[tuple[LoraModule, torch.Tensor, torch.Tensor]]:
-        """Each module with its A (r, in) and B (out, r), as views into `flat`, shape (size,)."""
+        """Yield each module with its A (r, in) and B (out, r), as views into `flat`, shape (size,).
+
+        Raises ValueError if `flat` has another shape.
+        """
         if flat.shape != (self.size,):
             raise ValueError(f"expected shape ({self.size},), got {tuple(flat.shape)}")
         start = 0
@@ -60,7 +68,7 @@ class AdapterLayout:
             start = end
 
     def stacked(self, flat: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Each module's A, (K, r, in), and B, (K, out, r), as views into `flat`, shape (K, size)."""
+        """Yield each module's A, (K, r, in), and B, (K, out, r), as views into `flat`, shape (K, size)."""
         start = 0
         for module in self.modules:
             middle = start + self.r * module.in_features
@@ -74,7 +82,7 @@ class AdapterLayout:
 
 @dataclass(frozen=True, eq=False)
 class AdapterTensors:
-    """One user's LoRA weights and Adam moments: fp32 in host memory, each of shape (layout.size,). Never written to."""
+    """A user's LoRA weights and Adam moments: fp32 in host memory, each of shape (layout.size,). Never changed."""
 
     weights: torch.Tensor
     exp_avg: torch.Tensor
@@ -87,9 +95,9 @@ class AdapterTensors:
 
 
 def new_adapter(layout: AdapterLayout, uid: str, revision: str, dtype: torch.dtype = torch.float32) -> AdapterTensors:
-    """A user's first adapter: A as PEFT starts it (Kaiming uniform, a = sqrt 5), B zero, so that it adds nothing.
+    """Make a user's first adapter: A drawn as PEFT does (Kaiming uniform, a = sqrt 5), B zero, so that it adds nothing.
 
-    A is drawn on the CPU from a seed of uid and model revision: two owners that race make the same one.
+    A is drawn on the CPU, from a seed made of uid and model revision: two owners that race make the same adapter.
     """
     digest = hashlib.sha256(f"{uid}\0{revision}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
@@ -102,5 +110,5 @@ def new_adapter(layout: AdapterLayout, uid: str, revision: str, dtype: torch.dty
 
 
 def adds_nothing(layout: AdapterLayout, adapter: AdapterTensors) -> bool:
-    """Whether the adapter never took a step and every B is zero: then the policy is the base model, exactly."""
+    """Return whether the adapter took no step and every B is zero: then the policy is exactly the base model."""
     return adapter.optimizer_step == 0 and not any(b.any() for _, _, b in layout.views(adapter.weights))

@@ -1,7 +1,7 @@
-"""Flat fp32 and bf16 tensors as safetensors bytes, written here so that the same values are the same bytes for ever.
+"""Writes and reads fp32 and bf16 tensors as safetensors files. The same values are the same bytes for ever.
 
-The safetensors library keeps metadata in an unordered map, and is free to lay a file out differently in its next
-release; what is written here is hashed, and compared with what was written before. Any safetensors reader reads it.
+The safetensors library keeps metadata in an unordered map, and may lay a file out differently in its next release.
+Files written here are hashed, and compared with those written before. Every safetensors reader can read them.
 """
 
 import json
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-LENGTH_BYTES = 8  # the header's length, little-endian, comes first
+LENGTH_BYTES = 8  # a file begins with the length of its header, little-endian
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _ALIGNMENT = 8
-# The format's name: torch's type, and integers of its size, since numpy has no bfloat16.
+# The format's name of a type: torch's type, and integers of the same size, since numpy has no bfloat16.
 _FORMATS: dict[str, tuple[torch.dtype, torch.dtype, np.dtype[Any]]] = {
     "F32": (torch.float32, torch.int32, np.dtype("<i4")),
     "BF16": (torch.bfloat16, torch.int16, np.dtype("<i2")),
@@ -23,12 +23,15 @@ _NAMES = {dtype: name for name, (dtype, _, _) in _FORMATS.items()}
 
 
 def canonical_json(value: object) -> str:
-    """The one way to write `value`: sorted keys, no spaces, ASCII; floats read back exactly."""
+    """Write `value` in the only way: sorted keys, no spaces, ASCII. Floats read back exactly."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """The numbers of an fp32 or bf16 tensor, little-endian, row by row. A view where the tensor lies so already."""
+    """Return the numbers of an fp32 or bf16 tensor, little-endian, row by row. No copy if the tensor lies so in memory.
+
+    Raises ValueError for another type.
+    """
     if tensor.dtype not in _NAMES:
         raise ValueError(f"expected float32 or bfloat16, got {tensor.dtype}")
     _, integer, little_endian = _FORMATS[_NAMES[tensor.dtype]]
@@ -37,7 +40,7 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A whole safetensors file. Tensors lie in the order of their names."""
+    """Return a whole safetensors file. Its tensors lie in the order of their names."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     parts = []
     start = 0
@@ -52,28 +55,38 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, st
     return b"".join([len(head).to_bytes(LENGTH_BYTES, "little"), head, *parts])
 
 
-def header_length(beginning: bytes) -> int:
-    """Bytes of the header that follows the first `LENGTH_BYTES`. Raises ValueError where they can't be a file's."""
+def header_end(beginning: bytes) -> int:
+    """Return the number of bytes from the start of the file to the end of its header.
+
+    beginning: at least the first `LENGTH_BYTES` of the file. Raises ValueError if no file can begin so.
+    """
     length = int.from_bytes(beginning[:LENGTH_BYTES], "little")
     if len(beginning) < LENGTH_BYTES or not 2 <= length <= MAX_HEADER_BYTES:
         raise ValueError("it has no header")
-    return length
+    return LENGTH_BYTES + length
 
 
-def parse_header(header: bytes) -> tuple[dict[str, str], dict[str, Any]]:
-    """Metadata, and what is said of each tensor. Raises ValueError."""
-    parsed = json.loads(header)
+def read_header(beginning: bytes) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the metadata, and by name the type, shape and place of each tensor.
+
+    beginning: the file at least up to the end of its header. Raises ValueError.
+    """
+    end = header_end(beginning)
+    if end > len(beginning):
+        raise ValueError("it ends within its header")
+    parsed = json.loads(beginning[LENGTH_BYTES:end])
     if not isinstance(parsed, dict) or not isinstance(parsed.get("__metadata__"), dict):
         raise ValueError("it has no header of safetensors")
     return parsed.pop("__metadata__"), parsed
 
 
 def read_tensors(data: bytes) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    """Metadata and one-dimensional tensors of a file that `write_tensors` made. Raises ValueError for any other."""
-    start = LENGTH_BYTES + header_length(data)
-    if start > len(data):
-        raise ValueError("it ends within its header")
-    metadata, entries = parse_header(data[LENGTH_BYTES:start])
+    """Return the metadata and the one-dimensional tensors of a file that `write_tensors` made.
+
+    Raises ValueError for any other file.
+    """
+    metadata, entries = read_header(data)
+    start = header_end(data)
     tensors = {}
     for name, entry in sorted(entries.items()):
         match entry:

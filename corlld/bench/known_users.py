@@ -12,13 +12,13 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from corlld.adapters.layout import AdapterTensors
-from corlld.assembly import JSONL_GROUP
 from corlld.bench.daemon_costs import daemon_settings, event_line, run_to_end
 from corlld.errors import FatalError
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.learning.model.resident import ResidentModel, load_resident_model
 from corlld.records import EditEvent, StoreIdentity, UserState
 from corlld.settings.sections import AdapterSettings, BatchingSettings, LearningSettings, Settings, SourceSettings
+from corlld.sources.jsonl.file_input import GROUP
 from corlld.sources.jsonl.source import TOPIC
 from corlld.state.snapshot import encode
 from corlld.state.store import LocalFolderStore
@@ -106,7 +106,7 @@ def _fill(settings: Settings, size: int, names: Pseudonyms) -> None:
 
 def _identity(resident: ResidentModel, names: Pseudonyms) -> StoreIdentity:
     info = resident.info
-    return StoreIdentity(names.fingerprint, TOPIC, JSONL_GROUP, info.name, info.revision, info.fingerprint)
+    return StoreIdentity(names.fingerprint, TOPIC, GROUP, info.name, info.revision, info.fingerprint)
 
 
 def _updates(settings: Settings, size: int, number: int) -> float:

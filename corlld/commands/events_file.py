@@ -1,7 +1,7 @@
-"""A file of edit events, one a line: opened so that it can be read twice, and judged as a whole.
+"""A file of edit events, one per line: opened so that it can be read twice, and validated as a whole.
 
-Every line passes the decoder of the daemon: plain JSON, or a CloudEvent in structured mode (told by its `specversion`).
-Nothing that is said quotes a line.
+Every line passes the decoder of the daemon. It is plain JSON, or a CloudEvent in structured mode (with `specversion`).
+No message quotes a line.
 """
 
 import fcntl
@@ -24,19 +24,19 @@ from corlld.system.lines import read_line
 STANDARD_INPUT = "-"
 SPOOLED_IN_MEMORY_BYTES = 16 * 1024 * 1024
 COPIED_BYTES = 64 * 1024
-SHOWN_PROBLEMS = 1_000  # in a file of another kind every line is wrong
+SHOWN_PROBLEMS = 1_000  # in a file of another kind, every line is wrong
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a valid input holds."""
+    """Figures of a valid input."""
 
-    lines: int  # blank ones too
+    lines: int  # blank lines included
     events: int
     erasures: int
     with_messages: int
     users: int
-    most_of_one_user: int  # events
+    most_of_one_user: int  # the events of the user who has most
 
     def __str__(self) -> str:
         parts = [f"{counted(self.events, 'event')} of {counted(self.users, 'user')}"]
@@ -49,9 +49,12 @@ class Contents:
 
 @contextmanager
 def opened(name: str) -> Iterator[IO[bytes]]:
-    """The input, which will be read twice: a pipe is copied first, to a private file where it is large.
+    """Open the input so that it can be read twice: a pipe is copied first, to a private file if it is large.
 
-    Raises FatalError for a file that is not there, is a folder, can't be read or can't be copied.
+    Args:
+        name: a path, or `-` for standard input.
+
+    Raises FatalError for a file that does not exist, is a folder, can't be read or can't be copied.
     """
     if name == STANDARD_INPUT:
         if sys.stdin is None or not _can_be_read(sys.stdin.fileno()):
@@ -66,7 +69,7 @@ def opened(name: str) -> Iterator[IO[bytes]]:
 
 
 def _can_be_read(descriptor: int) -> bool:
-    """False for what `hold_closed_streams` put into the place of a standard input that was closed."""
+    """Return False for what `hold_closed_streams` put in the place of a closed standard input."""
     return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
 
 
@@ -103,7 +106,15 @@ def _parts(source: IO[bytes], title: str) -> Iterator[bytes]:
 
 
 def validate(file: IO[bytes], name: str, decoder: EventDecoder) -> Contents:
-    """What the file holds, from where it stands to its end. Raises FatalError where a line is wrong, or it has none."""
+    """Validate the file from its position to its end.
+
+    Args:
+        file: open for reading.
+        name: of the file, for messages.
+        decoder: judges each line.
+
+    Raises FatalError, which lists the wrong lines, if there are any, or if the file has no event.
+    """
     problems: list[str] = []
     wrong = erasures = with_messages = lines = 0
     events_of: Counter[str] = Counter()
@@ -123,15 +134,16 @@ def validate(file: IO[bytes], name: str, decoder: EventDecoder) -> Contents:
         with_messages += isinstance(event, EditEvent) and event.messages is not None
     if wrong:
         more = [f"... and {wrong - len(problems)} more"] if wrong > len(problems) else []
-        heading = f"{name}: {wrong} of {counted(wrong + events_of.total(), 'line')} can't be an event"
+        verdict = "is not a valid event" if wrong == 1 else "are not valid events"
+        heading = f"{name}: {wrong} of {counted(wrong + events_of.total(), 'line')} {verdict}"
         raise FatalError("\n".join([heading, *problems, *more]), ExitCode.DATA)
     if not events_of:
-        raise FatalError(f"{name}: no event in it", ExitCode.DATA)
+        raise FatalError(f"{name}: it has no event", ExitCode.DATA)
     return Contents(lines, events_of.total(), erasures, with_messages, len(events_of), max(events_of.values()))
 
 
 def numbered_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """From 1, without their ends."""
+    """Iterate over the lines without their ends, numbered from 1."""
     number = 0
     while (line := read_line(file)).length:
         number += 1
@@ -139,7 +151,7 @@ def numbered_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def event_of(decoder: EventDecoder, line: bytes) -> EditEvent | EraseEvent | None:
-    """None for a blank line, as in the JSONL source. Raises InvalidEvent."""
+    """Decode a line; None if it is blank, as in the JSONL source. Raises InvalidEvent."""
     return decoder.decode(None, line, ()) if line.strip() else None
 
 
@@ -151,4 +163,5 @@ def _is_text(line: bytes) -> bool:
 
 
 def counted(number: int, noun: str) -> str:
+    """Return the number with its noun, which takes an s in the plural."""
     return f"{number} {noun}" + ("" if number == 1 else "s")

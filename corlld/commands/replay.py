@@ -1,19 +1,18 @@
-"""`corlld replay`: an archive through the daemon's own loop, in the foreground, and what can be said afterwards."""
+"""`corlld replay`: an archive of events through the daemon's own loop, on a temporary store."""
 
-import json
+import argparse
 import secrets
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from corlld.commands.replay_summary import UserRecord, summarise, summary_table, to_json
+from corlld.commands.shared import add_config, load, positive, stderr_console, stdout_console
 from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events.decoder import EventDecoder
 from corlld.observer import Observer
@@ -21,8 +20,6 @@ from corlld.records import (
     Arrival,
     DeadLetter,
     EditEvent,
-    PairOutcome,
-    PairStatus,
     Statistics,
     UpdateOutcome,
     UserState,
@@ -36,26 +33,52 @@ from corlld.settings.sections import (
     StateSettings,
 )
 from corlld.simulation.baselines import WordCountPerceptron, longer_wins
-from corlld.statistics import correct_share, edit_ratio
 from corlld.system.progress import Advance
+
+NAME = "replay"
+HELP = "replay an archive of events through the daemon's loop, and summarise each user"
+DESCRIPTION = (
+    "Replay an archive of events through the daemon's loop, and summarise each user: how often the adapter preferred "
+    "the edited text before it learnt from it. The replay has a temporary store and publishes nothing."
+)
+EPILOG = """\
+examples:
+  corlld replay edits.jsonl                      all users
+  corlld replay --users 10 --limit 200 edits.jsonl
+  corlld replay --json edits.jsonl > summary.json
+
+The exit code is 65 if the archive has no usable event, and 2 if it can't be
+read. The others are in `corlld --help`.
+"""
 
 NEVER_SECONDS = 1e9  # an archive has no "now": micro-batches are cut by size alone, so that a replay is repeatable
 
 
-@dataclass
-class UserRecord:
-    """What one user's events came to, in order."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `Command`."""
+    add_config(parser)
+    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="a file with one event per line (see the README)")
+    parser.add_argument("--users", type=positive, metavar="N", help="replay only the N users with the most events")
+    parser.add_argument("--limit", type=positive, metavar="N", help="replay only the first N events per user")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument("--show-users", action="store_true", help="show the raw user ids of the archive")
 
-    user_id: str
-    events: list[EditEvent] = field(default_factory=list)
-    pairs: list[PairOutcome] = field(default_factory=list)
-    perceptron: list[float] = field(default_factory=list)
-    longer: list[float] = field(default_factory=list)
-    version: int = 0
+
+def run(arguments: argparse.Namespace) -> int:
+    """See `Command`. Raises what `replay` raises."""
+    settings = load(arguments, quiet=True)
+    summary = replay(settings, arguments.file, users=arguments.users, limit=arguments.limit, console=stderr_console())
+    if arguments.json:
+        print(to_json(summary, show_users=arguments.show_users))
+    else:
+        stdout_console().print(summary_table(summary, show_users=arguments.show_users))
+        for reason, count in summary["dead_letters"].items():
+            print(f"set aside: {count} {reason}")
+    return ExitCode.OK
 
 
 class Recorder(Observer):
-    """Keeps every outcome, and moves the progress bar."""
+    """Keep every outcome, and move the progress bar."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -63,10 +86,12 @@ class Recorder(Observer):
         self.dead_letters: Counter[str] = Counter()
 
     def dead_letter(self, letter: DeadLetter) -> None:
+        """See `Observer`."""
         self.dead_letters[letter.error.reason.value] += 1
         self._advance(1)
 
     def update(self, before: Statistics, state: UserState, events: Sequence[EditEvent], outcome: UpdateOutcome) -> None:
+        """See `Observer`."""
         if not events:
             return
         record = self.users.setdefault(state.uid, UserRecord(events[0].user_id))
@@ -75,10 +100,11 @@ class Recorder(Observer):
         record.version = state.version
 
     def finished(self, arrivals: Sequence[Arrival], duplicates: int, now: float) -> None:
+        """See `Observer`."""
         self._advance(len(arrivals))
 
     def judge_baselines(self) -> None:
-        """Score the simple rules, test then train, on the very pairs that have a margin."""
+        """Score the simple rules, test then train, on exactly the pairs that have a margin."""
         for record in self.users.values():
             perceptron = WordCountPerceptron()
             scored = [e for e, p in zip(record.events, record.pairs, strict=True) if p.margin is not None]
@@ -87,15 +113,23 @@ class Recorder(Observer):
 
 
 def select_lines(archive: Path, decoder: EventDecoder, users: int | None, limit: int | None) -> list[bytes]:
-    """The archive's lines for the `users` with the most edits, at most `limit` of each, in their order.
+    """Select the archive's lines, in their order.
 
-    Invalid lines stay in: the loop sets them aside and counts them. Raises FatalError for an unreadable file.
+    Args:
+        archive: a file with one event per line.
+        decoder: tells whose event a line is.
+        users: select only so many users, those with the most events. None: all.
+        limit: select only the first so many events per user. None: all.
+
+    Invalid lines are selected too: the loop sets them aside and counts them.
+
+    Raises FatalError for a file that can't be read.
     """
     try:
         lines = archive.read_bytes().splitlines()
     except OSError as error:
         raise FatalError(
-            f"{archive}: {error.strerror}; `corlld replay` reads a file of events", ExitCode.USAGE
+            f"{archive}: {error.strerror}; `corlld replay` needs a file of events", ExitCode.USAGE
         ) from None
     owners: list[str | None] = []
     for line in lines:
@@ -117,7 +151,7 @@ def select_lines(archive: Path, decoder: EventDecoder, users: int | None, limit:
 
 
 def replay_settings(settings: Settings, folder: Path) -> Settings:
-    """The same rule on a store of its own: a replay never touches the configured states or adapters."""
+    """Return the same settings with a store of their own: a replay never touches the configured states or adapters."""
     secret = settings.identity.secret or SecretStr(secrets.token_hex(32))
     return settings.model_copy(
         update={
@@ -138,14 +172,16 @@ def replay_settings(settings: Settings, folder: Path) -> Settings:
 def replay(
     settings: Settings, archive: Path, *, users: int | None, limit: int | None, console: Console
 ) -> dict[str, Any]:
-    """Run the archive through the loop and return the summary.
+    """Run the archive through the loop, and return the summary of `summarise`.
 
     Args:
-        settings: model, learning, guard and batching are used; state and publishing go to a temporary folder.
-        archive: JSON Lines of events.
-        users: only so many users, those with the most events.
-        limit: only the first so many events of each.
+        settings: model, learning, guard and batching are used; the state goes to a temporary folder.
+        archive: a file with one event per line.
+        users: replay only so many users, those with the most events. None: all.
+        limit: replay only the first so many events per user. None: all.
         console: where progress is shown.
+
+    Raises FatalError for an archive that can't be read or has no usable event.
     """
     from corlld.assembly import build_daemon
     from corlld.system.signals import stop_on_signals
@@ -163,93 +199,6 @@ def replay(
                 daemon.run()
     if not recorder.users:
         reasons = ", ".join(f"{count} {reason}" for reason, count in recorder.dead_letters.items())
-        raise FatalError(f"{archive}: no usable event in it" + (f" ({reasons})" if reasons else ""), ExitCode.DATA)
+        raise FatalError(f"{archive}: it has no usable event" + (f" ({reasons})" if reasons else ""), ExitCode.DATA)
     recorder.judge_baselines()
     return summarise(recorder.users, recorder.dead_letters)
-
-
-def summarise(users: dict[str, UserRecord], dead_letters: Counter[str]) -> dict[str, Any]:
-    """The summary, as plain values: one entry a user, the one with the most pairs first."""
-    ordered = sorted(users.items(), key=lambda item: (-len(item[1].events), item[0]))
-    return {"users": [_user_summary(uid, record) for uid, record in ordered], "dead_letters": dict(dead_letters)}
-
-
-def _user_summary(uid: str, record: UserRecord) -> dict[str, Any]:
-    statuses = Counter(pair.status for pair in record.pairs)
-    judged = [p.margin for p in record.pairs if p.margin is not None and p.scored_by_trained]
-    base = [p.base_margin for p in record.pairs if p.base_margin is not None]
-    ratios = [edit_ratio(event) for event in record.events]
-    return {
-        "uid": uid,
-        "user_id": record.user_id,
-        "version": record.version,
-        "events": len(record.events),
-        "pairs": statuses[PairStatus.APPLIED],
-        "acceptances": statuses[PairStatus.ACCEPTANCE],
-        "no_difference": statuses[PairStatus.NO_DIFFERENCE],
-        "rejected": dict(Counter(p.reason.value for p in record.pairs if p.reason is not None)),
-        "prequential_pairs": len(judged),
-        "prequential_accuracy": _mean(map(correct_share, judged)),
-        "prequential_accuracy_last_quarter": _mean(map(correct_share, _last_quarter(judged))),
-        "margin_nats": _mean(judged),
-        "margin_nats_last_quarter": _mean(_last_quarter(judged)),
-        "base_preference": _mean(map(correct_share, base)),
-        "word_count_perceptron": _mean(record.perceptron),
-        "longer_wins": _mean(record.longer),
-        "edit_ratio": _mean(ratios),
-        "edit_ratio_last_quarter": _mean(_last_quarter(ratios)),
-    }
-
-
-def _last_quarter(values: Sequence[float]) -> Sequence[float]:
-    return values[len(values) - (len(values) + 3) // 4 :]
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    listed = list(values)
-    return sum(listed) / len(listed) if listed else None
-
-
-def summary_table(summary: dict[str, Any], *, show_users: bool) -> Table:
-    """The summary for people."""
-    table = Table(
-        title="Prequential figures: each pair was scored before it was learnt from",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("user", no_wrap=True)
-    for title in ("pairs", "rejected", "accuracy", "last ¼", "margin", "last ¼", "base", "words", "longer", "edit"):
-        table.add_column(title, justify="right", no_wrap=title != "rejected")
-    for user in summary["users"]:
-        rejected = ", ".join(f"{count} {reason}" for reason, count in user["rejected"].items())
-        table.add_row(
-            user["user_id"] if show_users else user["uid"][:12],
-            str(user["pairs"]),
-            rejected or "0",
-            *(
-                "-" if user[key] is None else f"{user[key]:.2f}"
-                for key in (
-                    "prequential_accuracy",
-                    "prequential_accuracy_last_quarter",
-                    "margin_nats",
-                    "margin_nats_last_quarter",
-                    "base_preference",
-                    "word_count_perceptron",
-                    "longer_wins",
-                    "edit_ratio",
-                )
-            ),
-        )
-    table.caption = (
-        "accuracy: share of pairs whose margin against the base model prefers the edited text (ties ½).\n"
-        "base: the base model's own preference. words, longer: an online word-count perceptron and\n"
-        "'the longer one' on the same pairs. margin: nats. edit: mean edit ratio of all events."
-    )
-    table.caption_justify = "left"
-    return table
-
-
-def to_json(summary: dict[str, Any], *, show_users: bool) -> str:
-    """The summary for programs; raw user ids only where they were asked for."""
-    users = [{k: v for k, v in user.items() if show_users or k != "user_id"} for user in summary["users"]]
-    return json.dumps({**summary, "users": users}, indent=2)

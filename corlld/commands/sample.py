@@ -1,4 +1,4 @@
-"""What can be said of a sample of records without showing one: shares, reasons, sizes; and the table that says it."""
+"""Figures of a sample of records, and their table: shares, reasons and sizes, never a text or a user id."""
 
 import math
 import re
@@ -23,7 +23,7 @@ _WRONG_KEY = (InvalidReason.KEY_MISSING, InvalidReason.KEY_MISMATCH)
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why records would be dead letters; places in a list are left out, so that there are few of these."""
+    """Why a record would be a dead letter. An index in a list is left out of the field, so that few of these differ."""
 
     reason: InvalidReason
     field: str | None
@@ -34,7 +34,7 @@ class Refusal:
 
 @dataclass
 class Sample:
-    """Figures over the records that were added. Texts are measured, not kept; user ids are only counted."""
+    """Figures of the records that were added. Texts are measured and not kept; user ids are only counted."""
 
     decoder: EventDecoder
     records: int = 0
@@ -44,13 +44,13 @@ class Sample:
     erasures: int = 0
     acceptances: int = 0
     with_version: int = 0
-    prompt_chars: list[int] = field(default_factory=list)  # or of all messages together
+    prompt_chars: list[int] = field(default_factory=list)  # of the prompt, or of all messages together
     proposed_chars: list[int] = field(default_factory=list)
     edited_chars: list[int] = field(default_factory=list)
     edit_ratios: list[float] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
-        """Decodes the record as the daemon would."""
+        """Add a record, decoded as the daemon would."""
         self.records += 1
         try:
             event = self.decoder.decode(record.key, record.value, record.headers)
@@ -72,30 +72,37 @@ class Sample:
 
     @property
     def valid(self) -> int:
+        """Number of valid events."""
         return self.events_of.total()
 
     @property
     def edits(self) -> int:
-        """Acceptances too."""
+        """Number of edits, acceptances included."""
         return len(self.edit_ratios)
 
     @property
     def invalid_share(self) -> float:
+        """Share of records that would be dead letters; 0 without a record."""
         return self.refused.total() / self.records if self.records else 0.0
 
     @property
     def wrong_keys(self) -> int:
-        """Records whose key is not their user's id in UTF-8, or is missing."""
+        """Number of records whose key is missing, or is not their user's id in UTF-8."""
         return sum(count for refusal, count in self.refused.items() if refusal.reason in _WRONG_KEY)
 
 
 def quantile(values: Sequence[int], share: float) -> int:
-    """The smallest of the values (not empty) that at least a share (above 0, at most 1) of them do not exceed."""
+    """Return the smallest value that at least the given share of the values do not exceed.
+
+    Args:
+        values: at least one.
+        share: above 0, at most 1.
+    """
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def sample_table(sample: Sample, *, has_keys: bool) -> Group:
-    """For people. `has_keys`: false for a file."""
+    """Show the sample. `has_keys`: False for a file, whose lines have no keys."""
     facts = Table.grid(padding=(0, 2))
     facts.add_row("valid", _share(sample.valid, sample.records))
     for refusal, count in sample.refused.most_common(SHOWN_REFUSALS):
@@ -103,15 +110,15 @@ def sample_table(sample: Sample, *, has_keys: bool) -> Group:
             "dead letters", f"{_share(count, sample.records)}  {refusal}; {_place(sample.last_refused[refusal])}"
         )
     if (more := len(sample.refused) - SHOWN_REFUSALS) > 0:
-        facts.add_row("dead letters", f"of {more} more kinds")
+        facts.add_row("dead letters", f"for {more} more reasons")
     facts.add_row("wrong keys", _share(sample.wrong_keys, sample.records) if has_keys else "a file has no keys")
     facts.add_row("users", f"{len(sample.events_of):,}")
     facts.add_row("erasures", f"{sample.erasures:,}")
     facts.add_row("acceptances", _share(sample.acceptances, sample.edits))
     facts.add_row("with adapter_version", _share(sample.with_version, sample.edits))
-    sizes = Table("", *(Column(title, justify="right") for title in ("median", "95 %", "most")), box=box.SIMPLE_HEAD)
+    sizes = Table("", *(Column(title, justify="right") for title in ("median", "95 %", "maximum")), box=box.SIMPLE_HEAD)
     if sample.events_of:
-        sizes.add_row("events of a user", *_sizes(list(sample.events_of.values())))
+        sizes.add_row("events per user", *_sizes(list(sample.events_of.values())))
     if sample.edits:
         sizes.add_row("characters of prompt or messages", *_sizes(sample.prompt_chars))
         sizes.add_row("characters of proposed", *_sizes(sample.proposed_chars))
@@ -125,9 +132,9 @@ def _share(count: int, of: int) -> str:
 
 
 def _place(record: Record) -> str:
-    """Where to look for it: never what it holds."""
+    """Return where to look for the record, never what it holds."""
     place = record.tenure.partition
-    return f"one is at {place.topic}, partition {place.partition}, offset {record.offset}"
+    return f"for example at {place.topic}, partition {place.partition}, offset {record.offset}"
 
 
 def _sizes(values: Sequence[int]) -> tuple[str, str, str]:

@@ -1,5 +1,6 @@
-"""`corlld send`: events from a file to the topic. All of it is validated before the first event goes."""
+"""`corlld send`: events from a file to the topic. The whole file is validated before the first event is sent."""
 
+import argparse
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
@@ -8,32 +9,74 @@ from typing import IO, Protocol
 
 from rich.console import Console
 
-from corlld.assembly import build_event_producer
 from corlld.commands.events_file import STANDARD_INPUT, Contents, counted, event_of, numbered_lines, opened, validate
+from corlld.commands.shared import add_config, load, stderr_console
 from corlld.errors import ExitCode, FatalError, InvalidEvent, RetriableError, TooLargeForTopic
 from corlld.events.decoder import EventDecoder
 from corlld.settings.sections import Settings
 from corlld.system.progress import Advance
 from corlld.system.signals import stop_on_signals
 
-MAX_WAIT_SECONDS = 10.0  # a person waits: a topic that is not there by then won't come
+NAME = "send"
+HELP = "validate a file of edit events, and send them to kafka.topic"
+DESCRIPTION = (
+    "Validate a file of edit events, and send them to kafka.topic. Every line passes the decoder of the daemon before "
+    "the first event is sent. If a line is wrong, nothing is sent, and its number, the reason and the field are "
+    "printed. Each event's key is its user_id in UTF-8, so the events of a user keep their order. "
+    "All replicas acknowledge. CloudEvents in structured mode (JSON with `specversion`) are sent as they are."
+)
+EPILOG = """\
+examples:
+  corlld send --dry-run edits.jsonl      is every line an event?
+  corlld send edits.jsonl                with /etc/corlld/corlld.toml
+  zcat edits.jsonl.gz | corlld send -    a pipe is copied first (privately)
+  CORLLD_KAFKA__BOOTSTRAP_SERVERS=broker:9092 corlld send edits.jsonl
+
+exit codes:
+  0    all events are acknowledged; with --dry-run: all are valid
+  2    no such file, a folder, or a wrong command line
+  65   a line is not a valid event (nothing was sent), the file changed while
+       it was sent, or a record is larger than the topic allows
+  69   no broker, no topic, or the broker stopped acknowledging
+  73   the temporary copy of standard input can't be written
+  78   wrong settings, or the broker refuses them
+  130  interrupted: the number of acknowledged events is printed
+"""
+
+MAX_WAIT_SECONDS = 10.0  # a person waits: a topic that does not exist by then won't appear
 MAX_EVENTS_UNDER_WAY = 1_000
 MAX_BYTES_UNDER_WAY = 16 * 1024 * 1024
-LOOK_SECONDS = 0.1  # how soon a signal is noticed while nothing is acknowledged
-GRACE_SECONDS = 5.0  # after a refusal, or a signal, what is under way may still be acknowledged
+LOOK_SECONDS = 0.1  # a signal is noticed within this time while nothing is acknowledged
+GRACE_SECONDS = 5.0  # after a refusal or a signal, events under way may still be acknowledged
 
 Problem = tuple[str, ExitCode]
 
 
 class EventProducer(Protocol):
-    """The topic, for `send`."""
+    """The topic, as `send` sees it."""
 
     def send(self, key: bytes, value: bytes) -> "Future[int]":
-        """Done once acknowledged, with the partition that took it. RetriableError as its exception where it was not."""
+        """Send an event. The future's result is the partition that took it; its exception is RetriableError."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `Command`."""
+    add_config(parser)
+    parser.add_argument(
+        "file", metavar="FILE", help="a file with one event per line (see the README); `-` is standard input"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="validate only; this needs no broker")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """See `Command`. Raises what `send_file` raises."""
+    settings = load(arguments, quiet=True)
+    print(send_file(settings, arguments.file, dry_run=arguments.dry_run, console=stderr_console()))
+    return ExitCode.OK
 
 
 def send_file(settings: Settings, name: str, *, dry_run: bool, console: Console) -> str:
-    """Validates the input and sends it. Returns what was done, as a sentence.
+    """Validate the input and send it. Returns what was done, as a sentence.
 
     Args:
         settings: `kafka` and `events` are used; with `dry_run` no broker is needed.
@@ -41,7 +84,7 @@ def send_file(settings: Settings, name: str, *, dry_run: bool, console: Console)
         dry_run: validate only.
         console: where progress is shown.
 
-    Raises FatalError for an input, a broker or a topic that is not as it has to be; KeyboardInterrupt as `send`.
+    Raises FatalError for an input, a broker or a topic that can't be used, and KeyboardInterrupt as `send` does.
     """
     # A file has no keys, and only the daemon knows whether its model takes messages.
     decoder = EventDecoder(settings.events, supports_messages=True, key_required=False)
@@ -55,6 +98,9 @@ def send_file(settings: Settings, name: str, *, dry_run: bool, console: Console)
             raise error if dry_run else FatalError(f"{error}\nnothing was sent", error.exit_code) from None
         if dry_run:
             return f"{contents}: valid (--dry-run)"
+
+        from corlld.assembly import build_event_producer
+
         producer = build_event_producer(settings, min(MAX_WAIT_SECONDS, settings.operations.startup_timeout_seconds))
         try:
             file.seek(start)
@@ -70,7 +116,7 @@ def send_file(settings: Settings, name: str, *, dry_run: bool, console: Console)
                     console=console,
                 )
         finally:
-            producer.close(0)  # what is not acknowledged by now was given up
+            producer.close(0)  # events that are not acknowledged by now were given up
     where = counted(len(acknowledged), "partition")
     return f"{contents}: acknowledged by all replicas, in {where} of topic {settings.kafka.topic}"
 
@@ -86,16 +132,21 @@ def send(
     ids_remembered: int,
     console: Console,
 ) -> Counter[int]:
-    """Sends what `validate` saw, in order, and returns the number of events in each partition.
+    """Send the events that `validate` saw, in order, and return the number of events per partition.
 
     Args:
-        file: at the place where `validate` began.
+        file: at the position where `validate` began.
+        name: of the file, for messages.
+        decoder: the same as for `validate`.
+        contents: what `validate` found.
+        producer: takes the events.
         stopped: true once a signal asks to stop.
-        ids_remembered: `state.recent_event_ids`: more events of one user can't be told from new ones when sent again.
+        ids_remembered: `state.recent_event_ids`. A user with more events than that can't be sent again as a whole:
+            the daemon would apply the earliest events twice.
         console: where progress is shown.
 
-    Raises FatalError where an event was not acknowledged, or the file is another one now; KeyboardInterrupt where it
-    was stopped. Both say how many events were acknowledged, and how to send the rest.
+    Raises FatalError if an event was not acknowledged or the file changed, and KeyboardInterrupt if it was stopped.
+    Both say how many events were acknowledged, and how to send the rest.
     """
     with Advance(console, contents.events) as advance:
         under_way = _UnderWay(advance)
@@ -120,7 +171,7 @@ def _hand_over(
     under_way: "_UnderWay",
     stopped: Callable[[], bool],
 ) -> Problem | None:
-    """Hands all events to the producer, as long as none is refused. Tells where the file is another one by now."""
+    """Hand all events to the producer, until one is refused. Returns a problem if the file has changed."""
     changed = ("the file was changed while it was sent", ExitCode.DATA)
     sent = 0
     for number, line in numbered_lines(file):
@@ -142,7 +193,7 @@ def _hand_over(
 
 
 class _UnderWay:
-    """Events that were sent and are not acknowledged yet, in order."""
+    """The events that were sent and are not acknowledged yet, in order."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -163,18 +214,18 @@ class _UnderWay:
         self._take_acknowledged()
 
     def wait(self) -> None:
-        """For the first one, but not for long."""
+        """Wait for the first event, at most `LOOK_SECONDS`."""
         wait([self._events[0][2]], LOOK_SECONDS)
         self._take_acknowledged()
 
     def settle(self, stopped: Callable[[], bool]) -> Problem | None:
-        """Wait until all are acknowledged; after a refusal or a stop, only a little longer. Tells the first refusal."""
+        """Wait until all are acknowledged, or `GRACE_SECONDS` after a refusal or a stop. Returns the first refusal."""
         while self._events and not self.refused and not stopped():
             self.wait()
         wait([sent for _, _, sent in self._events], GRACE_SECONDS)
         self._take_acknowledged()
         problem: Problem | None = None
-        for line, _, sent in self._events:  # what stands behind one that was refused, or has no answer
+        for line, _, sent in self._events:  # from the first event that was refused or has no answer
             if not sent.done():
                 continue
             if (error := sent.exception()) is None:
@@ -184,7 +235,7 @@ class _UnderWay:
         return problem
 
     def _note_refusal(self, sent: "Future[int]") -> None:
-        """Runs in the producer's thread."""
+        """Note it if the event was refused. Runs in the producer's thread."""
         if sent.exception() is not None:
             self.refused = True
 
@@ -201,7 +252,7 @@ class _UnderWay:
 
 def _problem(line: int, error: BaseException) -> Problem:
     if isinstance(error, TooLargeForTopic):
-        return f"line {line}: larger than the topic's max.message.bytes lets in", ExitCode.DATA
+        return f"line {line}: larger than the topic's max.message.bytes allows", ExitCode.DATA
     if isinstance(error, RetriableError):
         return f"line {line}: {error}", ExitCode.UNAVAILABLE
     raise error  # a bug
@@ -211,7 +262,7 @@ def _how_to_send_again(contents: Contents, through_line: int, ids_remembered: in
     if contents.most_of_one_user <= ids_remembered:
         return "sending all of it again is safe: an event id is applied once"
     return (
-        f"send it again without its first {counted(through_line, 'line')}: they are acknowledged, and the daemon tells "
-        f"duplicates by the last {ids_remembered} event ids of a user, while one user has "
-        f"{contents.most_of_one_user} events here"
+        f"send it again without its first {counted(through_line, 'line')}, which are acknowledged: the daemon "
+        f"recognises a duplicate by the user's last {ids_remembered} event ids, and a user of this file has "
+        f"{contents.most_of_one_user} events"
     )

@@ -1,5 +1,6 @@
-"""What `corlld state show` says of stored states."""
+"""`corlld state show`: the stored state of a user, or a table of all users."""
 
+import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -9,14 +10,39 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from corlld.errors import ExitCode, FatalError, StateUnreadable
+from corlld.commands.shared import add_config, add_parser, load, read_user, stdout_console
+from corlld.errors import ConfigurationError, ExitCode, FatalError, StateUnreadable
 from corlld.records import Statistics, UserState
+
+NAME = "state"
+HELP = "look into the state store"
+DESCRIPTION = "Look into the state store. Nothing in it is changed, and the daemon may run meanwhile."
+EPILOG = """\
+examples:
+  corlld state show             a line per user
+  corlld state show ann         one user's state, in full
+"""
+
+SHOW = "show versions, applied offsets, recent event ids, counts and prequential figures"
+SHOW_DESCRIPTION = (
+    "Show each user's state: version, applied offsets, recent event ids, counts and prequential figures. "
+    "Without a user: a line per user."
+)
+SHOW_EPILOG = """\
+examples:
+  corlld state show
+  corlld state show ann
+  corlld state show - --json < user_id.txt
+
+The exit code is 65 if there is no store, no such user, or a state that can't
+be read. The others are in `corlld --help`.
+"""
 
 WIDE_CHARS = 100  # a narrower terminal has no room for whole pseudonyms beside the figures
 
 
 class ReadableStore(Protocol):
-    """What both stores have for a reader."""
+    """A state store, as far as it is read here; see `StateStore`."""
 
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
 
@@ -25,14 +51,53 @@ class ReadableStore(Protocol):
     def uids(self) -> Iterator[str]: ...
 
 
-def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console: Console) -> int:
-    """Show one user's state, checked, or every user's, a line each and unchecked but for their headers.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `Command`."""
+    actions = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    show = add_parser(actions, "show", SHOW, SHOW_DESCRIPTION, SHOW_EPILOG)
+    add_config(show)
+    who = show.add_mutually_exclusive_group()
+    who.add_argument(
+        "user", nargs="?", metavar="USER", help="show this user, by user_id; `-` reads it from standard input"
+    )
+    who.add_argument("--uid", help="show this user, by pseudonym")
+    show.add_argument("--json", action="store_true", help="print JSON")
 
-    Returns the exit code: DATA where a state can't be read. Raises FatalError for a user without a state.
+
+def run(arguments: argparse.Namespace) -> int:
+    """See `Command`. Raises FatalError without a store, and ConfigurationError if it has another secret."""
+    from corlld.assembly import build_store, no_store_yet, pseudonyms
+
+    settings = load(arguments)
+    store = build_store(settings)
+    fingerprint = store.secret_fingerprint()
+    uid = arguments.uid
+    if arguments.user is not None:
+        names = pseudonyms(settings)
+        if fingerprint not in (None, names.fingerprint):
+            raise ConfigurationError(
+                "the store's pseudonyms were made with another identity.secret: with this one, no user can be found"
+            )
+        uid = names.uid(read_user(arguments.user))
+    if fingerprint is None:
+        raise FatalError(f"state store: {no_store_yet(settings)}", ExitCode.DATA)
+    return show_states(store, uid, as_json=arguments.json, console=stdout_console())
+
+
+def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console: Console) -> int:
+    """Show one user's state in full, or a line per user.
+
+    Args:
+        store: need not be opened.
+        uid: the user, whose whole state is checked. None: all users, of whose states only the headers are read.
+        as_json: print JSON to standard output.
+        console: takes the text otherwise.
+
+    Returns the exit code: DATA if a state can't be read. Raises FatalError for a user without a state.
     """
     rows = [_row(store, uid)] if uid is not None else [_row(store, each, header=True) for each in store.uids()]
     if as_json:
-        # Not by the console, which would wrap or colour it.
+        # Printed without the console, which would wrap or colour it.
         print(json.dumps(rows[0] if uid is not None else rows, indent=2, sort_keys=True))
     elif uid is not None:
         widest = max(map(len, rows[0]))

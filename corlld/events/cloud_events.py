@@ -1,7 +1,7 @@
-"""CloudEvents 1.0 over Kafka, structured and binary mode, to what an event is made of.
+"""Read CloudEvents 1.0 of Kafka records, in structured and in binary mode, into an `Envelope`.
 
-The `cloudevents` library judges the attributes; JSON and time are read strictly here, since it keeps the last of
-repeated keys, and makes up an `id` and a `time` where there is none.
+The `cloudevents` library checks the attributes. This module reads JSON and times itself, strictly: the library keeps
+the last of repeated keys, and makes up a missing `id` or `time`.
 """
 
 import base64
@@ -28,53 +28,54 @@ _ATTRIBUTES = (*_REQUIRED_ATTRIBUTES, "time", "subject", "datacontenttype", "dat
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A valid CloudEvent with a JSON object as its data; what the data says is not judged yet."""
+    """A valid CloudEvent with a JSON object as its data. The fields of the data are not checked yet."""
 
-    event_id: str  # source + "/" + id: only the two together are unique
+    event_id: str  # source + "/" + id: only both together are unique
     type: str
     occurred_at: str  # `time`, RFC 3339
     data: dict[str, Any]
 
 
 def is_structured(headers: Mapping[str, bytes]) -> bool:
-    """Whether the content type says so. Raises InvalidEvent for a batch, or another format than JSON."""
+    """Return whether the content type means structured mode. Raises InvalidEvent for a batch, or a format but JSON."""
     content_type = headers.get(CONTENT_TYPE, b"").decode("latin-1").partition(";")[0].strip().lower()
     if not content_type.startswith(_MEDIA_TYPE):
         return False
     if content_type != f"{_MEDIA_TYPE}+json":
-        raise _refusal(CONTENT_TYPE, f"{_MEDIA_TYPE}+json: one event a record")
+        raise _refusal(CONTENT_TYPE, f"{_MEDIA_TYPE}+json, with one event per record")
     return True
 
 
 def is_binary(headers: Mapping[str, bytes]) -> bool:
+    """Return whether the headers hold attributes of a CloudEvent, as in binary mode."""
     return any(name.startswith(_PREFIX) for name in headers)
 
 
 def from_structured(fields: Mapping[str, Any]) -> Envelope:
-    """The event that is the whole value. Raises InvalidEvent."""
+    """Read an event in structured mode: the fields are the whole value. Raises InvalidEvent."""
     attributes = {k: v for k, v in fields.items() if v is not None and k not in ("data", "data_base64")}
     attributes["time"] = _check_presence(attributes)
     data, encoded = fields.get("data"), fields.get("data_base64")
     if data is not None and encoded is not None:
-        raise _refusal("data_base64", "data or data_base64, not both")
+        raise _refusal("data_base64", "either data or data_base64, not both")
     return _finish(_checked(lambda: CloudEvent(attributes)), data if encoded is None else _decode(encoded))
 
 
 def from_binary(headers: Mapping[str, bytes], value: bytes) -> Envelope:
-    """The event whose attributes are headers (in lower case), and whose data is the value. Raises InvalidEvent."""
-    # The library decodes every header that it is given; others than CloudEvents' own may be no text at all.
+    """Read an event in binary mode: headers (names in lower case) are its attributes. Raises InvalidEvent."""
+    # The library decodes every header that it gets, but headers that are not CloudEvents' own may not be text at all.
     own = {name: raw for name, raw in headers.items() if name.startswith(_PREFIX) or name == CONTENT_TYPE}
     _check_presence({name.removeprefix(_PREFIX): raw.decode("latin-1") for name, raw in own.items()})
     message = binding.KafkaMessage(headers=own, key=None, value=b"")
     event = _checked(lambda: binding.from_binary(message, JSONFormat(), CloudEvent))
     content_type = event.get_datacontenttype()
     if content_type is not None and not JSONFormat.JSON_CONTENT_TYPE_PATTERN.match(content_type):
-        raise _refusal(CONTENT_TYPE, "a JSON type, as application/json")
+        raise _refusal(CONTENT_TYPE, "a JSON type such as application/json")
     return _finish(event, value)
 
 
 def _check_presence(attributes: Mapping[str, Any]) -> datetime:
-    """Look for the required attributes, ours is `time` too; returns the latter."""
+    """Check that the required attributes are there, and `time`, which corlld requires too. Returns the time."""
     for name in _REQUIRED_ATTRIBUTES:
         if name not in attributes:
             raise _refusal(name, "required")
@@ -88,7 +89,7 @@ def _check_presence(attributes: Mapping[str, Any]) -> datetime:
 
 
 def _checked(make: Callable[[], BaseCloudEvent]) -> BaseCloudEvent:
-    """What the library makes, or which attribute it refuses."""
+    """Let the library make the event. Raises InvalidEvent with the attribute that the library refuses."""
     refused: Collection[str] = ()
     try:
         return make()
@@ -96,9 +97,9 @@ def _checked(make: Callable[[], BaseCloudEvent]) -> BaseCloudEvent:
         refused = error.errors.keys()
     except (BaseCloudEventException, ValueError, TypeError):
         pass
-    # Names of extensions come from the input: they are not repeated.
+    # Names of extensions come from the input, so no message repeats them.
     known = next((name for name in _ATTRIBUTES if name in refused), None)
-    raise _refusal(known, "as in CloudEvents 1.0; names of extensions have lower-case letters and digits")
+    raise _refusal(known, "as CloudEvents 1.0 defines it; an extension's name has only lower-case letters and digits")
 
 
 def _decode(encoded: object) -> bytes:
@@ -106,7 +107,7 @@ def _decode(encoded: object) -> bytes:
         return base64.b64decode(encoded if isinstance(encoded, str) else "?", validate=True)
     except ValueError:
         pass
-    raise _refusal("data_base64", "base64")
+    raise _refusal("data_base64", "data in base64")
 
 
 def _finish(event: BaseCloudEvent, data: object) -> Envelope:

@@ -1,8 +1,8 @@
-"""Bytes and headers to a validated event, or to `InvalidEvent` with a reason.
+"""Decode a record's bytes and headers into a validated event, or raise `InvalidEvent` with a reason.
 
-Three forms come in: plain JSON, a CloudEvent in structured mode and one in binary mode. All of them end up as one JSON
-object with the fields of the contract. No error quotes the input, and none carries the error it came from: pydantic's
-and cloudevents' own messages hold values.
+An event has three forms: plain JSON, a CloudEvent in structured mode, a CloudEvent in binary mode. Each form is reduced
+to a JSON object with the fields of the contract, which is then validated. No error quotes the input. No error carries
+the error that it came from either, since messages of pydantic and cloudevents hold values.
 """
 
 import re
@@ -19,7 +19,7 @@ from corlld.events.strict_json import parse_object, parse_time
 from corlld.records import EditEvent, EraseEvent, Message
 from corlld.settings.sections import EventSettings
 
-# A tombstone has no event id of its own. Empty, as no valid event's can be: it is never mistaken for a duplicate.
+# A tombstone has no event id. No valid event has an empty id, so a tombstone is never taken for a duplicate.
 TOMBSTONE_EVENT_ID = ""
 
 MAX_EVENT_ID_CHARS = 512
@@ -34,13 +34,13 @@ _ALLOWED = {
     "user_id": f"a text of 1 to {MAX_USER_ID_CHARS} characters",
     "occurred_at": "an RFC 3339 time with an offset",
     "prompt": "a text",
-    "messages": f"a list, not empty, of objects with the texts role (1 to {MAX_ROLE_CHARS} characters) and content",
+    "messages": f"a list, not empty, of objects with two texts: role (1 to {MAX_ROLE_CHARS} characters) and content",
     "proposed": "a text",
     "edited": "a text",
-    "adapter_version": 'an integer from 0, or a text like "v000012"',
+    "adapter_version": 'an integer of 0 or more, or a text like "v000012"',
     "truncated": "true or false",
 }
-_ATTRIBUTE_OF_FIELD = {"event_id": "source and id", "occurred_at": "time"}  # what a CloudEvent calls them
+_ATTRIBUTE_OF_FIELD = {"event_id": "source and id", "occurred_at": "time"}  # their names in a CloudEvent
 
 
 def _parse_version(value: object) -> object:
@@ -49,7 +49,7 @@ def _parse_version(value: object) -> object:
 
 
 def _encodable(text: str) -> str:
-    """JSON can write a lone surrogate, UTF-8 can't: such a text could never be hashed, tokenised or stored."""
+    """Refuse a lone surrogate: JSON can write it, UTF-8 can't, so the text could not be hashed, tokenised or stored."""
     text.encode()
     return text
 
@@ -58,7 +58,7 @@ Text = Annotated[str, AfterValidator(_encodable)]  # its UnicodeEncodeError is a
 
 
 class _Wire(BaseModel):
-    """Strict: JSON has types."""
+    """Fields of an event as JSON has them. Strict, since JSON has types."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -87,12 +87,12 @@ W = TypeVar("W", bound=_Wire)
 
 
 class EventDecoder:
-    """Decodes records one by one; keeps nothing between them.
+    """Decodes records. Keeps nothing from a record to the next.
 
     Args:
-        settings: limits, and which CloudEvents `type`s are edits and erasures.
+        settings: limits, and the CloudEvents `type`s of edits and erasures.
         supports_messages: whether the base model's tokenizer has a chat template.
-        key_required: False where the source has no keys, as a file has not. A key that is there must still match.
+        key_required: False for a source without keys, such as a file. A key that is there must still match.
     """
 
     def __init__(self, settings: EventSettings, *, supports_messages: bool, key_required: bool = True) -> None:
@@ -103,33 +103,33 @@ class EventDecoder:
     def decode(
         self, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
     ) -> EditEvent | EraseEvent:
-        """The record's event.
+        """Decode a record into its event.
 
         Args:
-            key: the record's key: the UTF-8 of `user_id`.
-            value: the record's value. None is a tombstone: it erases where the settings say so, and its event id is
-                `TOMBSTONE_EVENT_ID`.
-            headers: the record's headers; of two with the same name the later one counts.
+            key: the record's key: `user_id` in UTF-8.
+            value: the record's value. None is a tombstone: it is an erasure with the event id `TOMBSTONE_EVENT_ID` if
+                `events.tombstones_erase` is on.
+            headers: the record's headers. If two headers have the same name, the later header counts.
 
         Raises InvalidEvent, which never quotes the input.
         """
         if value is None:
             return self._tombstone(key)
         if key is None and self._key_required:
-            raise InvalidEvent(InvalidReason.KEY_MISSING, field="key", detail="the UTF-8 of user_id")
+            raise InvalidEvent(InvalidReason.KEY_MISSING, field="key", detail="user_id in UTF-8")
         if len(value) > self._settings.max_record_bytes:
             raise _too_large("value", self._settings.max_record_bytes, "bytes")
-        # Kafka knows headers without a value, whatever the type says.
+        # Kafka has headers without a value, whatever the type says.
         event = self._decode(value, {name.lower(): raw or b"" for name, raw in headers})
         if key is not None and key != event.user_id.encode():
-            raise InvalidEvent(InvalidReason.KEY_MISMATCH, field="key", detail="the UTF-8 of user_id")
+            raise InvalidEvent(InvalidReason.KEY_MISMATCH, field="key", detail="user_id in UTF-8")
         return event
 
     def _tombstone(self, key: bytes | None) -> EraseEvent:
         if not self._settings.tombstones_erase:
             raise InvalidEvent(InvalidReason.NO_VALUE, detail="events.tombstones_erase is off")
         if key is None:
-            raise InvalidEvent(InvalidReason.KEY_MISSING, field="key", detail="the UTF-8 of user_id")
+            raise InvalidEvent(InvalidReason.KEY_MISSING, field="key", detail="user_id in UTF-8")
         user_id = _utf8(key)
         if not user_id or len(user_id) > MAX_USER_ID_CHARS:
             raise InvalidEvent(InvalidReason.INVALID_FIELD, field="key", detail=_ALLOWED["user_id"])
@@ -152,10 +152,10 @@ class EventDecoder:
         return self._build(fields, erase=kind == "erase", cloud=False)
 
     def _cloud(self, event: Envelope) -> EditEvent | EraseEvent:
-        # Erasures are asked first: where patterns overlap, a wish to be forgotten is never taken for an edit.
+        # Erasures are tried first: if patterns overlap, a wish to be forgotten is never taken for an edit.
         erase = _matches(event.type, self._settings.cloudevents_erase_types)
         if not erase and not _matches(event.type, self._settings.cloudevents_edit_types):
-            detail = "what events.cloudevents_edit_types or events.cloudevents_erase_types match"
+            detail = "a type that events.cloudevents_edit_types or events.cloudevents_erase_types matches"
             raise InvalidEvent(InvalidReason.UNKNOWN_TYPE, field="type", detail=detail)
         fields = {**event.data, "event_id": event.event_id, "occurred_at": event.occurred_at}
         return self._build(fields, erase=erase, cloud=True)
@@ -182,9 +182,9 @@ class EventDecoder:
     def _check_context(self, wire: _WireEdit, cloud: bool) -> None:
         if (wire.prompt is None) == (wire.messages is None):
             reason = InvalidReason.MISSING_FIELD if wire.prompt is None else InvalidReason.INVALID_FIELD
-            raise InvalidEvent(reason, field=_path("prompt", cloud), detail="exactly one of prompt and messages")
+            raise InvalidEvent(reason, field=_path("prompt", cloud), detail="either prompt or messages, not both")
         if wire.messages is not None and not self._supports_messages:
-            detail = "the base model has no chat template: send prompt"
+            detail = "prompt instead of messages: the base model has no chat template"
             raise InvalidEvent(InvalidReason.NO_CHAT_TEMPLATE, field=_path("messages", cloud), detail=detail)
 
     def _check_length(self, wire: _WireEdit, cloud: bool) -> None:
@@ -200,7 +200,7 @@ class EventDecoder:
 
 
 def _validate(model: type[W], fields: Mapping[str, Any], *, cloud: bool) -> W:
-    """The fields, or the first thing that is wrong. Raised outside of `except`, so that no context holds the input."""
+    """Validate the fields. Raises InvalidEvent for the first problem, without a context, which would hold the input."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:
@@ -216,7 +216,7 @@ def _validate(model: type[W], fields: Mapping[str, Any], *, cloud: bool) -> W:
 
 
 def _path(field: str, cloud: bool) -> str:
-    """Where the producer finds a field."""
+    """Name a field as the producer knows it."""
     return _ATTRIBUTE_OF_FIELD.get(field, f"data.{field}") if cloud else field
 
 

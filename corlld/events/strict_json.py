@@ -1,4 +1,4 @@
-"""Strict readers of JSON objects and RFC 3339 times. No error holds what was read."""
+"""Read JSON objects and RFC 3339 times strictly. No error holds what was read."""
 
 import json
 import re
@@ -11,7 +11,7 @@ _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\
 
 
 def parse_object(value: bytes) -> dict[str, Any]:
-    """One JSON object in UTF-8. A key that comes twice is refused: readers disagree about which one counts.
+    """Read a JSON object in UTF-8. Repeated keys are refused, since readers disagree about which value counts.
 
     Raises InvalidEvent.
     """
@@ -36,11 +36,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_time(value: object) -> datetime:
-    """An RFC 3339 time with its offset, in UTC. Raises ValueError; `datetime.fromisoformat` alone allows much more."""
+    """Read an RFC 3339 time with its offset, into UTC. `datetime.fromisoformat` alone allows much more.
+
+    Raises ValueError.
+    """
     match = _RFC3339.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError
     try:
         return datetime.fromisoformat(f"{match[1]}T{match[2]}".upper()).astimezone(UTC)
-    except OverflowError:  # at the ends of the calendar another offset may have no date
+    except OverflowError:  # at the ends of the calendar, another offset may have no date
         raise ValueError from None

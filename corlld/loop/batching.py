@@ -1,7 +1,7 @@
-"""Gathers each user's arrivals into micro-batches, by size or age, fairly, within bounds.
+"""Gathers each user's arrivals into micro-batches by size or age, fairly and within bounds.
 
-Time is an argument. What was taken still counts for back-pressure until it is released: it stays in memory until a
-stored state covers it.
+Time is an argument. Arrivals that were taken still count for back-pressure until they are released, since they stay in
+memory until a stored state covers them.
 """
 
 from collections import OrderedDict, deque
@@ -10,28 +10,28 @@ from collections.abc import Container, Iterable, Iterator
 from corlld.records import Arrival, EraseEvent, MicroBatch, Tenure
 from corlld.settings.sections import BatchingSettings
 
-LOW_MARK = 0.8  # reading goes on below this share of the limits; the gap keeps pauses from flapping
+LOW_MARK = 0.8  # reading resumes below this share of the limits; the gap keeps pauses from flapping
 
 
 class Batcher:
-    """Per-user queues in arrival order. Users take turns: the one served last waits longest."""
+    """Per-user queues in arrival order. Users take turns: whoever was served last waits longest."""
 
     def __init__(self, settings: BatchingSettings) -> None:
         self._settings = settings
         self._queues: OrderedDict[str, deque[Arrival]] = OrderedDict()
         self._with_erasure: set[str] = set()
-        self.draining = False  # input has ended: every user is ready
+        self.draining = False  # the input has ended: every user is ready
         self.events = 0  # buffered and in flight
         self.chars = 0
 
     @property
     def full(self) -> bool:
-        """The high mark: stop reading."""
+        """True from the high mark on: reading must pause."""
         return self.events >= self._settings.max_buffered_events or self.chars >= self._settings.max_buffered_chars
 
     @property
     def has_room(self) -> bool:
-        """The low mark: read on."""
+        """True below the low mark: reading may resume."""
         return (
             self.events < LOW_MARK * self._settings.max_buffered_events
             and self.chars < LOW_MARK * self._settings.max_buffered_chars
@@ -39,15 +39,15 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Arrivals in the queues, those in flight not counted."""
+        """The number of arrivals in the queues, without those in flight."""
         return sum(len(queue) for queue in self._queues.values())
 
     def __contains__(self, uid: str) -> bool:
-        """Whether arrivals of the user wait."""
+        """Return whether arrivals of the user wait."""
         return uid in self._queues
 
     def erases(self, uid: str) -> bool:
-        """Whether an erasure of the user waits."""
+        """Return whether an erasure of the user waits."""
         return uid in self._with_erasure
 
     def add(self, arrival: Arrival) -> None:
@@ -58,10 +58,10 @@ class Batcher:
         self.chars += arrival.chars
 
     def ready(self, now: float, exclude: Container[str] = ()) -> Iterator[str]:
-        """Users whose micro-batch is due, in turn.
+        """Yield the users whose micro-batch is due, in turn.
 
-        Without room everyone is: reading pauses at the high mark until the low one, and between them there may be
-        nobody whose batch is large or old enough.
+        Every user's is due if there is no room: reading pauses from the high mark down to the low mark, and between
+        the two there may be no batch that is large or old enough.
         """
         everyone = self.draining or not self.has_room
         for uid, queue in self._queues.items():
@@ -76,7 +76,10 @@ class Batcher:
                 yield uid
 
     def take(self, uid: str, limit: int) -> MicroBatch:
-        """At most `limit` arrivals from the front; all up to the last erasure where one waits. May be empty."""
+        """Take at most `limit` arrivals from the front. May be empty.
+
+        If an erasure waits, all arrivals up to the last erasure are taken, whatever the limit.
+        """
         queue = self._queues.pop(uid, deque())
         count = min(limit, len(queue))
         if uid in self._with_erasure:
@@ -85,24 +88,24 @@ class Batcher:
             count = 1 + max(i for i, arrival in enumerate(queue) if isinstance(arrival.event, EraseEvent))
         taken = tuple(queue.popleft() for _ in range(count))
         if queue:
-            self._queues[uid] = queue  # at the end: others have their turn first
+            self._queues[uid] = queue  # at the end: the other users have their turn first
         return MicroBatch(uid, taken)
 
     def put_back(self, arrivals: Iterable[Arrival]) -> None:
-        """Return what was taken, in its order, to the front of each user's queue."""
+        """Return arrivals that were taken to the front of each user's queue, in their order."""
         for arrival in reversed(tuple(arrivals)):
             self._queues.setdefault(arrival.uid, deque()).appendleft(arrival)
             if isinstance(arrival.event, EraseEvent):
                 self._with_erasure.add(arrival.uid)
 
     def release(self, arrivals: Iterable[Arrival]) -> None:
-        """What was taken is finished, or not ours any more."""
+        """Count arrivals that were taken no longer: they are finished, or belong to another owner now."""
         for arrival in arrivals:
             self.events -= 1
             self.chars -= arrival.chars
 
     def drop(self, tenure: Tenure) -> None:
-        """Forget the waiting arrivals of an ended tenure: its next owner reads them again."""
+        """Forget the waiting arrivals of an ended tenure. The partition's next owner reads them again."""
         for uid, queue in list(self._queues.items()):
             kept = deque(arrival for arrival in queue if arrival.record.tenure != tenure)
             if len(kept) == len(queue):
@@ -116,7 +119,7 @@ class Batcher:
                 self._with_erasure.discard(uid)
 
     def next_due_seconds(self, now: float) -> float | None:
-        """Seconds until the oldest waiting arrival reaches its age; None with nothing waiting."""
+        """Return the seconds until the oldest waiting arrival is due by age; None if nothing waits."""
         if not self._queues:
             return None
         oldest = min(queue[0].arrived_at for queue in self._queues.values())

@@ -1,7 +1,8 @@
-"""The loop: the sole owner of the order of stages. Durable, then visible, then committed.
+"""The loop, which alone decides the order of stages. Durable, then visible, then committed.
 
-One thread owns the source and everything in this module; one trains; a small pool loads, stores and publishes. Workers
-return values through futures whose handlers run in the loop, so nothing here is shared between threads.
+One thread owns the source and runs everything in this module. One thread trains. A small pool loads, stores and
+publishes. Workers return values through futures whose handlers run in the loop, so nothing here is shared between
+threads.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from corlld.loop.durability import Durability
 from corlld.loop.intake import Intake
 from corlld.loop.jobs import Jobs
 from corlld.loop.offsets import LowWatermarks
+from corlld.loop.stages import Stages
 from corlld.observer import Observer
 from corlld.protocols import DeadLetters, Learner, Publisher, Source, StateStore
 from corlld.records import LoopStatus, PartitionStatus, Stage, Tenure
@@ -28,20 +30,21 @@ from corlld.settings.sections import Settings
 
 log = structlog.get_logger("corlld.daemon")
 
-BUSY_POLL_SECONDS = 0.02  # with work under way: its completions are handled between polls
+BUSY_POLL_SECONDS = 0.02  # while work is under way, since its completions are handled between polls
 IDLE_POLL_SECONDS = 0.25
 COMMIT_EVERY_SECONDS = 1.0
 STATUS_EVERY_SECONDS = 1.0
-LEAST_CLOSE_SECONDS = 1.0  # for each part, also where a stop has used up its time
+LEAST_CLOSE_SECONDS = 1.0  # per part, even if a stop has used up its time
 
 
 class Daemon:
-    """Reads, batches, trains, stores, publishes and commits, until stopped or until the input ends.
+    """Reads, batches, trains, stores, publishes and commits, until it is stopped or the input ends.
 
     Args:
-        settings: all of them; the loop reads batching, operations, publishing, snapshot and state.
-        source: started already.
-        store: opened already.
+        settings: the loop reads batching, dead_letters, operations, publishing, snapshot and state.
+        source: must be started.
+        store: must be opened.
+        observer: what happens is reported to it; None: to nobody.
         clock: monotonic seconds.
     """
 
@@ -74,24 +77,12 @@ class Daemon:
         )
         self._trainer = ThreadPoolExecutor(1, "trainer")
         self._pool = ThreadPoolExecutor(settings.publishing.threads, "store")
+        durability = Durability(
+            self._jobs, self._pool, store, publisher, self._observer, publishing=settings.publishing.enabled
+        )
+        stages = Stages(settings, self._batcher, self._watermarks, self._intake, durability, self._observer, clock)
         self._claims = Claims(
-            settings,
-            batcher=self._batcher,
-            watermarks=self._watermarks,
-            intake=self._intake,
-            jobs=self._jobs,
-            trainer=self._trainer,
-            learner=learner,
-            durability=Durability(
-                jobs=self._jobs,
-                pool=self._pool,
-                store=store,
-                publisher=publisher,
-                observer=self._observer,
-                publishing=settings.publishing.enabled,
-            ),
-            observer=self._observer,
-            clock=clock,
+            settings, stages, self._batcher, self._jobs, self._trainer, learner, self._observer, clock
         )
         self._next_commit = 0.0
         self._next_status = -math.inf
@@ -102,18 +93,18 @@ class Daemon:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def request_stop(self) -> None:
-        """Only sets a flag: safe in a signal handler."""
+        """Ask the loop to stop. Only sets a flag, so it is safe in a signal handler."""
         self._stop = True
 
     @property
     def waiting_for(self) -> list[Stage]:
-        """What keeps the daemon from being ready; empty when it is."""
+        """The stages that keep the daemon from being ready; empty if it is ready."""
         return [*([] if self._source.healthy else [Stage.INPUT]), *self._jobs.failing_stages]
 
     def run(self) -> None:
-        """Until stopped, or until the input has ended and all of it is finished. To be called once.
+        """Run until stopped, or until the input has ended and all of it is finished. To be called once.
 
-        Raises FatalError; any other exception is a bug. Either way nothing is committed that is not finished.
+        Raises FatalError; any other exception is a bug. In both cases nothing unfinished is committed.
         """
         deadline: float | None = None
         try:
@@ -122,10 +113,10 @@ class Daemon:
             deadline = self._clock() + self._settings.operations.shutdown_timeout_seconds
             self._drain(deadline)
         except BaseException:
-            # The running step is waited for: a supervisor that took this for a stuck loop would end the daemon before
-            # it has said why, and with another exit code.
+            # The running step is awaited below. The stop is reported first: a supervisor that took the wait for a stuck
+            # loop would end the daemon with another exit code, and before the reason is logged.
             with contextlib.suppress(FatalError):
-                self._tell_stop()
+                self._report_stop()
             raise
         finally:
             for executor in (self._trainer, self._pool):
@@ -143,8 +134,8 @@ class Daemon:
             log.info("partition_assigned", partition=tenure.partition.partition, start_offset=tenure.start_offset)
             self._watermarks.begin(tenure)
         now = self._clock()
-        # All of them before the first is looked at: the source's positions are past the whole poll already, and
-        # where the loop ends in the middle none of the rest may be committed.
+        # All records start before the first is admitted: the source's positions are past the whole poll already, and if
+        # the loop ends in the middle, none of the rest may be committed.
         for record in polled.records:
             self._watermarks.start(record, now)
         if polled.records:
@@ -168,7 +159,7 @@ class Daemon:
             self._source.resume()
             self._reading_paused = False
         self._commit(now)
-        self._tell_status(stopping=False)
+        self._report_status(stopping=False)
 
     def _input_is_finished(self) -> bool:
         return self._source.exhausted and not self._watermarks.unfinished
@@ -189,7 +180,7 @@ class Daemon:
             self._observer.commit_begun()
             self._next_commit = now + COMMIT_EVERY_SECONDS
 
-    def _tell_status(self, *, stopping: bool) -> None:
+    def _report_status(self, *, stopping: bool) -> None:
         now = self._clock()
         if now < self._next_status:
             return
@@ -206,7 +197,7 @@ class Daemon:
                 reading_paused=self._reading_paused,
                 partitions={
                     tenure.partition.partition: PartitionStatus(
-                        # The end was seen before the newest commit, perhaps.
+                        # Not below 0: the end may be older than the newest commit.
                         max(0, ends[tenure] - committed[tenure]) if tenure in ends and tenure in committed else None,
                         age,
                     )
@@ -223,14 +214,14 @@ class Daemon:
             )
         )
 
-    def _tell_stop(self) -> None:
+    def _report_stop(self) -> None:
         self._next_status = -math.inf  # at once
-        self._tell_status(stopping=True)
+        self._report_status(stopping=True)
 
     def _drain(self, deadline: float) -> None:
-        """Let what has begun become durable and visible, without starting anything new."""
+        """Finish what has begun, until it is durable and visible. Start nothing new."""
         self._claims.stop()
-        self._tell_stop()
+        self._report_stop()
         while self._intake.pending or self._claims.under_way:
             now = self._clock()
             if now >= deadline:
@@ -240,7 +231,7 @@ class Daemon:
             self._jobs.handle_completions(wait_seconds=BUSY_POLL_SECONDS)
             self._jobs.run_due_retries(now)
             self._claims.store_due(now)
-            self._tell_status(stopping=True)
+            self._report_status(stopping=True)
 
     def _close(self, deadline: float) -> None:
         def left() -> float:

@@ -1,16 +1,16 @@
-"""A user's state on its way from the store and back: loaded, made durable, then made visible.
+"""A user's state on its way from the store and back: loaded, or made durable and then visible.
 
-Jobs run in a pool; what they bring comes back in the loop's thread. What fails for now is tried again until it works.
+Jobs run in a pool; their results come back in the loop's thread. A job that fails for now is tried until it works.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import replace
 
 import structlog
 
 from corlld.errors import LostSwap, StateUnreadable
-from corlld.loop.jobs import Jobs
+from corlld.loop.jobs import Jobs, Task, Timed, Unless
 from corlld.observer import Observer
 from corlld.protocols import Publisher, StateStore
 from corlld.records import Arrival, Stage, UserState
@@ -19,20 +19,22 @@ log = structlog.get_logger("corlld.durability")
 
 
 class Durability:
-    """Loads and stores. The caller keeps to one of them at a time for a user.
+    """Loads and stores states. The caller has at most one load or save under way per user.
 
     Args:
-        publishing: off: states are stored, and no version is made visible.
+        jobs: runs the tries, and repeats them.
+        pool: runs the calls of store and publisher.
+        publishing: if False, states are stored and no version is made visible.
     """
 
     def __init__(
         self,
-        *,
         jobs: Jobs,
         pool: Executor,
         store: StateStore,
         publisher: Publisher,
         observer: Observer,
+        *,
         publishing: bool,
     ) -> None:
         self._jobs = jobs
@@ -48,20 +50,27 @@ class Durability:
         loaded: Callable[[UserState | None, str], None],
         unreadable: Callable[[StateUnreadable], None],
     ) -> None:
-        """Ends with a call of `loaded` (the state and its token), whose version is out, or of `unreadable`."""
+        """Load the user's state, and make sure that its version is out.
 
-        def done(future: "Future[tuple[UserState | None, str]]") -> None:
-            if isinstance(error := future.exception(), StateUnreadable):
-                self._jobs.forget((Stage.STATE, uid))
-                unreadable(error)
-            elif not self._jobs.failed((Stage.STATE, uid), future, lambda: self.load(uid, loaded, unreadable)):
-                state, token = future.result()
-                if state is None:
-                    loaded(None, token)
-                else:
-                    self._look_at_published(state, lambda seen: loaded(seen, token))
+        Args:
+            uid: the user's pseudonym.
+            loaded: called at the end with the state (None: the store has none) and its token.
+            unreadable: called in its place if the state can't be read.
+        """
 
-        self._jobs.submit(self._pool, done, self._store.load, uid)
+        def read(stored: tuple[UserState | None, str]) -> None:
+            state, token = stored
+            if state is None:
+                loaded(None, token)
+            else:
+                self._catch_up(state, lambda current: loaded(current, token))
+
+        self._jobs.until_done(
+            Task(Stage.STATE, uid),
+            lambda: self._pool.submit(self._store.load, uid),
+            read,
+            unless=Unless(StateUnreadable, unreadable),
+        )
 
     def save(
         self,
@@ -73,69 +82,77 @@ class Durability:
         stored: Callable[[str], None],
         lost: Callable[[], None],
     ) -> None:
-        """Ends with a call of `stored` (the new token), once the state is durable and visible, or of `lost`.
+        """Store the state, and then make it visible.
 
         Args:
-            arrivals: what is new in the state.
+            state: the new state.
+            token: of the stored state that it replaces.
+            make_visible: whether to publish the state's version, or its erasure.
+            arrivals: those that are new in the state; for the observer.
+            stored: called at the end with the new token, once the state is durable and visible.
+            lost: called in its place if another owner stored a state first.
         """
 
-        def again() -> None:
-            self.save(state, token, make_visible=make_visible, arrivals=arrivals, stored=stored, lost=lost)
+        def durable(save: Timed[str]) -> None:
+            self._observer.stored(state, save.seconds)
+            if make_visible:
+                self._publish(state, arrivals, lambda: stored(save.result))
+            else:
+                stored(save.result)
 
-        def done(future: "Future[tuple[str, float]]") -> None:
-            if isinstance(future.exception(), LostSwap):
-                self._jobs.forget((Stage.STATE, state.uid))
-                log.warning("lost_swap", uid=state.uid)
-                self._observer.lost_swap()
-                lost()
-            elif not self._jobs.failed((Stage.STATE, state.uid), future, again):
-                new_token, seconds = future.result()
-                self._observer.stored(state, seconds)
-                if make_visible:
-                    self._publish(state, arrivals, lambda: stored(new_token))
-                else:
-                    stored(new_token)
+        def lost_swap(_: LostSwap) -> None:
+            log.warning("lost_swap", uid=state.uid)
+            self._observer.lost_swap()
+            lost()
 
-        self._jobs.submit(self._pool, done, self._jobs.timed(self._store.save), state.uid, state, token)
+        self._jobs.until_done(
+            Task(Stage.STATE, state.uid),
+            lambda: self._pool.submit(self._jobs.timed(self._store.save), state.uid, state, token),
+            durable,
+            unless=Unless(LostSwap, lost_swap),
+        )
 
-    def _look_at_published(self, state: UserState, then: Callable[[UserState], None]) -> None:
-        """A kill between storing and publishing left the version out; a restored state is behind what is out."""
+    def _catch_up(self, state: UserState, then: Callable[[UserState], None]) -> None:
+        """Publish what a kill between storing and publishing left out, and number the state above all versions.
 
-        def look() -> int:
+        A restored state is older than the versions that are out.
+        """
+
+        def newest_version() -> int:
             self._make_visible(state)
             return self._publisher.newest(state.uid)
 
-        def done(future: "Future[int]") -> None:
-            if not self._jobs.failed(
-                (Stage.PUBLISHING, state.uid), future, lambda: self._look_at_published(state, then)
-            ):
-                # Versions never go back, also after a restore or a repair.
-                then(replace(state, version=max(state.version, future.result())))
+        def seen(newest: int) -> None:
+            # Versions never go back, also after a restore or a repair.
+            then(replace(state, version=max(state.version, newest)))
 
-        self._jobs.submit(self._pool, done, look)
+        self._jobs.until_done(Task(Stage.PUBLISHING, state.uid), lambda: self._pool.submit(newest_version), seen)
 
     def _publish(self, state: UserState, arrivals: Sequence[Arrival], then: Callable[[], None]) -> None:
-        def done(future: "Future[tuple[bool, float]]") -> None:
-            if not self._jobs.failed(
-                (Stage.PUBLISHING, state.uid), future, lambda: self._publish(state, arrivals, then)
-            ):
-                changed, seconds = future.result()
-                if changed:
-                    self._tell(state)
-                    self._observer.published(state, arrivals, seconds)
-                then()
+        def visible(publication: Timed[bool]) -> None:
+            if publication.result:
+                self._log(state)
+                self._observer.published(state, arrivals, publication.seconds)
+            then()
 
-        self._jobs.submit(self._pool, done, self._jobs.timed(self._make_visible), state)
+        self._jobs.until_done(
+            Task(Stage.PUBLISHING, state.uid),
+            lambda: self._pool.submit(self._jobs.timed(self._make_visible), state),
+            visible,
+        )
 
-    def _tell(self, state: UserState) -> None:
+    def _log(self, state: UserState) -> None:
         if state.erased:
             log.info("erased", uid=state.uid)
         else:
             log.info("published", uid=state.uid, version=state.version, pairs=state.statistics.pairs_applied)
 
     def _make_visible(self, state: UserState) -> bool:
-        """Whether the state's version, or its erasure, is out; False where there is none, or publishing is off."""
+        """Publish the state's version or its erasure. Return whether anything is out.
+
+        Returns False if the state has no version, or if publishing is off.
+        """
         if state.erased:
-            self._publisher.withdraw(state)  # also where publishing was turned off since
+            self._publisher.withdraw(state)  # even if publishing was turned off since
             return True
         return self._publishing and self._publisher.publish(state) is not None

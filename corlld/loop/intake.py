@@ -1,4 +1,7 @@
-"""The way in: records to arrivals, or to the dead letters."""
+"""The way in: turns each record into an arrival or a dead letter.
+
+It does not know what becomes of an arrival.
+"""
 
 from collections import deque
 
@@ -7,7 +10,7 @@ import structlog
 from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
-from corlld.loop.jobs import Jobs
+from corlld.loop.jobs import Jobs, Task
 from corlld.loop.offsets import LowWatermarks
 from corlld.observer import Observer
 from corlld.protocols import DeadLetters
@@ -16,12 +19,15 @@ from corlld.settings.sections import DeadLetterSettings
 
 log = structlog.get_logger("corlld.intake")
 
-MIN_RECORDS_FOR_SHARE = 100  # a share of fewer records says nothing
+MIN_RECORDS_FOR_SHARE = 100  # the share of invalid records is not judged below this
 MAX_PENDING_DEAD_LETTERS = 1_000
 
 
 class Intake:
-    """Admits records, and sets aside what can't be applied. A dead letter is finished when it is acknowledged."""
+    """Admits valid records and sets the others aside as dead letters.
+
+    The record of a dead letter is finished once the letter is acknowledged.
+    """
 
     def __init__(
         self,
@@ -45,12 +51,17 @@ class Intake:
 
     @property
     def full(self) -> bool:
+        """True if so many dead letters are pending that reading must pause."""
         return self.pending >= MAX_PENDING_DEAD_LETTERS
 
     def admit(self, record: Record, now: float) -> Arrival | None:
-        """The arrival of a record whose offset was started; None where it was set aside.
+        """Return the record's arrival; None if the record was set aside. Its offset must be started.
 
-        Raises FatalError where too many are.
+        Raises FatalError if too large a share of the recent records is invalid.
+
+        Args:
+            record: a record of a live tenure.
+            now: seconds on the daemon's monotonic clock.
         """
         try:
             event = self._decoder.decode(record.key, record.value, record.headers)
@@ -62,6 +73,7 @@ class Intake:
         return Arrival(self._pseudonyms.uid(event.user_id), event, record, now)
 
     def set_aside(self, letter: DeadLetter) -> None:
+        """Send the letter until it is acknowledged; then its record is finished."""
         self.pending += 1
         self._observer.dead_letter(letter)
         log.warning(
@@ -72,19 +84,13 @@ class Intake:
             partition=letter.record.tenure.partition.partition,
             offset=letter.record.offset,
         )
-        self._send(letter)
-
-    def _send(self, letter: DeadLetter) -> None:
-        what = (Stage.DEAD_LETTERS, (letter.record.tenure.number, letter.record.offset))
-
-        self._jobs.when_done(
-            self._dead_letters.send(letter),
-            lambda future: (
-                None if self._jobs.failed(what, future, lambda: self._send(letter)) else self._acknowledged(letter)
-            ),
+        self._jobs.until_done(
+            Task(Stage.DEAD_LETTERS, (letter.record.tenure.number, letter.record.offset)),
+            lambda: self._dead_letters.send(letter),
+            lambda _: self._finish(letter),
         )
 
-    def _acknowledged(self, letter: DeadLetter) -> None:
+    def _finish(self, letter: DeadLetter) -> None:
         self.pending -= 1
         self._watermarks.finish(letter.record)
 

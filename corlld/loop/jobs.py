@@ -1,12 +1,16 @@
-"""Work handed to threads, whose results come back to the loop; what failed for now is tried again later."""
+"""Jobs that run in other threads and whose results come back to the loop. Jobs that failed for now are tried again.
+
+It does not know what the jobs do.
+"""
 
 import heapq
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import structlog
 
@@ -20,7 +24,34 @@ FIRST_RETRY_SECONDS = 0.1
 
 P = ParamSpec("P")
 T = TypeVar("T")
-What = tuple[Stage, object]  # and what of it: names a thing that is tried again
+E = TypeVar("E", bound=Exception)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Names a thing that is tried until it is done.
+
+    subject: whose state or version, by uid; or which dead letter.
+    """
+
+    stage: Stage
+    subject: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Unless(Generic[E]):
+    """An error that ends a task: `then` is called with it in place of another try."""
+
+    error: type[E]
+    then: Callable[[E], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Generic[T]):
+    """The result of a job, and how long the job took."""
+
+    result: T
+    seconds: float
 
 
 class Jobs:
@@ -29,7 +60,7 @@ class Jobs:
     Args:
         retry_max_seconds: longest pause between tries.
         clock: monotonic seconds.
-        observer: told of each retry.
+        observer: each retry is reported to it.
     """
 
     def __init__(self, retry_max_seconds: float, clock: Callable[[], float], observer: Observer) -> None:
@@ -37,13 +68,13 @@ class Jobs:
         self._observer = observer
         self._clock = clock
         self._completions: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._retries: list[tuple[float, int, Callable[[], None]]] = []
+        self._retries: list[tuple[float, int, Callable[[], None]]] = []  # a heap: due time, order, what to call
         self._sequence = itertools.count()
-        self._failures: dict[What, int] = {}  # in a row
+        self._failures: dict[Task, int] = {}  # in a row
 
     @property
     def failing_stages(self) -> list[Stage]:
-        return sorted({stage for stage, _ in self._failures})
+        return sorted({task.stage for task in self._failures})
 
     def submit(
         self,
@@ -54,19 +85,43 @@ class Jobs:
         **kwargs: P.kwargs,
     ) -> None:
         """Run `job` in the executor, and then `then` in the loop."""
-        self.when_done(executor.submit(job, *args, **kwargs), then)
+        self._when_done(executor.submit(job, *args, **kwargs), then)
 
-    def when_done(self, future: "Future[T]", then: "Callable[[Future[T]], None]") -> None:
-        """Run `then` in the loop once the future is done. A cancelled one is forgotten: the loop is ending."""
+    def until_done(
+        self,
+        task: Task,
+        begin: "Callable[[], Future[T]]",
+        then: Callable[[T], None],
+        unless: Unless[Any] | None = None,
+    ) -> None:
+        """Try until it works, and then call `then` in the loop with the result.
 
-        def enqueue(done: "Future[T]") -> None:
-            if not done.cancelled():
-                self._completions.put(lambda: then(done))
+        A RetriableError is logged, and `begin` is called again after a pause. Any other error is raised in the loop.
 
-        future.add_done_callback(enqueue)
+        Args:
+            task: what is tried. Until it is done its stage counts as failing if the last try failed.
+            begin: starts one try; called in the loop.
+            then: called in the loop.
+            unless: an error that ends the task in another way. The task then no longer counts as failing.
+        """
+
+        def done(future: "Future[T]") -> None:
+            error = future.exception()
+            if unless is not None and isinstance(error, unless.error):
+                self._failures.pop(task, None)
+                unless.then(error)
+            elif isinstance(error, RetriableError):
+                self._try_later(task, error, lambda: self.until_done(task, begin, then, unless))
+            else:
+                result = future.result()  # raises the error of a job whose fate is not a retry
+                if self._failures.pop(task, 0):
+                    log.info("works_again", stage=task.stage.value)
+                then(result)
+
+        self._when_done(begin(), done)
 
     def handle_completions(self, wait_seconds: float = 0.0) -> None:
-        """Run the handlers of what is done, waiting for a first one up to `wait_seconds`."""
+        """Run the handlers of completed jobs. If there are none, wait for the first one up to `wait_seconds`."""
         try:
             handler = self._completions.get(timeout=wait_seconds) if wait_seconds else self._completions.get_nowait()
             while True:
@@ -75,40 +130,34 @@ class Jobs:
         except Empty:
             return
 
-    def failed(self, what: What, future: "Future[Any]", again: Callable[[], None]) -> bool:
-        """True where the job failed for now: `again` will be called after a pause.
-
-        Raises whatever else the job raised: its fate is not a retry.
-        """
-        error = future.exception()
-        if error is None:
-            if self._failures.pop(what, 0):
-                log.info("works_again", stage=what[0].value)
-            return False
-        if not isinstance(error, RetriableError):
-            raise error
-        failures = self._failures[what] = self._failures.get(what, 0) + 1
-        pause = min(self._retry_max_seconds, FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 20))
-        pause *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter, so that many users don't come back at once
-        log.warning("will_try_again", stage=what[0].value, problem=str(error), failures=failures, pause_seconds=pause)
-        self._observer.will_retry(what[0])
-        heapq.heappush(self._retries, (self._clock() + pause, next(self._sequence), again))
-        return True
-
-    def timed(self, job: Callable[P, T]) -> Callable[P, tuple[T, float]]:
-        """The job, returning how many seconds it took as well."""
-
-        def run(*args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
-            started = self._clock()
-            result = job(*args, **kwargs)
-            return result, self._clock() - started
-
-        return run
-
-    def forget(self, what: What) -> None:
-        """The thing ended in another way than by a try that worked."""
-        self._failures.pop(what, None)
-
     def run_due_retries(self, now: float) -> None:
         while self._retries and self._retries[0][0] <= now:
             heapq.heappop(self._retries)[2]()
+
+    def timed(self, job: Callable[P, T]) -> Callable[P, Timed[T]]:
+        """Return the job in a form that measures its seconds."""
+
+        def run(*args: P.args, **kwargs: P.kwargs) -> Timed[T]:
+            started = self._clock()
+            result = job(*args, **kwargs)
+            return Timed(result, self._clock() - started)
+
+        return run
+
+    def _when_done(self, future: "Future[T]", then: "Callable[[Future[T]], None]") -> None:
+        """Run `then` in the loop once the future is done. A cancelled future is forgotten: the loop is ending."""
+
+        def enqueue(done: "Future[T]") -> None:
+            if not done.cancelled():
+                self._completions.put(lambda: then(done))
+
+        future.add_done_callback(enqueue)
+
+    def _try_later(self, task: Task, error: RetriableError, again: Callable[[], None]) -> None:
+        failures = self._failures[task] = self._failures.get(task, 0) + 1
+        pause = min(self._retry_max_seconds, FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 20))
+        pause *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter, so that many users don't come back at once
+        stage = task.stage
+        log.warning("will_try_again", stage=stage.value, problem=str(error), failures=failures, pause_seconds=pause)
+        self._observer.will_retry(stage)
+        heapq.heappush(self._retries, (self._clock() + pause, next(self._sequence), again))

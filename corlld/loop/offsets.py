@@ -1,7 +1,7 @@
-"""The low watermark of each partition: what may be committed.
+"""The low watermark of each partition: the offset that may be committed.
 
-Users' batches finish out of order inside a partition, so the offset to commit is the smallest unfinished one; with
-nothing unfinished it is the consumer's position (transaction markers take offsets too).
+Users' batches finish out of order inside a partition, so the offset to commit is the smallest unfinished offset. If
+nothing is unfinished it is the consumer's position, since transaction markers take offsets too.
 """
 
 from collections import deque
@@ -11,15 +11,17 @@ from corlld.records import Record, Tenure
 
 
 class LowWatermark:
-    """Starts and finishes of one tenure's records. Offsets start in increasing order and finish in any."""
+    """The unfinished records of one tenure. Offsets start in increasing order and finish in any order."""
 
     def __init__(self) -> None:
-        self._started: deque[tuple[int, float]] = deque()  # with when; ascending, finished ones leave from the left
+        self._started: deque[tuple[int, float]] = (
+            deque()
+        )  # offset and time, ascending; finished offsets leave from the left
         self._unfinished: set[int] = set()
         self._newest = -1
 
     def start(self, offset: int, now: float) -> None:
-        """A record was delivered, at `now` in seconds. Raises ValueError where offsets do not increase."""
+        """Note that a record was delivered, at `now` in seconds. Raises ValueError if offsets do not increase."""
         if offset <= self._newest:
             raise ValueError(f"offset {offset} started after {self._newest}")
         self._newest = offset
@@ -27,17 +29,17 @@ class LowWatermark:
         self._unfinished.add(offset)
 
     def finish(self, offset: int) -> None:
-        """The record's outcome is durable. Raises KeyError where it is not unfinished."""
+        """Note that the record's outcome is durable. Raises KeyError if the offset is not unfinished."""
         self._unfinished.remove(offset)
         while self._started and self._started[0][0] not in self._unfinished:
             self._started.popleft()
 
     def committable(self, position: int) -> int:
-        """The smallest unfinished offset, or `position` with nothing unfinished."""
+        """Return the smallest unfinished offset, or `position` if nothing is unfinished."""
         return self._started[0][0] if self._started else position
 
     def age_seconds(self, now: float) -> float:
-        """Since the smallest unfinished offset was delivered; 0 with nothing unfinished."""
+        """Return the seconds since the smallest unfinished offset was delivered; 0 if nothing is unfinished."""
         return now - self._started[0][1] if self._started else 0.0
 
     @property
@@ -46,7 +48,10 @@ class LowWatermark:
 
 
 class LowWatermarks:
-    """The low watermark of every live tenure. Outcomes of ended tenures are ignored: another owner replays them."""
+    """The low watermark of every live tenure.
+
+    Outcomes of ended tenures are ignored: the partition's next owner replays those records.
+    """
 
     def __init__(self) -> None:
         self._live: dict[Tenure, LowWatermark] = {}
@@ -68,11 +73,11 @@ class LowWatermarks:
             watermark.finish(record.offset)
 
     def committable(self, positions: Mapping[Tenure, int]) -> dict[Tenure, int]:
-        """The offset to commit for each live tenure whose position is known."""
+        """Return the offset to commit for each live tenure whose position is known."""
         return {tenure: self._live[tenure].committable(p) for tenure, p in positions.items() if tenure in self._live}
 
     def ages_seconds(self, now: float) -> dict[Tenure, float]:
-        """Of every live tenure: since its oldest unfinished record was delivered; 0 with none."""
+        """Return, for each live tenure, the seconds since its oldest unfinished record was delivered; 0 with none."""
         return {tenure: watermark.age_seconds(now) for tenure, watermark in self._live.items()}
 
     @property

@@ -1,7 +1,7 @@
-"""How a user's state follows from the one before: the exactly-once rules, as pure functions.
+"""Derives a user's next state from the present state: the exactly-once rules, as pure functions.
 
-An arrival is covered where the state's `applied` has passed its offset, and a duplicate where its event id is among the
-recent ones. Both are judged against the very state that is trained, when the step starts.
+An arrival is covered if the state's `applied` has passed its offset. It is a duplicate if its event id is among the
+recent ids. Both are judged when the step starts, against the very state that is trained.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,12 +11,23 @@ from corlld.records import Arrival, EditEvent, EraseEvent, Release, Statistics, 
 from corlld.statistics import fold
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """An arrival's place among the arrivals of a user: by time, then tenure, then offset."""
+
+    arrived_at: float
+    tenure: int
+    offset: int
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A user's arrivals, sorted by what the state already knows of them; each in order.
+    """A user's arrivals, sorted by what the state knows of them. Each part is in order.
 
-    covered: in the stored state already, nothing is left to do. duplicates: the event id was seen at another offset;
-    `applied` must pass them durably, or a window of ids that moved on would let a replay count them again. fresh: new.
+    covered: the stored state has them already, so nothing is left to do.
+    duplicates: the event id was seen at another offset. `applied` must pass them durably: once the window of recent ids
+        has moved on, a replay would count them again.
+    fresh: new.
     """
 
     covered: tuple[Arrival, ...] = ()
@@ -30,19 +41,19 @@ class Selection:
     def __add__(self, later: "Selection") -> "Selection":
         return Selection(self.covered + later.covered, self.duplicates + later.duplicates, self.fresh + later.fresh)
 
-    def through(self, last: tuple[float, int, int]) -> "Selection":
-        """The part of it whose `place` is at most `last`."""
+    def through(self, last: Place) -> "Selection":
+        """Return the arrivals whose `place` is at most `last`."""
         parts = (self.covered, self.duplicates, self.fresh)
         return Selection(*(tuple(arrival for arrival in part if place(arrival) <= last) for part in parts))
 
 
-def place(arrival: Arrival) -> tuple[float, int, int]:
-    """Orders arrivals as they came."""
-    return arrival.arrived_at, arrival.record.tenure.number, arrival.record.offset
+def place(arrival: Arrival) -> Place:
+    """Return the arrival's place in the order in which arrivals came."""
+    return Place(arrival.arrived_at, arrival.record.tenure.number, arrival.record.offset)
 
 
 def select(state: UserState | None, arrivals: Iterable[Arrival], already: Selection | None = None) -> Selection:
-    """Sort `arrivals` against the state and what is `already` selected for the same step."""
+    """Sort `arrivals` by what the state knows of them, and add them to those `already` selected for the same step."""
     already = already or Selection()
     covered, duplicates, fresh = list(already.covered), list(already.duplicates), list(already.fresh)
     applied = state.applied if state else {}
@@ -61,13 +72,13 @@ def select(state: UserState | None, arrivals: Iterable[Arrival], already: Select
 def after_update(
     uid: str, state: UserState | None, selection: Selection, outcome: UpdateOutcome, recent_event_ids: int
 ) -> UserState:
-    """The state with the micro-batch in it, still under the version that is stored: `next_version` makes the new one.
+    """Return the state with the micro-batch in it. Its version stays that of the stored state; see `next_version`.
 
     Args:
         uid: the user's pseudonym.
-        state: the state that was trained, None for a new user.
-        selection: what the step started from; every fresh event is an edit.
-        outcome: what the learner returned for the fresh events.
+        state: the state that was trained; None for a new user.
+        selection: the arrivals that the step started from. Every fresh event is an edit.
+        outcome: the learner's outcome for the fresh events.
         recent_event_ids: how many event ids are remembered.
     """
     before = state or UserState(uid)
@@ -88,16 +99,21 @@ def after_update(
 
 
 def next_version(state: UserState) -> UserState:
-    """The state under a version of its own, as it is stored where tensors were trained since the version before."""
+    """Return the state under the next version, as it is stored if tensors were trained since the last version."""
     parent = state.release.version if state.release else None
     release = Release(state.version + 1, parent, state.applied, state.statistics)
     return replace(state, version=release.version, release=release)
 
 
 def after_erasure(uid: str, state: UserState | None, arrivals: Sequence[Arrival]) -> UserState:
-    """The tombstone: nothing of the user but what keeps a replay from bringing it back.
+    """Return the tombstone: it keeps nothing of the user but what stops a replay from bringing the user back.
 
-    The erasures' own event ids stay: one that is delivered twice must not erase what came between.
+    The erasures' own event ids stay: an erasure that is delivered twice must not erase what came in between.
+
+    Args:
+        uid: the user's pseudonym.
+        state: the state before; None for a new user.
+        arrivals: all arrivals that the last erasure covers, erasures included.
     """
     before = state or UserState(uid)
     return replace(

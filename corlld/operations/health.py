@@ -1,4 +1,4 @@
-"""Ready and alive: one judgement for `/readyz`, `/livez` and the metrics."""
+"""Readiness and liveness of the daemon: one judgement for `/readyz`, `/livez` and the metrics."""
 
 import time
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from corlld.records import LoopStatus, Stage
 
 
 class Health(Observer):
-    """Told by the start and the loop, asked by any thread.
+    """Keeps whether the daemon is ready and alive. The start and the loop report to it; any thread may ask it.
 
     Args:
-        liveness: told of every turn.
+        liveness: receives every turn of the loop.
         clock: monotonic seconds, the daemon's.
     """
 
@@ -32,15 +32,15 @@ class Health(Observer):
 
     @property
     def waiting_for(self) -> tuple[Stage, ...]:
-        """The stages that keep the daemon from being ready."""
+        """Return the stages that keep the daemon from being ready."""
         return self._waiting_for
 
     def not_alive(self) -> str | None:
-        """What is stuck, as a sentence; None where nothing is."""
+        """Return a sentence that says what is stuck, or None if nothing is."""
         return self._liveness.problem(self._clock())
 
     def not_ready(self) -> str | None:
-        """Why edits are not being learnt from; None where they are."""
+        """Return the reason why the daemon does not learn from edits, or None if it does."""
         if self._stopping:
             return "stopping"
         if self._waiting_for:

@@ -1,4 +1,4 @@
-"""One small HTTP server, in threads of its own: whoever asks slowly, or never stops asking, holds up nobody else.
+"""A small HTTP server in threads of its own: a slow or endless client delays neither other clients nor the loop.
 
 Knows nothing of what it serves; see `site`.
 """
@@ -22,23 +22,23 @@ from corlld.errors import ConfigurationError, FatalError, UnavailableError
 log = structlog.get_logger("corlld.http")
 
 CLIENT_SECONDS = 5.0
-MAX_CONNECTIONS = 32  # at a time; an answer takes milliseconds, so that the oldest of so many is a slow client's
+MAX_CONNECTIONS = 32  # at a time; an answer takes milliseconds, so the oldest of that many belongs to a slow client
 SHUTDOWN_POLL_SECONDS = 0.1
 
 
 @contextmanager
 def serving(address: str, app: WSGIApplication, *, client_seconds: float = CLIENT_SECONDS) -> Iterator[tuple[str, int]]:
-    """Serve `app` while the block runs; gives host and port, which is the one that was found for port 0.
+    """Serve `app` while the block runs. Yields the host and the port; for port 0, the free port that was found.
 
     Args:
         address: `host:port`.
         app: called from several threads at a time.
-        client_seconds: a client that neither sends nor reads for so long is let go of.
+        client_seconds: the connection is closed after a client neither sends nor reads for this long.
 
     Raises:
-        UnavailableError: the port is taken. It may be let go of, by a daemon that is just ending, so that a service
-            manager may try again.
-        ConfigurationError: no waiting can make the address one that can be listened at.
+        UnavailableError: the port is in use. A daemon that is just ending may free it soon, so a service manager may
+            try again.
+        ConfigurationError: this machine can't listen on the address, however long it waits.
     """
     server = _listen(address, client_seconds)
     server.set_app(app)
@@ -68,15 +68,15 @@ def _listen(address: str, client_seconds: float) -> "_Server":
 
 def _taken(address: str, why: str) -> FatalError:
     return UnavailableError(
-        f"operations.http_address = {address}: {why}. Stop what listens there (another corlld?), or set "
-        "operations.http_address to another port; an empty text serves nothing"
+        f"operations.http_address = {address}: {why}. Stop the program that listens there (another corlld?), or "
+        "set operations.http_address to another port. An empty text turns the server off"
     )
 
 
 def _refused(address: str, why: str) -> FatalError:
     return ConfigurationError(
-        f"operations.http_address = {address}: {why}. Set it to an address of this machine, such as 127.0.0.1:9108; "
-        "an empty text serves nothing"
+        f"operations.http_address = {address}: {why}. Set it to an address of this machine, such as 127.0.0.1:9108. "
+        "An empty text turns the server off"
     )
 
 
@@ -88,16 +88,16 @@ class _Handler(WSGIRequestHandler):
         self.connection.settimeout(self.server.client_seconds)
 
     def get_stderr(self) -> TextIO:
-        # What wsgiref would print here is a traceback for a client that went away; the site reports its own failures.
+        # wsgiref would print a traceback here whenever a client goes away. The site logs its own failures.
         return io.StringIO()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """The site logs what was asked for: a request line may hold anything."""
+        """Log nothing: a request line may hold anything. The site logs the paths that it knows."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-    request_queue_size = 128  # the default of 5 lets a burst of clients wait for a second try of their system's
+    request_queue_size = 128  # with the default of 5, a burst of clients has to wait until their system tries again
 
     def __init__(self, family: socket.AddressFamily, place: Any, client_seconds: float) -> None:
         self.address_family = family
@@ -107,7 +107,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__(place, _Handler)
 
     def server_bind(self) -> None:
-        # Without http.server's own, which asks the name service who we are, and may wait for it.
+        # Not http.server's own method: it asks the name service for our name, and may have to wait for the answer.
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]  # IPv4 or IPv6: (host, port, ...)
         self.setup_environ()
@@ -120,7 +120,7 @@ class _Server(ThreadingMixIn, WSGIServer):
                 del self._open[id(slow)]
         if slow is not None:
             with _gone_already():
-                slow.shutdown(socket.SHUT_RDWR)  # its thread finds the end of the stream
+                slow.shutdown(socket.SHUT_RDWR)  # its thread then reads the end of the stream
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
@@ -129,12 +129,13 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is slow or gone; the default prints its traceback."""
+        """Log a client that is slow or gone at debug level. The default prints a traceback."""
         log.debug("http_client_lost", exc_info=True)
 
 
 @contextmanager
 def _gone_already() -> Iterator[None]:
+    """Ignore the error that says that the connection is closed already."""
     try:
         yield
     except OSError as error:

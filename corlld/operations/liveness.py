@@ -1,16 +1,16 @@
-"""Whether the daemon makes progress: what `/livez` says and what a watchdog is fed by. Pure."""
+"""Judge whether the daemon makes progress, for `/livez` and for a watchdog. Pure: the time is an argument."""
 
 from corlld.records import LoopStatus
 
 
 class Liveness:
-    """A stuck loop or a stuck trainer, told from a slow one.
+    """Distinguishes a stuck loop or a stuck trainer from a slow one.
 
-    Before the first turn nothing is judged: the start ends by its own deadlines. Written by the loop's thread, read by
-    any.
+    Before the first turn it judges nothing: the start has deadlines of its own. The loop's thread writes; any thread
+    may read.
 
     Args:
-        stall_after_seconds: longest pause of the loop, or of the trainer inside a call of the learner.
+        stall_after_seconds: longest pause of the loop, and longest time without progress in a call of the learner.
     """
 
     def __init__(self, stall_after_seconds: float) -> None:
@@ -19,15 +19,15 @@ class Liveness:
         self._trainer_moved_at = 0.0
 
     def turned(self, status: LoopStatus) -> None:
-        """The loop turned."""
+        """Record that the loop turned."""
         last = self._last
-        # Idle, at work since now, or with something done since: the trainer is not stuck.
+        # The trainer is not stuck if it is idle, has just begun, or has made progress since the last turn.
         if last is None or not (status.training and last.training) or status.trainer_progress != last.trainer_progress:
             self._trainer_moved_at = status.now
         self._last = status
 
     def problem(self, now: float) -> str | None:
-        """What is stuck, as a sentence; None where all goes on. `now`: seconds on the daemon's monotonic clock."""
+        """Return a sentence that says what is stuck, or None. `now`: seconds on the daemon's monotonic clock."""
         last = self._last
         if last is None:
             return None

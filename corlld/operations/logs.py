@@ -1,8 +1,10 @@
-"""Logs: one line of JSON an entry, or a console's, for corlld's own entries and for those of every library.
+"""Logging: one stream for corlld's own entries and those of every library, as lines of JSON or for a console.
 
-Nothing here may show a user's text. So values are shown only where their type can't hold a record, exceptions show
-type and frames, and their message only where corlld worded it; libraries speak from `warning` up, at debug level from
-`info` up, but for the few whose debug lines were read and hold offsets only.
+No entry may show a user's text. Therefore:
+- A value is shown only if its type can't hold a record.
+- An exception is shown as its type and frames. Its message is shown only if corlld worded it.
+- Libraries log from `warning` up; at debug level, from `info` up. The few exceptions are loggers whose debug lines
+  were read and found to hold offsets only.
 """
 
 import json
@@ -27,23 +29,23 @@ from corlld.records import LoopStatus, Stage
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
 
-# At debug level. The rest of kafka-python writes whole requests, keys and values, SASL's answers too.
+# Open at debug level. The rest of kafka-python logs whole requests, with keys, values and SASL's answers.
 _OPEN_AT_DEBUG = ("kafka.consumer", "kafka.coordinator", "kafka.cluster")
-# Shows the bytes of a response that it can't read, and that at level error.
+# Logs the bytes of a response that it can't read, even at level error.
 _NEVER = ("kafka.protocol.parser",)
-# Libraries that put a handler of their own on their logger when they are imported.
+# Libraries that add a handler of their own to their logger when they are imported.
 _WITH_OWN_HANDLERS = ("transformers", "huggingface_hub")
 
-_MAX_FRAMES = 40  # an exception's innermost
-_MAX_CHAIN = 6  # exceptions and their causes
+_MAX_FRAMES = 40  # the innermost frames of an exception
+_MAX_CHAIN = 6  # an exception and its causes
 
 
 def configure_logging(level: LogLevel, format: LogFormat, stream: TextIO | None = None) -> None:  # noqa: A002
     """Send every entry of structlog, logging and warnings to one stream. May be called again.
 
     Args:
-        level: the least severe level that is shown of corlld itself.
-        format: `auto` is `console` where the stream is a terminal, else `json`.
+        level: the least severe level at which corlld's own entries are shown.
+        format: `auto` is `console` if the stream is a terminal, else `json`.
         stream: standard error by default.
     """
     stream = stream or sys.stderr
@@ -77,7 +79,7 @@ def configure_logging(level: LogLevel, format: LogFormat, stream: TextIO | None 
 
 
 def log_problem() -> str | None:
-    """Why the log can't be written, as a sentence; None where it can, as far as was tried."""
+    """Return a sentence that says why the log can't be written, or None if every write so far worked."""
     for handler in logging.root.handlers:
         if isinstance(handler, _Handler) and handler.problem is not None:
             return f"the log can't be written: {handler.problem}"
@@ -85,10 +87,10 @@ def log_problem() -> str | None:
 
 
 class LogWatch(Observer):
-    """Ends a daemon whose log can't be written any more: nobody would see how it goes on, nor why it failed.
+    """Ends a daemon whose log can't be written any more: nobody would see what it does, nor why it fails.
 
-    At the next stage of the start, or within about a second. Not where the entry is logged: that may be in a library's
-    own thread, or amid the loop's clean-up.
+    The daemon ends at the next stage of its start, or within about a second. It does not end at the call that logs:
+    that call may be in a library's own thread, or in the middle of the loop's clean-up.
     """
 
     def starting(self, waiting_for: Stage) -> None:
@@ -105,7 +107,7 @@ class LogWatch(Observer):
 
 
 def log_uncaught_errors() -> None:
-    """Log what nobody caught, instead of printing it with its message. For a process that is corlld's own."""
+    """Log uncaught exceptions instead of printing them with their messages. For a process that is corlld's own."""
 
     def of_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
@@ -122,7 +124,7 @@ def log_uncaught_errors() -> None:
 
 
 def describe_exception(exc_info: structlog.typing.ExcInfo) -> str:
-    """An exception and its causes: type and frames (no local variables), corlld's own messages, no others."""
+    """Describe an exception and its causes: types, frames without local variables, and only corlld's own messages."""
     return "\n".join(_describe(exc_info[1]))
 
 
@@ -149,7 +151,7 @@ def _name(error: BaseException) -> str:
 
 
 def _show_plain_values_only(_: Any, __: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Numbers, texts, paths, times and collections of them; anything else, a record for one, shows its type alone."""
+    """Show numbers, texts, paths, times and collections of them; of anything else (a record, say) only the type."""
     for key, value in entry.items():
         if not key.startswith("_"):  # structlog's own
             entry[key] = _plain(value)
@@ -181,19 +183,19 @@ def _set_levels(level: LogLevel) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.__class__ = _RoutedLogger
-    # They set their own level when they are imported.
+    # Libraries set their own level when they are imported, so the handler filters too.
     logging.root.handlers[0].setLevel(own)
     if not debug:
-        logging.root.handlers[0].addFilter(_not_kafkas_own)
+        logging.root.handlers[0].addFilter(_is_not_from_kafka)
 
 
-def _not_kafkas_own(record: logging.LogRecord) -> bool:
-    """A broker that is away is hundreds of lines of kafka-python's; `corlld.kafka` says it once."""
+def _is_not_from_kafka(record: logging.LogRecord) -> bool:
+    """Drop kafka-python's entries: it logs hundreds of lines for an unreachable broker; `corlld.kafka` logs one."""
     return not (record.name == "kafka" or record.name.startswith("kafka.")) or record.levelno >= logging.CRITICAL
 
 
 class _RoutedLogger(logging.Logger):
-    """A library's logger that takes no handler and always passes its entries on, whatever the library asks for."""
+    """A library's logger that accepts no handler and always passes its entries on, whatever the library sets."""
 
     def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802
         pass
@@ -208,15 +210,15 @@ class _RoutedLogger(logging.Logger):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    problem: str | None = None  # why the stream can't be written
+    problem: str | None = None  # the reason why the stream can't be written
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """An entry that can't be rendered: said without its arguments, which logging would print."""
+        """Log that an entry can't be rendered, without its arguments: logging's own handler would print them."""
         entry = {"level": "error", "event": "log_entry_failed", "logger": record.name, "line": record.lineno}
         try:
             self.stream.write(json.dumps(entry) + self.terminator)
             self.flush()
-        except OSError as error:  # it was the stream, and not the entry
+        except OSError as error:  # the stream failed, not the entry
             self.problem = error.strerror or type(error).__name__
         except ValueError:
             self.problem = "it is closed"

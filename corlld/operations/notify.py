@@ -1,16 +1,16 @@
-"""sd_notify: tells systemd, or any supervisor that speaks its protocol, how the daemon's life goes.
+"""Report the daemon's state to systemd, or to any supervisor that speaks its protocol (sd_notify).
 
-READY=1 goes out with the loop's first turn: the input was reached within `operations.startup_timeout_seconds` and the
-model is resident. Not later, when nothing is waited for any more: READY can't be taken back, and until it is there
-systemd's start timeout would kill a daemon that keeps a model and only waits for a broker that has just gone away.
-From then on that is a matter of STATUS and of /readyz.
+READY=1 is sent with the loop's first turn: the input was reached within `operations.startup_timeout_seconds`, and the
+model is resident. It is not delayed until the daemon waits for nothing. READY can't be taken back, and without it
+systemd's start timeout would kill a daemon that holds a model and only waits for a broker that has just gone away.
+After READY, STATUS and /readyz say what the daemon waits for.
 
-While the model loads, a thread of its own asks for more time, up to `operations.model_load_timeout_seconds`: loading
-holds up the only thread that could ask, and a load that hangs must end in systemd's start timeout. The watchdog, on
-the other hand, is fed by the loop's own thread, and only while `Liveness` finds nothing stuck.
+While the model loads, a separate thread asks for more time, up to `operations.model_load_timeout_seconds`: loading
+blocks the main thread, and a load that hangs must end in systemd's start timeout. The watchdog is fed by the loop's
+own thread, and only while `Liveness` finds nothing stuck.
 
-A socket that can't be used is told once in the log, and no more: supervision is not what the daemon is for, and who
-waits for READY or for a ping in vain ends the wait by its own timeout, and says so.
+A socket that can't be used is logged once and otherwise ignored: learning does not depend on supervision, and a
+supervisor that waits for READY or for a ping in vain has a timeout of its own.
 """
 
 import socket
@@ -28,7 +28,7 @@ log = structlog.get_logger("corlld.notify")
 
 EXTEND_EVERY_SECONDS = 10.0
 EXTENSION_SECONDS = 30.0  # three missed requests
-STOP_MARGIN_SECONDS = 15.0  # past the shutdown timeout: closing the parts, and the end of the interpreter
+STOP_MARGIN_SECONDS = 15.0  # beyond the shutdown timeout: to close the parts and to end the interpreter
 STATUS_EVERY_SECONDS = 3.0
 PINGS_PER_TIMEOUT = 3
 
@@ -40,10 +40,10 @@ _STARTING = {
 
 
 class NotifySocket:
-    """The datagram socket that $NOTIFY_SOCKET names. Never waits, never raises; thread-safe.
+    """The datagram socket that $NOTIFY_SOCKET names. Never blocks, never raises; thread-safe.
 
     Args:
-        address: a path, or `@` and an abstract name. Empty or None: nobody listens, and nothing is sent.
+        address: a path, or `@` and an abstract name. Empty or None: there is no supervisor, and nothing is sent.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -54,11 +54,11 @@ class NotifySocket:
         elif address:
             self._address = address if address[0] == "/" else "\0" + address[1:]
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            # A supervisor that does not read must not hold up the loop; what it missed is sent again, or outdated.
+            # A supervisor that does not read must not block the loop. What it missed is sent again or soon out of date.
             self._socket.setblocking(False)
 
     def send(self, *assignments: str) -> bool:
-        """Send `NAME=value` lines as one datagram. False where nobody was told."""
+        """Send `NAME=value` lines as one datagram. Returns False if it was not sent."""
         if self._address is None:
             return False
         try:
@@ -78,7 +78,7 @@ class NotifySocket:
 
 
 def watchdog_timeout(environ: Mapping[str, str], pid: int) -> float | None:
-    """The time within which the supervisor wants a ping; None where it wants none, or wants it of another process."""
+    """Return the seconds within which the supervisor wants a ping; None if it wants none from this process."""
     asked = environ.get("WATCHDOG_USEC", "")
     if not asked or environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return None
@@ -89,12 +89,12 @@ def watchdog_timeout(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 class Notifier(Observer):
-    """Tells the supervisor what the start and the loop tell.
+    """Reports the start and the turns of the loop to the supervisor.
 
     Args:
-        notify_socket: where to.
+        notify_socket: the supervisor's socket.
         operations: `model_load_timeout_seconds` and `shutdown_timeout_seconds`.
-        liveness: told of each turn before this observer is.
+        liveness: receives each turn before this observer does.
         watchdog_seconds: see `watchdog_timeout`.
         extend_every_seconds: pause between requests for more time while the model loads.
     """
@@ -112,10 +112,10 @@ class Notifier(Observer):
         self._liveness = liveness
         self._ping_every_seconds = watchdog_seconds and watchdog_seconds / PINGS_PER_TIMEOUT
         self._extend_every_seconds = extend_every_seconds
-        self._started = threading.Event()  # or given up: no more time is asked for
+        self._started = threading.Event()  # or given up: ask for no more time
         self._extending: threading.Thread | None = None
-        self._told_ready = False
-        self._told_stopping = False
+        self._sent_ready = False
+        self._sent_stopping = False
         self._next_ping = 0.0
         self._next_status = 0.0
         self._line = ""
@@ -136,11 +136,11 @@ class Notifier(Observer):
         """See `Observer`."""
         self._started.set()
         problem = self._liveness.problem(status.now)
-        if not self._told_ready and not status.stopping:
-            self._told_ready = self._socket.send("READY=1")
-        if status.stopping and not self._told_stopping:
+        if not self._sent_ready and not status.stopping:
+            self._sent_ready = self._socket.send("READY=1")
+        if status.stopping and not self._sent_stopping:
             needed = self._operations.shutdown_timeout_seconds + STOP_MARGIN_SECONDS
-            self._told_stopping = self._socket.send("STOPPING=1", _extension(needed))
+            self._sent_stopping = self._socket.send("STOPPING=1", _extension(needed))
             self._next_status = status.now
         if self._ping_every_seconds and problem is None and status.now >= self._next_ping:
             self._socket.send("WATCHDOG=1")
@@ -151,7 +151,7 @@ class Notifier(Observer):
             self._next_status = status.now + STATUS_EVERY_SECONDS
 
     def close(self) -> None:
-        """Ask for nothing any more, also where the start has failed."""
+        """Stop asking for time and close the socket. Also for a start that failed."""
         self._started.set()
         if self._extending is not None:
             self._extending.join()

@@ -1,4 +1,4 @@
-"""What the HTTP server serves: metrics, health and a landing page. No settings, no user's data."""
+"""The pages of the HTTP server: metrics, health and a landing page. They show no settings and no user's data."""
 
 import html
 from collections.abc import Callable, Iterable
@@ -35,15 +35,15 @@ td {{ padding-right: 2em }}
 <body>
 <h1>corlld</h1>
 <p>Version {version}. A streaming online-learning daemon:
-one LoRA adapter a user, learnt from how drafts are edited.</p>
+one LoRA adapter per user, learnt from the user's edits of drafts.</p>
 <p><strong>{ready}</strong></p>
 <table>
 {rows}
 </table>
 <ul>
-<li><a href="/metrics">/metrics</a>: for Prometheus</li>
+<li><a href="/metrics">/metrics</a>: metrics for Prometheus</li>
 <li><a href="/livez">/livez</a>: 200 while nothing is stuck</li>
-<li><a href="/readyz">/readyz</a>: 200 while edits are being learnt from</li>
+<li><a href="/readyz">/readyz</a>: 200 while the daemon learns from edits</li>
 </ul>
 </body>
 </html>
@@ -52,17 +52,19 @@ one LoRA adapter a user, learnt from how drafts are edited.</p>
 
 @dataclass(frozen=True, slots=True)
 class Response:
+    """An answer to a request; by default its body is plain text."""
+
     status: HTTPStatus
     body: bytes
     headers: tuple[tuple[str, str], ...] = (("Content-Type", "text/plain; charset=utf-8"),)
 
 
 class Site:
-    """A WSGI application. Called from several threads at a time.
+    """The WSGI application that serves the pages. Several threads may call it at a time.
 
     Args:
-        registry: the metrics.
-        health: ready and alive.
+        registry: the metrics to serve.
+        health: judges readiness and liveness.
     """
 
     def __init__(self, registry: CollectorRegistry, health: Health) -> None:
@@ -81,10 +83,10 @@ class Site:
         try:
             response = self._respond(method, path, environ)
         except Exception:
-            # The answer says so, and the next scrape shows it: a bug in here must not end the learning.
+            # A bug in a page must not end the learning: the answer and the log report it.
             log.exception("http_bug")
-            response = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"a bug in corlld; its log has the frames\n")
-        # Only of what we know ourselves: a request may hold anything.
+            response = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"a bug in corlld: see http_bug in its log\n")
+        # Log the path only if it is ours: a request may hold anything.
         log.debug("http_request", path=path if path in self._routes else None, status=response.status.value)
         length = ("Content-Length", str(len(response.body)))
         start_response(f"{response.status.value} {response.status.phrase}", [*response.headers, *HEADERS, length])
@@ -92,13 +94,13 @@ class Site:
 
     def _respond(self, method: str, path: str, environ: WSGIEnvironment) -> Response:
         if (route := self._routes.get(path)) is None:
-            return Response(HTTPStatus.NOT_FOUND, f"not here; there are {', '.join(self._routes)}\n".encode())
+            return Response(HTTPStatus.NOT_FOUND, f"no such page; the pages are {', '.join(self._routes)}\n".encode())
         if method not in ("GET", "HEAD"):
-            return Response(HTTPStatus.METHOD_NOT_ALLOWED, b"GET or HEAD\n", (("Allow", "GET, HEAD"),))
+            return Response(HTTPStatus.METHOD_NOT_ALLOWED, b"allowed methods: GET, HEAD\n", (("Allow", "GET, HEAD"),))
         return route(environ)
 
     def _metrics(self, environ: WSGIEnvironment) -> Response:
-        """In the format and compression that the request asks for."""
+        """Serve the metrics in the format and the compression that the request asks for."""
         status, headers = "", []
 
         def start_response(given_status: str, given_headers: list[tuple[str, str]]) -> None:
@@ -126,7 +128,7 @@ class Site:
         return Response(HTTPStatus.OK, page.encode(), (("Content-Type", "text/html; charset=utf-8"),))
 
     def _figure(self, name: str) -> str:
-        """The sum over a metric's series; a dash where there are none yet."""
+        """Return the sum over a metric's series, or a dash if there are none yet."""
         families = self._registry.restricted_registry([name]).collect()
         values = [sample.value for family in families for sample in family.samples]
         return f"{sum(values):,.0f}" if values else "-"

@@ -1,4 +1,7 @@
-"""Announces each user's newest version on a compacted topic, in a thread of its own: no commit ever waits for it."""
+"""Announces each user's newest version on a compacted topic.
+
+It works in a thread of its own, so that no commit waits for the topic. It does not know which topic that is.
+"""
 
 import json
 import threading
@@ -20,25 +23,27 @@ log = structlog.get_logger("corlld.announcer")
 FIRST_PAUSE_SECONDS = 0.1
 ACKNOWLEDGED_WITHIN_SECONDS = 150.0  # kafka-python gives up by itself after 120
 
+_ANNOUNCED = ("uid", "version", "name", "base_model", "base_revision", "digest")  # of the manifest
+
 
 @dataclass(frozen=True, slots=True)
-class _Word:
-    """What the topic has to say of a user. value: None for a user who was erased."""
+class _Announcement:
+    """The value that a user must have on the topic in the end; None if the user was erased."""
 
     value: bytes | None
 
 
 class Announcer:
-    """One pending entry a user at most, however many versions come: only the newest is ever announced.
+    """Keeps at most one pending entry per user, however many versions come: only the newest is announced.
 
-    The head is read before sending, and again after the acknowledgement: where it moved meanwhile the newer one is
-    announced again, so that of two owners the late one can't leave an old version as the last word.
+    The head is read before sending, and again after the acknowledgement. If it moved meanwhile, the newer version is
+    announced too: so a late owner can't leave an old version as the last announcement.
 
     Args:
-        announcements: the topic; closed with this.
-        head: reads the newest durable state of a user.
-        target: says where a version is, and what its manifest says.
-        retry_max_seconds: longest pause after a failure.
+        announcements: the topic; `close` closes it.
+        head: reads the head of a user's newest durable state.
+        target: gives the location and the manifest of a version.
+        retry_max_seconds: the longest pause after a failure.
     """
 
     def __init__(
@@ -58,20 +63,20 @@ class Announcer:
         self._closing = threading.Event()
         self._deadline = float("inf")  # monotonic seconds; set by `close`
         self._failure: Exception | None = None
-        # A daemon thread: one that waits for a broker must not keep the process from ending.
+        # A daemon thread, since waiting for a broker must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
         self._thread.start()
 
     @property
     def pending(self) -> int:
-        """Users whose announcement is not acknowledged yet."""
+        """The number of users whose announcement is not acknowledged yet."""
         with self._changed:
             return len({*self._pending, self._current} - {None})
 
     def announce(self, uid: str) -> None:
-        """See to it that the topic's last word on the user is the newest state's. Never waits.
+        """Ask for an announcement of the user's newest state. Never waits.
 
-        Raises what ended the thread: FatalError where the topic refused an announcement for good.
+        Raises the error that ended the thread: FatalError if the topic refused an announcement for good.
         """
         if self._failure is not None:
             raise self._failure
@@ -80,7 +85,7 @@ class Announcer:
             self._changed.notify()
 
     def close(self, timeout_seconds: float) -> None:
-        """Let what is pending go out, for so long at most, and close the topic."""
+        """Send what is pending, for at most `timeout_seconds`, and close the topic."""
         self._deadline = time.monotonic() + timeout_seconds
         self._closing.set()
         with self._changed:
@@ -111,7 +116,7 @@ class Announcer:
                 return
 
     def _take(self) -> str | None:
-        """The user who waits longest; None at the end."""
+        """Wait for a pending user, and return the one who waits longest; None at the end."""
         with self._changed:
             self._current = None
             self._changed.wait_for(lambda: self._pending or self._closing.is_set())
@@ -125,32 +130,33 @@ class Announcer:
 
     def _rest(self, seconds: float) -> None:
         if self._closing.is_set():
-            # The event is set, so it can't be waited for. Only this thread pauses, in its last tries.
+            # The event is set, so waiting for it would not pause. Only this thread sleeps, in its last tries.
             time.sleep(FIRST_PAUSE_SECONDS)
         else:
             self._closing.wait(seconds)
 
     def _announce_newest(self, uid: str) -> None:
-        word = self._last_word(uid)
-        if word is None:
+        newest = self._newest(uid)
+        if newest is None:
             return
-        _wait_for(self._announcements.send(uid, word.value))
-        if self._last_word(uid) != word:
+        _wait_for(self._announcements.send(uid, newest.value))
+        if self._newest(uid) != newest:
             self._put_back(uid)
 
-    def _last_word(self, uid: str) -> _Word | None:
-        """None where there is nothing to say: whoever puts the newest version out will announce it."""
+    def _newest(self, uid: str) -> _Announcement | None:
+        """Return the announcement of the newest state.
+
+        None if there is no state, or its version is not out: the owner who publishes the version announces it then.
+        """
         head = self._head(uid)
         if head is None:
             return None
         if head.erased:
-            return _Word(None)
+            return _Announcement(None)
         if (published := self._target.get(uid, head.version)) is None:
             return None
-        said = {
-            key: published.manifest[key] for key in ("uid", "version", "name", "base_model", "base_revision", "digest")
-        }
-        return _Word(json.dumps(said | {"location": published.location}, sort_keys=True).encode())
+        content = {key: published.manifest[key] for key in _ANNOUNCED} | {"location": published.location}
+        return _Announcement(json.dumps(content, sort_keys=True).encode())
 
 
 def _wait_for(future: "Future[None]") -> None:

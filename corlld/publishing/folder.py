@@ -1,16 +1,22 @@
 """Adapter versions in a local folder: `<path>/<uid>/v<NNNNNN>/`, each file written once."""
 
 import contextlib
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from corlld.errors import FatalError
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, adapter_name
-from corlld.publishing.target import PublishedVersion
-from corlld.system.durable_files import SHARED, check_writable, create, fsync_folder, make_folders, retriable
+from corlld.publishing.target import PublishedVersion, integrity_alarm
+from corlld.system.durable_files import (
+    SHARED,
+    check_permission,
+    check_writable,
+    create,
+    fsync_folder,
+    make_folders,
+    retriable,
+)
 
 _VERSION = re.compile(r"v(\d{6,})")
 
@@ -19,24 +25,30 @@ class FolderTarget:
     """See `Target`. A version is out once its `adapter_config.json` is there.
 
     Args:
-        path: made where it is missing.
+        path: the folder; `open` makes it if it is missing.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def check(self) -> str:
+        """See `Target`. Looks at the rights alone: a full disk shows in `open`."""
+        check_permission(self._path)
+        return str(self._path)
+
     def open(self) -> None:
-        """See that the folder can be written. Raises FatalError."""
+        """See `Target`."""
         check_writable(self._path, SHARED)
 
     def put(self, uid: str, version: int, files: Mapping[str, bytes]) -> str:
-        """See `Target`. Where the manifest is the expected one and the config is there, nothing more is read."""
+        """See `Target`. Nothing more is read if the config is there and the manifest is the expected one."""
         folder = self._folder(uid, version)
         with retriable(self._path):
             if not ((folder / CONFIG_FILE).exists() and _content(folder / MANIFEST_FILE) == files[MANIFEST_FILE]):
                 make_folders(folder, SHARED)
                 for name, data in files.items():
-                    _put_file(folder / name, data, alarm=f"version {version} of {uid}: {name}")
+                    if not _put_file(folder / name, data):
+                        raise integrity_alarm(uid, version, name)
         return str(folder)
 
     def get(self, uid: str, version: int) -> PublishedVersion | None:
@@ -73,18 +85,14 @@ class FolderTarget:
         return (self._path / adapter_name(uid, version)).absolute()
 
 
-def _put_file(path: Path, data: bytes, alarm: str) -> None:
+def _put_file(path: Path, data: bytes) -> bool:
+    """Write the file unless it is there. Return whether its content is `data` now."""
     if not path.exists():
-        try:
+        # Another owner may be faster: it makes the same version of the same state.
+        with contextlib.suppress(FileExistsError):
             create(path, data, SHARED)
-        except FileExistsError:
-            pass  # another owner makes the same version out of the same state
-        else:
-            return
-    if hashlib.sha256(path.read_bytes()).digest() != hashlib.sha256(data).digest():
-        raise FatalError(
-            f"integrity alarm: {alarm} was published with other content than its state says; nothing was overwritten"
-        )
+            return True
+    return path.read_bytes() == data
 
 
 def _content(path: Path) -> bytes | None:
@@ -95,7 +103,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _versions(folder: Path) -> list[tuple[int, Path]]:
-    """The versions of one user, also half-published ones, oldest first."""
+    """Return the user's versions with their folders, also partly published ones, oldest first."""
     try:
         return sorted((int(match[1]), path) for path in folder.iterdir() if (match := _VERSION.fullmatch(path.name)))
     except FileNotFoundError:
@@ -103,7 +111,7 @@ def _versions(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _remove(folder: Path) -> None:
-    """The config first: what is left after a kill is no adapter to any engine."""
+    """Remove a version, its config first: what a kill leaves is no adapter to any engine."""
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     fsync_folder(folder)
     for path in folder.iterdir():

@@ -1,7 +1,8 @@
-"""A release as the files of a PEFT adapter: a pure function of the state, so that it can be made again at any time.
+"""Writes a release as the files of a PEFT adapter: a pure function of the state, so that it can be repeated.
 
-The bytes must never change for a version that is out: PEFT's own writer would put in its version number and sets in
-any order, so the few fields that matter are written here, and every PEFT release fills in its defaults.
+The bytes of a version that is out must never change. PEFT's own writer adds its version number, and sets in any order.
+So only the fields that matter are written here, and every PEFT release fills in its defaults. This module does not
+know where the files go.
 """
 
 import hashlib
@@ -14,21 +15,21 @@ from corlld.records import ModelInfo, Release, Statistics, UserState
 
 TENSORS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "manifest.json"
-CONFIG_FILE = "adapter_config.json"  # serving engines take a folder for an adapter once this is there: written last
+CONFIG_FILE = "adapter_config.json"  # written last: serving engines take a folder with it for an adapter
 
 MANIFEST_FORMAT = 1
 
 
 def adapter_name(uid: str, version: int) -> str:
-    """The name of a version, everywhere: never used again for other tensors."""
+    """Return the name of a version, the same everywhere. It is never used again for other tensors."""
     return f"{uid}/v{version:06d}"
 
 
 def adapter_files(state: UserState, layout: AdapterLayout, model: ModelInfo) -> dict[str, bytes]:
-    """The files of the state's release, in the order in which they have to appear.
+    """Return the files of the state's release by name, in the order in which they must appear.
 
     Args:
-        state: with a release, and the adapter that belongs to it.
+        state: has a release, and the adapter that belongs to it.
         layout: what the adapter's numbers mean.
         model: the base model.
 
@@ -55,7 +56,7 @@ def _config(layout: AdapterLayout, model: ModelInfo) -> dict[str, object]:
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": model.name,
-        # A local model's revision is a digest that a hub would not know: the manifest has it.
+        # A local model's revision is a digest that no hub knows. The manifest names it.
         "revision": None,
         "inference_mode": True,
         "r": layout.r,
@@ -79,39 +80,39 @@ def _manifest(uid: str, release: Release, layout: AdapterLayout, model: ModelInf
         "base_model": model.name,
         "base_revision": model.revision,
         "adapter_fingerprint": layout.fingerprint,
-        "digest": digest,  # SHA-256 of the tensors' file
+        "digest": digest,  # SHA-256 of the tensors' file, hex
         "applied": dict(release.applied),
         "counts": _counts(release.statistics),
         "prequential": _prequential(release.statistics),
     }
 
 
-def _counts(of: Statistics) -> dict[str, object]:
+def _counts(statistics: Statistics) -> dict[str, object]:
     return {
-        "events": of.events,
-        "pairs_applied": of.pairs_applied,
-        "acceptances": of.acceptances,
-        "no_difference": of.no_difference,
-        "rejected": dict(of.rejected),
-        "updates": of.updates,
+        "events": statistics.events,
+        "pairs_applied": statistics.pairs_applied,
+        "acceptances": statistics.acceptances,
+        "no_difference": statistics.no_difference,
+        "rejected": dict(statistics.rejected),
+        "updates": statistics.updates,
     }
 
 
-def _prequential(of: Statistics) -> dict[str, object]:
-    """Figures from before each pair was trained on; null where there is nothing to divide by."""
+def _prequential(statistics: Statistics) -> dict[str, object]:
+    """Return figures measured before each pair was trained on; null if there is nothing to divide by."""
     return {
-        "pairs": of.prequential_pairs,
-        "accuracy": _mean(of.prequential_correct, of.prequential_pairs),
-        "mean_margin_nats": _mean(of.prequential_margin_sum, of.prequential_pairs),
-        "base_pairs": of.base_pairs,
-        "base_accuracy": _mean(of.base_correct, of.base_pairs),
+        "pairs": statistics.prequential_pairs,
+        "accuracy": _mean(statistics.prequential_correct, statistics.prequential_pairs),
+        "mean_margin_nats": _mean(statistics.prequential_margin_sum, statistics.prequential_pairs),
+        "base_pairs": statistics.base_pairs,
+        "base_accuracy": _mean(statistics.base_correct, statistics.base_pairs),
         "drafts": {
             version: {
                 "events": figures.events,
                 "acceptances": figures.acceptances,
                 "mean_edit_ratio": _mean(figures.edit_ratio_sum, figures.events),
             }
-            for version, figures in of.drafts.items()
+            for version, figures in statistics.drafts.items()
         },
     }
 

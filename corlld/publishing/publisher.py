@@ -1,4 +1,4 @@
-"""Makes durable states visible at the primary target, and tells the announcer."""
+"""Makes durable states visible: publishes their releases at the target, prunes old versions, asks for announcements."""
 
 import json
 from collections.abc import Callable
@@ -15,12 +15,13 @@ class AdapterPublisher:
     """See `Publisher`.
 
     Args:
-        target: where versions go.
+        target: where versions are published; opened.
         layout: what the adapters' numbers mean.
         model: the base model of every adapter.
-        keep_versions: newest versions kept of each user.
-        announcer: told of every publication, also of one that was out already: its announcement may have been lost.
-        head: reads the newest state. Where given, what a late owner put out after the user's erasure is taken back.
+        keep_versions: how many of the newest versions are kept per user.
+        announcer: asked after every publication. A version that was out already may have lost its announcement.
+        head: reads the head of a user's newest state. If given, a version that a late owner publishes after the
+            user's erasure is removed again.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class AdapterPublisher:
             return None
         files = adapter_files(state, self._layout, self._model)
         location = self._target.put(state.uid, state.release.version, files)
-        # A late owner, this one or another, may have put out what was erased meanwhile.
+        # A late owner, this one or another, may have published what was erased meanwhile.
         through = max(state.erased_through, self._erased_through(state.uid))
         if through:
             self._target.withdraw(state.uid, through)
@@ -68,14 +69,17 @@ class AdapterPublisher:
             self._announcer.announce(state.uid)
 
     def close(self, timeout_seconds: float) -> None:
-        """Let pending announcements go out."""
+        """Send pending announcements, for at most `timeout_seconds`."""
         if self._announcer is not None:
             self._announcer.close(timeout_seconds)
 
     def _erased_through(self, uid: str) -> int:
-        """Read after the version is out: either we see the erasure, or the erasure sees the version."""
+        """Return the newest erased version; 0 if there is none or the state can't be read.
+
+        Called after the version is out: either this read sees the erasure, or the erasure sees the version.
+        """
         try:
             head = self._head(uid) if self._head is not None else None
         except StateUnreadable:
-            return 0  # said when the state is loaded next
+            return 0  # the next load of the state reports it
         return head.erased_through if head is not None else 0

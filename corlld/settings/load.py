@@ -1,7 +1,7 @@
-"""From a TOML file, credential files and the environment to one frozen `Settings`; each mistake in one line.
+"""Load the frozen `Settings` from a TOML file, credential files and the environment; report each mistake in a line.
 
-Later ones win: the file, then credential files (secrets only), then `CORLLD_<SECTION>__<KEY>`. No message quotes a
-secret, nor the value of a key that is unknown (it might be a misspelt secret).
+Credential files (secrets only) override the TOML file, and environment variables `CORLLD_<SECTION>__<KEY>` override
+both. No message quotes a secret, nor the value of an unknown key, which might be a misspelt secret.
 """
 
 import difflib
@@ -31,18 +31,17 @@ from corlld.settings.words import (
     variable,
     where_secrets_go,
 )
-from corlld.settings.words import render_default_toml as render_default_toml
 
 DEFAULT_FILE = Path("/etc/corlld/corlld.toml")
 
-# Not settings: the tests' own switches, and what Kubernetes sets in every pod beside a service called `corlld`.
+# Not settings: switches of the tests, and variables that Kubernetes sets in pods beside a service named `corlld`.
 _FOREIGN_VARIABLES = re.compile(r"CORLLD_(TEST_.*|SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_.*)?)")
 _LONGEST_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A value with where it came from."""
+    """A value and its origin."""
 
     value: Any
     origin: str
@@ -53,13 +52,13 @@ _Layer = dict[Name, _Given]
 
 
 def load_settings(config: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings, from wherever they are given.
+    """Read the settings from every source.
 
     Args:
-        config: a TOML file that must exist. None: /etc/corlld/corlld.toml where it exists.
-        environ: environment variables. An empty one counts as not set; lists are JSON or comma-separated.
+        config: a TOML file that must exist. None: /etc/corlld/corlld.toml if it exists.
+        environ: environment variables. An empty variable counts as not set; a list is JSON or comma-separated.
 
-    Raises ConfigurationError, with one line for each problem.
+    Raises ConfigurationError, with a line for each problem.
     """
     problems: list[str] = []
     file = config if config is not None else DEFAULT_FILE if DEFAULT_FILE.exists() else None
@@ -74,35 +73,32 @@ def load_settings(config: Path | None, environ: Mapping[str, str] = os.environ) 
     return Settings.model_validate(_nested(given))
 
 
-def check_for_run(settings: Settings) -> list[str]:
-    """What `corlld run` needs beyond settings that are each right: one line for each problem."""
-    return list(_missing_for_run(settings))
+def check_for_run(settings: Settings, input_problems: Mapping[str, str]) -> list[str]:
+    """Check what only `corlld run` needs. Returns a line for each problem.
+
+    Args:
+        input_problems: what the settings lack for the input that they name, by setting (see `Input.problems`).
+    """
+    return list(_missing_for_run(settings, input_problems))
 
 
-def _missing_for_run(settings: Settings) -> Iterator[str]:
-    kafka, source, publishing = settings.kafka, settings.source, settings.publishing
+def _missing_for_run(settings: Settings, input_problems: Mapping[str, str]) -> Iterator[str]:
+    kafka, publishing = settings.kafka, settings.publishing
     if settings.identity.secret is None:
         name = ("identity", "secret")
         yield f"identity.secret: not set, needed: {allowed(name)}, in {where_secrets_go(name)}"
     if settings.model.name is None:
         yield "model.name: not set, needed: a local folder, a hub id, a .gguf file, or `demo`"
-    if source.kind == "jsonl" and source.path is None:
-        yield "source.path: not set, needed for source.kind jsonl: the file to read"
-    announces = publishing.enabled and publishing.announce_topic is not None
-    if not kafka.bootstrap_servers and (source.kind == "kafka" or announces):
-        what = "source.kind kafka" if source.kind == "kafka" else "publishing.announce_topic"
-        yield f"kafka.bootstrap_servers: not set, needed for {what}: `host:port` of one or more brokers"
-    if source.kind == "kafka" and settings.dead_letters.topic == kafka.topic:
-        yield f"dead_letters.topic: found {kafka.topic!r}, allowed: another topic than kafka.topic"
-    if announces and publishing.announce_topic in (kafka.topic, settings.dead_letters.topic):
-        yield (
-            f"publishing.announce_topic: found {publishing.announce_topic!r}, "
-            "allowed: another topic than kafka.topic and dead_letters.topic"
-        )
-    if source.kind == "jsonl" and source.path is not None and settings.dead_letters.path == source.path:
-        yield "dead_letters.path: found the path of source.path, allowed: another file"
-    if source.kind == "jsonl" and settings.state.url is not None and settings.dead_letters.path is None:
-        yield "dead_letters.path: not set, needed for source.kind jsonl where states are in state.url: a file"
+    yield from (f"{setting}: {problem}" for setting, problem in input_problems.items())
+    if publishing.enabled and publishing.announce_topic is not None:
+        if not kafka.bootstrap_servers and "kafka.bootstrap_servers" not in input_problems:
+            needed = "not set, needed for publishing.announce_topic"
+            yield f"kafka.bootstrap_servers: {needed}: `host:port` of one or more brokers"
+        if publishing.announce_topic in (kafka.topic, settings.dead_letters.topic):
+            yield (
+                f"publishing.announce_topic: found {publishing.announce_topic!r}, "
+                "allowed: another topic than kafka.topic and dead_letters.topic"
+            )
     if publishing.enabled and publishing.path == settings.state.path:
         yield "publishing.path: found the path of state.path, allowed: another folder"
 
@@ -155,14 +151,14 @@ def _read_credentials(environ: Mapping[str, str], problems: list[str]) -> _Layer
 
 
 class _Layout(Settings, BaseSettings):
-    """The tree as pydantic-settings looks for it in the environment. Never instantiated."""
+    """The settings as pydantic-settings looks for them in the environment. Never instantiated."""
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__")
 
 
 class _EnvironmentSource(EnvSettingsSource):
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """A list, as JSON or comma-separated; a word that the setting knows (`all-linear`) stays a word."""
+        """Read a list: JSON or comma-separated. A default that is a word (`all-linear`) stays a word."""
         if value == field.default:
             return value
         try:
@@ -188,9 +184,9 @@ def _read_environment(environ: Mapping[str, str], problems: list[str]) -> _Layer
 
 
 def _unknown(dotted: str) -> str:
-    """A section or a key that does not exist, with the closest that does."""
+    """Report a section or a key that does not exist, with the closest existing name."""
     section, _, key = dotted.partition(".")
-    if not key:  # perhaps a key that lacks its section
+    if not key:  # perhaps a key without its section
         close = [f"{name[0]}.{section}" for name in KEYS if name[1] == section]
         close += [f"[{name}]" for name in difflib.get_close_matches(section, SECTIONS, n=1)]
         rest = f"allowed: the sections {', '.join(SECTIONS)}"
@@ -210,8 +206,8 @@ def _nested(layer: _Layer) -> dict[str, dict[str, Any]]:
 
 
 def _errors(given: _Layer) -> list[str]:
-    """What the models say against the values, one line for each setting; never in pydantic's words, which quote."""
-    lines: dict[str, None] = {}  # an ordered set: a union reports each of its branches
+    """Validate the values. Return a line for each wrong setting, never in pydantic's words, which quote values."""
+    lines: dict[str, None] = {}  # an ordered set, since a union reports each of its branches
     try:
         Settings.model_validate(_nested(given))
     except ValidationError as error:
@@ -224,7 +220,7 @@ def _errors(given: _Layer) -> list[str]:
                     name = (str(location[0]), line.partition(":")[0])
                     origin = f"; in {given[name].origin}" if name in given else ""
                     lines[f"{name[0]}.{line}{origin}"] = None
-    # The environment has texts only, so above "8" may stand for 8; a TOML file has types, and there it may not.
+    # The environment holds only texts, so "8" may stand for 8 above. A TOML file has types, so there it may not.
     typed = json.dumps(_nested({name: value for name, value in given.items() if value.from_file}), default=str)
     try:
         Settings.model_validate_json(typed, strict=True)
@@ -236,7 +232,7 @@ def _errors(given: _Layer) -> list[str]:
 
 
 def _wrong_value(name: Name, given: _Layer) -> str:
-    found = "a secret that does not fit" if is_secret(name) else _shown(given[name].value)
+    found = "a secret of the wrong form" if is_secret(name) else _shown(given[name].value)
     return f"{'.'.join(name)}: found {found}, allowed: {allowed(name)}; in {given[name].origin}"
 
 

@@ -1,7 +1,7 @@
-"""Every setting, declared once: type, default, limits and the sentence that explains it.
+"""Every setting, declared once: its type, default, limits and meaning.
 
-A frozen tree; `settings_file` fills it from a TOML file, the environment and credential files. Combinations that can
-never work are refused here, section by section; what only `corlld run` needs is `settings_file.check_for_run`.
+The settings are a frozen tree. `load` fills it from a TOML file, the environment and credential files. A section
+refuses combinations of its values that can never work; `load.check_for_run` checks what only `corlld run` needs.
 """
 
 from collections.abc import Iterator
@@ -27,10 +27,12 @@ TopicName = Annotated[
 
 
 class Section(BaseModel):
+    """A section of the settings: a TOML table."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def problems(self) -> Iterator[str]:
-        """Combinations of values that can't work, each as `key: what was found, and what is allowed`."""
+        """Yield the combinations of values that can't work, each as `key: what was found, and what is allowed`."""
         yield from ()
 
     @model_validator(mode="after")
@@ -41,62 +43,62 @@ class Section(BaseModel):
 
 
 class SourceSettings(Section):
-    """Where edit events come from."""
+    """The source of edit events."""
 
-    kind: Literal["kafka", "jsonl"] = Field("kafka", description="`kafka`, or `jsonl` for a file of events.")
+    kind: Literal["kafka", "jsonl"] = Field("kafka", description="`kafka`, or `jsonl` for a file of JSON lines.")
     path: Path | None = Field(None, description="jsonl: the file to read.")
-    follow: bool = Field(False, description="jsonl: wait for the file to grow, instead of stopping at its end.")
+    follow: bool = Field(False, description="jsonl: wait for the file to grow instead of stopping at its end.")
 
 
 class KafkaSettings(Section):
-    """The event bus. Names and meanings are kafka-python's where they exist there."""
+    """The Kafka client. Settings that exist in kafka-python have its names and meanings."""
 
     bootstrap_servers: tuple[Address, ...] = Field((), description="`host:port` of one or more brokers.")
-    topic: TopicName = Field("edits", description="The topic of edit events. Never created by corlld.")
-    group_id: NonEmpty = Field("corlld", description="The consumer group. A state store belongs to one group.")
+    topic: TopicName = Field("edits", description="Topic of the edit events. corlld never creates it.")
+    group_id: NonEmpty = Field("corlld", description="Consumer group. A state store belongs to a single group.")
     group_instance_id: TopicName | None = Field(
-        None, description="Static membership: a name unique to this daemon, so that a restart moves no partition."
+        None, description="Unique name of this daemon (static membership): a restart then moves no partition."
     )
-    client_id: NonEmpty = Field("corlld", description="Shown in the broker's logs and quotas.")
+    client_id: NonEmpty = Field("corlld", description="Name of this client in the broker's logs and quotas.")
     start_at: Literal["earliest", "latest"] = Field(
-        "earliest", description="Where a new group starts. Later additions always start at their beginning."
+        "earliest", description="Where a new group starts. Partitions added later are read from their beginning."
     )
     assignor: Literal["cooperative-sticky", "range", "roundrobin", "sticky"] = Field(
-        "cooperative-sticky", description="How the group shares out partitions."
+        "cooperative-sticky", description="How the group distributes partitions."
     )
-    session_timeout_seconds: PositiveSeconds = Field(45.0, description="A member silent for so long is dropped.")
+    session_timeout_seconds: PositiveSeconds = Field(45.0, description="A member silent for this time is dropped.")
     heartbeat_interval_seconds: PositiveSeconds = Field(3.0, description="At most a third of the session timeout.")
-    max_poll_interval_seconds: PositiveSeconds = Field(300.0, description="A loop that polls less often is dropped.")
+    max_poll_interval_seconds: PositiveSeconds = Field(300.0, description="A member must poll within this time.")
     request_timeout_seconds: float = Field(
-        30.0, gt=0.5, lt=540, description="An unanswered request fails after so long."
+        30.0, gt=0.5, lt=540, description="A request without an answer fails after this time."
     )
-    max_poll_records: Positive = Field(500, description="Records handed over by one poll.")
-    max_partition_fetch_bytes: Positive = Field(1_048_576, description="Bytes fetched from a partition at a time.")
-    metadata_max_age_seconds: PositiveSeconds = Field(60.0, description="How often topic ids are checked again.")
+    max_poll_records: Positive = Field(500, description="Largest number of records per poll.")
+    max_partition_fetch_bytes: Positive = Field(1_048_576, description="Largest fetch from a partition.")
+    metadata_max_age_seconds: PositiveSeconds = Field(60.0, description="Topic ids are checked again after this time.")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="TLS and authentication."
+        "PLAINTEXT", description="Protocol to the brokers. SSL: with TLS. SASL: with authentication."
     )
-    ssl_cafile: Path | None = Field(None, description="CA certificates (PEM). None: the system's.")
+    ssl_cafile: Path | None = Field(None, description="CA certificates (PEM). Default: the system's.")
     ssl_certfile: Path | None = Field(None, description="Client certificate (PEM).")
     ssl_keyfile: Path | None = Field(None, description="Client key (PEM).")
-    ssl_crlfile: Path | None = Field(None, description="Revocation list (PEM).")
+    ssl_crlfile: Path | None = Field(None, description="Certificate revocation list (PEM).")
     ssl_password: SecretStr | None = Field(
         None, description="Password of the client key.", json_schema_extra={"credential": "kafka_ssl_password"}
     )
-    ssl_ciphers: str | None = Field(None, description="OpenSSL cipher list.")
-    ssl_check_hostname: bool = Field(True, description="Turn off for tests only.")
+    ssl_ciphers: str | None = Field(None, description="OpenSSL cipher list. Default: OpenSSL's own.")
+    ssl_check_hostname: bool = Field(True, description="Check the broker's name. Turn it off in tests only.")
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "AWS_MSK_IAM"] | None = Field(
         None,
-        description="Needed for SASL_PLAINTEXT and SASL_SSL. GSSAPI needs the package `gssapi`; AWS_MSK_IAM needs "
-        "`botocore`, and takes its credentials from AWS's own environment.",
+        description="Way to authenticate. Needed for SASL_PLAINTEXT and SASL_SSL. GSSAPI needs the package `gssapi`. "
+        "AWS_MSK_IAM needs the package `botocore`, and reads its credentials from AWS's environment variables.",
     )
-    sasl_plain_username: str | None = Field(None, description="User of PLAIN and SCRAM.")
+    sasl_plain_username: str | None = Field(None, description="User name for PLAIN and SCRAM.")
     sasl_plain_password: SecretStr | None = Field(
-        None, description="Password of PLAIN and SCRAM.", json_schema_extra={"credential": "kafka_sasl_password"}
+        None, description="Password for PLAIN and SCRAM.", json_schema_extra={"credential": "kafka_sasl_password"}
     )
     sasl_kerberos_name: str | None = Field(None, description="GSSAPI: principal, instead of service and domain.")
     sasl_kerberos_service_name: NonEmpty = Field("kafka", description="GSSAPI: service name.")
-    sasl_kerberos_domain_name: str | None = Field(None, description="GSSAPI: domain, where it isn't the host.")
+    sasl_kerberos_domain_name: str | None = Field(None, description="GSSAPI: domain name. Default: the broker's host.")
 
     def problems(self) -> Iterator[str]:
         for broker in self.bootstrap_servers:
@@ -137,30 +139,30 @@ class KafkaSettings(Section):
 
 
 class EventSettings(Section):
-    """What counts as a valid event."""
+    """Limits and types of valid events."""
 
-    max_record_bytes: Positive = Field(1_000_000, description="A larger record is set aside as `too_large`.")
-    max_text_chars: Positive = Field(20_000, description="Limit of each text: prompt or messages, proposed, edited.")
+    max_record_bytes: Positive = Field(1_000_000, description="A larger record becomes a dead letter (`too_large`).")
+    max_text_chars: Positive = Field(20_000, description="Longest text: prompt, all messages, proposed, edited.")
     tombstones_erase: bool = Field(False, description="A record with a user's key and no value erases that user.")
     cloudevents_edit_types: tuple[NonEmpty, ...] = Field(
-        ("*.edit",), description="CloudEvents `type` patterns (shell-style) of edits."
+        ("*.edit",), description="Shell-style patterns of the CloudEvents `type` of edits."
     )
     cloudevents_erase_types: tuple[NonEmpty, ...] = Field(
-        ("*.erase",), description="CloudEvents `type` patterns (shell-style) of erasures."
+        ("*.erase",), description="Shell-style patterns of the CloudEvents `type` of erasures, tried first."
     )
 
 
 class DeadLetterSettings(Section):
-    """Where records that can't be applied are set aside."""
+    """Dead letters: records that can't be applied and are set aside."""
 
-    topic: TopicName = Field("edits.dead-letters", description="kafka: the dead-letter topic. Never created by corlld.")
-    path: Path | None = Field(None, description="jsonl: the dead-letter file. Default: beside the state store.")
-    payload: bool = Field(True, description="Keep the record's own key and value. Off: headers and position only.")
+    topic: TopicName = Field("edits.dead-letters", description="kafka: the dead-letter topic. corlld never creates it.")
+    path: Path | None = Field(None, description="jsonl: the dead-letter file. Default: a file beside the state store.")
+    payload: bool = Field(True, description="Include the record's key and value. Off: headers and position only.")
     max_share: float = Field(
-        0.5, gt=0, le=1, description="A larger share of dead letters among recent records stops the daemon."
+        0.5, gt=0, le=1, description="A larger share of dead letters among the recent records stops the daemon."
     )
     share_window: Positive = Field(
-        1000, description="How many recent records the share is taken over, once there are 100."
+        1000, description="Number of recent records for `max_share`, which is judged from 100 records on."
     )
 
 
@@ -170,19 +172,19 @@ class IdentitySettings(Section):
     secret: SecretStr | None = Field(
         None,
         min_length=32,
-        description="Never to be changed: it names every state. Make one with `openssl rand -hex 32`.",
+        description="Never change it: every state is named by it. Make it with `openssl rand -hex 32`.",
         json_schema_extra={"credential": "uid_secret"},
     )
 
 
 class BatchingSettings(Section):
-    """How edits are gathered into per-user micro-batches."""
+    """Micro-batches: edits gathered per user and trained together."""
 
-    max_events: Positive = Field(8, description="A user's micro-batch is ready at so many events.")
-    flush_after_seconds: float = Field(10.0, ge=0, description="... or when its oldest event waited so long.")
-    max_buffered_events: Positive = Field(10_000, description="Back-pressure: reading pauses at so many events.")
-    max_buffered_chars: Positive = Field(50_000_000, description="Back-pressure: or at so many characters of text.")
-    max_users_per_step: Positive = Field(8, description="Users handed to the learner in one call.")
+    max_events: Positive = Field(8, description="A user's micro-batch is ready when it has this many events ...")
+    flush_after_seconds: float = Field(10.0, ge=0, description="... or when its oldest event has waited for this time.")
+    max_buffered_events: Positive = Field(10_000, description="Back-pressure: reading pauses at this many events ...")
+    max_buffered_chars: Positive = Field(50_000_000, description="... or at this many characters of text.")
+    max_users_per_step: Positive = Field(8, description="Largest number of users per call of the learner.")
 
     def problems(self) -> Iterator[str]:
         if self.max_events > self.max_buffered_events:
@@ -193,99 +195,102 @@ class BatchingSettings(Section):
 
 
 class ModelSettings(Section):
-    """The one resident base model."""
+    """The resident base model, shared by all users."""
 
     name: NonEmpty | None = Field(
-        None,
-        description="A local folder, a hub id, a .gguf file, or `demo` (gemma3-270m, from the extra `demo`).",
+        None, description="A local folder, a hub id, a .gguf file, or `demo` (gemma3-270m, from the extra `demo`)."
     )
-    revision: str | None = Field(None, description="Hub revision: a commit, tag or branch.")
+    revision: str | None = Field(None, description="Revision on the hub: a commit, a tag or a branch.")
     served_name: NonEmpty | None = Field(
         None, description="`base_model_name_or_path` in published adapters, exactly as served. Default: `name`."
     )
     device: NonEmpty = Field(
-        "auto", description="`auto` (cuda where there is one, else cpu), `cpu`, `cuda`, `cuda:1` ..."
+        "auto", description="`auto` (cuda if there is a GPU, else cpu), `cpu`, `cuda`, `cuda:1`, ..."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="`auto`: bfloat16 on cuda, float32 on the cpu."
+        "auto", description="Number format of the base model. `auto`: bfloat16 on cuda, float32 on cpu."
     )
     cache_folder: Path | None = Field(
-        None, description="Where converted GGUF models are kept. Default: $CACHE_DIRECTORY, else the user's cache."
+        None, description="Folder for converted GGUF models. Default: $CACHE_DIRECTORY, else the user's cache."
     )
-    threads: int = Field(0, ge=0, description="CPU threads of torch. 0: torch's own choice.")
+    threads: int = Field(0, ge=0, description="Number of torch's CPU threads. 0: torch decides.")
     activation_checkpointing: bool = Field(
         False, description="Compute layers again in the backward pass: a third more work for a fraction of the memory."
     )
 
 
 class AdapterSettings(Section):
-    """Shape of every user's LoRA adapter. A state store belongs to one shape."""
+    """Shape of every user's LoRA adapter. A state store belongs to a single shape."""
 
     r: Positive = Field(8, description="Rank.")
-    lora_alpha: Positive = Field(16, description="Scale: the update is multiplied by lora_alpha / r.")
+    lora_alpha: Positive = Field(16, description="Scale: the adapter's output is multiplied by lora_alpha / r.")
     target_modules: Literal["all-linear"] | Annotated[tuple[NonEmpty, ...], Field(min_length=1)] = Field(
-        "all-linear", description="`all-linear` (all but the output head), or names of modules."
+        "all-linear", description="`all-linear` (all linear modules but the output head), or names of modules."
     )
     device_slots: Positive = Field(
-        32, description="Users whose tensors stay on the device; at most so many are trained together, on a CPU too."
+        32, description="Users whose tensors stay on the device. Also on a CPU, no more are trained together."
     )
 
 
 class LearningSettings(Section):
-    """The CoRLL rule. corlld is a reimplementation from the paper's abstract: these defaults are our choices."""
+    """The CoRLL learning rule. corlld reimplements it from the paper's abstract: the defaults are our choices."""
 
-    # The studies that chose a default are named above it; their figures are tests/evidence/STUDY/summary.json.
-    # tastes (cell beta 0.01), language-world (grid): no other value is better at both effort and soundness.
-    beta: float = Field(0.1, gt=0, description="Strength of the KL anchor: loss = -log sigma(beta * margin).")
-    # tastes: with .05 gemma3-270m's adapters hardly learn. language-world: no gain under noise of .2.
-    epsilon: float = Field(0.0, ge=0, lt=0.5, description="Believed rate of edits that are not improvements.")
-    # language-world: `previous` is level on own drafts, and goes far from the base model on others' (7.4 nats).
+    # The comment above a default names the studies that chose it. tests/evidence/README.md has their results,
+    # tests/evidence/STUDY/summary.json their figures.
+
+    # tastes (cell beta 0.01), language-world (grid): no other value is better in both effort and soundness.
+    beta: float = Field(0.1, gt=0, description="Strength of the KL anchor. loss = -log sigma(beta * margin).")
+    # tastes: with 0.05, adapters of gemma3-270m hardly learn. language-world: no gain, even with noise 0.2.
+    epsilon: float = Field(0.0, ge=0, lt=0.5, description="Assumed share of edits that are not improvements.")
+    # language-world: `previous` is equally good on drafts of the user's own adapter. On other drafts it moves far from
+    # the base model (7.4 nats).
     reference: Literal["base", "previous"] = Field(
-        "base", description="`base`: adapter off. `previous`: the adapter as the micro-batch began."
+        "base", description="Reference policy. `base`: adapter off. `previous`: the adapter before the micro-batch."
     )
-    # language-world: better on drafts of the base model, worse on own ones.
-    anchor: float = Field(0.0, ge=0, description="Lambda: weight of relu(drop of log pi(edited tail)).")
-    # language-world (CoRLL + SFT): better on drafts of the base model, level on own ones. tastes (cell): a bit better.
+    # language-world: better on drafts of the base model, worse on drafts of the user's own adapter.
+    anchor: float = Field(0.0, ge=0, description="lambda: weight of relu(log pi_ref - log pi) on the edited tail.")
+    # language-world (CoRLL + SFT): better on drafts of the base model, equally good on drafts of the user's own
+    # adapter. tastes (cell): slightly better.
     imitation_weight: float = Field(
         0.0,
         ge=0,
-        description="i: weight of -log pi(edited tail): each edit is imitated besides, which suits careful ones.",
+        description="i: weight of -log pi(edited tail): each edit is imitated too, which suits careful edits.",
     )
     # theory (plateaus under unscaled noise), tastes (cell acceptance_weight 0).
     acceptance_weight: float = Field(
         0.1,
         ge=0,
-        description="c: weight of log pi(text) of accepted drafts. It keeps a learner sound whose drafts are good "
-        "already; 0 where users accept drafts that they have not read.",
+        description="c: weight of -log pi(draft) of accepted drafts. It keeps an adapter sound whose drafts are good "
+        "already. Set it to 0 if users accept drafts without reading them.",
     )
-    # no-harm: without it noise ruins plain text; choice.csv there: .1 protects no better, and learns less.
+    # no-harm: without rehearsal, noisy edits ruin plain text. choice.csv there: 0.1 protects no better and learns less.
     rehearsal_weight: float = Field(
         0.03,
         ge=0,
-        description="r: weight of relu(drop of log pi(a passage of plain text) below the base model's), one passage a "
-        "step: keeps an adapter from forgetting such text, whoever it learns from. 0: none.",
+        description="r: weight of relu(log pi_base - log pi) on a passage of plain text, one passage per step. It "
+        "keeps an adapter from forgetting such text, whatever the edits are. 0: none.",
     )
     rehearsal_path: Path | None = Field(
         None,
-        description="The passages, in the language that users write in: a text file with empty lines between them. "
-        "None: sixteen in English that come with corlld.",
+        description="Text file with the passages, separated by empty lines, in the language of the users. Default: "
+        "sixteen English passages that come with corlld.",
     )
     # tastes (tuned: 1e-3), no-harm (choice.csv: 2e-4 is slower), real-edits (1e-4).
-    lr: float = Field(5e-4, gt=0, description="Learning rate of a step of `pairs_per_step` pairs.")
+    lr: float = Field(5e-4, gt=0, description="Learning rate of a step with `pairs_per_step` pairs.")
     # language-world (grid): no other value is better.
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")
     beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's beta2.")
     adam_eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
-    max_gradient_norm: float = Field(1.0, gt=0, description="Gradient norm, clipped per user.")
-    pairs_per_step: Positive = Field(4, description="Pairs in one optimizer step; lr scales with fewer.")
-    # language-world (grid): two are no better on own drafts, and perhaps far worse on others'.
-    steps_per_batch: Positive = Field(1, description="Passes over a micro-batch.")
-    max_response_tokens: Positive = Field(1024, description="A longer response is rejected as `too_long`.")
-    max_context_tokens: Positive = Field(1024, description="A longer context is cut at its left.")
+    max_gradient_norm: float = Field(1.0, gt=0, description="Each user's gradient norm is clipped to this value.")
+    pairs_per_step: Positive = Field(4, description="Pairs per optimizer step. With fewer, lr is scaled down.")
+    # language-world (grid): 2 is no better on drafts of the user's own adapter, and perhaps far worse on other drafts.
+    steps_per_batch: Positive = Field(1, description="Number of passes over a micro-batch.")
+    max_response_tokens: Positive = Field(1024, description="An edit with a longer response is rejected as `too_long`.")
+    max_context_tokens: Positive = Field(1024, description="A longer context loses its beginning.")
     max_row_tokens: Positive | Literal["auto"] = Field(
         "auto",
-        description="Tokens of the pairs, of several users, that share a forward and a backward pass. `auto`: on a CPU "
-        "896 in float32 and 1792 in bfloat16, on cuda 4096 and 8192 (not measured).",
+        description="Tokens per forward and backward pass, over the pairs of several users. `auto`: on a CPU 896 in "
+        "float32 and 1792 in bfloat16; on cuda 4096 and 8192 (not measured).",
     )
 
     def problems(self) -> Iterator[str]:
@@ -294,94 +299,96 @@ class LearningSettings(Section):
 
 
 class GuardSettings(Section):
-    """When a step is undone, and which edits are not learnt at all."""
+    """Limits beyond which a step is undone or an edit is rejected."""
 
-    # language-world (grid), no-harm (drift 0.1): a smaller bound stops honest users no later than hostile ones.
+    # language-world (grid), no-harm (drift 0.1): a smaller limit stops honest users at least as early as hostile users.
     max_drift_nats: float = Field(
-        1.0, gt=0, description="Largest mean |change of log pi| per tail token of a step's own pairs."
+        1.0, gt=0, description="Largest drift of a step: mean |change of log pi| per tail token of its own pairs."
     )
-    every_steps: Positive = Field(1, description="Measure drift every so many steps of a user.")
-    # real-edits (largest_repetition_rise, .38: none of the archive's is refused), no-harm (pasting_defaults_refused).
+    every_steps: Positive = Field(1, description="Number of a user's steps per measurement of the drift.")
+    # real-edits (largest_repetition_rise 0.38: no edit of the archive is rejected), no-harm (pasting_defaults_refused).
     max_repetition_rise: float = Field(
         0.4,
         gt=0,
         le=1,
-        description="An edit of ten words or more is rejected as `repetitive` where its share of repeated words (in "
-        "windows of 20) is above the draft's by more than this. 1: never.",
+        description="An edit of ten words or more is rejected as `repetitive` if its share of repeated words (in "
+        "windows of 20 words) exceeds the draft's share by more than this. 1: never.",
     )
 
 
 class StateSettings(Section):
-    """Durable per-user states."""
+    """Durable states, one per user."""
 
-    path: Path = Field(Path("/var/lib/corlld/state"), description="Folder on a local filesystem.")
+    path: Path = Field(Path("/var/lib/corlld/state"), description="Folder of the states, on a local filesystem.")
     url: str | None = Field(
         None,
         pattern=r"^s3://[^/]+(/.*)?$",
         json_schema_extra={"allowed": "`s3://bucket/prefix`"},
-        description="`s3://bucket/prefix`: an object store in place of the folder (extra `s3`), for daemons on several "
-        "machines. Credentials, region and endpoint come from the environment, under AWS's names.",
+        description="Object store that replaces the folder, for daemons on several machines (needs the extra `s3`). "
+        "Credentials, region and endpoint are read from AWS's environment variables.",
     )
     host_memory_bytes: Positive = Field(
-        2_000_000_000, description="States kept in host memory, stored or not yet; least recently used out."
+        2_000_000_000, description="Memory for states, stored or not. The least recently used leave it first."
     )
-    recent_event_ids: Positive = Field(1024, description="Event ids remembered per user, against duplicates.")
+    recent_event_ids: Positive = Field(1024, description="Number of event ids remembered per user, to find duplicates.")
 
 
 class SnapshotSettings(Section):
-    """When, and how, a user's state is stored. Offsets wait for it; a crash replays what was trained since."""
+    """Snapshots: when and how a user's state is stored. Later updates are trained again after a crash."""
 
     every_updates: Positive = Field(
-        1, description="A user's state is stored, and is the next version, after so many trained micro-batches."
+        1, description="A user's state is stored, as the next version, after this many trained micro-batches ..."
     )
     every_seconds: PositiveSeconds = Field(
-        30.0, description="... or so long after the first of them. An erasure, a stop or a lack of room come before."
+        30.0, description="... or this long after the first of them; earlier at an erasure, a stop or lack of memory."
     )
     moments: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="How Adam's moments are stored. `bfloat16` makes a state a third smaller, and a restart goes on "
-        "from rounded moments. What was written before is read either way.",
+        description="Number format of Adam's moments in a stored state. `bfloat16` makes the state a third smaller, "
+        "but a restart continues from rounded moments. States in either format can be read.",
     )
 
 
 class PublishingSettings(Section):
-    """Refreshed adapters, in PEFT format."""
+    """Publication of adapter versions, in PEFT format."""
 
-    enabled: bool = Field(True, description="Off: learn without publishing.")
-    path: Path = Field(Path("/var/lib/corlld/adapters"), description="`<uid>/v<NNNNNN>/` are made in here.")
-    keep_versions: Positive = Field(3, description="Newest versions kept of each user.")
+    enabled: bool = Field(True, description="Publish adapters. Off: learn without publishing.")
+    path: Path = Field(Path("/var/lib/corlld/adapters"), description="Folder in which `<uid>/v<NNNNNN>/` are made.")
+    keep_versions: Positive = Field(3, description="Number of newest versions kept per user.")
     announce_topic: TopicName | None = Field(
-        None, description="kafka: a compacted topic for announcements. Unset: none."
+        None, description="Compacted Kafka topic for announcements of new versions. Default: no announcements."
     )
-    threads: Positive = Field(2, description="Threads that write states and adapters.")
+    threads: Positive = Field(2, description="Number of threads that write states and adapters.")
 
 
 class OperationsSettings(Section):
-    """How the daemon is run and watched."""
+    """Monitoring, logging and time limits of the daemon."""
 
     http_address: Address | Literal[""] = Field(
         "127.0.0.1:9108",
-        description="Where /metrics, /livez, /readyz and a landing page are served. They have no password: keep it on "
-        "loopback, or behind what has one. Port 0: any free one, told in the log. An empty text (in a file; an empty "
-        "variable counts as not set): nowhere.",
+        description="Address of /metrics, /livez, /readyz and a landing page. They need no password: keep the address "
+        "on loopback, or behind a proxy that asks for a password. Port 0: any free port, reported in the log. An "
+        "empty text turns the server off (only in the file: an empty environment variable counts as not set).",
     )
     stall_after_seconds: PositiveSeconds = Field(
         300.0,
-        description="/livez fails, and a watchdog is fed no more, once the loop has not turned or a training step has "
-        "made no progress for so long.",
+        description="/livez fails, and the watchdog gets no more pings, once the loop has not turned or training has "
+        "made no progress for this time.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level shown.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="`auto`: console where a terminal is attached, else json."
+        "auto", description="`auto`: console if the log goes to a terminal, else json."
     )
-    startup_timeout_seconds: PositiveSeconds = Field(60.0, description="How long the start waits for what is away.")
+    startup_timeout_seconds: PositiveSeconds = Field(
+        60.0, description="At the start: longest wait for broker and store."
+    )
     model_load_timeout_seconds: PositiveSeconds = Field(
         1800.0,
-        description="Under systemd: how long loading the model (and a hub's download) may take, before the unit's own "
-        "start timeout counts.",
+        description="Under systemd: longest time to download and load the model. Afterwards the unit's own start "
+        "timeout applies.",
     )
-    shutdown_timeout_seconds: PositiveSeconds = Field(60.0, description="How long a stop may take.")
-    retry_max_seconds: PositiveSeconds = Field(30.0, description="Longest pause between tries of what failed.")
+    shutdown_timeout_seconds: PositiveSeconds = Field(60.0, description="Longest time that a stop may take.")
+    retry_max_seconds: PositiveSeconds = Field(30.0, description="Longest pause before a failed job is tried again.")
 
     def problems(self) -> Iterator[str]:
         port = self.http_address.rpartition(":")[2]
@@ -390,7 +397,7 @@ class OperationsSettings(Section):
 
 
 class Settings(Section):
-    """corlld's settings."""
+    """All settings, by section."""
 
     source: SourceSettings = SourceSettings()
     kafka: KafkaSettings = KafkaSettings()

@@ -1,6 +1,6 @@
-"""Words about settings, made from the models themselves: what is allowed, the default file, the README's tables.
+"""Settings in words, made from their models: allowed values, the default TOML file, the page deploy/SETTINGS.md.
 
-Knows the models' JSON schema only, neither files nor the environment.
+Knows only the JSON schema of the models, neither files nor the environment.
 """
 
 import json
@@ -29,25 +29,27 @@ def _read_schema() -> tuple[dict[str, str], dict[Name, Schema]]:
     return sections, keys
 
 
-SECTIONS, KEYS = _read_schema()  # section -> its sentence; (section, key) -> its JSON schema
+SECTIONS, KEYS = _read_schema()  # section -> its meaning; (section, key) -> its JSON schema
 CREDENTIALS: dict[str, Name] = {field["credential"]: name for name, field in KEYS.items() if "credential" in field}
 
 
 def is_secret(name: Name) -> bool:
+    """Return whether a setting is a secret. False for a name that does not exist."""
     return name in KEYS and "credential" in KEYS[name]
 
 
 def variable(name: Name) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return f"{ENVIRONMENT_PREFIX}{name[0]}__{name[1]}".upper()
 
 
 def where_secrets_go(name: Name) -> str:
+    """Name the credential file and the environment variable of a secret."""
     return f"the credential file `{KEYS[name]['credential']}` or the environment variable {variable(name)}"
 
 
 def allowed(name: Name) -> str:
-    """What a setting may be, in words: its values, its type with bounds."""
+    """Describe the allowed values of a setting: the values themselves, or a type with bounds."""
     return _describe(KEYS[name])
 
 
@@ -75,26 +77,32 @@ def _describe(schema: Schema) -> str:
 
 
 def render_default_toml() -> str:
-    """A TOML file of every setting with its default. Unset settings and secrets are commented out."""
-    blocks = [
-        "# Settings of corlld, with their defaults. CORLLD_<SECTION>__<KEY> in the environment comes before them.\n"
-    ]
-    for section, sentence in SECTIONS.items():
+    """Return a TOML file with every default. Secrets and settings without a default are commented out."""
+    blocks = ["# Settings of corlld, with their defaults. CORLLD_<SECTION>__<KEY> in the environment overrides them.\n"]
+    for section, meaning in SECTIONS.items():
         names = [name for name in KEYS if name[0] == section]
-        blocks.append("\n".join([*_comment(sentence), f"[{section}]"]))
+        blocks.append("\n".join([*_comment(meaning), f"[{section}]"]))
         blocks.extend("\n".join(_setting(name)) for name in names)
     return "\n\n".join(block.rstrip("\n") for block in blocks) + "\n"
 
 
 def render_markdown() -> str:
-    """The tables of the README, one a section."""
-    blocks = []
-    for section, sentence in SECTIONS.items():
+    """Return the page deploy/SETTINGS.md: a heading, and one table per section."""
+    blocks = [_PAGE_HEAD]
+    for section, meaning in SECTIONS.items():
         rows = [_row(name) for name in KEYS if name[0] == section]
-        blocks.append("\n".join([f"`[{section}]` {sentence}", "", *_TABLE_HEAD, *rows]))
+        blocks.append("\n".join([f"## `[{section}]`", "", meaning, "", *_TABLE_HEAD, *rows]))
     return "\n\n".join(blocks) + "\n"
 
 
+_PAGE_HEAD = """\
+# Settings
+
+`make docs` writes this page. Do not edit it.
+
+Settings come from the TOML file, from the environment (`CORLLD_<SECTION>__<KEY>`) and, for secrets, from credential
+files: see [Settings and secrets](README.md#settings-and-secrets). `corlld settings` prints the same as a commented
+TOML file."""
 _TABLE_HEAD = ("| key | default | allowed | meaning |", "|---|---|---|---|")
 
 
@@ -110,7 +118,7 @@ def _setting(name: Name) -> Iterator[str]:
     field = KEYS[name]
     yield from _comment(field["description"])
     if is_secret(name):
-        yield from _comment(f"A secret ({allowed(name)}): not in this file, but in {where_secrets_go(name)}.")
+        yield from _comment(f"A secret ({allowed(name)}). It goes into {where_secrets_go(name)}, not into this file.")
         yield f"# {name[1]}"
         return
     yield from _comment(f"Allowed: {allowed(name)}." + (" Not set by default." if field["default"] is None else ""))
@@ -122,7 +130,7 @@ def _comment(text: str) -> list[str]:
 
 
 def _toml(value: object) -> str:
-    """A default as TOML. Texts, lists of texts and booleans are written as in JSON."""
+    """Write a default as TOML. Texts, lists of texts and booleans look as in JSON."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:_}"
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What a dead letter says, whatever it is written to."""
+"""Key and headers of a dead letter, the same for a topic and for a file."""
 
 from corlld.errors import InvalidReason
 from corlld.records import DeadLetter
@@ -9,13 +9,13 @@ REASON_HEADER = "corlld.reason"
 
 
 def letter_key(letter: DeadLetter) -> str:
-    """`uid/topic-id/partition/offset`: the same letter sent twice has the same key."""
+    """Return `uid/topic-id/partition/offset`: the same letter sent twice has the same key."""
     place = letter.record.tenure.partition
     return f"{letter.uid or UNKNOWN_USER}/{place.key}/{letter.record.offset}"
 
 
 def letter_headers(letter: DeadLetter) -> dict[str, str]:
-    """Kafka Connect's names, so that tools for its dead letters work on ours. Nothing in here quotes the record."""
+    """Return the headers. They have Kafka Connect's names, so that its tools work. None quotes the record."""
     place, error = letter.record.tenure.partition, letter.error
     unreadable = error.reason is InvalidReason.STATE_UNREADABLE
     context = {

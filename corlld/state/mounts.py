@@ -1,9 +1,9 @@
-"""What kind of filesystem a folder lies on. A network's does not keep the promises that compare-and-swap needs."""
+"""Finds the type of the filesystem below a folder: a network filesystem can't give what compare-and-swap needs."""
 
 import re
 from pathlib import Path
 
-# Caches of names and attributes, or links and fsyncs that are not what they say.
+# They cache names and attributes, or their links and fsyncs do not do what they say.
 _NETWORK = (
     "9p afs beegfs ceph cifs coda glusterfs lustre ncpfs nfs nfs4 orangefs smb3 smbfs "
     "fuse.ceph fuse.gcsfuse fuse.glusterfs fuse.goofys fuse.rclone fuse.s3fs fuse.sshfs"
@@ -12,11 +12,11 @@ NETWORK_FILESYSTEMS = frozenset(_NETWORK.split())
 
 
 def filesystem_type(path: Path, mountinfo: str) -> str | None:
-    """The type of the filesystem that holds `path`, from the text of /proc/self/mountinfo (see proc(5)).
+    """Return the type of the filesystem that holds `path`; None if no mount holds it.
 
     Args:
         path: absolute, without symbolic links; need not exist.
-        mountinfo: one mount a line, later ones over earlier ones.
+        mountinfo: text of /proc/self/mountinfo (see proc(5)): one mount per line, a later one over an earlier one.
     """
     found, depth = None, -1
     for line in mountinfo.splitlines():

@@ -1,4 +1,7 @@
-"""One user's state as bytes and back: a safetensors file whose header holds all that is not a tensor, checksummed."""
+"""Turns a user's state into the bytes of one file, and back: safetensors, with a checksum over everything.
+
+All that is not a tensor stands as JSON in the file's metadata. This module does not know where the file is kept.
+"""
 
 import hashlib
 import hmac
@@ -10,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors
-from corlld.adapters.tensor_file import canonical_json, parse_header, read_tensors, tensor_bytes, write_tensors
+from corlld.adapters.tensor_file import canonical_json, read_header, read_tensors, tensor_bytes, write_tensors
 from corlld.errors import StateUnreadable
 from corlld.records import DraftFigures, Head, Release, Statistics, UserState
 
@@ -25,12 +28,15 @@ _TENSORS = (*_MOMENTS, "weights")
 
 
 def encode(state: UserState, write_id: str | None = None, moments: Moments = "float32") -> bytes:
-    """The snapshot. The same state is the same bytes, but for a `write_id` that tells one write from another.
+    """Return the file of the state. The same state and `write_id` give the same bytes.
 
     Args:
-        state: with an adapter in fp32.
-        write_id: see `write_id_of`.
-        moments: how Adam's moments are written; those of bfloat16 are rounded for good.
+        state: its adapter, if any, in fp32.
+        write_id: random, to tell this write from others; see `write_id_of`.
+        moments: the type of Adam's moments in the file. In bfloat16 they are rounded for good.
+
+    Raises:
+        TypeError: the adapter is not `AdapterTensors`.
     """
     adapter = state.adapter
     if adapter is not None and not isinstance(adapter, AdapterTensors):
@@ -58,15 +64,15 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
 
 
 def decode(data: bytes, uid: str, layout: AdapterLayout | None = None) -> UserState:
-    """The state that `encode` was given, moments of bfloat16 in fp32 again.
+    """Return the state that `encode` was given. Its tensors are in fp32, also those written as bfloat16.
 
     Args:
-        data: a whole snapshot.
-        uid: whose state it has to be.
-        layout: where given, the tensors have to be of its size.
+        data: the whole file.
+        uid: the user that the state must belong to.
+        layout: if given, the tensors must be of its size.
 
     Raises:
-        StateUnreadable: torn, corrupt, of another user, or of a format that this corlld does not know.
+        StateUnreadable: the file is torn, corrupt, of another user, or of a format that this corlld does not know.
     """
     try:
         metadata, tensors = read_tensors(data)
@@ -76,27 +82,27 @@ def decode(data: bytes, uid: str, layout: AdapterLayout | None = None) -> UserSt
         fields = _fields(text, uid)
         return replace(_state(fields), adapter=_adapter(fields["optimizer_step"], tensors, layout))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StateUnreadable(_why(error)) from None
+        raise StateUnreadable(_reason(error)) from None
 
 
-def decode_header(header: bytes, uid: str) -> UserState:
-    """The state without its tensors, unchecked.
+def decode_header(beginning: bytes, uid: str) -> UserState:
+    """Return the state without its tensors. The checksum is not checked: it covers the tensors too.
 
     Args:
-        header: of a snapshot, without its length before it and the tensors behind it.
-        uid: whose state it has to be.
+        beginning: the file at least up to the end of its header.
+        uid: the user that the state must belong to.
 
     Raises:
         StateUnreadable: as `decode`.
     """
     try:
-        return _state(_fields(parse_header(header)[0][STATE_KEY], uid))
+        return _state(_fields(read_header(beginning)[0][STATE_KEY], uid))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StateUnreadable(_why(error)) from None
+        raise StateUnreadable(_reason(error)) from None
 
 
 def head_of(state: UserState) -> Head:
-    """What an announcement needs to know.
+    """Return the part of the state that an announcement needs.
 
     A user who came back after an erasure counts as erased until there is a new version: nothing may be announced.
     """
@@ -105,7 +111,7 @@ def head_of(state: UserState) -> Head:
 
 
 def write_id_of(data: bytes) -> str | None:
-    """The `write_id` that a snapshot was encoded with; None where it has none or can't be read."""
+    """Return the `write_id` that a file was encoded with; None if it has none or can't be read."""
     try:
         write_id = json.loads(read_tensors(data)[0][STATE_KEY])["write_id"]
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -168,7 +174,7 @@ def _statistics(fields: Mapping[str, Any]) -> Statistics:
     return Statistics(**{**fields, "drafts": drafts, "first_drafts": first})
 
 
-def _why(error: Exception) -> str:
-    """A sentence for a ValueError of ours. Python's own messages could quote the input."""
+def _reason(error: Exception) -> str:
+    """Return the message of a ValueError of ours. Python's own messages could quote the input."""
     own = type(error) is ValueError and str(error).startswith("it ")
     return str(error) if own else "its header is corrupt"

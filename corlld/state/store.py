@@ -5,8 +5,9 @@
     temporary/<uid>-<random>            being written, or left over by a kill
     positions/<name>.json               how far a file source has read
 
-A state is written whole under a temporary name, and linked to the next number: of two owners one finds the number
-taken. A number can be free again once it is old enough to be removed, hence the second look after the link.
+A state is written whole under a temporary name, and linked to the next number. Of two owners one finds the number
+taken. But old generations are removed, so the number after a stale token can be free again: after the link the folder
+is listed once more, and a higher number means that the swap is lost.
 """
 
 import contextlib
@@ -17,12 +18,14 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from corlld.adapters.tensor_file import LENGTH_BYTES, header_length
+from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
 from corlld.records import Head, StoreIdentity, UserState
+from corlld.state.generations import Generations
+from corlld.state.keys import NO_STATE, checked_uid, is_uid
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of
-from corlld.state.store_identity import check_identity, fingerprint_of, identity_file
+from corlld.state.store_identity import IDENTITY_NAME, check_found, check_identity, fingerprint_of, new_identity_file
 from corlld.system.durable_files import (
     PERSONAL,
     check_writable,
@@ -35,20 +38,16 @@ from corlld.system.durable_files import (
     write_whole,
 )
 
-NO_STATE = "0"  # the token of a user without a state
 LEFT_OVER_AFTER_SECONDS = 3600.0  # no write takes as long: an older temporary file belongs to a process that is gone
-READ_ATTEMPTS = 10
 
-_UID = re.compile(r"[0-9a-f]{32}")
-_GENERATION = re.compile(r"(\d{12})\.safetensors")
 _POSITION_NAME = re.compile(r"[0-9a-f]+")
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
 class LocalFolderStore:
-    """See `StateStore`. The token is the number of the generation.
+    """Implements `corlld.protocols.StateStore` and `PositionStore`. The token is the number of the generation.
 
-    Without `open` it can be read (as `corlld state show` does) by a process that has no right to write.
+    A store that is not opened can be read (as `corlld state show` does) by a process that has no right to write.
 
     Args:
         path: the folder, on a local filesystem; made by `open`.
@@ -61,11 +60,11 @@ class LocalFolderStore:
         self._users = path / "users"
         self._temporary = path / "temporary"
         self._positions = path / "positions"
-        self._identity_file = path / "store.json"
+        self._identity_file = path / IDENTITY_NAME
         self._opened = False
 
     def open(self, identity: StoreIdentity, *, must_exist: bool) -> None:
-        """Create or verify `store.json`, and see that the folder can be written.
+        """Create or verify `store.json`, and check that the folder can be written.
 
         Raises:
             ConfigurationError: the store belongs to other settings, is missing though `must_exist`, or lies on a
@@ -74,21 +73,22 @@ class LocalFolderStore:
         """
         self._refuse_network_filesystem()
         try:
-            existing = self._read_identity_file()
-            if existing is None and (must_exist or any(self._users.glob("*"))):
-                reason = "this group has committed offsets" if must_exist else "there are users' states in the folder"
-                raise ConfigurationError(
-                    f"{self._identity_file} is missing, but {reason}: an unmounted folder must not look like new "
-                    "users; mount the state folder, or restore it from a backup"
-                )
-            if existing is not None:
-                check_identity(existing, identity, where=str(self._identity_file))
+            existing = self._read_identity()
+            check_found(
+                existing,
+                identity,
+                must_exist=must_exist,
+                has_states=lambda: any(self._users.glob("*")),
+                where=str(self._identity_file),
+                remedy="an unmounted folder must not look like new users; mount the state folder, or restore it from "
+                "a backup",
+            )
             check_writable(self._path, PERSONAL)
             for folder in (self._users, self._temporary, self._positions):
                 make_folders(folder, PERSONAL)
             if existing is None:
                 with contextlib.suppress(FileExistsError):  # another daemon of the group was first
-                    create(self._identity_file, identity_file(identity), PERSONAL)
+                    create(self._identity_file, new_identity_file(identity), PERSONAL)
                 check_identity(self._identity_file.read_bytes(), identity, where=str(self._identity_file))
             self._remove_left_overs()
         except OSError as error:
@@ -98,59 +98,56 @@ class LocalFolderStore:
     def secret_fingerprint(self) -> str | None:
         """See the protocol."""
         try:
-            data = self._read_identity_file()
+            data = self._read_identity()
             return None if data is None else fingerprint_of(data, where=str(self._identity_file))
         except OSError as error:
             raise FatalError(f"{self._path} can't be read: {error.strerror}", ExitCode.CANNOT_WRITE) from error
 
     def load(self, uid: str) -> tuple[UserState | None, str]:
         """See the protocol. A torn state is never passed over for the generation before."""
-        folder = self._folder(uid)
+        generations = self._generations(uid)
         with retriable(self._path):
-            for _ in range(READ_ATTEMPTS):
-                number = self._newest(folder)
-                if number is None:
-                    self._check_mounted()
-                    return None, NO_STATE
-                with contextlib.suppress(FileNotFoundError):  # another owner has moved on by two meanwhile
-                    data = _generation(folder, number).read_bytes()
-                    break
-            else:
-                raise RetriableError(f"{self._path}: states change faster than they can be read")
-            state = self._decode(data, uid, number)
+            found = generations.read_newest(Path.read_bytes)
+            if found is None:
+                self._check_mounted()
+                return None, NO_STATE
+            number, data = found
+            try:
+                state = decode(data, uid)
+            except StateUnreadable as error:
+                raise self._unreadable(uid, number, error) from None
             if self._opened:
-                # Offsets will be committed on the strength of what was read: a kill may have come before its fsync.
-                fsync_folder(folder)
+                # Offsets are committed because of what was read here, and a kill may have come before its fsync.
+                fsync_folder(generations.folder)
                 fsync_folder(self._users)
                 if state.erased:
                     self._forget_before(uid, number)
         return state, str(number)
 
     def save(self, uid: str, state: UserState, token: str) -> str:
-        """See the protocol. A write whose outcome is unknown shows as LostSwap at the next try, to load again."""
-        folder = self._folder(uid)
+        """See the protocol. After a write of unknown outcome the next try raises LostSwap, so that the caller loads."""
+        generations = self._generations(uid)
         number = int(token) + 1
         data = encode(state, moments=self._moments)
         with retriable(self._path):
             if number == 1:
-                # Not its parents: they are there since `open`, or the folder is no longer mounted.
+                # Not its parents: `open` made them. If they are missing, the folder is no longer mounted.
                 with contextlib.suppress(FileExistsError):
-                    folder.mkdir(PERSONAL.folder)
+                    generations.folder.mkdir(PERSONAL.folder)
                 fsync_folder(self._users)
             temporary = self._temporary / f"{uid}-{secrets.token_hex(8)}"
             write_whole(temporary, data, PERSONAL)
-            own = _generation(folder, number)
             try:
-                link_new(temporary, own)
+                link_new(temporary, generations.file(number))
             except FileExistsError:
                 raise LostSwap("another owner stored this user's state first") from None
-            if self._newest(folder) != number:
-                own.unlink(missing_ok=True)
+            if generations.newest() != number:
+                generations.file(number).unlink(missing_ok=True)
                 raise LostSwap("another owner stored newer states of this user")
             if state.erased:
                 self._forget_before(uid, number)
             else:
-                self._remove_before(folder, number - 1)
+                generations.remove_before(number - 1)
         return str(number)
 
     def head(self, uid: str) -> Head | None:
@@ -159,26 +156,23 @@ class LocalFolderStore:
         return None if state is None else head_of(state)
 
     def load_header(self, uid: str) -> UserState | None:
-        """The newest state without its tensors, and without a check of its sum: quick. Raises as `load`."""
-        folder = self._folder(uid)
+        """Return the newest state without its tensors. Quick: the checksum is not checked. Raises as `load`."""
         with retriable(self._path):
-            for _ in range(READ_ATTEMPTS):
-                number = self._newest(folder)
-                if number is None:
-                    return None
-                with contextlib.suppress(FileNotFoundError), _generation(folder, number).open("rb") as stream:
-                    try:
-                        return decode_header(stream.read(header_length(stream.read(LENGTH_BYTES))), uid)
-                    except (ValueError, StateUnreadable) as error:
-                        raise self._unreadable(uid, number, error) from None
-        raise RetriableError(f"{self._path}: states change faster than they can be read")
+            found = self._generations(uid).read_newest(_read_beginning)
+        if found is None:
+            return None
+        number, beginning = found
+        try:
+            return decode_header(beginning, uid)
+        except StateUnreadable as error:
+            raise self._unreadable(uid, number, error) from None
 
     def uids(self) -> Iterator[str]:
         """See the protocol. In order."""
         self._check_mounted()
         with retriable(self._path):
             for folder in sorted(self._users.iterdir()):
-                if _UID.fullmatch(folder.name) and self._newest(folder) is not None:
+                if is_uid(folder.name) and Generations(folder).newest() is not None:
                     yield folder.name
 
     def load_position(self, name: str) -> Mapping[str, str | int] | None:
@@ -202,45 +196,29 @@ class LocalFolderStore:
         with retriable(self._path):
             replace(self._position_file(name), json.dumps(dict(position), sort_keys=True).encode(), PERSONAL)
 
-    # --- generations --------------------------------------------------------------------------------------------------
+    # --- one user -----------------------------------------------------------------------------------------------------
 
-    def _folder(self, uid: str) -> Path:
-        if not _UID.fullmatch(uid):
-            raise ValueError("a uid is 32 hex digits")
-        return self._users / uid
-
-    def _newest(self, folder: Path) -> int | None:
-        return max(_numbers(folder), default=None)
-
-    def _remove_before(self, folder: Path, number: int) -> None:
-        for older in _numbers(folder):
-            if older < number:
-                _generation(folder, older).unlink(missing_ok=True)
+    def _generations(self, uid: str) -> Generations:
+        return Generations(self._users / checked_uid(uid))
 
     def _forget_before(self, uid: str, number: int) -> None:
-        """Nothing personal stays beside a tombstone: neither a generation before it, nor what a kill left over."""
-        folder = self._folder(uid)
-        self._remove_before(folder, number)
-        fsync_folder(folder)
+        """Remove all that is personal beside a tombstone: generations before it, and what a kill left over."""
+        generations = self._generations(uid)
+        generations.remove_before(number)
+        fsync_folder(generations.folder)
         for left_over in self._temporary.glob(f"{uid}-*"):
             left_over.unlink(missing_ok=True)
         fsync_folder(self._temporary)
 
-    def _decode(self, data: bytes, uid: str, number: int) -> UserState:
-        try:
-            return decode(data, uid)
-        except StateUnreadable as error:
-            raise self._unreadable(uid, number, error) from None
-
     def _unreadable(self, uid: str, number: int, error: Exception) -> StateUnreadable:
         return StateUnreadable(
-            f"{_generation(self._folder(uid), number)} can't be used: {error}. To repair: move the file away (the "
+            f"{self._generations(uid).file(number)} can't be used: {error}. To repair: move the file away (the "
             "generation before it is then the state), and send this user's records again, from its `applied` on"
         )
 
     # --- the folder as a whole ----------------------------------------------------------------------------------------
 
-    def _read_identity_file(self) -> bytes | None:
+    def _read_identity(self) -> bytes | None:
         try:
             return self._identity_file.read_bytes()
         except FileNotFoundError:
@@ -248,7 +226,9 @@ class LocalFolderStore:
 
     def _check_mounted(self) -> None:
         if not self._identity_file.exists():
-            raise RetriableError(f"{self._path} is not a state store: store.json is not there; is the folder mounted?")
+            raise RetriableError(
+                f"{self._path} is not a state store: {IDENTITY_NAME} is not there; is the folder mounted?"
+            )
 
     def _position_file(self, name: str) -> Path:
         if not _POSITION_NAME.fullmatch(name):
@@ -257,7 +237,7 @@ class LocalFolderStore:
 
     def _remove_left_overs(self) -> None:
         for path in self._temporary.iterdir():
-            # By age alone: the files of another live daemon look the same.
+            # Only the age tells: the files of another live daemon look the same.
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > LEFT_OVER_AFTER_SECONDS:
                     path.unlink()
@@ -273,13 +253,10 @@ class LocalFolderStore:
             )
 
 
-def _generation(folder: Path, number: int) -> Path:
-    return folder / f"{number:012d}.safetensors"
-
-
-def _numbers(folder: Path) -> list[int]:
-    try:
-        names = [path.name for path in folder.iterdir()]
-    except FileNotFoundError:
-        return []
-    return [int(match[1]) for name in names if (match := _GENERATION.fullmatch(name))]
+def _read_beginning(path: Path) -> bytes:
+    """Read the file up to the end of its header; less if it has no header, which `decode_header` then reports."""
+    with path.open("rb") as stream:
+        beginning = stream.read(LENGTH_BYTES)
+        with contextlib.suppress(ValueError):
+            beginning += stream.read(header_end(beginning) - LENGTH_BYTES)
+        return beginning

@@ -1,4 +1,4 @@
-"""Making small files durable: a whole temporary file first, then one link or rename, then fsync of the folder."""
+"""Makes files durable: a whole temporary file first, then one link or rename, then fsync of the folder."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from corlld.errors import ExitCode, FatalError, RetriableError
 
 
 class Access(NamedTuple):
-    """Modes of new folders and files. The umask can take from them, and adds nothing."""
+    """Modes of new folders and files. The umask can take rights away, and adds none."""
 
     folder: int
     file: int
@@ -23,7 +23,10 @@ SHARED = Access(0o750, 0o640)  # adapters: readable by the group of the engines 
 
 @contextlib.contextmanager
 def retriable(folder: Path) -> Iterator[None]:
-    """A disk that is full, gone or failing may work later. The message names the folder, never a user."""
+    """Raise RetriableError for an OSError: a disk that is full, gone or failing may work later.
+
+    The message names the folder, never a user.
+    """
     try:
         yield
     except OSError as error:
@@ -31,7 +34,7 @@ def retriable(folder: Path) -> Iterator[None]:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make what was linked, renamed or removed in the folder outlast a power loss."""
+    """Make durable what was linked, renamed or removed in the folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -40,7 +43,10 @@ def fsync_folder(folder: Path) -> None:
 
 
 def make_folders(folder: Path, access: Access) -> None:
-    """Make the folder, durably, and what is missing above it (`SHARED`: other folders may lie beside this one)."""
+    """Make the folder durably if it is missing, and the folders missing above it.
+
+    Those above are `SHARED`, since other folders may lie beside this one.
+    """
     if folder.is_dir():
         return
     make_folders(folder.parent, SHARED)
@@ -50,7 +56,7 @@ def make_folders(folder: Path, access: Access) -> None:
 
 
 def write_whole(path: Path, data: bytes, access: Access) -> None:
-    """Write a new file that nobody else knows of, and fsync it. Nothing is left of it after a failure."""
+    """Write a new file, of a name that nobody else uses, and fsync it. A failure leaves nothing of it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, access.file)
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -63,9 +69,9 @@ def write_whole(path: Path, data: bytes, access: Access) -> None:
 
 
 def link_new(temporary: Path, path: Path) -> None:
-    """Give a written temporary file its name, unless the name is taken. The temporary name is gone either way.
+    """Give a whole temporary file its name, and remove the temporary name in every case.
 
-    Raises FileExistsError.
+    Raises FileExistsError if the name is taken: the file that has it is not touched.
     """
     try:
         os.link(temporary, path)
@@ -75,14 +81,14 @@ def link_new(temporary: Path, path: Path) -> None:
 
 
 def create(path: Path, data: bytes, access: Access) -> None:
-    """A new file, whole or not at all. Raises FileExistsError where there is one: it is not touched."""
+    """Make a new file, whole or not at all. Raises FileExistsError if there is a file: it is not touched."""
     temporary = _temporary(path)
     write_whole(temporary, data, access)
     link_new(temporary, path)
 
 
 def replace(path: Path, data: bytes, access: Access) -> None:
-    """A new or another content, whole or not at all."""
+    """Give the file this content, whole or not at all, whether or not it exists."""
     temporary = _temporary(path)
     write_whole(temporary, data, access)
     try:
@@ -93,11 +99,9 @@ def replace(path: Path, data: bytes, access: Access) -> None:
 
 
 def check_writable(folder: Path, access: Access) -> None:
-    """Make the folder where it is missing, and write, fsync, link and remove a real file in it.
+    """Make the folder if it is missing, and write, fsync, link and remove a file in it.
 
-    So a full disk, or one without links, shows at the start.
-
-    Raises FatalError.
+    So a full disk, or a filesystem without links, shows at the start. Raises FatalError.
     """
     probe = folder / f".probe-{secrets.token_hex(8)}"
     try:
@@ -108,6 +112,16 @@ def check_writable(folder: Path, access: Access) -> None:
             probe.unlink(missing_ok=True)
     except OSError as error:
         raise FatalError(f"{folder} can't be written: {error.strerror}", ExitCode.CANNOT_WRITE) from error
+
+
+def check_permission(path: Path) -> None:
+    """Check that this process may write at the path, or in the nearest folder above it that exists. Changes nothing.
+
+    Raises FatalError.
+    """
+    existing = next(there for there in (path.absolute(), *path.absolute().parents) if there.exists())
+    if not os.access(existing, os.W_OK | (os.X_OK if existing.is_dir() else 0)):
+        raise FatalError(f"{existing} can't be written", ExitCode.CANNOT_WRITE)
 
 
 def _temporary(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Lines of a file, however long they are: memory is bounded, and the place in the file stays exact."""
+"""Lines of a file, however long they are. Memory is bounded, and the position in the file stays exact."""
 
 from typing import IO, NamedTuple
 
@@ -7,9 +7,11 @@ SKIP_BYTES = 1024 * 1024
 
 
 class Line(NamedTuple):
-    """head: the line with its end, or the first `MAX_LINE_BYTES` + 1 of it: the decoder finds that too large.
+    """A line of a file.
 
-    length: bytes that the line takes in the file; 0 at its end. ended: False where the file ends before the line does.
+    head: the line with its end, or its first `MAX_LINE_BYTES` + 1 bytes, which the decoder refuses as too large.
+    length: bytes that the line takes in the file; 0 at the end of the file. ended: False if the file ends before the
+    line does.
     """
 
     head: bytes
@@ -18,7 +20,7 @@ class Line(NamedTuple):
 
 
 def read_line(file: IO[bytes]) -> Line:
-    """The line at the file's position, which moves behind it."""
+    """Read the line at the file's position, and move the position behind it."""
     head = file.readline(MAX_LINE_BYTES + 1)
     length, ended = len(head), head.endswith(b"\n")
     while not ended and length > MAX_LINE_BYTES:

@@ -1,13 +1,20 @@
-"""How far a command has come, shown to whoever waits for it."""
+"""Progress of a command, shown to the person who waits for it."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 class Advance:
-    """A progress bar where a terminal is attached, else a plain line at each tenth."""
+    """Show progress: a bar on a terminal, else a plain line at each tenth."""
 
     def __init__(self, console: Console, total: int, what: str = "events") -> None:
+        """Start at 0.
+
+        Args:
+            console: where progress is shown.
+            total: the number of things to do.
+            what: the things, in the plural.
+        """
         self._console = console
         self._what = what
         self._total = total
@@ -17,6 +24,7 @@ class Advance:
         self._task = self._progress.add_task(what, total=total)
 
     def __call__(self, count: int) -> None:
+        """Note that `count` more are done."""
         tenth = 10 * self._done // max(1, self._total)
         self._done += count
         self._progress.advance(self._task, count)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT set a flag; a second one has its default effect and ends the process at once."""
+"""SIGTERM and SIGINT ask for a stop. A second signal has its default effect: it ends the process at once."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """Call `request_stop` on the first signal, while the block runs."""
+    """Call `request_stop` on the first signal while the block runs; it may only set a flag."""
 
     def first(number: int, frame: FrameType | None) -> None:
         for each in STOP_SIGNALS:

@@ -1,6 +1,6 @@
-"""Standard output and error that can't be written: one sentence where somebody can still read it, and an exit code.
+"""Standard streams that are closed or can't be written: a sentence where somebody can still read it.
 
-Nothing here knows what is written. The log's own failures are `operations.logs`'s to notice.
+Nothing here knows what is written. `operations.logs` notices the failures of the log.
 """
 
 import os
@@ -9,10 +9,10 @@ from typing import TextIO
 
 
 def hold_closed_streams() -> None:
-    """Put something into the places of standard streams that were closed, so that no file that is opened gets there.
+    """Fill the places of closed standard streams, so that no file that is opened later gets there.
 
-    What is then written to standard error must fail, and not go into a user's state. So they are opened the wrong way
-    round: input for writing, outputs for reading.
+    Else what is written to standard error could go into a user's state. It must fail instead, so the streams are
+    opened the wrong way round: input for writing, outputs for reading.
     """
     for name, access, mode in (("stdin", os.O_WRONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_RDONLY, "w")):
         if getattr(sys, name) is None:
@@ -20,17 +20,17 @@ def hold_closed_streams() -> None:
 
 
 def unwritable(probe: str = "") -> str | None:
-    """Why what was printed could not be written, as a sentence; None where it was. A stream that fails is given up.
+    """Write out what was printed. Returns a sentence if that fails, else None. A stream that fails is given up.
 
-    A reader that left (`| head`) had enough: that is no failure.
+    A reader that left (`| head`) has read enough: that is not a failure.
 
     Args:
-        probe: written first. After an error, of which it is not known whether a stream had it: a large
-            text that could not be written is in no buffer any more, so that flushing alone would not fail.
+        probe: a text to write first. It tells after an OSError whether a stream raised it: a large text that could
+            not be written is not in the buffer any more, so flushing alone would not fail.
     """
     for name, stream in (("standard output", sys.stdout), ("standard error", sys.stderr)):
         try:
-            if probe:  # where streams are unbuffered, writing nothing is an attempt too, and may fail
+            if probe:  # on an unbuffered stream, writing an empty text is an attempt too, and may fail
                 stream.write(probe)
             stream.flush()
         except BrokenPipeError:
@@ -42,7 +42,7 @@ def unwritable(probe: str = "") -> str | None:
 
 
 def say(message: str) -> None:
-    """To standard error, or to standard output where that can't be written. To neither: the exit code has to do."""
+    """Print to standard error, or to standard output if that fails. If both fail, the exit code has to be enough."""
     for stream in (sys.stderr, sys.stdout):
         try:
             print(message, file=stream, flush=True)
@@ -53,7 +53,7 @@ def say(message: str) -> None:
 
 
 def _give_up(stream: TextIO) -> None:
-    """What is left in its buffer goes nowhere, or it would fail again, and change the exit code, at the very end."""
+    """Discard what is left in the buffer. Else it would fail again at the very end, and change the exit code."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

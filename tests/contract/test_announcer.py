@@ -5,16 +5,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from pathlib import Path
 
 import pytest
 
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.publishing.announcer import Announcer
-from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import MANIFEST_FILE, adapter_files
 from corlld.publishing.publisher import AdapterPublisher
 from corlld.records import Head, ModelInfo
+from tests.support.memory_target import MemoryTarget
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
 
 MODEL = ModelInfo("served/name", "r1", "fingerprint", supports_messages=False)
@@ -51,9 +50,9 @@ class Topic:
 class World:
     """States' heads, a target and a topic, with the announcer between them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         self.heads: dict[str, Head] = {}
-        self.target = FolderTarget(folder)
+        self.target = MemoryTarget()
         self.topic = Topic()
         self.announcer = Announcer(self.topic, self.heads.get, self.target, retry_max_seconds=0.01)
         self.publisher = AdapterPublisher(self.target, SMALL_LAYOUT, MODEL, 3, self.announcer)
@@ -68,8 +67,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path / "adapters")
+def world() -> Iterator[World]:
+    world = World()
     yield world
     world.announcer.close(0)
 

@@ -75,10 +75,10 @@ def test_a_write_that_did_not_happen_is_tried_again(store: ObjectStore, monkeypa
 
 
 def test_i6_an_unanswered_write_that_another_owner_overtook_is_lost(
-    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = store.save(UID, released_state(3), "0")
-    other = ObjectStore(store._url)
+    other = ObjectStore(bucket.url)
     _fail_the_next_put(
         monkeypatch,
         GenericError("timed out"),

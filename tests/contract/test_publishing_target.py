@@ -3,9 +3,12 @@
 import json
 import os
 import stat
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -13,19 +16,33 @@ from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, adapter_files
 from corlld.publishing.publisher import AdapterPublisher
+from corlld.publishing.target import Target
 from corlld.records import Head, ModelInfo, UserState
+from tests.support.memory_target import MemoryPlace, MemoryTarget
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
 
 MODEL = ModelInfo("served/name", "r1", "fingerprint", supports_messages=False)
 
 
-class Backend:
-    """Makes views of one target, and reaches behind it."""
+class Backend(Protocol):
+    """Makes views of one target, as several processes have them, and reaches behind it."""
 
+    def connect(self) -> Target: ...
+
+    def published(self) -> dict[str, bytes]: ...
+
+    def overwrite(self, name: str, data: bytes) -> None: ...
+
+    def remove(self, name: str) -> None: ...
+
+    def forbid_writing(self, monkeypatch: pytest.MonkeyPatch) -> None: ...
+
+
+class Folder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def connect(self) -> FolderTarget:
+    def connect(self) -> Target:
         return FolderTarget(self._folder)
 
     def published(self) -> dict[str, bytes]:
@@ -37,27 +54,97 @@ class Backend:
     def remove(self, name: str) -> None:
         (self._folder / name).unlink()
 
+    def forbid_writing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As the kernel answers to a process without the right; root, who may run this test, always has it."""
+
+        def refuse(*arguments: object, **keywords: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK)
+        monkeypatch.setattr(os, "mkdir", refuse)
+
+
+class Memory:
+    def __init__(self) -> None:
+        self._place = MemoryPlace()
+
+    def connect(self) -> Target:
+        return MemoryTarget(self._place)
+
+    def published(self) -> dict[str, bytes]:
+        return dict(self._place.objects)
+
+    def overwrite(self, name: str, data: bytes) -> None:
+        self._place.objects[name] = data
+
+    def remove(self, name: str) -> None:
+        del self._place.objects[name]
+
+    def forbid_writing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._place.writable = False
+
+
+@pytest.fixture(params=["folder", "memory"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    return Memory() if request.param == "memory" else Folder(tmp_path / "adapters")
+
 
 @pytest.fixture
-def backend(tmp_path: Path) -> Backend:
-    return Backend(tmp_path / "adapters")
-
-
-@pytest.fixture
-def target(backend: Backend) -> FolderTarget:
+def target(backend: Backend) -> Target:
     return backend.connect()
+
+
+@pytest.fixture
+def folder_target(tmp_path: Path) -> FolderTarget:
+    return FolderTarget(tmp_path / "adapters")
 
 
 def files_of(version: int, uid: str = UID) -> dict[str, bytes]:
     return adapter_files(released_state(version, uid=uid), SMALL_LAYOUT, MODEL)
 
 
-def put(target: FolderTarget, versions: Iterable[int], uid: str = UID) -> None:
+def put(target: Target, versions: Iterable[int], uid: str = UID) -> None:
     for version in versions:
         target.put(uid, version, files_of(version, uid))
 
 
-def test_a_version_is_out_whole_and_under_its_name(backend: Backend, target: FolderTarget) -> None:
+def at_once(backend: Backend, contents: Sequence[Mapping[str, bytes]]) -> list[str | FatalError]:
+    """Put version 3 with each of the contents, each from a target and a thread of its own."""
+    start = threading.Barrier(len(contents), timeout=10)
+
+    def owner(files: Mapping[str, bytes]) -> str | FatalError:
+        target = backend.connect()
+        start.wait()
+        try:
+            return target.put(UID, 3, files)
+        except FatalError as error:
+            return error
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        return list(pool.map(owner, contents))
+
+
+def test_a_look_changes_nothing_and_says_where_versions_go(backend: Backend, target: Target) -> None:
+    place = target.check()
+    assert backend.published() == {}
+    target.open()
+    target.open()
+    assert backend.published() == {}
+    assert target.check() == place
+    assert target.put(UID, 3, files_of(3)).startswith(place)
+
+
+def test_a_place_that_cannot_be_written_is_refused_by_the_look_and_at_the_start(
+    backend: Backend, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.forbid_writing(monkeypatch)
+    for refuses in (target.check, target.open):
+        with pytest.raises(FatalError, match="can't be written") as caught:
+            refuses()
+        assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+
+
+def test_a_version_is_out_whole_and_under_its_name(backend: Backend, target: Target) -> None:
     put(target, [3])
     assert backend.published() == {f"{UID}/v000003/{name}": data for name, data in files_of(3).items()}
     published = target.get(UID, 3)
@@ -66,13 +153,13 @@ def test_a_version_is_out_whole_and_under_its_name(backend: Backend, target: Fol
     assert published.location.endswith(f"{UID}/v000003")
 
 
-def test_what_is_not_out_is_not_found(target: FolderTarget) -> None:
+def test_what_is_not_out_is_not_found(target: Target) -> None:
     put(target, [3])
     assert target.get(UID, 4) is None
     assert target.get(OTHER_UID, 3) is None
 
 
-def test_i5_a_version_put_twice_stays_as_it_is(backend: Backend, target: FolderTarget) -> None:
+def test_i5_a_version_put_twice_stays_as_it_is(backend: Backend, target: Target) -> None:
     put(target, [3])
     before = backend.published()
     put(backend.connect(), [3])
@@ -81,7 +168,7 @@ def test_i5_a_version_put_twice_stays_as_it_is(backend: Backend, target: FolderT
 
 @pytest.mark.parametrize("name", [TENSORS_FILE, MANIFEST_FILE, CONFIG_FILE])
 def test_i5_other_content_under_the_same_number_is_an_alarm_and_not_overwritten(
-    backend: Backend, target: FolderTarget, name: str
+    backend: Backend, target: Target, name: str
 ) -> None:
     put(target, [3])
     backend.overwrite(f"{UID}/v000003/{name}", b"something else")
@@ -93,9 +180,22 @@ def test_i5_other_content_under_the_same_number_is_an_alarm_and_not_overwritten(
     assert backend.published()[f"{UID}/v000003/{name}"] == b"something else"
 
 
+def test_i5_owners_that_put_the_same_version_at_once_all_succeed(backend: Backend) -> None:
+    assert [type(result) for result in at_once(backend, [files_of(3)] * 4)] == [str] * 4
+    assert backend.published() == {f"{UID}/v000003/{name}": data for name, data in files_of(3).items()}
+
+
+def test_i5_of_owners_with_different_content_one_wins_whole_and_the_others_raise_the_alarm(backend: Backend) -> None:
+    contents = [adapter_files(released_state(3, seed=owner), SMALL_LAYOUT, MODEL) for owner in range(4)]
+    results = at_once(backend, contents)
+    assert sorted(type(result).__name__ for result in results) == ["FatalError"] * 3 + ["str"]
+    [winner] = [content for content, result in zip(contents, results, strict=True) if isinstance(result, str)]
+    assert backend.published() == {f"{UID}/v000003/{name}": data for name, data in winner.items()}
+
+
 @pytest.mark.parametrize("there", [[], [TENSORS_FILE], [TENSORS_FILE, MANIFEST_FILE]])
 def test_i5_a_version_that_a_kill_left_half_done_is_not_out_and_is_completed(
-    backend: Backend, target: FolderTarget, there: list[str]
+    backend: Backend, target: Target, there: list[str]
 ) -> None:
     put(target, [3])
     for name in files_of(3):
@@ -106,7 +206,18 @@ def test_i5_a_version_that_a_kill_left_half_done_is_not_out_and_is_completed(
     assert backend.published() == {f"{UID}/v000003/{name}": data for name, data in files_of(3).items()}
 
 
-def test_only_the_newest_versions_stay(backend: Backend, target: FolderTarget) -> None:
+def test_the_newest_version_is_the_highest_number_also_of_a_partly_published_one(
+    backend: Backend, target: Target
+) -> None:
+    assert target.newest(UID) == 0
+    put(target, [9, 10, 11])
+    put(target, [20], OTHER_UID)
+    assert target.newest(UID) == 11
+    backend.remove(f"{UID}/v000011/{CONFIG_FILE}")
+    assert target.newest(UID) == 11
+
+
+def test_only_the_newest_versions_stay(backend: Backend, target: Target) -> None:
     put(target, [8, 9, 10, 11])
     put(target, [4], OTHER_UID)
     target.prune(UID, 2)
@@ -117,14 +228,14 @@ def test_only_the_newest_versions_stay(backend: Backend, target: FolderTarget) -
     }
 
 
-def test_the_newest_version_is_never_pruned_also_past_six_digits(target: FolderTarget) -> None:
+def test_the_newest_version_is_never_pruned_also_past_six_digits(target: Target) -> None:
     put(target, [999_999, 1_000_000])
     target.prune(UID, 1)
     assert target.get(UID, 999_999) is None
     assert target.get(UID, 1_000_000) is not None
 
 
-def test_i8_a_withdrawn_user_leaves_nothing(backend: Backend, target: FolderTarget) -> None:
+def test_i8_a_withdrawn_user_leaves_nothing(backend: Backend, target: Target) -> None:
     put(target, [3, 4])
     put(target, [4], OTHER_UID)
     backend.remove(f"{UID}/v000003/{CONFIG_FILE}")  # a half-pruned one
@@ -138,19 +249,22 @@ def test_i8_a_withdrawn_user_leaves_nothing(backend: Backend, target: FolderTarg
 # --- the local folder's own -------------------------------------------------------------------------------------------
 
 
-def test_a_version_that_is_out_is_not_read_again(
-    backend: Backend, target: FolderTarget, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(target, [3])
+def test_a_look_makes_no_folder(tmp_path: Path, folder_target: FolderTarget) -> None:
+    folder_target.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_that_is_out_is_not_read_again(folder_target: FolderTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(folder_target, [3])
     read: list[str] = []
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or real(path))
-    put(target, [3])
+    put(folder_target, [3])
     assert read == [MANIFEST_FILE]
 
 
 def test_the_config_appears_last_and_goes_first(
-    tmp_path: Path, target: FolderTarget, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder_target: FolderTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "adapters" / UID / "v000003"
     seen: list[set[str]] = []
@@ -168,8 +282,8 @@ def test_the_config_appears_last_and_goes_first(
 
     watch("link")
     watch("unlink")
-    put(target, [3])
-    target.withdraw(UID, 99)
+    put(folder_target, [3])
+    folder_target.withdraw(UID, 99)
     whole = {TENSORS_FILE, MANIFEST_FILE, CONFIG_FILE}
     assert whole in seen
     assert {TENSORS_FILE, MANIFEST_FILE} in seen
@@ -189,25 +303,27 @@ def test_published_files_are_for_the_group_not_for_all(tmp_path: Path, umask: in
         assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640), path
 
 
-def test_a_full_disk_is_tried_again(tmp_path: Path, target: FolderTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_tried_again(
+    tmp_path: Path, folder_target: FolderTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(RetriableError, match=f"{tmp_path}.*No space left"):
-            put(target, [3])
+            put(folder_target, [3])
         with pytest.raises(FatalError, match="No space left") as caught:
             FolderTarget(tmp_path / "adapters").open()
     assert caught.value.exit_code == ExitCode.CANNOT_WRITE
-    put(target, [3])
-    assert target.get(UID, 3) is not None
+    put(folder_target, [3])
+    assert folder_target.get(UID, 3) is not None
 
 
 # --- the publisher on it ----------------------------------------------------------------------------------------------
 
 
-def test_a_release_is_published_and_old_versions_go(backend: Backend, target: FolderTarget) -> None:
+def test_a_release_is_published_and_old_versions_go(backend: Backend, target: Target) -> None:
     publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2)
     for version in (1, 2, 3):
         out = publisher.publish(released_state(version))
@@ -219,14 +335,14 @@ def test_a_release_is_published_and_old_versions_go(backend: Backend, target: Fo
     assert {name.split("/")[1] for name in backend.published()} == {"v000002", "v000003"}
 
 
-def test_a_state_without_a_release_publishes_nothing(backend: Backend, target: FolderTarget) -> None:
+def test_a_state_without_a_release_publishes_nothing(backend: Backend, target: Target) -> None:
     publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2)
     assert publisher.publish(UserState(UID)) is None
     assert publisher.publish(tombstone()) is None
     assert not backend.published()
 
 
-def test_i8_what_a_late_owner_publishes_after_an_erasure_is_taken_back(backend: Backend, target: FolderTarget) -> None:
+def test_i8_what_a_late_owner_publishes_after_an_erasure_is_taken_back(backend: Backend, target: Target) -> None:
     head = Head(3, erased=True, erased_through=3)
     publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2, head=lambda uid: head)
     assert publisher.publish(released_state(3)) is None
@@ -234,7 +350,7 @@ def test_i8_what_a_late_owner_publishes_after_an_erasure_is_taken_back(backend: 
 
 
 def test_i8_a_late_owner_leaves_nothing_of_before_the_erasure_although_the_user_came_back(
-    backend: Backend, target: FolderTarget
+    backend: Backend, target: Target
 ) -> None:
     head = Head(4, erased=False, erased_through=3)
     late = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=3, head=lambda uid: head)
@@ -244,7 +360,7 @@ def test_i8_a_late_owner_leaves_nothing_of_before_the_erasure_although_the_user_
 
 
 def test_i8_what_a_late_owner_that_was_killed_left_goes_with_the_next_publication(
-    backend: Backend, target: FolderTarget
+    backend: Backend, target: Target
 ) -> None:
     put(target, [3])  # by the late owner, killed before it looked at the head
     back = replace(released_state(4), erased_through=3)
@@ -252,7 +368,7 @@ def test_i8_what_a_late_owner_that_was_killed_left_goes_with_the_next_publicatio
     assert {name.split("/")[1] for name in backend.published()} == {"v000004"}
 
 
-def test_i8_withdrawing_leaves_what_came_after_the_erasure(backend: Backend, target: FolderTarget) -> None:
+def test_i8_withdrawing_leaves_what_came_after_the_erasure(backend: Backend, target: Target) -> None:
     put(target, [3, 4])
     target.withdraw(UID, 3)
     assert {name.split("/")[1] for name in backend.published()} == {"v000004"}

@@ -1,8 +1,7 @@
 """One suite for every source: what the loop may rely on, whether the input is a file or a real topic."""
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -11,23 +10,11 @@ import pytest
 from corlld.protocols import Source
 from corlld.sources.jsonl.source import JsonlSource
 from corlld.sources.kafka.source import KafkaSource
+from tests.support.fakes import MemoryPositions
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.kafka.topics import Reader, kafka_settings, produce, unique
 
 VALUES = [b'{"n": %d}' % n for n in range(6)]
-
-
-class MemoryPositions:
-    """A `PositionStore` that forgets nothing but what JSON can't hold."""
-
-    def __init__(self) -> None:
-        self.saved: dict[str, str] = {}
-
-    def load_position(self, name: str) -> Mapping[str, str | int] | None:
-        return json.loads(self.saved[name]) if name in self.saved else None
-
-    def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
-        self.saved[name] = json.dumps(dict(position))
 
 
 class Input(Protocol):

@@ -80,7 +80,7 @@ def opened(backend: Backend) -> StateStore:
     return store
 
 
-def snapshots(backend: Backend, uid: str = UID) -> list[str]:
+def state_files(backend: Backend, uid: str = UID) -> list[str]:
     return sorted(name for name in backend.stored() if f"/{uid}" in f"/{name}" and not name.endswith(".json"))
 
 
@@ -190,7 +190,7 @@ def test_the_generation_before_is_kept_and_older_ones_are_not(backend: Backend, 
     kept = []
     for version in range(1, 5):
         token = store.save(UID, released_state(version), token)
-        kept.append(len(snapshots(backend)))
+        kept.append(len(state_files(backend)))
     assert kept == [1, 2, 2, 2]
 
 
@@ -206,7 +206,7 @@ def test_i8_beside_a_tombstone_no_generation_is_left(backend: Backend, store: St
     assert store.load(UID) == (tombstone(3), token)
     assert store.head(UID) == Head(3, erased=True, erased_through=3)
     assert list(store.uids()) == [UID]
-    assert len(snapshots(backend)) == 1
+    assert len(state_files(backend)) == 1
     assert not any(b"event-one" in data for name, data in backend.stored().items() if UID in name)
 
 
@@ -220,7 +220,7 @@ def test_i8_what_a_kill_left_beside_a_tombstone_goes_with_the_next_load(backend:
     for name in removed:
         backend.overwrite(name, before[name])
     store.load(UID)
-    assert len(snapshots(backend)) == 1
+    assert len(state_files(backend)) == 1
 
 
 def test_a_user_comes_back_after_an_erasure(store: StateStore) -> None:

@@ -12,12 +12,10 @@ from kafka import KafkaProducer
 from corlld.cli import main
 from corlld.sources.kafka.newest_records import newest_records
 from corlld.sources.kafka.source import KafkaSource
-from tests.integration.test_commands import SECRET
-from tests.integration.test_send import use
+from tests.support.commands import SECRET, row, set_topic
+from tests.support.edits import edit, lines
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.kafka.topics import PATIENCE_SECONDS, Reader, kafka_settings, produce, unique, wait_until
-from tests.unit.commands.test_events_file import edit, lines
-from tests.unit.commands.test_sample import row
 
 CANARY = "kanari7731"
 
@@ -25,7 +23,7 @@ CANARY = "kanari7731"
 @pytest.fixture
 def topic(kafka_broker: KafkaCluster, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A topic of 3 partitions that a daemon with these settings could read."""
-    use(monkeypatch, kafka_broker.bootstrap, name := unique("edits"))
+    set_topic(monkeypatch, kafka_broker.bootstrap, name := unique("edits"))
     kafka_broker.create_topic(name, 3)
     kafka_broker.create_topic(f"{name}.dead", 1)
     monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
@@ -61,10 +59,10 @@ def test_a_sample_tells_shares_reasons_and_sizes_but_no_text_and_no_user(
     assert "40 of the newest 43 records are valid events" in shown
     assert row(shown, "valid") == "40 of 43 (93.0%)"
     assert "2 of 43 (4.7%) key_missing: key" in " ".join(shown.split())
-    assert "1 of 43 (2.3%) no_chat_template: messages; one is at" in " ".join(shown.split())
+    assert "1 of 43 (2.3%) no_chat_template: messages; for example at" in " ".join(shown.split())
     assert row(shown, "wrong keys") == "2 of 43 (4.7%)"
     assert row(shown, "users") == "5"
-    assert row(shown, "events of a user") == "8 8 8"
+    assert row(shown, "events per user") == "8 8 8"
     assert row(shown, "characters of prompt or messages") == f"{len(CANARY)} {len(CANARY)} {len(CANARY)}"
 
 
@@ -177,7 +175,7 @@ def test_a_file_is_sampled_too(
     assert row(shown, "valid") == "4 of 5 (80.0%)"
     assert row(shown, "wrong keys") == "a file has no keys"
     assert not (tmp_path / "state").exists()
-    monkeypatch.setattr("corlld.commands.check.SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr("corlld.commands.inspection.SAMPLE_SECONDS", 0.0)
     assert main(["check", "--sample", "5"]) == 0
     assert "1 of the newest 1 records are valid events (stopped after 0 s)" in capsys.readouterr().out
 

@@ -13,8 +13,8 @@ import pytest
 from corlld.observer import Observers
 from corlld.operations.health import Health
 from corlld.operations.liveness import Liveness
-from corlld.operations.metrics import Metrics
 from corlld.operations.metrics_observer import MetricsObserver
+from corlld.operations.prometheus import Metrics
 from tests.support.daemon_parts import Parts, begun, records, value
 
 RISE = "corlld_draft_repetition_rise_ratio"

@@ -1,7 +1,8 @@
-"""The README's guide "Connect your own Kafka", its commands run verbatim, against a real broker and a tiny model.
+"""Run the commands of the guide "Connect your own Kafka" verbatim, against a real broker and a tiny model.
 
-Blocks of the kind "sh" run, in one shell. Those of the kind "sh root" need systemd, Grafana and a machine of one's own:
-of these it is checked that every file they copy is there, and goes where the file itself says.
+The guide is a section of deploy/README.md. Blocks of the kind "sh" run, in one shell. Blocks of the kind "sh root" need
+systemd, Grafana and a whole machine. The tests check only that each file that these blocks copy exists, and that the
+file itself names the same place.
 """
 
 import os
@@ -22,26 +23,29 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from tests.support.kafka.broker import KafkaBroker, free_ports, java
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "deploy/README.md"
 PATIENCE_SECONDS = 300
 NOT_CLONED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
 
 
+def guide() -> str:
+    (text,) = re.findall(r"<!-- guide:begin -->\n(.*?)<!-- guide:end -->", PAGE.read_text(), re.DOTALL)
+    return str(text)
+
+
 def blocks(kind: str) -> list[str]:
-    (guide,) = re.findall(r"<!-- guide:begin -->\n(.*?)<!-- guide:end -->", (ROOT / "README.md").read_text(), re.DOTALL)
-    return re.findall(rf"^```{kind}\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{kind}\n(.*?)^```$", guide(), re.DOTALL | re.MULTILINE)
 
 
 def test_every_block_of_the_guide_is_of_a_kind_that_is_tested() -> None:
-    text = (ROOT / "README.md").read_text()
-    guide = text[text.index("<!-- guide:begin -->") : text.index("<!-- guide:end -->")]
-    assert guide.count("```") == 2 * len(blocks("sh") + blocks("sh root"))
+    assert guide().count("```") == 2 * len(blocks("sh") + blocks("sh root"))
     assert len(blocks("sh")) >= 5
     assert len(blocks("sh root")) >= 3
 
 
 @pytest.fixture
 def dependencies(tmp_path: Path) -> Path:
-    """What is installed here but for corlld and pip, to be found by an environment that gets corlld alone."""
+    """Make a folder with all packages installed here except corlld and pip, for an environment with only corlld."""
     folder = tmp_path / "dependencies"
     folder.mkdir()
     for installed in Path(sysconfig.get_path("purelib")).iterdir():
@@ -52,7 +56,7 @@ def dependencies(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def machine(tmp_path: Path, dependencies: Path, tiny_model: Path, own_kafka_broker: KafkaBroker) -> Mapping[str, str]:
-    """The environment of the guide's shell: its own variables, Kafka's tool, and a pip that downloads nothing."""
+    """Return the environment of the guide's shell: its variables, Kafka's tool, and a pip that downloads nothing."""
     programs = tmp_path / "programs"
     programs.mkdir()
     tool = programs / "kafka-topics.sh"
@@ -75,7 +79,7 @@ def machine(tmp_path: Path, dependencies: Path, tiny_model: Path, own_kafka_brok
         "ETC": str(tmp_path / "etc"),
         "VAR": str(tmp_path / "var"),
         "HTTP": f"127.0.0.1:{port}",
-        "CORLLD_BATCHING__FLUSH_AFTER_SECONDS": "1",  # a person waits ten seconds more gladly than a test
+        "CORLLD_BATCHING__FLUSH_AFTER_SECONDS": "1",  # the default is ten: too long for a test
     }
 
 
@@ -127,7 +131,7 @@ def test_the_guide_leads_from_an_empty_machine_to_adapters(
 
 
 def copies() -> list[tuple[Path, str]]:
-    """Of the blocks for root: each file that is copied, and where to."""
+    """Return each file that the blocks for root copy, with its target."""
     commands = [shlex.split(line) for block in blocks("sh root") for line in block.splitlines()]
     return [(ROOT / source, words[-1]) for words in commands if words[0] == "cp" for source in words[1:-1]]
 
@@ -136,7 +140,7 @@ def test_what_the_guide_copies_is_there_and_goes_where_the_file_says() -> None:
     assert {source.name for source, _ in copies()} >= {"corlld.service", "corlld.sysusers", "alerts.yml", "corlld.json"}
     for source, target in copies():
         assert source.is_file(), source
-        if source.suffix == ".json":  # has no comments: the file that tells Grafana of it says where
+        if source.suffix == ".json":  # JSON has no comments; the provisioning file names the place
             source = ROOT / "deploy/grafana/provisioning/dashboards/corlld.yml"
         assert target.rstrip("/") in source.read_text(), source
 

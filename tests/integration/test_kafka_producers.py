@@ -9,8 +9,7 @@ from corlld.errors import InvalidEvent, InvalidReason, RetriableError, Unavailab
 from corlld.records import DeadLetter, Record, SourcePartition, Tenure
 from corlld.settings.sections import DeadLetterSettings
 from corlld.sources.dead_letters import letter_headers, letter_key
-from corlld.sources.kafka.producers import TopicProducer
-from corlld.sources.kafka.source import KafkaAnnouncements, KafkaDeadLetters
+from corlld.sources.kafka.producers import KafkaAnnouncements, KafkaDeadLetters, TopicProducer
 from tests.support.kafka.broker import KafkaBroker, KafkaCluster
 from tests.support.kafka.topics import kafka_settings, unique, wait_until
 

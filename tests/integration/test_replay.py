@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from corlld.cli import main
-from tests.integration.test_commands import event, write_events
+from tests.support.edits import edit, write_events
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def replayed(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 def test_each_user_gets_a_summary_and_bad_lines_are_counted(tmp_path: Path, replayed: Any) -> None:
     file = write_events(
-        tmp_path / "archive.jsonl", *(event(n, u) for n in range(12) for u in ("ann", "bob")), event(99, "ann")
+        tmp_path / "archive.jsonl", *(edit(n, u) for n in range(12) for u in ("ann", "bob")), edit(99, "ann")
     )
     with file.open("a") as lines:
         lines.write("{broken\n")
@@ -37,18 +37,18 @@ def test_each_user_gets_a_summary_and_bad_lines_are_counted(tmp_path: Path, repl
 
 
 def test_users_and_limit_choose_what_is_replayed(tmp_path: Path, replayed: Any) -> None:
-    file = write_events(tmp_path / "archive.jsonl", *(event(n, u) for n in range(6) for u in ("a", "b")), event(9, "b"))
+    file = write_events(tmp_path / "archive.jsonl", *(edit(n, u) for n in range(6) for u in ("a", "b")), edit(9, "b"))
     summary = replayed(file, "--users", "1", "--limit", "2", "--show-users")
     assert [(user["user_id"], user["events"]) for user in summary["users"]] == [("b", 2)]
 
 
 def test_a_first_event_alone_counts_in_no_accuracy(tmp_path: Path, replayed: Any) -> None:
-    user = replayed(write_events(tmp_path / "archive.jsonl", event(0)))["users"][0]
+    user = replayed(write_events(tmp_path / "archive.jsonl", edit(0)))["users"][0]
     assert (user["pairs"], user["prequential_pairs"], user["prequential_accuracy"]) == (1, 0, None)
 
 
 def test_proposed_and_edited_exchanged_give_one_minus_the_base_preference(tmp_path: Path, replayed: Any) -> None:
-    events = [event(n, edited="goes " * (n % 4) + f"down {n}", proposed=f"sleeps {n * 7}") for n in range(9)]
+    events = [edit(n, edited="goes " * (n % 4) + f"down {n}", proposed=f"sleeps {n * 7}") for n in range(9)]
     there = replayed(write_events(tmp_path / "there.jsonl", *events))["users"][0]
     turned = [{**each, "proposed": each["edited"], "edited": each["proposed"]} for each in events]
     back = replayed(write_events(tmp_path / "back.jsonl", *turned))["users"][0]
@@ -58,7 +58,7 @@ def test_proposed_and_edited_exchanged_give_one_minus_the_base_preference(tmp_pa
 
 def test_a_replay_is_repeatable(tmp_path: Path, replayed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORLLD_IDENTITY__SECRET", "a secret of the tests, which is long enough")
-    file = write_events(tmp_path / "archive.jsonl", *(event(n, u) for n in range(9) for u in ("ann", "bob")))
+    file = write_events(tmp_path / "archive.jsonl", *(edit(n, u) for n in range(9) for u in ("ann", "bob")))
     assert replayed(file) == replayed(file)
 
 
@@ -74,4 +74,4 @@ def test_an_archive_without_a_usable_event_is_an_error(
     file = tmp_path / "archive.jsonl"
     file.write_text("garbage\n")
     assert main(["replay", str(file)]) == 65
-    assert "no usable event in it (1 not_json)" in capsys.readouterr().err
+    assert "it has no usable event (1 not_json)" in capsys.readouterr().err

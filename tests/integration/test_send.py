@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
 
 from corlld.cli import main
-from tests.integration.test_commands import fails
+from tests.support.commands import fails, set_topic
+from tests.support.edits import edit, lines
 from tests.support.kafka.broker import KafkaBroker, KafkaCluster
 from tests.support.kafka.topics import unique, wait_until
-from tests.unit.commands.test_events_file import edit, lines
 
 PARTITIONS = 3
 MANY = 30_000
@@ -28,19 +29,9 @@ MANY = 30_000
 @pytest.fixture
 def topic(kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch) -> str:
     """A topic that the settings name; neither a secret nor a model is set, and the daemon's own input is a file."""
-    use(monkeypatch, kafka_broker.bootstrap, name := unique("edits"))
+    set_topic(monkeypatch, kafka_broker.bootstrap, name := unique("edits"))
     kafka_broker.create_topic(name, PARTITIONS)
     return name
-
-
-def use(monkeypatch: pytest.MonkeyPatch, bootstrap: str, topic: str) -> None:
-    for name in [name for name in os.environ if name.startswith("CORLLD_") and not name.startswith("CORLLD_TEST_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("CORLLD_SOURCE__KIND", "jsonl")
-    monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", bootstrap)
-    monkeypatch.setenv("CORLLD_KAFKA__TOPIC", topic)
-    monkeypatch.setenv("CORLLD_KAFKA__REQUEST_TIMEOUT_SECONDS", "2")
-    monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "3")
 
 
 def records_of(bootstrap: str, topic: str) -> list[Any]:
@@ -58,6 +49,15 @@ def records_of(bootstrap: str, topic: str) -> list[Any]:
 
         wait_until(all_read, f"all of {topic}")
         return sorted(records, key=lambda record: (record.partition, record.offset))
+
+
+def leads(bootstrap: str, topic: str) -> bool:
+    """Return whether the broker leads the topic: not for a moment after it was frozen for longer than its session."""
+    with KafkaConsumer(bootstrap_servers=bootstrap) as consumer:
+        try:
+            return bool(consumer.partitions_for_topic(topic))
+        except KafkaError:
+            return False
 
 
 def many_events(folder: Path) -> Path:
@@ -135,7 +135,7 @@ def test_a_wrong_line_anywhere_sends_nothing(
 def test_a_dry_run_needs_no_broker_and_sends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    use(monkeypatch, "", "")
+    set_topic(monkeypatch, "", "")
     (tmp_path / "edits.jsonl").write_bytes(lines(edit(1)))
     assert main(["send", "--dry-run", str(tmp_path / "edits.jsonl")]) == 0
     assert capsys.readouterr().out == "1 event of 1 user: valid (--dry-run)\n"
@@ -152,7 +152,7 @@ def test_a_dry_run_needs_no_broker_and_sends_nothing(
 def test_a_missing_topic_is_named_and_not_created(
     kafka_broker: KafkaCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    use(monkeypatch, kafka_broker.bootstrap, name := unique("missing"))
+    set_topic(monkeypatch, kafka_broker.bootstrap, name := unique("missing"))
     monkeypatch.setattr(
         "corlld.commands.send.MAX_WAIT_SECONDS", 1.0
     )  # before the setting's 3, as a person's patience is
@@ -171,7 +171,7 @@ def test_a_dead_broker_is_named(
     (tmp_path / "edits.jsonl").write_bytes(lines(edit(1)))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        use(monkeypatch, address := f"127.0.0.1:{taken.getsockname()[1]}", "edits")
+        set_topic(monkeypatch, address := f"127.0.0.1:{taken.getsockname()[1]}", "edits")
         code, problem = fails(capsys, "send", str(tmp_path / "edits.jsonl"))
     assert code == 69
     assert address in problem
@@ -196,7 +196,7 @@ def test_a_record_that_the_topic_finds_too_large_is_named_by_its_line(
     (tmp_path / "edits.jsonl").write_bytes(lines(edit(1), edit(2, edited="x" * 6000), edit(3)))
     code, problem = fails(capsys, "send", str(tmp_path / "edits.jsonl"))
     assert code == 65
-    assert "line 2: larger than the topic's max.message.bytes lets in" in problem
+    assert "line 2: larger than the topic's max.message.bytes allows" in problem
     there = [json.loads(record.value)["event_id"] for record in records_of(kafka_broker.bootstrap, small)]
     assert f"{len(there)} of 3 events acknowledged" in problem
     assert "ann-2" not in there
@@ -205,7 +205,7 @@ def test_a_record_that_the_topic_finds_too_large_is_named_by_its_line(
 def test_a_broker_that_goes_away_half_way_is_said_with_how_many_were_acknowledged(
     own_kafka_broker: KafkaBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(monkeypatch, own_kafka_broker.bootstrap, "edits")
+    set_topic(monkeypatch, own_kafka_broker.bootstrap, "edits")
     own_kafka_broker.create_topic("edits", PARTITIONS)
     with sending(str(many_events(tmp_path))) as process:
         first_tenth(process)
@@ -222,7 +222,7 @@ def test_a_broker_that_goes_away_half_way_is_said_with_how_many_were_acknowledge
 def test_an_interrupt_says_how_many_were_acknowledged_and_sending_again_brings_the_rest(
     own_kafka_broker: KafkaBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(monkeypatch, own_kafka_broker.bootstrap, "edits")
+    set_topic(monkeypatch, own_kafka_broker.bootstrap, "edits")
     monkeypatch.setenv("CORLLD_KAFKA__REQUEST_TIMEOUT_SECONDS", "30")
     own_kafka_broker.create_topic("edits", PARTITIONS)
     file = many_events(tmp_path)
@@ -236,6 +236,7 @@ def test_an_interrupt_says_how_many_were_acknowledged_and_sending_again_brings_t
             os.kill(own_kafka_broker.pid, signal.SIGCONT)
     assert code == 130
     assert told[1:] == ["corlld: sending all of it again is safe: an event id is applied once"]
+    wait_until(lambda: leads(own_kafka_broker.bootstrap, "edits"), "the broker is back")
     acknowledged = int(told[0].removeprefix("corlld: interrupted: ").partition(" ")[0])
     assert MANY // 10 <= acknowledged < MANY
 

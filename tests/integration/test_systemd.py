@@ -76,7 +76,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
     wheel = build_wheel(folder)
     with Machine(folder) as machine:
         machine.do("chmod", "755", "/srv", "/opt")
-        machine.do(sys.executable, ROOT / "tests/installation.py", wheel, "/opt/corlld")
+        machine.do(sys.executable, ROOT / "tests/support/installation.py", wheel, "/opt/corlld")
         machine.do("systemd-sysusers", SYSUSERS)
         machine.do("install", "-m", "644", UNIT, "/run/systemd/system/corlld.service")
         machine.do("cp", "-r", tiny_model, "/srv/model")

@@ -12,6 +12,7 @@ import pytest
 from corlld.errors import ExitCode
 from corlld.events.pseudonyms import Pseudonyms
 from tests.support.daemon_process import ENVIRON, ROOT, SECRET, START_SECONDS
+from tests.support.edits import append_events, edit, write_events
 
 CORLLD = (sys.executable, "-m", "corlld")
 
@@ -57,7 +58,7 @@ def closing(redirections: str, *command: str) -> list[str]:
 @pytest.fixture
 def site(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder where `corlld run` learns from a file of one edit, and then waits for more."""
-    (tmp_path / "edits.jsonl").write_text(edit(0))
+    write_events(tmp_path / "edits.jsonl", edit(0))
     settings = {
         "SOURCE__KIND": "jsonl",
         "SOURCE__PATH": tmp_path / "edits.jsonl",
@@ -70,13 +71,6 @@ def site(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for name, value in (ENVIRON | {f"CORLLD_{name}": str(value) for name, value in settings.items()}).items():
         monkeypatch.setenv(name, value)
     return tmp_path
-
-
-def edit(number: int) -> str:
-    texts = {"prompt": "The sun\n", "proposed": "rises in the west.", "edited": f"rises in the east {number}."}
-    return (
-        json.dumps({"event_id": f"e{number}", "user_id": "ann", "occurred_at": "2026-01-02T12:00:00Z"} | texts) + "\n"
-    )
 
 
 @pytest.mark.parametrize(
@@ -111,8 +105,7 @@ def test_a_log_whose_reader_leaves_ends_the_run_and_the_next_one_goes_on(
     try:
         assert any('"published"' in line for line in process.stderr), "the log ended"
         process.stderr.close()
-        with (site / "edits.jsonl").open("a") as file:
-            file.write(edit(1))
+        append_events(site / "edits.jsonl", edit(1))
         assert process.wait(START_SECONDS) == ExitCode.CANNOT_WRITE
         assert process.stdout.read() == "corlld: the log can't be written: Broken pipe\n"
     finally:
@@ -123,7 +116,7 @@ def test_a_log_whose_reader_leaves_ends_the_run_and_the_next_one_goes_on(
     code, _, log = run(*CORLLD, "run")
     assert code == 0, log
     _, shown, _ = run(*CORLLD, "state", "show", "--json", "--uid", Pseudonyms(SECRET).uid("ann"))
-    assert json.loads(shown)["recent_event_ids"] == ["e0", "e1"]
+    assert json.loads(shown)["recent_event_ids"] == ["ann-0", "ann-1"]
 
 
 # By print, by argparse, and by rich.

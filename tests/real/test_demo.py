@@ -81,7 +81,7 @@ def test_drafts_stay_sound(demo: tuple[DemoResult, PeftEngine], user: str) -> No
 
 
 def test_drafts_stay_sound_over_200_edits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the default rule. The README's picture is of such a run."""
+    """Run the demo for longer, with the default rule."""
     settings, engine = settings_and_engine(tmp_path)
     editors = dict.fromkeys(USERS, WeakEditor(1.0))
     result = run(settings, engine, editors, edits=200, console=Console(file=io.StringIO()))

@@ -1,4 +1,4 @@
-"""A daemon in memory, and what it is made of: for tests of the loop and of what it tells."""
+"""A daemon in memory and its parts, for tests of the loop and of its reports."""
 
 import json
 import time
@@ -44,7 +44,7 @@ def records(*values: bytes | None, of: Tenure | None = None, user: str = "ann", 
 
 
 class Parts:
-    """A daemon in memory, and what it is made of."""
+    """The parts of a daemon in memory. A test replaces some of them and runs the daemon."""
 
     def __init__(self, **overrides: dict[str, Any]) -> None:
         self.settings = Settings.model_validate(

@@ -1,15 +1,16 @@
 """In-memory parts behind the daemon's protocols, for unit tests and for faults that can't be made otherwise.
 
-The learner's "tensors" are the ids of the events that were applied, in order: what the loop did can be read off.
+The learner's "tensors" are the ids of the applied events, in order, so that a test can read what the loop did.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from corlld.errors import LostSwap
+from corlld.errors import LostSwap, RetriableError
 from corlld.records import (
     AdapterVersion,
     Arrival,
@@ -59,7 +60,7 @@ def arrival(
 
 
 def loop_status(**fields: Any) -> LoopStatus:
-    """An idle daemon that is ready, but for `fields`."""
+    """Return the status of an idle daemon that is ready, changed by `fields`."""
     idle: dict[str, Any] = {
         "now": 0.0,
         "waiting_for": (),
@@ -82,7 +83,7 @@ def loop_status(**fields: Any) -> LoopStatus:
 
 @dataclass(frozen=True)
 class Applied:
-    """An adapter that is nothing but the list of the events that made it."""
+    """An adapter that is only the list of the events that made it."""
 
     event_ids: tuple[str, ...] = ()
 
@@ -96,9 +97,9 @@ class Applied:
 
 
 class ListingLearner:
-    """Applies every edit; calls `before` first, where faults are injected.
+    """Applies every edit. It calls `before` first, where a test can inject faults.
 
-    learns_acceptances: applies them as well, as the default `learning.acceptance_weight` does.
+    learns_acceptances: acceptances are applied as well, as with the default `learning.acceptance_weight`.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class ListingLearner:
 
 @dataclass
 class MemoryStore:
-    """Compare-and-swap in a dict. `faults` are raised, in turn, by the next saves, before or after they took effect."""
+    """Compare-and-swap in a dict. The next saves raise `faults`, in turn, before or after they take effect."""
 
     states: dict[str, tuple[UserState, int]] = field(default_factory=dict)
     faults: list[Exception] = field(default_factory=list)
@@ -171,16 +172,26 @@ class MemoryStore:
     def uids(self) -> Iterator[str]:
         return iter(self.states)
 
+
+class MemoryPositions:
+    """A `PositionStore` that keeps what JSON can hold. `fails`: as with a disk that is full."""
+
+    def __init__(self) -> None:
+        self.saved: dict[str, str] = {}
+        self.fails = False
+
     def load_position(self, name: str) -> Mapping[str, str | int] | None:
-        raise AssertionError("not used")
+        return json.loads(self.saved[name]) if name in self.saved else None
 
     def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
-        raise AssertionError("not used")
+        if self.fails:
+            raise RetriableError("disk full")
+        self.saved[name] = json.dumps(dict(position))
 
 
 @dataclass
 class MemoryPublisher:
-    """Keeps what is out. `faults` are raised, in turn, by the next calls."""
+    """Keeps the versions that are out. The next calls raise `faults`, in turn."""
 
     out: dict[str, list[int]] = field(default_factory=dict)
     faults: list[Exception] = field(default_factory=list)
@@ -227,9 +238,9 @@ class MemoryDeadLetters:
 
 
 class ScriptedSource:
-    """Delivers the steps of a script, one a poll; afterwards it is exhausted (`finite`) or goes on idling.
+    """Delivers the steps of a script, one per poll. Afterwards it is exhausted (`finite`) or goes on idling.
 
-    A step is a `Polled`, or a callable that returns one (for what is to happen at that moment).
+    A step is a `Polled`, or a callable that returns a `Polled`, for something that must happen at that moment.
     """
 
     cluster_id = "memory"
@@ -250,7 +261,7 @@ class ScriptedSource:
         return self._finite and not self._script
 
     def deliver(self, step: Polled | Callable[[], Polled]) -> None:
-        """Go on with the script."""
+        """Add a step to the script."""
         self._script.append(step)
 
     def start(self, timeout_seconds: float) -> None:
@@ -277,7 +288,7 @@ class ScriptedSource:
         return dict(self._positions)
 
     def ends(self) -> Mapping[Tenure, int]:
-        """What the script holds back counts as not there yet."""
+        """Return the positions: steps that are not delivered yet count as not written yet."""
         return dict(self._positions)
 
     def pause(self) -> None:

@@ -74,7 +74,7 @@ def need(program: str) -> str:
     """Its path. Fails where it is not installed."""
     path = shutil.which(program)
     if path is None:
-        pytest.fail(f"`{program}` is not installed: run deploy/install-test-packages.sh (Debian: package prometheus)")
+        pytest.fail(f"`{program}` is not installed: run `make system-packages` (Debian: package prometheus)")
     return path
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus and Grafana are given: the expressions of alerts and dashboard, and what must have data in them."""
+"""Read the files for Prometheus and Grafana: expressions of alerts and dashboard, and the parts that must have data."""
 
 import json
 import re
@@ -20,7 +20,7 @@ SET_OPERATORS = ("and", "or", "unless")
 
 @dataclass(frozen=True)
 class Target:
-    """One query of a panel. `instant`: Grafana asks for the newest value alone."""
+    """One query of a panel. `instant`: Grafana asks for the newest value only."""
 
     panel: str
     expr: str
@@ -52,7 +52,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def panels() -> list[dict[str, Any]]:
-    """Those that show something: not the rows' headings."""
+    """Return the panels that show something. The rows' headings are left out."""
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
@@ -69,12 +69,12 @@ def annotations() -> list[str]:
 
 
 def expressions() -> list[str]:
-    """All of them; those of the dashboard with Grafana's variables."""
+    """Return the expressions of all rules, panels and annotations. The dashboard's contain Grafana's variables."""
     return [rule["expr"] for rule in rules()] + [target.expr for target in targets()] + annotations()
 
 
 def substituted(text: str, variables: Mapping[str, str]) -> str:
-    """The text with `$name` replaced, as Grafana does it.
+    """Return the text with each `$name` replaced, as Grafana does it.
 
     Raises KeyError for a variable that has no value.
     """
@@ -82,21 +82,21 @@ def substituted(text: str, variables: Mapping[str, str]) -> str:
 
 
 def parts(node: promql.Expr) -> Iterator[promql.Expr]:
-    """The expression and everything below it."""
+    """Yield the expression and everything below it."""
     found: list[promql.Expr] = []
     promql.walk(node, found.append)
     yield from found
 
 
 def with_data(expr: str) -> list[str]:
-    """Expressions each of which must return data for `expr` to be able to say anything.
+    """Return the expressions that must all return data; otherwise `expr` can't say anything.
 
-    The whole of it, with each comparison in its `bool` form: 0 instead of nothing where it does not hold, so that what
-    is missing is missing for want of data. And each operand of a comparison or of `and` and `or`, since the other one
-    of an `or` would do for the whole.
+    The first is the whole expression with each comparison in its `bool` form. A comparison that does not hold then
+    returns 0 instead of nothing, so nothing means that data are missing. The others are the operands of comparisons and
+    of `and` and `or`: without them one side of an `or` would be enough for the whole.
 
-    Raises ValueError where a comparison is an operand of anything else than `and` and `or`: it would mean something
-    else in its `bool` form. For `unless` as well, which returns nothing where both sides have data.
+    Raises ValueError if a comparison is an operand of anything but `and` and `or`, since its `bool` form would mean
+    something else. Also raises it for `unless`, which returns nothing if both sides have data.
     """
     node = promql.parse(expr)
     operands = [
@@ -106,7 +106,7 @@ def with_data(expr: str) -> list[str]:
         for side in (part.lhs, part.rhs)
         if not isinstance(side, promql.NumberLiteral)
     ]
-    return list(dict.fromkeys(_unfiltered(one) for one in (node, *operands)))
+    return list(dict.fromkeys(_unfiltered(each) for each in (node, *operands)))
 
 
 def _unfiltered(node: promql.Expr) -> str:

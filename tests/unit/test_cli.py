@@ -1,15 +1,19 @@
-"""The command line: what it refuses, and the sentence it refuses it with."""
+"""The command line: its commands, what it refuses with which sentence, and what its help teaches."""
 
 import io
 import os
+import pkgutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from corlld.cli import main
+from corlld import commands
+from corlld.cli import COMMANDS, main
 from corlld.errors import ExitCode
+from tests.support.commands import SECRET
 
 
 @pytest.mark.parametrize(
@@ -34,7 +38,7 @@ def test_a_number_that_does_not_fit_is_refused_with_what_is_allowed(
 def test_a_user_that_no_event_can_have_gets_no_pseudonym(
     command: list[str], user: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("CORLLD_IDENTITY__SECRET", "a secret of the tests, which is long enough")
+    monkeypatch.setenv("CORLLD_IDENTITY__SECRET", SECRET)
     assert main([*command, user]) == ExitCode.USAGE
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{user}\n"))
     assert main([*command, "-"]) == ExitCode.USAGE
@@ -46,7 +50,7 @@ def test_a_user_that_no_event_can_have_gets_no_pseudonym(
 def test_a_user_id_of_the_greatest_length_gets_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("CORLLD_IDENTITY__SECRET", "a secret of the tests, which is long enough")
+    monkeypatch.setenv("CORLLD_IDENTITY__SECRET", SECRET)
     assert main(["uid", "x" * 256]) == ExitCode.OK
     assert len(capsys.readouterr().out.strip()) == 32
 
@@ -72,3 +76,38 @@ def test_the_help_knows_every_exit_code_and_fits_a_terminal(
     lines = capsys.readouterr().out.splitlines()
     assert {int(line.split()[0]) for line in lines if line.strip()[:1].isdigit()} == set(ExitCode)
     assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("command", [*(command.NAME for command in COMMANDS), "state show"])
+def test_the_help_of_a_command_teaches_by_examples_and_fits_a_terminal(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"examples:\n  corlld {command}" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_every_module_that_is_a_command_is_listed_under_its_name() -> None:
+    modules = [import_module(f"corlld.commands.{module.name}") for module in pkgutil.iter_modules(commands.__path__)]
+    found = [module for module in modules if hasattr(module, "NAME")]
+    assert {module.NAME for module in found} == {module.__name__.rpartition(".")[2] for module in found}
+    assert sorted(module.NAME for module in found) == sorted(command.NAME for command in COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["settings"], ["metrics"], ["check", "--help"]])
+def test_a_command_that_needs_no_model_and_no_broker_imports_neither_torch_nor_kafka(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from corlld.cli import main
+try:
+    main({arguments})
+except SystemExit:
+    pass
+print(sorted({{"torch", "transformers", "kafka"}} & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "[]\n")

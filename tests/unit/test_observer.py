@@ -1,4 +1,4 @@
-"""What the loop tells reaches every observer, in time, also while it stops."""
+"""The loop's reports reach every observer, in time, also while it stops."""
 
 import inspect
 import itertools

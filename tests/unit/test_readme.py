@@ -1,45 +1,80 @@
-"""What the README tells of the program is what the program tells of itself."""
+"""The pages (README.md and those beside the code) say what the program says, and their links lead somewhere."""
 
-import subprocess
-import sys
+import re
+import shlex
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
-from corlld.cli import main
+from corlld.bench.figures import FIGURES
+from corlld.cli import COMMANDS, build_parser, main
+from corlld.events.decoder import EventDecoder
+from corlld.settings.sections import EventSettings
 from corlld.settings.words import KEYS, SECTIONS, is_secret
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [README, *sorted(page for folder in ("corlld", "deploy", "tests") for page in (ROOT / folder).rglob("*.md"))]
+GENERATED = [ROOT / "deploy/SETTINGS.md", ROOT / "deploy/METRICS.md"]
+WRITTEN = [page for page in PAGES if page not in GENERATED]
+MAX_LINES = 260
+MAX_COLUMNS = 120
+FIGURES_SHOWN = 6
 
 
-def readme(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, ROOT / "deploy/readme.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
-def test_the_readme_is_not_behind_the_program() -> None:
-    assert "<!-- settings:begin -->" in (ROOT / "README.md").read_text()
-    checked = readme("--check", "README.md")
-    assert checked.returncode == 0, checked.stderr
+def blocks(page: Path, kind: str) -> list[str]:
+    """Return the text of each code block whose first line is ```kind."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def test_a_part_that_is_behind_is_told_and_rewritten_and_nothing_else_is_touched(tmp_path: Path) -> None:
-    copy = tmp_path / "README.md"
-    before = "Before\n<!-- guide:begin -->\nby hand\n<!-- guide:end -->\n"
-    copy.write_text(f"{before}<!-- settings:begin -->\nout of date\n<!-- settings:end -->\nAfter\n")
-    assert readme("--check", copy).returncode == 1
-    assert "out of date" in copy.read_text()
-    assert readme(copy).returncode == 0
-    assert readme("--check", copy).returncode == 0
-    text = copy.read_text()
-    assert text.startswith(f"{before}<!-- settings:begin -->\n")
-    assert text.endswith("<!-- settings:end -->\nAfter\n")
-    assert "out of date" not in text
+def prose(page: Path) -> str:
+    """Return the page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings: lower case, hyphens for spaces, without punctuation."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> list[str]:
+    """Return the targets of the page's links and pictures that stay in the repository."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+# Generated pages
+
+
+def recipes() -> dict[Path, list[str]]:
+    """Return what `make docs` writes: each page with the arguments of the command that makes it."""
+    written = re.findall(r"^\t\$\(BIN\)/corlld (.+) > (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return {ROOT / page: shlex.split(arguments) for arguments, page in written}
+
+
+def test_make_docs_writes_the_generated_pages() -> None:
+    assert list(recipes()) == GENERATED
+
+
+@pytest.mark.parametrize("page", GENERATED, ids=name)
+def test_a_generated_page_is_what_its_command_prints(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(recipes()[page]) == 0
+    assert page.read_text() == capsys.readouterr().out, "run `make docs`"
 
 
 def test_the_settings_tables_have_each_setting_once_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["settings", "--markdown"]) == 0
-    tables = ("\n\n" + capsys.readouterr().out).split("\n\n`[")[1:]
+    tables = capsys.readouterr().out.split("\n\n## `[")[1:]
     assert [table.partition("]`")[0] for table in tables] == list(SECTIONS)
     for section, table in zip(SECTIONS, tables, strict=True):
         rows = [line for line in table.splitlines() if line.startswith("| `")]
@@ -59,3 +94,90 @@ def test_defaults_are_written_as_the_settings_file_takes_them(capsys: pytest.Cap
     assert '| `topic` | `"edits"` |' in out
     assert "| `max_record_bytes` | `1_000_000` | an integer > 0 |" in out
     assert '| `cloudevents_edit_types` | `["*.edit"]` |' in out
+
+
+# Written pages
+
+
+def test_the_readme_is_one_page() -> None:
+    assert len(README.read_text().splitlines()) <= MAX_LINES
+
+
+def test_no_line_of_the_readme_is_long() -> None:
+    assert [line for line in README.read_text().splitlines() if len(line) > MAX_COLUMNS] == []
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_only_tables_and_code_have_long_lines(page: Path) -> None:
+    lines = [line for line in prose(page).splitlines() if not line.startswith("|")]
+    assert [line for line in lines if len(line) > MAX_COLUMNS] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(page: Path) -> None:
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_file(), link
+        assert target.is_relative_to(ROOT), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    assert {(ROOT / link.partition("#")[0]).resolve() for link in links(README)} >= set(PAGES) - {README}
+
+
+def commands_of_the_figures() -> list[str]:
+    (table,) = re.findall(r"^## Six figures\n(.*?)^## ", README.read_text(), re.DOTALL | re.MULTILINE)
+    return re.findall(r"\| `([^`]+)` \|$", table, re.MULTILINE)
+
+
+def test_the_readme_shows_six_figures() -> None:
+    assert len(commands_of_the_figures()) == FIGURES_SHOWN
+
+
+def assert_exists(command: list[str]) -> None:
+    """Assert that the command is a target of the Makefile, or that the command line's parser takes it."""
+    program, *arguments = command
+    if program == "make":
+        assert set(arguments) <= make_targets(), command
+    elif arguments != ["--version"]:
+        assert program == "corlld"
+        parsed = build_parser(COMMANDS).parse_args(arguments)
+        assert set(getattr(parsed, "figures", None) or ()) <= set(FIGURES)
+
+
+@pytest.mark.parametrize("command", commands_of_the_figures())
+def test_the_command_of_each_figure_exists(command: str) -> None:
+    assert_exists(shlex.split(command))
+
+
+def shell_commands(page: Path) -> list[list[str]]:
+    """Return the calls of corlld and make in the page's shell blocks, without what the shell does with them."""
+    lines = [line for kind in ("sh", "sh root") for block in blocks(page, kind) for line in block.splitlines()]
+    called = [shlex.split(line, comments=True) for line in lines if line.startswith(("corlld ", "make "))]
+    return [list(takewhile(lambda word: word not in ("&", "|", ">"), words)) for words in called]
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_the_commands_in_shell_blocks_exist(page: Path) -> None:
+    for command in shell_commands(page):
+        assert_exists(command)
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "deploy/README.md"], ids=name)
+def test_the_events_of_the_pages_are_valid(page: Path) -> None:
+    decoder = EventDecoder(EventSettings(), supports_messages=True)
+    examples = blocks(page, "json")
+    assert examples
+    for example in examples:
+        events = [example] if example.startswith("{\n") else example.splitlines()
+        for event in events:
+            assert decoder.decode(b"ann", event.encode(), []).user_id == "ann"
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_the_settings_that_a_page_names_exist(page: Path) -> None:
+    named = {tuple(pair) for pair in re.findall(r"`([a-z_]+)\.([a-z_0-9]+)[` ]", prose(page)) if pair[0] in SECTIONS}
+    files = {("state", "safetensors")}
+    assert named - files <= set(KEYS)

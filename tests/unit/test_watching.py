@@ -1,4 +1,4 @@
-"""The step from an alert's condition to what must have data. And the dashboard, as far as it can be judged unseen."""
+"""Test which parts of an alert must have data, and all of the dashboard that a test can judge without seeing it."""
 
 import re
 
@@ -11,7 +11,7 @@ from tests.support.watching import substituted, with_data
 
 
 def same(*exprs: str) -> list[str]:
-    """In the parser's own spelling."""
+    """Return the expressions in the parser's own spelling."""
     return [str(promql.parse(expr)) for expr in exprs]
 
 

@@ -1,6 +1,6 @@
-"""Users whose newest updates are in host memory alone, and which of them are due to be stored. Pure.
+"""Updates that are in host memory alone, and which of them are due to be stored. Pure.
 
-A state may lag behind training: its arrivals stay unfinished, so that a crash replays them.
+A stored state may lag behind training: the arrivals of unsaved updates stay unfinished, so that a crash replays them.
 """
 
 import math
@@ -8,21 +8,24 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from corlld.loop.memory.stored import Residency, state_nbytes
+from corlld.loop.memory.stored import StoredStates, state_nbytes
 from corlld.loop.transitions import Selection
 from corlld.records import UserState
 from corlld.settings.sections import SnapshotSettings
 
-BUFFER_SHARE = 0.5  # of the buffer, for their arrivals; below LOW_MARK, or reading would never go on again
+BUFFER_SHARE = 0.5  # of the buffer, for arrivals of unsaved updates; below LOW_MARK, or reading would never resume
 
 
 @dataclass(frozen=True, slots=True)
 class Unsaved:
     """A user's updates since the stored state.
 
-    state: with all of them in it, still under the stored version. token: of the stored state. selection: the arrivals
-    they settle once stored. updates: micro-batches. trained: whether any of them took a step. since: when the first one
-    came back, in seconds on the daemon's clock.
+    state: includes all the updates; its version is still that of the stored state.
+    token: belongs to the stored state.
+    since: when the first update came back, in seconds on the daemon's clock.
+    selection: the arrivals that are finished once the state is stored.
+    updates: number of micro-batches.
+    trained: whether any update took a step.
     """
 
     state: UserState
@@ -33,7 +36,7 @@ class Unsaved:
     trained: bool = False
 
     def and_then(self, state: UserState, selection: Selection, *, trained: bool) -> "Unsaved":
-        """With one more micro-batch."""
+        """Return these updates with one more micro-batch, which led to `state`."""
         return replace(
             self,
             state=state,
@@ -52,15 +55,19 @@ class Unsaved:
 
 
 class UnsavedStates:
-    """A map from user to unsaved updates, bounded by what is due. Stored states in host memory give way to it.
+    """A map from user to unsaved updates. Stored states in host memory leave to make room for it.
+
+    It is bounded because `due` names the users to store as soon as there are too many.
 
     Args:
-        max_events, max_chars: of the buffer that the arrivals are counted in.
+        settings: after how many updates, or seconds, a state is due.
+        stored: the stored states, which share host memory with the unsaved states.
+        max_events, max_chars: limits of the buffer that counts the arrivals.
     """
 
-    def __init__(self, settings: SnapshotSettings, residency: Residency, max_events: int, max_chars: int) -> None:
+    def __init__(self, settings: SnapshotSettings, stored: StoredStates, max_events: int, max_chars: int) -> None:
         self._settings = settings
-        self._residency = residency
+        self._stored = stored
         self._max_events = BUFFER_SHARE * max_events
         self._max_chars = BUFFER_SHARE * max_chars
         self._users: OrderedDict[str, Unsaved] = OrderedDict()  # least recently trained first
@@ -78,36 +85,37 @@ class UnsavedStates:
         return iter(self._users)
 
     def put(self, unsaved: Unsaved) -> None:
-        """Keep a user's updates. The user must not be here."""
+        """Keep a user's updates. The user must have none here."""
         self._users[unsaved.state.uid] = unsaved
         self._count(unsaved, +1)
 
     def take(self, uid: str) -> Unsaved | None:
-        """Give up the user's updates, to whoever trains on, stores or drops them."""
+        """Remove and return the user's updates, to train on, store or drop them; None if the user has none."""
         if (unsaved := self._users.pop(uid, None)) is not None:
             self._count(unsaved, -1)
         return unsaved
 
     def take_partition(self, key: str) -> list[Unsaved]:
-        """Give up all that the next owner of the partition may train as well."""
+        """Remove and return all updates that the partition's next owner may train as well."""
         uids = [uid for uid, unsaved in self._users.items() if key in unsaved.state.applied]
         return [unsaved for uid in uids if (unsaved := self.take(uid)) is not None]
 
     def oldest_since(self) -> float:
-        """When the oldest update came back; infinity with none."""
+        """Return when the oldest update came back, in seconds on the daemon's clock; infinity with none."""
         return min((unsaved.since for unsaved in self._users.values()), default=math.inf)
 
     def due(self, now: float) -> Iterator[str]:
-        """Who is to be stored: by count, by age, and from the least recently trained on as far as there are too many.
+        """Yield the users whose state must be stored now: by count of updates, by age, or because there are too many.
 
-        States may take the whole of host memory, and their arrivals a share of the buffer.
+        There are too many when the states fill host memory, or when their arrivals fill BUFFER_SHARE of the buffer.
+        Then the users who were trained least recently are yielded until the rest fits.
         """
         nbytes, events, chars = self.nbytes, self._events, self._chars
         for uid, unsaved in self._users.items():
             if (
                 unsaved.updates >= self._settings.every_updates
                 or now - unsaved.since >= self._settings.every_seconds
-                or nbytes > self._residency.capacity_bytes
+                or nbytes > self._stored.capacity_bytes
                 or events > self._max_events
                 or chars > self._max_chars
             ):
@@ -120,4 +128,4 @@ class UnsavedStates:
         self.nbytes += sign * state_nbytes(unsaved.state)
         self._events += sign * unsaved.events
         self._chars += sign * unsaved.chars
-        self._residency.reserve(self.nbytes)
+        self._stored.reserve(self.nbytes)

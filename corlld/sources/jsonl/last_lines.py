@@ -1,4 +1,4 @@
-"""The newest lines of a file of events, for a look: nothing is locked, and no place in it is kept."""
+"""Reads the newest lines of a file of events. Locks nothing, and keeps no position."""
 
 import os
 from collections.abc import Generator
@@ -11,13 +11,13 @@ from corlld.sources.jsonl.source import TOPIC
 from corlld.system.lines import read_line
 
 BLOCK_BYTES = 1024 * 1024
-MAX_SCANNED_BYTES = 1024 * BLOCK_BYTES  # lines before the last GiB are not looked for
+MAX_SCANNED_BYTES = 1024 * BLOCK_BYTES  # lines before the last GiB are not searched
 
 
 def newest_records(path: Path, limit: int) -> Generator[Record, None, None]:
-    """The last `limit` lines, or all where there are fewer; blank ones are left out, and one without its end waits.
+    """Yield the last `limit` lines, or all if there are fewer. Skips blank lines, and a last line without its end.
 
-    Raises ConfigurationError where the file can't be read.
+    Raises ConfigurationError if the file can't be read.
     """
     tenure = Tenure(SourcePartition(TOPIC, "", 0), 0, 0)
     try:
@@ -33,7 +33,7 @@ def newest_records(path: Path, limit: int) -> Generator[Record, None, None]:
 
 
 def _start_of_last_lines(file: IO[bytes], limit: int) -> int:
-    """Where the last `limit` lines that have an end begin: behind the end of the line before them."""
+    """Return the offset of the last `limit` lines that have an end: it is the end of the line before them."""
     size = at = os.fstat(file.fileno()).st_size
     ends_to_pass = limit + 1
     while at > 0 and size - at < MAX_SCANNED_BYTES:

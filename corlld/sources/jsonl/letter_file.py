@@ -1,4 +1,4 @@
-"""Dead letters to a file: one JSON object a line, durable before it counts."""
+"""Writes dead letters to a file: one JSON object per line, durable before it is acknowledged."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from corlld.system.durable_files import fsync_folder
 
 
 class JsonlDeadLetters:
-    """Implements `corlld.protocols.DeadLetters`. Writing has a thread of its own: an fsync takes milliseconds.
+    """Implements `corlld.protocols.DeadLetters`. A thread of its own writes: an fsync takes milliseconds.
 
     Args:
         path: made at the first letter, readable by its owner alone.
@@ -33,7 +33,7 @@ class JsonlDeadLetters:
         return self._writer.submit(self._append, json.dumps(line).encode() + b"\n")
 
     def close(self, timeout_seconds: float) -> None:
-        """Waits for what is under way; local writes are not waited for by the clock."""
+        """Wait for letters under way, however long: local writes need no timeout."""
         self._writer.shutdown(wait=True)
 
     def _append(self, line: bytes) -> None:

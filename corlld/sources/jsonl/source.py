@@ -1,4 +1,7 @@
-"""A file of one JSON object a line as the input, followed as it grows or read to its end."""
+"""Reads a file with one JSON object per line: to its end, or for ever as it grows.
+
+It sees when the file was replaced, shortened or written over since its position was saved, and refuses to go on.
+"""
 
 import fcntl
 import hashlib
@@ -9,41 +12,31 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import structlog
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, RetriableError, UnavailableError
+from corlld.protocols import PositionStore
 from corlld.records import Polled, Record, SourcePartition, Tenure
-from corlld.sources.jsonl.letter_file import JsonlDeadLetters
 from corlld.system.lines import read_line
-
-__all__ = ["JsonlDeadLetters", "JsonlSource", "PositionStore"]
 
 log = structlog.get_logger("corlld.jsonl")
 
 TOPIC = "jsonl"  # never the file's name: it may be personal
-HEAD_BYTES = 64 * 1024  # so much of the file's beginning tells whether it is still the same file
+HEAD_BYTES = 64 * 1024  # of the file's beginning: the same bytes mean the same file
 MAX_POLL_LINES = 500
 MAX_POLL_BYTES = 4 * 1024 * 1024
 RETRY_SECONDS = 0.1
 
 
-class PositionStore(Protocol):
-    """The part of `StateStore` that a file source needs."""
-
-    def load_position(self, name: str) -> Mapping[str, str | int] | None: ...
-
-    def save_position(self, name: str, position: Mapping[str, str | int]) -> None: ...
-
-
 class JsonlSource:
-    """Implements `corlld.protocols.Source`. Offsets are byte positions; a line without its end waits.
+    """Implements `corlld.protocols.Source`. Offsets are byte positions. A line without its end is read once it has one.
 
     Args:
         path: the file.
-        follow: wait for it to grow (and, at the start, to appear), instead of ending at its end.
-        positions: keeps how far the file was read, with what tells that it is the same file.
+        follow: wait for the file to grow (at the start: to appear), instead of stopping at its end.
+        positions: keeps how far the file was read, and a digest of its beginning that identifies it.
     """
 
     def __init__(self, path: Path, *, follow: bool, positions: PositionStore) -> None:
@@ -55,13 +48,13 @@ class JsonlSource:
         self._tenure: Tenure | None = None
         self._had_commits = False
         self._file_id = ""
-        self._head = (0, "")  # how many bytes, and their SHA-256
-        self._seen = (-1, -1)  # size and modification time when the head was last looked at
+        self._head = (0, "")  # the file's beginning: how many bytes, and their SHA-256
+        self._seen = (-1, -1)  # size and modification time when the head was last measured
         self._position = 0
         self._committed = 0
         self._paused = False
         self._exhausted = False
-        self._waits_at_size = -1  # the file's size when its last line was seen to have no end
+        self._waits_at_size = -1  # the file's size when its last line had no end
 
     @property
     def cluster_id(self) -> str:
@@ -77,14 +70,14 @@ class JsonlSource:
 
     @property
     def unfinished_bytes(self) -> int:
-        """Length of the last line where it has no end: it was not read. Known once `exhausted`."""
+        """Length of a last line without an end, which was not read; 0 if there is none. Known once `exhausted`."""
         return max(0, self._size() - self._position) if self._exhausted and self._file else 0
 
     def start(self, timeout_seconds: float) -> None:
-        """Opens and locks the file, and finds the place to go on at.
+        """Open and lock the file, and load the position to go on at.
 
-        Raises UnavailableError where it is not there in time, or has another reader; ConfigurationError where it can't
-        be read; FatalError where it is not the file that was read before.
+        Raises UnavailableError if the file does not appear in time or has another reader, ConfigurationError if it
+        can't be read, FatalError if it is not the file that was read before.
         """
         self._file = self._open(timeout_seconds)
         try:
@@ -129,7 +122,7 @@ class JsonlSource:
         return {self._tenure: self._position} if self._tenure else {}
 
     def ends(self) -> Mapping[Tenure, int]:
-        """The file's size, a last line without its end included."""
+        """Return the file's size, which includes a last line without its end."""
         return {self._tenure: self._size()} if self._tenure else {}
 
     def pause(self) -> None:
@@ -139,7 +132,7 @@ class JsonlSource:
         self._paused = False
 
     def commit(self, next_offsets: Mapping[Tenure, int]) -> bool:
-        """Durable when it returns True."""
+        """Commit at once: when it returns True, the commit is durable."""
         if self._tenure is None or self._tenure not in next_offsets:
             return False
         return self._save(next_offsets[self._tenure])
@@ -198,7 +191,7 @@ class JsonlSource:
             raise self._refused("was replaced")
 
     def _check_head(self) -> None:
-        """Another file written over this one, in place, has another beginning; one that grew has a longer one."""
+        """Refuse a file that was written over in place: its beginning differs. If the file grew, measure it again."""
         assert self._file is not None  # noqa: S101 - started
         status = os.fstat(self._file.fileno())
         if (status.st_size, status.st_mtime_ns) == self._seen:

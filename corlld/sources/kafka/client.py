@@ -1,4 +1,4 @@
-"""Reaching a cluster, and asking it about a topic and a group."""
+"""Reaches a cluster, and asks it about a topic and a group."""
 
 import logging
 import os
@@ -21,25 +21,25 @@ from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.options import LOOKUP_SECONDS, admin_options
 from corlld.sources.kafka.refusals import explain_refusal
 
-FIRST_TRY_SECONDS = 2.0  # tries get longer, so that a slow network is reached too
+FIRST_TRY_SECONDS = 2.0  # each try is twice as long as the one before, so that a slow network is reached too
 RETRY_SECONDS = 0.2
 UNKNOWN_TOPIC_OR_PARTITION = 3  # Kafka's error code
 
 
 def quiet_kafka_logs() -> None:
-    """kafka-python logs whole requests, so texts and passwords, at its debug level: never let it."""
+    """Keep kafka-python from its debug level, where it logs whole requests, with texts and passwords in them."""
     logger = logging.getLogger("kafka")
     if logger.getEffectiveLevel() < logging.WARNING:
         logger.setLevel(logging.WARNING)
-    # Its connections tell every failure of theirs with a traceback, at every try. We say it once, in a sentence.
+    # Its connections log each failure with a traceback, at every try. corlld reports it once, in a sentence.
     net = logging.getLogger("kafka.net")
     net.propagate = False
-    if not net.handlers:  # without any, logging's last resort would print to standard error
+    if not net.handlers:  # without a handler, logging would print to standard error
         net.addHandler(logging.NullHandler())
 
 
 def connect(make: Callable[..., Any], options: Mapping[str, Any], timeout_seconds: float) -> Any:
-    """A client of kafka-python (`make` is its class) that has reached a broker.
+    """Return a client of kafka-python (`make` is its class) that has reached a broker.
 
     Raises UnavailableError after `timeout_seconds`, ConfigurationError as soon as a broker refuses TLS or credentials.
     """
@@ -73,13 +73,13 @@ def connect(make: Callable[..., Any], options: Mapping[str, Any], timeout_second
 
 
 def _reason(failure: BaseException | None) -> str | None:
-    """What the operating system, or TLS, said of a connection; None where it was not asked."""
+    """Return what the operating system or TLS said of a failed connection; None if neither said anything."""
     while failure is not None:
         if isinstance(failure, ssl.SSLError):
             return f"TLS: {failure.reason or 'the handshake failed'}"
         if isinstance(failure, OSError) and failure.strerror:
             return failure.strerror
-        # Of an OSError kafka-python keeps the number and the name, as text.
+        # kafka-python keeps an OSError's number and name as text only.
         if found := re.search(r"\b(\d+) E[A-Z]+\b", str(failure)):
             return os.strerror(int(found[1]))
         failure = failure.__cause__ or failure.__context__
@@ -88,10 +88,11 @@ def _reason(failure: BaseException | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class TopicView:
-    """What the cluster says of a topic and of the group's place in it.
+    """Holds what the cluster says of a topic, and of the group's commits in it. The mappings are by partition.
 
-    beginnings: of partitions that the group has no commit for.
-    ends: what read_committed may see; of those without a commit always, of the others where they can be told.
+    committed: offsets that the group committed.
+    beginnings: first offsets of the partitions without a commit.
+    ends: where read_committed readers stop. Partitions without a commit are always in it, others if they are known.
     """
 
     topic_id: str
@@ -102,9 +103,9 @@ class TopicView:
 
 
 class TopicLookup:
-    """Asks about one topic, and one group's commits, over a connection of its own. One call at a time.
+    """Asks about one topic, and about one group's commits, over a connection of its own. One call at a time.
 
-    A connection that failed is given up: kafka-python remembers a coordinator that moved away, and a refused login.
+    A connection that failed is closed: kafka-python would remember a coordinator that moved away, or a refused login.
     """
 
     def __init__(self, settings: KafkaSettings, topic: str, group: str | None = None) -> None:
@@ -115,9 +116,10 @@ class TopicLookup:
         self._admin: KafkaAdminClient | None = None
 
     def wait_for_topic(self, timeout_seconds: float) -> TopicView:
-        """The topic, once it is there.
+        """Wait for the topic, and return what the cluster says of it.
 
-        Raises MissingTopicError (no answer: UnavailableError) after the timeout, ConfigurationError for refusals.
+        Raises MissingTopicError after the timeout, UnavailableError if the cluster gave no answer, ConfigurationError
+        if it refuses access.
         """
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -141,7 +143,10 @@ class TopicLookup:
         )
 
     def look(self, connect_seconds: float = LOOKUP_SECONDS) -> TopicView | None:
-        """The topic as it is now; None where there is none. Raises KafkaError, UnavailableError, ConfigurationError."""
+        """Return the topic as it is now; None if it does not exist.
+
+        Raises KafkaError, UnavailableError, ConfigurationError.
+        """
         if self._admin is None:
             self._admin = connect(KafkaAdminClient, self._options, connect_seconds)
         try:
@@ -151,7 +156,7 @@ class TopicLookup:
             raise
 
     def cluster_id(self) -> str:
-        """After `look`. Raises KafkaError."""
+        """Return the cluster's id. To be called after `look`. Raises KafkaError."""
         assert self._admin is not None  # noqa: S101 - the order of calls is ours
         return str(self._admin.describe_cluster()["cluster_id"])
 
@@ -176,7 +181,7 @@ class TopicLookup:
         unknown = [tp for tp in asked if tp.partition not in committed]
         beginnings = self._offsets(admin, unknown, OffsetSpec.EARLIEST)
         ends = self._offsets(admin, unknown, OffsetSpec.LATEST)
-        # Nothing but the lag that is shown depends on the others, and one without a leader spoils the whole answer.
+        # The ends of the others serve to show the lag only; a partition without a leader fails the whole question.
         with suppress(KafkaError):
             ends |= self._offsets(admin, [tp for tp in asked if tp.partition in committed], OffsetSpec.LATEST)
         return TopicView(topic_id, partitions, committed, beginnings, ends)
@@ -201,7 +206,7 @@ class _Failures(logging.Handler):
 
 @contextmanager
 def _connection_failures() -> Iterator[list[BaseException]]:
-    """Why connections failed meanwhile. While it bootstraps, kafka-python tells that to its log alone."""
+    """Collect why connections fail while the block runs: kafka-python, as it bootstraps, only logs that."""
     handler = _Failures()
     logger = logging.getLogger("kafka.net")
     logger.addHandler(handler)

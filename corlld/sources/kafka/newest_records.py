@@ -1,4 +1,4 @@
-"""The newest records of a topic, for a look: no group is joined, nothing is committed."""
+"""Reads the newest records of a topic. Joins no group, and commits nothing."""
 
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -12,15 +12,15 @@ from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.client import TopicLookup, connect
 from corlld.sources.kafka.options import consumer_options
 from corlld.sources.kafka.refusals import explain_refusal
-from corlld.sources.kafka.source import as_record
+from corlld.sources.kafka.tenures import as_record
 
 POLL_SECONDS = 0.5
 
 
 def newest_records(settings: KafkaSettings, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
-    """The last records of every partition, `limit` altogether, or all where there are fewer. Ends after the timeout.
+    """Yield the last records of every partition: `limit` in all, or fewer if there are fewer. Ends after the timeout.
 
-    Raises UnavailableError where broker or topic are not there, ConfigurationError for a refusal.
+    Raises UnavailableError if broker or topic are not there, ConfigurationError if the broker refuses access.
     """
     deadline = time.monotonic() + timeout_seconds
     lookup = TopicLookup(settings, settings.topic)
@@ -29,7 +29,7 @@ def newest_records(settings: KafkaSettings, limit: int, timeout_seconds: float) 
     finally:
         lookup.close()
     options = consumer_options(settings) | {"group_id": None, "group_instance_id": None}
-    options["auto_offset_reset"] = "earliest"  # records may expire during the look
+    options["auto_offset_reset"] = "earliest"  # records may expire meanwhile
     consumer = connect(KafkaConsumer, options, max(0.1, deadline - time.monotonic()))
     tenures = {
         TopicPartition(settings.topic, number): Tenure(SourcePartition(settings.topic, view.topic_id, number), 0, 0)
@@ -59,7 +59,7 @@ def _read(
     while unread and time.monotonic() < deadline:
         for place, batch in consumer.poll(timeout_ms=round(1000 * POLL_SECONDS)).items():
             yield from (as_record(tenures[place], record) for record in batch if record.offset < ends[place])
-        # By position, since markers of transactions and compacted records take offsets too.
+        # The position decides: markers of transactions and compacted records take offsets too.
         positions = {place: consumer.position(place, timeout_ms=_ms_to(deadline)) for place in unread}
         read = {place for place, position in positions.items() if position is not None and position >= ends[place]}
         consumer.pause(*read)
@@ -67,7 +67,7 @@ def _read(
 
 
 def share_out(limit: int, available: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-    """How many records of each partition, so that they are as even as possible and `limit` (or all) altogether."""
+    """Return how many records to read per partition: as even as possible, and `limit` (or all there are) in all."""
     shares: dict[TopicPartition, int] = {}
     left = limit
     for index, place in enumerate(sorted(available, key=lambda place: (available[place], place))):

@@ -1,4 +1,4 @@
-"""Settings to kafka-python's options. Milliseconds exist here alone, and secrets are unwrapped here alone."""
+"""Turns settings into kafka-python's options. Only this module knows milliseconds, and only it unwraps secrets."""
 
 import ssl
 from importlib.util import find_spec
@@ -21,15 +21,15 @@ ASSIGNORS = {
 SASL_PACKAGES = {"GSSAPI": "gssapi", "AWS_MSK_IAM": "botocore"}
 RECONNECT_MAX_SECONDS = 5.0  # kafka-python's own 30 s would keep the daemon away long after the broker is back
 FETCH_MAX_WAIT_SECONDS = 0.5
-LOOKUP_SECONDS = 5.0  # an unanswered question about topic or group is asked again after so long
+LOOKUP_SECONDS = 5.0  # how long an answer about topic or group is waited for
 IDLE_CLOSE_SECONDS = 540.0
-# The topic's own limit decides (its broker answers), not the client's guess of it.
+# So large that the topic's own limit decides (the broker answers), not the client's guess of it.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
-SEND_BLOCKS_SECONDS = 1.0  # the loop's thread waits so long at most where the topic's metadata went away
+SEND_BLOCKS_SECONDS = 1.0  # at most, if the topic's metadata went away
 
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
-    """What consumer, producer and admin client share. Raises ConfigurationError for certificates that can't be used."""
+    """Return what all clients share. Raises ConfigurationError for certificates, or a mechanism, that can't be used."""
     options: dict[str, Any] = {
         "bootstrap_servers": list(settings.bootstrap_servers),
         "client_id": settings.client_id,
@@ -47,13 +47,17 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def admin_options(settings: KafkaSettings) -> dict[str, Any]:
+    """Return the options of a client that asks about topics and groups. Raises as `client_options`."""
     return client_options(settings) | {
         "request_timeout_ms": _ms(min(LOOKUP_SECONDS, settings.request_timeout_seconds)),
     }
 
 
 def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
-    """Offsets are committed by us alone, never guessed, and nothing is created by asking for it."""
+    """Return the consumer's options. Raises as `client_options`.
+
+    Only corlld commits offsets, kafka-python guesses none, and no topic is created by asking for it.
+    """
     return client_options(settings) | {
         "group_id": settings.group_id,
         "group_instance_id": settings.group_instance_id,
@@ -73,6 +77,7 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def producer_options(settings: KafkaSettings) -> dict[str, Any]:
+    """Return the producers' options: all replicas acknowledge. Raises as `client_options`."""
     return client_options(settings) | {
         "acks": "all",
         "allow_auto_create_topics": False,
@@ -84,9 +89,9 @@ def producer_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
-    """Made here, since kafka-python 3.0 overlooks `ssl_ciphers`, and so that a wrong file is said in a sentence.
+    """Return the TLS context. kafka-python 3.0 would ignore `ssl_ciphers`, and report a wrong file with a traceback.
 
-    Raises ConfigurationError naming the setting.
+    Raises ConfigurationError that names the setting.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

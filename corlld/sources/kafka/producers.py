@@ -1,4 +1,4 @@
-"""What goes to Kafka, acknowledged by all replicas and to topics that exist already: dead letters, announcements."""
+"""Sends dead letters and announcements to Kafka: to topics that exist, acknowledged by all replicas."""
 
 import threading
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class TopicProducer:
     """Sends to one topic. `send` may be called from any thread.
 
     Args:
-        idempotent: a retry can neither double a record nor overtake a later one. Such a producer of kafka-python is of
-            no use any more after an error that is not retriable, so it is replaced then.
+        idempotent: a retry neither doubles a record nor is overtaken by a later one. After an error that is not
+            retriable, such a producer of kafka-python sends nothing any more: it is replaced.
     """
 
     def __init__(self, settings: KafkaSettings, topic: str, *, idempotent: bool) -> None:
@@ -35,7 +35,10 @@ class TopicProducer:
         self._closed = False
 
     def start(self, timeout_seconds: float) -> None:
-        """Raises UnavailableError where broker or topic are not there in time, ConfigurationError for a refusal."""
+        """Reach broker and topic.
+
+        Raises UnavailableError after `timeout_seconds`, ConfigurationError if the broker refuses access.
+        """
         lookup = TopicLookup(self._settings, self._topic)
         try:
             lookup.wait_for_topic(timeout_seconds)
@@ -44,14 +47,17 @@ class TopicProducer:
         self._producer = self._connect(timeout_seconds)
 
     def send(self, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> "Future[int]":
-        """Done once acknowledged, with the partition that took it. RetriableError as its exception where it was not."""
+        """Send a record. The future is done once it is acknowledged, with the number of its partition.
+
+        RetriableError as its exception means: not acknowledged. TooLargeForTopic: the topic will never take it.
+        """
         done: Future[int] = Future()
         producer: KafkaProducer = None
 
         def failed(error: BaseException) -> None:
             if self._idempotent and not isinstance(error, errors.RetriableError):
                 self._broken = producer
-            # The error's own text may show the record: its type has to do.
+            # Only the error's type is shown: its text may quote the record.
             too_large = isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError)
             kind = TooLargeForTopic if too_large else RetriableError
             done.set_exception(kind(f"topic {self._topic} did not acknowledge ({type(error).__name__})"))
@@ -67,7 +73,7 @@ class TopicProducer:
         return done
 
     def close(self, timeout_seconds: float) -> None:
-        """Waits for what is under way. What isn't acknowledged by then has failed, and is replayed."""
+        """Wait for records under way. What is not acknowledged within `timeout_seconds` has failed."""
         with self._lock:
             self._closed = True
             producer, self._producer = self._producer, None
@@ -77,7 +83,7 @@ class TopicProducer:
     def _connect(self, timeout_seconds: float) -> KafkaProducer:
         options = producer_options(self._settings) | {"enable_idempotence": self._idempotent}
         producer = connect(KafkaProducer, options, timeout_seconds)
-        producer.partitions_for(self._topic)  # from now on sending finds the topic's metadata
+        producer.partitions_for(self._topic)  # now, so that sending need not wait for the topic's metadata
         return producer
 
     def _working_producer(self) -> KafkaProducer:
@@ -96,7 +102,7 @@ def _close(producer: KafkaProducer, timeout_seconds: float) -> None:
     try:
         producer.close(timeout_seconds)
     except errors.KafkaError:  # the flush ran out of time
-        # Fails what is under way; another `close` alone would wait for the same flush, and raise again.
+        # This fails what is under way. Another `close` alone would wait for the same flush, and raise again.
         producer._sender.force_close()
         producer.close(FORCED_CLOSE_SECONDS)
 
@@ -112,11 +118,14 @@ class KafkaDeadLetters:
         self._producer = TopicProducer(kafka, settings.topic, idempotent=False)
 
     def start(self, timeout_seconds: float) -> None:
-        """Raises UnavailableError where broker or topic are not there in time, ConfigurationError for a refusal."""
+        """Reach broker and topic.
+
+        Raises UnavailableError after `timeout_seconds`, ConfigurationError if the broker refuses access.
+        """
         self._producer.start(timeout_seconds)
 
     def send(self, letter: DeadLetter) -> "Future[None]":
-        """A letter that is too large for the topic goes without its payload: with it, it would never arrive."""
+        """Send a letter. If it is too large for the topic, it is sent again without its payload."""
         done: Future[None] = Future()
         self._sending.submit(self._begin, letter, done).add_done_callback(lambda begun: _pass_on_bug(begun, done))
         return done
@@ -146,19 +155,19 @@ class KafkaDeadLetters:
             if record.key is not None:
                 headers.append((RECORD_KEY_HEADER, record.key))
             headers = [*record.headers, *headers]
-        # No value would be a tombstone on a compacted topic: a letter has always one.
+        # A letter always has a value: without one it would be a tombstone on a compacted topic.
         value = (record.value or b"") if payload else b""
         return self._producer.send(letter_key(letter).encode(), value, headers)
 
 
 def _pass_on_bug(begun: "Future[None]", done: "Future[None]") -> None:
-    """What a thread raised would be lost in it."""
+    """Pass an exception of the sending thread on, which nobody else would see."""
     if not begun.cancelled() and (bug := begun.exception()) is not None:
         done.set_exception(bug)
 
 
 def _pass_on(sent: "Future[int]", done: "Future[None]") -> None:
-    """That it was acknowledged, or why not; where does not matter."""
+    """Pass on that a record was acknowledged, or why it was not."""
     if (error := sent.exception()) is not None:
         done.set_exception(error)
     else:
@@ -172,7 +181,10 @@ class KafkaAnnouncements:
         self._producer = TopicProducer(kafka, topic, idempotent=True)  # the last word on a user must stay the last
 
     def start(self, timeout_seconds: float) -> None:
-        """Raises UnavailableError where broker or topic are not there in time, ConfigurationError for a refusal."""
+        """Reach broker and topic.
+
+        Raises UnavailableError after `timeout_seconds`, ConfigurationError if the broker refuses access.
+        """
         self._producer.start(timeout_seconds)
 
     def send(self, uid: str, value: bytes | None) -> "Future[None]":

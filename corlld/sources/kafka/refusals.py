@@ -1,4 +1,4 @@
-"""Kafka's errors in a sentence: which ones waiting can't mend, and what to do about them."""
+"""Explains Kafka's errors that waiting can't mend: one sentence each, with what to do."""
 
 import ssl
 
@@ -20,7 +20,7 @@ from corlld.settings.sections import KafkaSettings
 
 
 def explain_refusal(error: BaseException) -> str | None:
-    """A sentence for errors that waiting can't mend: credentials, certificates, rights. None for all others."""
+    """Return a sentence if waiting can't mend the error (credentials, certificates, access rules), else None."""
     if isinstance(error, UnsupportedSaslMechanismError | IllegalSaslStateError):
         return "the broker does not offer kafka.sasl_mechanism on this listener"
     if isinstance(error, SaslAuthenticationFailedError):
@@ -37,7 +37,7 @@ def explain_refusal(error: BaseException) -> str | None:
 
 
 def fatal_error(error: KafkaError, settings: KafkaSettings) -> FatalError | None:
-    """What a running consumer stops for; None where it is to go on trying."""
+    """Return the error that a running consumer must stop with, or None if it should go on trying."""
     if isinstance(error, OffsetOutOfRangeError):
         partition, offset = next(iter(error.args[0].items()))
         return _out_of_range(partition, f"offset {offset}", settings)
@@ -53,13 +53,15 @@ def fatal_error(error: KafkaError, settings: KafkaSettings) -> FatalError | None
             f"group {settings.group_id} has members with another assignor than kafka.assignor = {settings.assignor}: "
             "give all of them the same, or use another kafka.group_id"
         )
-    if (refusal := explain_refusal(error)) is not None:  # it was allowed at the start, and may be again
+    if (
+        refusal := explain_refusal(error)
+    ) is not None:  # UnavailableError, as access was allowed at the start and may be again
         return UnavailableError(f"{', '.join(settings.bootstrap_servers)}: {refusal}")
     return None
 
 
 def recreated(settings: KafkaSettings) -> FatalError:
-    """The topic's id changed."""
+    """Return the error for a topic whose id changed."""
     return FatalError(
         f"topic {settings.topic} was deleted and created again (its id changed), so the offsets of before mean "
         f"nothing: stop all daemons of group {settings.group_id}, then `{_reset(settings.topic, settings)}`, and start "
@@ -86,7 +88,7 @@ def _reset(topic: str, settings: KafkaSettings) -> str:
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:
-    """The TLS error inside; an end of file is none, since a broker that stops looks the same."""
+    """Return the TLS error inside, or None. An end of file is left out: a broker that stops looks the same."""
     chain: list[BaseException | None] = [error, error.__cause__, error.__context__]
     chain += [arg for arg in error.args if isinstance(arg, BaseException)]
     for link in chain:

@@ -1,4 +1,4 @@
-"""Kafka as the input: a consumer group's member that commits low watermarks by itself, tenure by tenure."""
+"""Reads a topic as a member of a consumer group. Commits offsets when it is asked to, per tenure."""
 
 import itertools
 import threading
@@ -14,30 +14,27 @@ from kafka.errors import KafkaError
 from kafka.structs import MemberState
 
 from corlld.errors import ConfigurationError, UnavailableError
-from corlld.records import Polled, Record, Tenure
+from corlld.records import Polled, Tenure
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.client import TopicLookup, TopicView, connect
 from corlld.sources.kafka.options import LOOKUP_SECONDS, consumer_options
-from corlld.sources.kafka.producers import KafkaAnnouncements, KafkaDeadLetters
 from corlld.sources.kafka.refusals import fatal_error, recreated
-from corlld.sources.kafka.tenures import RebalanceListener, Tenures, keep_joining
-
-__all__ = ["KafkaAnnouncements", "KafkaDeadLetters", "KafkaSource"]
+from corlld.sources.kafka.tenures import RebalanceListener, Tenures, as_record, keep_joining
 
 log = structlog.get_logger("corlld.kafka")
 
-CHECK_SECONDS = 5.0  # how often the cluster is asked whether it is there, and the topic whether it is the same
-RETRY_SECONDS = 1.0  # ... after a question that got no answer
-UNSTABLE_SECONDS = 10.0  # a member that isn't settled in its group for so long is not healthy
+CHECK_SECONDS = 5.0  # how often the cluster is asked whether the topic is there, and is still the same
+RETRY_SECONDS = 1.0  # ... after a question without an answer
+UNSTABLE_SECONDS = 10.0  # a member that has not been settled in its group for so long is not healthy
 FIRST_COMMIT_SECONDS = 5.0
-COMMIT_GRACE_SECONDS = 5.0  # a commit that got no answer is given up so long after its request timed out
+COMMIT_GRACE_SECONDS = 5.0  # a commit without an answer is given up so long after its request timed out
 
 
 class KafkaSource:
-    """Implements `corlld.protocols.Source`. All of it is called from one thread.
+    """Implements `corlld.protocols.Source`. Every method is called from one thread.
 
-    A second connection, in a thread of its own, asks about topic and commits, so that a poll never waits for an answer
-    that does not come. A newly assigned partition is parked until such an answer tells where it begins.
+    A second connection, with a thread of its own, asks about topic and commits: a poll never waits for an answer that
+    does not come. A newly assigned partition is parked until such an answer says where it begins.
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -46,7 +43,7 @@ class KafkaSource:
         self._lookup = TopicLookup(settings, settings.topic, settings.group_id)
         self._asking = ThreadPoolExecutor(1, "kafka-lookup")
         self._answer: Future[TopicView | None] | None = None
-        self._answer_serves = 0  # the newest assignment when the question was put
+        self._answer_serves = 0  # the newest assignment when the question was asked
         self._next_question = 0.0
         self._consumer: KafkaConsumer = None
         self._listener: RebalanceListener
@@ -90,7 +87,7 @@ class KafkaSource:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def start(self, timeout_seconds: float) -> None:
-        """Reaches cluster and topic. The group is joined by the first poll: loading the model may take minutes."""
+        """Reach cluster and topic. The first poll joins the group, not this: loading the model may take minutes."""
         deadline = time.monotonic() + timeout_seconds
         self._first_view = self._lookup.wait_for_topic(timeout_seconds)
         self._tenures = Tenures(self._settings.topic, self._settings.start_at, self._first_view)
@@ -154,7 +151,7 @@ class KafkaSource:
             self._consumer.resume(*self._tenures.live)
 
     def _poll(self, timeout_seconds: float) -> dict[TopicPartition, list[Any]] | None:
-        """None after an error that passes with time. Raises FatalError for the others."""
+        """Poll kafka-python. Return None after an error that will pass; raises FatalError for the others."""
         keep_joining(self._consumer)
         try:
             return dict(self._consumer.poll(timeout_ms=round(timeout_seconds * 1000)))
@@ -163,7 +160,7 @@ class KafkaSource:
             return None
 
     def _note_positions(self) -> None:
-        # With the poll, not when asked: a later look could be ahead of what was handed over.
+        # Noted with each poll: when asked for later, they could be ahead of what was handed over.
         for partition, tenure in self._tenures.live.items():
             try:
                 self._tenures.positions[tenure] = self._consumer.position(partition, timeout_ms=0)
@@ -177,7 +174,7 @@ class KafkaSource:
 
     def _away_or_fatal(self, error: KafkaError) -> None:
         if (fatal := fatal_error(error, self._settings)) is not None:
-            # A recreated topic shows as lost offsets too; what to do about it is told by its id.
+            # A recreated topic shows as lost offsets too. Its id tells which it is, and so what to do.
             raise (recreated(self._settings) if self._is_another_topic() else fatal) from None
         self._away(error)
 
@@ -197,7 +194,7 @@ class KafkaSource:
     # --- tenures ------------------------------------------------------------------------------------------------------
 
     def _ask(self, deadline: float) -> list[Tenure]:
-        """Keep asking about topic and commits; begin what an answer lets begin."""
+        """Keep asking about topic and commits. Begin the tenures that an answer allows, and return them."""
         begun: list[Tenure] = []
         now = time.monotonic()
         newly_parked = self._tenures.waiting and self._answer_serves < self._tenures.newest_assignment
@@ -206,11 +203,11 @@ class KafkaSource:
             self._next_question = now + min(CHECK_SECONDS, self._settings.metadata_max_age_seconds)
             self._answer = self._asking.submit(self._lookup.look)
             if self._settings.group_instance_id is not None:
-                # kafka-python keeps to itself that another member took our place, until a commit is refused.
+                # kafka-python does not report that another member took its place until a commit is refused.
                 self.commit(self._tenures.committed)
         if self._answer is None:
             return begun
-        if self._tenures.waiting:  # mostly it takes milliseconds, and nothing can be read before
+        if self._tenures.waiting:  # mostly for milliseconds; without an answer nothing can be read
             wait_for([self._answer], max(0.0, deadline - time.monotonic()))
         if not self._answer.done():
             return begun
@@ -221,7 +218,7 @@ class KafkaSource:
             self._answer_serves = 0
             self._next_question = time.monotonic() + RETRY_SECONDS
             return begun
-        if (view := answer.result()) is None:  # deleted: if it comes back, it is another one
+        if (view := answer.result()) is None:  # deleted: a topic that comes back is another one
             self._reached = False
             return begun
         if view.topic_id != self._first_view.topic_id:
@@ -237,7 +234,7 @@ class KafkaSource:
         if chosen:
             try:
                 self._consumer.commit(_commits(chosen), timeout_ms=round(FIRST_COMMIT_SECONDS * 1000))
-            except KafkaError as error:  # the group is rebalancing once more, or the coordinator is away
+            except KafkaError as error:  # the group is rebalancing again, or the coordinator is away
                 log.info("first_commit_failed", error=type(error).__name__)
                 chosen = {}
                 self._answer_serves = 0
@@ -272,22 +269,10 @@ class KafkaSource:
 
         try:
             self._consumer.commit_async(_commits(offsets), callback=answered)
-        except KafkaError:  # told by the next poll as well, which knows what to do
+        except KafkaError:  # the next poll raises it too, and knows what to do
             self._outstanding = None
             return False
         return True
-
-
-def as_record(tenure: Tenure, record: Any) -> Record:
-    return Record(
-        tenure,
-        record.offset,
-        next_offset=record.offset + 1,
-        key=record.key,
-        value=record.value,
-        headers=tuple((name, value or b"") for name, value in record.headers),
-        timestamp_seconds=record.timestamp / 1000 if record.timestamp is not None and record.timestamp >= 0 else None,
-    )
 
 
 def _commits(offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:

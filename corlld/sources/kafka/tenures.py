@@ -1,4 +1,7 @@
-"""Tenures of a consumer's partitions: parked at assignment, begun once their start is known, ended at revocation."""
+"""Tenures of a consumer's partitions, and the records of a tenure.
+
+A partition is parked when it is assigned, its tenure begins once its start is known, and ends when it is revoked.
+"""
 
 import itertools
 from collections import deque
@@ -7,16 +10,16 @@ from typing import Any, Literal
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 
-from corlld.records import SourcePartition, Tenure
+from corlld.records import Record, SourcePartition, Tenure
 from corlld.sources.kafka.client import TopicView
 
 
 class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
-    """Notes what happened, for the thread that polls; runs on kafka-python's thread while that one waits in a poll.
+    """Notes changes of assignment for the polling thread, on kafka-python's thread, while the former waits in a poll.
 
-    Assigned partitions are parked: paused, and with a position of our own making. So the poll that brought them
-    delivers nothing of them, not even of one that the consumer kept at its old position through an eager rebalance,
-    and kafka-python neither looks a position up nor raises for a partition without a commit.
+    An assigned partition is parked: it is paused, and set to a made-up position. So the poll that brought it delivers
+    nothing of it, even if the consumer kept it at its old position through an eager rebalance; and kafka-python neither
+    looks its position up nor raises if it has no commit.
     """
 
     def __init__(self, consumer: KafkaConsumer) -> None:
@@ -37,12 +40,12 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # kaf
         self._changes.append(("ended", frozenset(lost)))
 
     def take_changes(self) -> list[tuple[Literal["assigned", "ended"], frozenset[TopicPartition]]]:
-        """What happened since the last call, in order."""
+        """Return the changes since the last call, in order."""
         return [self._changes.popleft() for _ in range(len(self._changes))]
 
 
 class _NotYetSeen:
-    """A finished join of the group, looking unfinished until it is waited for."""
+    """Wraps a finished join of the group. It looks unfinished until it is waited for."""
 
     is_done = False
 
@@ -52,12 +55,14 @@ class _NotYetSeen:
 
 
 def keep_joining(consumer: KafkaConsumer) -> None:
-    """To be called before each poll. Without it short polls may never get into the group, or fall out of it for good.
+    """Call this before each poll. Without it a consumer with short polls may never join the group, or drop out of it.
 
-    A join goes on between polls, and kafka-python 3.0 loses it there in two ways (both seen). One that finishes between
-    polls is thrown away, and joined once more, which makes every member join once more: for ever, in a loop that is
-    busy between short polls. And a leader that joins because of new partitions takes itself for settled before its own
-    join is over: it neither asks for the result nor sends heartbeats any more.
+    A join goes on between polls, and kafka-python 3.0 loses it there in two ways (both seen):
+
+    - It throws a join away that finishes between polls, and joins again, which makes every member join again. A loop
+      that is busy between short polls never gets out of this.
+    - A leader that joins because of new partitions takes itself for settled before its own join is over. It neither
+      asks for the result nor sends heartbeats any more.
     """
     coordinator = consumer._coordinator
     join = coordinator._join_task
@@ -68,13 +73,13 @@ def keep_joining(consumer: KafkaConsumer) -> None:
 
 
 class Tenures:
-    """The live tenures of one topic, and the partitions that wait for theirs.
+    """Keeps the live tenures of one topic, and the parked partitions, whose tenures have not begun.
 
     Args:
-        topic, topic_id: as seen at the start.
+        topic: its name.
         start_at: where a new group starts.
-        first_view: the topic at the start. A group that had no commit then is new, for the partitions of then: it
-            stays so when another member commits its first ones before ours are looked up.
+        first_view: the topic at the start. A group without a commit then is new for the partitions of then, even if
+            another member commits before this member looks again.
     """
 
     def __init__(self, topic: str, start_at: Literal["earliest", "latest"], first_view: TopicView) -> None:
@@ -83,7 +88,7 @@ class Tenures:
         self._start_at = start_at
         self._new_partitions = frozenset() if first_view.committed else first_view.partitions
         self._numbers = itertools.count(1)
-        self._parked: dict[TopicPartition, int] = {}  # to the number of its assignment
+        self._parked: dict[TopicPartition, int] = {}  # with the number of the assignment
         self._assignments = itertools.count(1)
         self._assignment = 0
         self.live: dict[TopicPartition, Tenure] = {}
@@ -96,11 +101,11 @@ class Tenures:
 
     @property
     def newest_assignment(self) -> int:
-        """A view of the topic that was asked for now serves the assignments up to this number."""
+        """Return the number of the newest assignment. A view that is asked for now serves all up to it."""
         return self._assignment
 
     def apply(self, changes: Iterable[tuple[str, frozenset[TopicPartition]]]) -> list[Tenure]:
-        """Park the assigned, end the revoked and the lost. Returns the tenures that ended."""
+        """Park what was assigned; end what was revoked or lost. Return the tenures that ended."""
         ended: list[Tenure] = []
         for change, partitions in changes:
             if change == "assigned":
@@ -116,9 +121,10 @@ class Tenures:
         return ended
 
     def starts(self, view: TopicView, assignment: int) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-        """Where parked partitions begin, as far as the view (asked for at `assignment`) is young enough to tell.
+        """Return where parked partitions begin. `assignment` was the newest one when the view was asked for.
 
-        Returns those with a commit, and those without one, whose start has to be committed before they begin.
+        A partition that was assigned later is left out. The offsets are in two mappings: of partitions with a commit,
+        and of those without, whose start must be committed before they begin.
         """
         known: dict[TopicPartition, int] = {}
         chosen: dict[TopicPartition, int] = {}
@@ -135,7 +141,7 @@ class Tenures:
         return known, chosen
 
     def begin(self, starts: Mapping[TopicPartition, int]) -> list[Tenure]:
-        """New tenures for parked partitions, at their committed offsets."""
+        """Begin tenures of parked partitions at their committed offsets. Return them."""
         begun: list[Tenure] = []
         for partition, offset in starts.items():
             del self._parked[partition]
@@ -150,5 +156,18 @@ class Tenures:
         return tenure in self.positions
 
     def offsets(self, next_offsets: Mapping[Tenure, int]) -> dict[Any, int]:
-        """Of what is to be committed, what belongs to live tenures."""
+        """Return, by partition, those of the offsets that belong to live tenures."""
         return {partition: next_offsets[t] for partition, t in self.live.items() if t in next_offsets}
+
+
+def as_record(tenure: Tenure, record: Any) -> Record:
+    """Return kafka-python's record as one of the tenure."""
+    return Record(
+        tenure,
+        record.offset,
+        next_offset=record.offset + 1,
+        key=record.key,
+        value=record.value,
+        headers=tuple((name, value or b"") for name, value in record.headers),
+        timestamp_seconds=record.timestamp / 1000 if record.timestamp is not None and record.timestamp >= 0 else None,
+    )

@@ -4,7 +4,6 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,25 +12,10 @@ from corlld.commands.events_file import Contents, opened, validate
 from corlld.errors import ExitCode, FatalError
 from corlld.events.decoder import EventDecoder
 from corlld.settings.sections import EventSettings
+from tests.support.edits import edit, erasure, lines
 
 DECODER = EventDecoder(EventSettings(max_text_chars=100), supports_messages=True, key_required=False)
 SECRET = "never-to-be-quoted"
-
-
-def edit(number: int, user: str = "ann", **fields: Any) -> dict[str, Any]:
-    return {
-        "event_id": f"{user}-{number}",
-        "user_id": user,
-        "occurred_at": "2026-01-02T12:00:00Z",
-        "prompt": "The sun\n",
-        "proposed": "rises in the west.",
-        "edited": "rises in the east.",
-        **fields,
-    }
-
-
-def lines(*events: dict[str, Any]) -> bytes:
-    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
 
 
 def judged(tmp_path: Path, content: bytes) -> Contents:
@@ -52,10 +36,11 @@ def refusal(tmp_path: Path, content: bytes) -> str:
 def test_a_valid_file_is_counted(tmp_path: Path) -> None:
     chat = edit(2, messages=[{"role": "user", "content": "Hello"}])
     del chat["prompt"]
-    erase = {"event_id": "x", "user_id": "bob", "occurred_at": "2026-01-02T12:00:00Z", "type": "erase"}
     cloud = {"specversion": "1.0", "id": "1", "source": "/editor", "type": "com.example.edit"}
     cloud |= {"time": "2026-01-02T12:00:00Z", "data": edit(3)}
-    content = lines(edit(1)) + b"\r\n" + lines(chat).replace(b"\n", b"\r\n") + lines(erase, cloud).rstrip(b"\n")
+    content = (
+        lines(edit(1)) + b"\r\n" + lines(chat).replace(b"\n", b"\r\n") + lines(erasure("bob"), cloud).rstrip(b"\n")
+    )
     found = judged(tmp_path, content)
     assert found == Contents(lines=5, events=4, erasures=1, with_messages=1, users=2, most_of_one_user=3)
     assert str(found) == "4 events of 2 users, 1 to erase a user, 1 with messages (for a model with a chat template)"
@@ -72,7 +57,7 @@ def test_each_wrong_line_is_told_by_number_reason_and_field(tmp_path: Path) -> N
         + b'{"prompt": "%s"\n[]\n' % SECRET.encode()
     )
     assert refusal(tmp_path, content).splitlines() == [
-        "edits.jsonl: 5 of 6 lines can't be an event",
+        "edits.jsonl: 5 of 6 lines are not valid events",
         "line 2: invalid_field: edited: a text",
         "line 3: too_large: proposed: at most 100 characters",
         "line 4: missing_field: occurred_at: an RFC 3339 time with an offset",
@@ -83,7 +68,7 @@ def test_each_wrong_line_is_told_by_number_reason_and_field(tmp_path: Path) -> N
 
 def test_of_very_many_wrong_lines_the_first_thousand_are_told_and_all_counted(tmp_path: Path) -> None:
     told = refusal(tmp_path, lines(edit(1)) + b"{}\n" * 1002).splitlines()
-    assert told[0] == "edits.jsonl: 1002 of 1003 lines can't be an event"
+    assert told[0] == "edits.jsonl: 1002 of 1003 lines are not valid events"
     assert [line.partition(":")[0] for line in told[1:-1]] == [f"line {number}" for number in range(2, 1002)]
     assert told[-1] == "... and 2 more"
 
@@ -101,7 +86,7 @@ def test_a_line_that_is_not_text_is_told_and_hides_no_other(tmp_path: Path, bina
     binary = binary.replace(b"\n", b"")
     told = refusal(tmp_path, lines(edit(1)) + binary + b"\n{}\n" + binary + b"\n").splitlines()
     assert told == [
-        "edits.jsonl: 3 of 4 lines can't be an event",
+        "edits.jsonl: 3 of 4 lines are not valid events",
         "line 2: not_json: not text in UTF-8",
         "line 3: missing_field: event_id: a text of 1 to 512 characters",
         "line 4: not_json: not text in UTF-8",
@@ -110,7 +95,7 @@ def test_a_line_that_is_not_text_is_told_and_hides_no_other(tmp_path: Path, bina
 
 @pytest.mark.parametrize("content", [b"", b"\n \n\r\n"])
 def test_a_file_without_an_event_is_refused(tmp_path: Path, content: bytes) -> None:
-    assert refusal(tmp_path, content) == "edits.jsonl: no event in it"
+    assert refusal(tmp_path, content) == "edits.jsonl: it has no event"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from corlld.errors import InvalidReason
 from corlld.events.decoder import EventDecoder
 from corlld.records import Record, SourcePartition, Tenure
 from corlld.settings.sections import EventSettings
-from tests.unit.commands.test_events_file import edit
+from tests.support.commands import row
+from tests.support.edits import edit, erasure
 
 SECRET = "kanari7731"
 
@@ -38,11 +39,6 @@ def shown(sample: Sample, *, has_keys: bool = True) -> str:
     return capture.get()
 
 
-def row(text: str, name: str) -> str:
-    (found,) = [line.split(name, 1)[1].strip() for line in text.splitlines() if line.strip().startswith(name)]
-    return " ".join(found.split())
-
-
 def test_sizes_and_shares_are_those_of_the_valid_edits() -> None:
     chat = edit(4, proposed="", edited="ab", messages=[{"role": "user", "content": "123"}] * 2, adapter_version=0)
     del chat["prompt"]
@@ -51,7 +47,7 @@ def test_sizes_and_shares_are_those_of_the_valid_edits() -> None:
         own(edit(2, prompt="", proposed="same", edited="same")),
         own(edit(3, "bob", prompt="1", proposed="ab", edited="ab")),
         own(chat),  # nothing of 2 characters is left
-        own({"event_id": "x", "user_id": "ann", "occurred_at": "2026-01-02T12:00:00Z", "type": "erase"}),
+        own(erasure()),
         (None, edit(9)),
     )
     assert (sample.records, sample.valid, sample.edits, sample.erasures) == (6, 5, 4, 1)
@@ -63,7 +59,7 @@ def test_sizes_and_shares_are_those_of_the_valid_edits() -> None:
     assert row(text, "erasures") == "1"
     assert row(text, "acceptances") == "2 of 4 (50.0%)"
     assert row(text, "with adapter_version") == "2 of 4 (50.0%)"
-    assert row(text, "events of a user") == "2.5 4 4"
+    assert row(text, "events per user") == "2.5 4 4"
     assert row(text, "characters of prompt or messages") == "3 6 6"
     assert row(text, "characters of proposed") == "3 4 4"
     assert row(text, "characters of edited") == "3 4 4"
@@ -91,7 +87,7 @@ def test_each_reason_is_counted_with_its_field_and_a_place() -> None:
     }
     assert sample.invalid_share == 7 / 8
     text = shown(sample)
-    assert "2 of 8 (25.0%) invalid_field: edited; one is at edits, partition 2, offset 4" in " ".join(text.split())
+    assert "2 of 8 (25.0%) invalid_field: edited; for example at edits, partition 2, offset 4" in " ".join(text.split())
     assert row(text, "wrong keys") == "2 of 8 (25.0%)"
     assert row(shown(sample, has_keys=False), "wrong keys") == "a file has no keys"
 
@@ -102,7 +98,7 @@ def test_there_are_never_more_rows_of_reasons_than_a_reader_wants() -> None:
         sample.refused[refusal := Refusal(InvalidReason.INVALID_FIELD, f"field{number}")] += 1
         sample.last_refused[refusal] = Record(Tenure(SourcePartition("edits", "", 0), 0, 0), 0, 1, None, None)
     assert shown(sample).count("dead letters") == SHOWN_REFUSALS + 1
-    assert "of 3 more kinds" in shown(sample)
+    assert "for 3 more reasons" in shown(sample)
 
 
 def test_nothing_of_a_record_is_shown_or_kept_but_counts() -> None:
@@ -118,9 +114,7 @@ def test_nothing_of_a_record_is_shown_or_kept_but_counts() -> None:
 
 
 def test_a_sample_of_erasures_alone_has_no_sizes_of_texts() -> None:
-    text = shown(
-        sample_of(own({"event_id": "x", "user_id": "ann", "occurred_at": "2026-01-02T12:00:00Z", "type": "erase"}))
-    )
+    text = shown(sample_of(own(erasure())))
     assert row(text, "acceptances") == "0"
     assert "characters" not in text
 

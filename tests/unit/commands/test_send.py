@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from corlld.cli import main
 from corlld.commands import send as sending
 from corlld.commands.events_file import validate
 from corlld.commands.send import send
 from corlld.errors import ExitCode, FatalError, RetriableError, TooLargeForTopic
-from tests.unit.commands.test_events_file import DECODER, edit, lines
+from corlld.events.decoder import EventDecoder
+from corlld.settings.sections import EventSettings
+from tests.support.edits import edit, lines
 
+DECODER = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
 PARTITION = 3
 
 
@@ -116,7 +118,7 @@ def test_no_more_than_a_bounded_number_of_bytes_is_under_way(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("error", "told", "code"),
     [
-        (TooLargeForTopic("-"), "line 5: larger than the topic's max.message.bytes lets in", ExitCode.DATA),
+        (TooLargeForTopic("-"), "line 5: larger than the topic's max.message.bytes allows", ExitCode.DATA),
         (RetriableError("topic edits did not acknowledge"), "line 5: topic edits did not", ExitCode.UNAVAILABLE),
     ],
 )
@@ -151,7 +153,7 @@ def test_a_stop_when_all_is_acknowledged_already_comes_too_late() -> None:
 
 def test_where_a_user_has_more_events_than_ids_are_remembered_the_rest_alone_is_to_be_sent_again() -> None:
     topic = Topic(lambda number: RetriableError("away") if number == 5 else 0)
-    with pytest.raises(FatalError, match=r"send it again without its first 6 lines: .* last 9 event ids .* has 10"):
+    with pytest.raises(FatalError, match=r"send it again without its first 6 lines, .* last 9 event ids, .* has 10"):
         sent(topic, b"\n\n" + lines(*TWENTY), ids_remembered=9)
 
 
@@ -171,16 +173,3 @@ def test_what_is_appended_meanwhile_was_not_validated_and_is_not_sent() -> None:
 def test_a_bug_in_the_producer_is_not_taken_for_a_refusal() -> None:
     with pytest.raises(ZeroDivisionError):
         sent(Topic(lambda number: ZeroDivisionError() if number == 2 else 0), lines(*TWENTY))
-
-
-@pytest.mark.parametrize("command", ["send", "check"])
-def test_the_help_teaches_by_examples_and_fits_a_terminal(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
-    assert stop.value.code == 0
-    shown = capsys.readouterr().out
-    assert f"examples:\n  corlld {command}" in shown
-    assert max(map(len, shown.splitlines())) <= 80

@@ -8,7 +8,7 @@ SECRET = "0123456789abcdef0123456789abcdef"
 
 
 def hmac_sha256(key: bytes, message: bytes) -> str:
-    """HMAC as RFC 2104 writes it, for keys of up to 64 bytes."""
+    """Compute HMAC as RFC 2104 writes it, for keys of up to 64 bytes."""
     padded = key.ljust(64, b"\0")
     inner = hashlib.sha256(bytes(b ^ 0x36 for b in padded) + message).digest()
     return hashlib.sha256(bytes(b ^ 0x5C for b in padded) + inner).hexdigest()

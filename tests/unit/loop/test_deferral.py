@@ -1,117 +1,15 @@
-"""Updates that are not stored yet: when they become durable, and how they are given up (I1, I2, I6, I8, I9)."""
+"""Unsaved updates become durable when they are due, and are given up without a loss (I1, I2, I6, I8, I9)."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from corlld.errors import RetriableError, StateUnreadable
-from corlld.observer import Observer
+from corlld.errors import RetriableError
 from corlld.records import LoopStatus, Polled, UserState
-from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
-from tests.support.fakes import Applied, ListingLearner, MemoryStore, ScriptedSource, tenure
-
-NEVER = 1e12  # seconds; a turn of these tests is some of them
-ANN, BOB = PSEUDONYMS.uid("ann"), PSEUDONYMS.uid("bob")
-
-
-class RecordingStore(MemoryStore):
-    """Remembers what was loaded and saved, in order, and that no user had two of them under way at once.
-
-    `before_load` and `before_save` are called first, where they can be held up.
-    """
-
-    def __init__(
-        self,
-        before_load: Callable[[str], None] = lambda uid: None,
-        before_save: Callable[[str], None] = lambda uid: None,
-    ) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.saves: list[UserState] = []
-        self.under_way: set[str] = set()
-        self.most_loads_at_once = 0
-        self._before_load = before_load
-        self._before_save = before_save
-
-    def load(self, uid: str) -> tuple[UserState | None, str]:
-        with self.alone(uid):
-            self.loads.append(uid)
-            self.most_loads_at_once = max(self.most_loads_at_once, len(self.under_way))
-            self._before_load(uid)
-            return super().load(uid)
-
-    def save(self, uid: str, state: UserState, token: str) -> str:
-        with self.alone(uid):
-            self._before_save(uid)
-            self.saves.append(state)
-            return super().save(uid, state, token)
-
-    @contextmanager
-    def alone(self, uid: str) -> Iterator[None]:
-        assert uid not in self.under_way, "a second load or write of the same user"
-        self.under_way.add(uid)
-        try:
-            yield
-        finally:
-            self.under_way.remove(uid)
-
-
-class LastStatus(Observer):
-    status: LoopStatus
-
-    def turned(self, status: LoopStatus) -> None:
-        self.status = status
-
-
-class Deferring(Parts):
-    """Stores after 100 updates, each of one event; the clock is the test's."""
-
-    def __init__(self, **overrides: dict[str, Any]) -> None:
-        super().__init__(
-            **{
-                **overrides,
-                "batching": {"max_events": 1, **overrides.get("batching", {})},
-                "snapshot": {"every_updates": 100, "every_seconds": NEVER, **overrides.get("snapshot", {})},
-            }
-        )
-        self.store: RecordingStore = RecordingStore()
-        self.last = self.observer = LastStatus()
-        self.trained: list[str] = []
-        self.learner = ListingLearner(self.note)
-        self.seconds = 0.0
-        self.clock = self.tick
-
-    def note(self, batches: Any) -> None:
-        self.trained += [event.event_id for batch in batches for event in batch.events]
-
-    def tick(self) -> float:
-        # A little each look, so that jobs that failed are tried again; and a second a turn, so that each is told.
-        self.seconds += 0.3
-        return self.seconds
-
-    def saved(self) -> list[tuple[str, ...]]:
-        return [s.adapter.event_ids if isinstance(s.adapter, Applied) else () for s in self.store.saves]
-
-    def live(self, *script: Polled | Callable[[], Polled]) -> tuple[ScriptedSource, Any]:
-        """A daemon on an input that does not end."""
-        source = ScriptedSource(script, finite=False)
-        return source, self.daemon(source)
-
-
-def when(condition: Callable[[], bool], then: Callable[[], None]) -> Callable[[], None]:
-    """For a source that idles: calls `then` once the condition holds."""
-    patience = iter(range(5_000))
-
-    def idle() -> None:
-        if condition():
-            then()
-        assert next(patience, None) is not None, "it never came to that"
-        threading.Event().wait(0.001)  # as a poll does: the other threads have their turn
-
-    return idle
+from tests.support.daemon_parts import PSEUDONYMS, T0, begun, records, value
+from tests.support.deferring import ANN, BOB, Deferring, LastStatus, RecordingStore, wait_for, when
+from tests.support.fakes import Applied, ListingLearner, ScriptedSource, tenure
 
 
 def test_a_state_is_stored_and_is_a_version_after_so_many_updates() -> None:
@@ -230,7 +128,7 @@ def test_what_the_stored_state_covers_is_finished_beside_unsaved_updates() -> No
 
 
 def stopped_while_another_trains(parts: Deferring, third: bytes) -> ScriptedSource:
-    """Ann's first edit is trained and not stored, bob's trains, `third` waits behind it, and then the daemon stops."""
+    """Run a daemon that stops while ann's first edit is trained but unsaved, bob's trains, and `third` waits behind."""
     hold, held = threading.Event(), threading.Event()
 
     def hold_bob(batches: Any) -> None:
@@ -366,7 +264,7 @@ def test_i6_a_lost_swap_drops_the_unsaved_updates_and_trains_what_the_other_owne
 
 
 def test_i9_the_user_trained_longest_ago_is_stored_where_host_memory_is_full() -> None:
-    size = 4_096 + 64 + 2 + 100  # a state with one event id; see residency
+    size = 4_096 + 64 + 2 + 100  # a state with one event id; see `memory.stored`
     parts = Deferring(state={"host_memory_bytes": 3 * size})
     users = ["ann", "bob", "cat", "dan", "eve"]
     source, daemon = parts.live(
@@ -422,91 +320,3 @@ def test_a_draft_that_an_unsaved_update_could_not_have_written_is_of_unknown_ori
     parts = Deferring()
     parts.run(begun(*records(value("a"), value("b", adapter_version=1))))
     assert set(parts.state().statistics.drafts) == {"unknown"}
-
-
-# --- loading ahead ----------------------------------------------------------------------------------------------------
-
-
-def wait_for(event: threading.Event) -> Callable[[str], None]:
-    def wait(uid: str) -> None:
-        assert event.wait(10)
-
-    return wait
-
-
-@pytest.mark.parametrize("known", [True, False], ids=["stored before", "new user"])
-def test_a_state_is_loaded_while_edits_gather_and_a_due_batch_does_not_wait_for_the_store(known: bool) -> None:
-    parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER})
-    go = threading.Event()
-    store = parts.store = RecordingStore(wait_for(go))
-    if known:
-        store.states[ANN] = (UserState(ANN, version=1, adapter=Applied(("before",))), 1)
-    source, daemon = parts.live(begun(*records(value("a"))))
-
-    def let_it_load() -> None:
-        go.set()
-        source.idle = when(lambda: parts.last.status.host_memory_users == 1, make_it_due)
-
-    def make_it_due() -> None:
-        go.clear()  # another load would hang
-        source.deliver(Polled(records(value("b"), first=1)))
-        source.idle = when(lambda: len(parts.trained) == 2, daemon.request_stop)
-
-    source.idle = when(lambda: store.under_way == {ANN}, let_it_load)
-    daemon.run()
-    assert store.loads == [ANN]
-    assert parts.applied_ids() == (("before",) if known else ()) + ("a", "b")
-
-
-def test_a_batch_that_comes_due_while_its_state_is_being_loaded_takes_that_load() -> None:
-    parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER})
-    go = threading.Event()
-    store = parts.store = RecordingStore(wait_for(go))
-    source, daemon = parts.live(begun(*records(value("a"))))
-
-    def make_it_due() -> None:
-        source.deliver(Polled(records(value("b"), first=1)))
-        source.idle = when(lambda: parts.last.status.buffered_events == 2, let_it_load)
-
-    def let_it_load() -> None:
-        go.set()
-        source.idle = when(lambda: len(parts.trained) == 2, daemon.request_stop)
-
-    source.idle = when(lambda: store.under_way == {ANN}, make_it_due)
-    daemon.run()
-    assert store.loads == [ANN]
-    assert parts.applied_ids() == ("a", "b")
-
-
-def test_a_few_states_are_loaded_ahead_at_a_time_each_once() -> None:
-    parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER}, publishing={"threads": 8})
-    go = threading.Event()
-    store = parts.store = RecordingStore(wait_for(go))
-    users = [f"user-{n}" for n in range(10)]
-    source, daemon = parts.live(
-        begun(*(records(value("e", u), user=u, first=n)[0] for n, u in enumerate(users))),
-    )
-
-    def let_them_load() -> None:
-        go.set()
-        source.idle = when(lambda: parts.last.status.host_memory_users == len(users), daemon.request_stop)
-
-    source.idle = when(lambda: len(store.under_way) == 2, let_them_load)
-    daemon.run()
-    assert store.most_loads_at_once == 2
-    assert sorted(store.loads) == sorted(PSEUDONYMS.uid(user) for user in users)
-    assert parts.trained == []
-
-
-def test_unreadable_states_are_found_ahead_set_their_records_aside_and_do_not_hold_up_other_loads() -> None:
-    parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER})
-    parts.store.load_faults = [StateUnreadable("torn"), StateUnreadable("torn")]
-    source, daemon = parts.live(
-        begun(*(records(value("e", u), user=u, first=n)[0] for n, u in enumerate(("ann", "bob", "cat"))))
-    )
-    source.idle = when(
-        lambda: len(parts.dead_letters.letters) == 2 and parts.last.status.host_memory_users == 1, daemon.request_stop
-    )
-    daemon.run()
-    assert source.final == {T0: 2}
-    assert len(parts.store.loads) == 3

@@ -1,4 +1,4 @@
-"""What a state knows decides what is applied: exactly once, in order."""
+"""The state decides which arrivals are applied: each exactly once, in order."""
 
 from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, select
 from corlld.records import EraseEvent, PairOutcome, PairStatus, UpdateOutcome, UserState

@@ -1,4 +1,4 @@
-"""The HTTP server on a real socket: its routes, who is slow, who takes the port."""
+"""The HTTP server on a real socket: its routes, slow clients, an address that is taken."""
 
 import contextlib
 import http.client
@@ -16,8 +16,8 @@ from corlld.errors import ConfigurationError, ExitCode, RejectReason, Unavailabl
 from corlld.operations import http as server
 from corlld.operations.health import Health
 from corlld.operations.liveness import Liveness
-from corlld.operations.metrics import Metrics
 from corlld.operations.metrics_observer import MetricsObserver
+from corlld.operations.prometheus import Metrics
 from corlld.operations.site import Site
 from corlld.records import PartitionStatus, Stage
 from tests.support.fakes import loop_status
@@ -52,7 +52,7 @@ def watched() -> Iterator[Watched]:
         yield watched
 
 
-def test_readyz_tells_what_the_start_waits_for_and_then_that_it_is_ready(watched: Watched) -> None:
+def test_readyz_says_what_the_start_waits_for_and_then_that_it_is_ready(watched: Watched) -> None:
     assert ask(watched.port, "/readyz")[:2] == (503, "waiting for: input\n")
     watched.health.starting(Stage.MODEL)
     assert ask(watched.port, "/readyz")[:2] == (503, "waiting for: model\n")
@@ -105,8 +105,8 @@ def test_the_landing_page_links_the_rest_and_says_how_it_goes(watched: Watched) 
     assert "<tr><td>Lag</td><td>1,234</td></tr>" in page
     assert "<tr><td>Users in host memory</td><td>5</td></tr>" in page
     assert "<tr><td>Edits rejected since the start</td><td>0</td></tr>" in page
-    watched.metrics.rejected.labels(RejectReason.REPETITIVE).inc(2)
-    watched.metrics.rejected.labels(RejectReason.DRIFT).inc()
+    watched.metrics.learning.rejected.labels(RejectReason.REPETITIVE).inc(2)
+    watched.metrics.learning.rejected.labels(RejectReason.DRIFT).inc()
     assert "<tr><td>Edits rejected since the start</td><td>3</td></tr>" in ask(watched.port, "/")[1]
 
 
@@ -144,10 +144,10 @@ def test_clients_that_say_nothing_hold_up_nobody_however_many_they_are(watched: 
         ]
         clients[-1].sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
         assert ask(watched.port, "/livez")[:2] == (200, "ok\n")
-        assert clients[0].recv(1) == b"", "the oldest was let go of for the others"
+        assert clients[0].recv(1) == b"", "the oldest was closed for the others"
 
 
-def test_a_client_that_stays_silent_is_let_go_of(watched: Watched) -> None:
+def test_the_connection_of_a_client_that_stays_silent_is_closed(watched: Watched) -> None:
     with (
         server.serving("127.0.0.1:0", watched.site, client_seconds=0.05) as (_, port),
         socket.create_connection(("127.0.0.1", port), timeout=2) as client,
@@ -156,7 +156,7 @@ def test_a_client_that_stays_silent_is_let_go_of(watched: Watched) -> None:
 
 
 def wait_until_served(clients: int) -> None:
-    """Until so many clients have a thread of the server."""
+    """Wait until this many clients have a thread of the server."""
     deadline = time.monotonic() + 10
     while sum("process_request_thread" in thread.name for thread in threading.enumerate()) != clients:
         assert time.monotonic() < deadline
@@ -200,7 +200,7 @@ def no_app() -> WSGIApplication:
     return Site(Metrics(0.0, 10).registry, Health(Liveness(300)))
 
 
-def test_a_port_that_is_taken_is_said_with_the_setting_and_may_be_tried_again(watched: Watched) -> None:
+def test_a_port_that_is_taken_is_reported_with_the_setting_and_may_be_tried_again(watched: Watched) -> None:
     address = f"127.0.0.1:{watched.port}"
     taken = rf"operations\.http_address = {address}: Address already in use"
     with pytest.raises(UnavailableError, match=taken) as no, server.serving(address, no_app()):

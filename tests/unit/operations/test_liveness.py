@@ -1,4 +1,4 @@
-"""Stuck is told from slow: by the loop's turns, and by the trainer's progress inside a call of the learner."""
+"""Stuck is distinguished from slow by the loop's turns and by the trainer's progress in a call of the learner."""
 
 from corlld.operations.liveness import Liveness
 from tests.support.fakes import loop_status

@@ -1,4 +1,4 @@
-"""Every entry goes to one stream in one form, and none of them tells what a record held."""
+"""Every entry goes to one stream in one form, and no entry shows what a record held."""
 
 import importlib
 import io
@@ -197,7 +197,7 @@ def test_a_context_that_was_taken_away_stays_away() -> None:
     assert "ValueError" not in text
 
 
-def test_an_entry_that_can_t_be_rendered_is_said_without_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_entry_that_can_t_be_rendered_is_logged_without_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     stream = configured()
     logging.getLogger("urllib3").warning("%d of %d", CANARY)
     (entry,) = entries(stream)

@@ -1,4 +1,4 @@
-"""What a supervisor is told, and when; and that one who can't be told changes nothing."""
+"""A supervisor gets each report at the right time; a supervisor that can't be reached changes nothing."""
 
 import socket
 import uuid
@@ -55,7 +55,7 @@ def turn(notifier: Notifier, now: float, **status: Any) -> None:
 
 
 def heard(notifier: Notifier, listener: NotifyListener, name: str) -> list[str]:
-    """Everything that was sent with that name until now."""
+    """Return everything that was sent with that name until now."""
     mark = uuid.uuid4().hex
     notifier._socket.send(f"X_MARK={mark}")  # datagrams of one socket keep their order
     listener.wait_for("X_MARK", mark)
@@ -90,7 +90,7 @@ def test_without_a_socket_nothing_is_sent_and_nothing_is_said(address: str | Non
         ("/" + "x" * 200, "AF_UNIX path too long"),
     ],
 )
-def test_a_wrong_socket_is_told_once_and_stops_nothing(address: str, problem: str) -> None:
+def test_a_wrong_socket_is_logged_once_and_stops_nothing(address: str, problem: str) -> None:
     with structlog.testing.capture_logs() as entries:
         notify = NotifySocket(address)
         assert not notify.send("READY=1")
@@ -140,7 +140,7 @@ def test_the_watchdog_is_fed_where_this_process_is_asked_to(environ: dict[str, s
 
 
 @pytest.mark.parametrize("usec", ["soon", "-1", "0", "1.5"])
-def test_a_watchdog_time_that_is_none_is_told(usec: str) -> None:
+def test_a_watchdog_time_that_is_no_time_is_logged(usec: str) -> None:
     with structlog.testing.capture_logs() as entries:
         assert watchdog_timeout({"WATCHDOG_USEC": usec}, 42) is None
     assert [entry["event"] for entry in entries] == ["watchdog_time_unusable"]
@@ -222,7 +222,7 @@ def test_the_status_is_sent_when_it_changes_and_not_too_often(listener: NotifyLi
     notifier.close()
 
 
-def test_a_stop_is_told_at_once_and_once_with_the_time_it_needs(listener: NotifyListener) -> None:
+def test_a_stop_is_reported_at_once_and_once_with_the_time_it_needs(listener: NotifyListener) -> None:
     notifier = make(listener, shutdown_timeout_seconds=7)
     turn(notifier, 100)
     turn(notifier, 100.1, stopping=True, buffered_events=4)

@@ -1,4 +1,4 @@
-"""Settings from a file, credential files and the environment; each mistake is one line, and no line tells a secret."""
+"""Settings come from a file, credential files and the environment; each mistake is a line; `run` needs a few more."""
 
 import json
 import tomllib
@@ -7,35 +7,21 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from corlld.errors import ConfigurationError, ExitCode
-from corlld.settings import load as settings_file
-from corlld.settings.load import check_for_run, load_settings, render_default_toml
+from corlld.assembly import build_input
+from corlld.errors import ConfigurationError
+from corlld.settings import load as loading
+from corlld.settings.load import check_for_run, load_settings
 from corlld.settings.sections import Settings
-from corlld.settings.words import CREDENTIALS, KEYS, is_secret, variable
-
-SECRET = "c4n4ry-" * 6
+from corlld.settings.words import render_default_toml, variable
+from tests.support.settings_files import SECRET, load, problems
 
 
 @pytest.fixture(autouse=True)
 def _no_default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings_file, "DEFAULT_FILE", tmp_path / "no-default.toml")
+    monkeypatch.setattr(loading, "DEFAULT_FILE", tmp_path / "no-default.toml")
 
 
-def load(tmp_path: Path, toml: str = "", **environ: str) -> Settings:
-    file = tmp_path / "corlld.toml"
-    file.write_text(toml, encoding="utf-8")
-    return load_settings(file, environ)
-
-
-def problems(tmp_path: Path, toml: str = "", **environ: str) -> list[str]:
-    """The lines, with the file's folder taken out."""
-    with pytest.raises(ConfigurationError) as caught:
-        load(tmp_path, toml, **environ)
-    assert caught.value.exit_code == ExitCode.CONFIGURATION
-    return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
-
-
-# Where settings come from
+# The sources of settings
 
 
 def test_without_a_file_and_variables_there_are_the_defaults() -> None:
@@ -54,7 +40,7 @@ def test_the_environment_comes_before_credential_files_and_these_before_the_file
 
 def test_the_default_file_is_read_where_it_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     default = tmp_path / "default.toml"
-    monkeypatch.setattr(settings_file, "DEFAULT_FILE", default)
+    monkeypatch.setattr(loading, "DEFAULT_FILE", default)
     assert load_settings(None, {}) == Settings()
     default.write_text("[adapter]\nr = 4\n")
     assert load_settings(None, {}).adapter.r == 4
@@ -229,128 +215,6 @@ def test_a_file_that_can_t_be_read_is_one_sentence(tmp_path: Path) -> None:
         load_settings(tmp_path / "latin.toml", {})
 
 
-# Secrets
-
-
-def test_a_secret_in_the_file_is_refused_with_where_it_belongs(tmp_path: Path) -> None:
-    for credential, (section, key) in CREDENTIALS.items():
-        (line,) = problems(tmp_path, f'[{section}]\n{key} = "{SECRET}"')
-        name = variable((section, key))
-        assert line == (
-            f"{section}.{key}: found a secret, allowed: the credential file `{credential}` "
-            f"or the environment variable {name}; in corlld.toml"
-        )
-
-
-def test_a_wrong_secret_is_never_shown(tmp_path: Path) -> None:
-    short = SECRET[:31]
-    assert problems(tmp_path, CORLLD_IDENTITY__SECRET=short) == [
-        "identity.secret: found a secret that does not fit, allowed: at least 32 characters; "
-        "in environment variable CORLLD_IDENTITY__SECRET"
-    ]
-    (tmp_path / "uid_secret").write_text(short)
-    (line,) = problems(tmp_path, CREDENTIALS_DIRECTORY=str(tmp_path))
-    assert line.endswith("allowed: at least 32 characters; in credential file uid_secret")
-
-
-def test_a_credential_that_can_t_be_read_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "uid_secret").write_bytes(b"\xff" * 40)
-    (tmp_path / "kafka_ssl_password").mkdir()
-    assert problems(tmp_path, CREDENTIALS_DIRECTORY=str(tmp_path)) == [
-        "kafka.ssl_password: credential file kafka_ssl_password can't be read: Is a directory",
-        "identity.secret: credential file uid_secret can't be read: not in UTF-8",
-    ]
-
-
-def test_settings_do_not_show_their_secrets(tmp_path: Path) -> None:
-    settings = load(tmp_path, CORLLD_IDENTITY__SECRET=SECRET)
-    assert SECRET not in f"{settings!r} {settings} {settings.model_dump_json()}"
-
-
-# Combinations
-
-
-@pytest.mark.parametrize(
-    ("toml", "line"),
-    [
-        (
-            "[kafka]\nheartbeat_interval_seconds = 16",
-            "kafka.heartbeat_interval_seconds: found 16, allowed: at most a third of kafka.session_timeout_seconds = 45"
-            "; in corlld.toml",
-        ),
-        (
-            '[kafka]\nsecurity_protocol = "SASL_SSL"',
-            "kafka.sasl_mechanism: not set, needed for kafka.security_protocol SASL_SSL",
-        ),
-        (
-            '[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "PLAIN"\nsasl_plain_username = "u"',
-            "kafka.sasl_plain_password: not set, needed for kafka.sasl_mechanism PLAIN",
-        ),
-        (
-            '[kafka]\nsasl_mechanism = "GSSAPI"',
-            "kafka.sasl_mechanism: set, allowed: only with kafka.security_protocol SASL_PLAINTEXT or SASL_SSL"
-            "; in corlld.toml",
-        ),
-        (
-            '[kafka]\nsecurity_protocol = "SASL_PLAINTEXT"\nsasl_mechanism = "AWS_MSK_IAM"',
-            "kafka.sasl_mechanism: found AWS_MSK_IAM, allowed: only with kafka.security_protocol SASL_SSL"
-            "; in corlld.toml",
-        ),
-        (
-            '[kafka]\nssl_cafile = "/ca.pem"',
-            "kafka.ssl_cafile: set, allowed: only with kafka.security_protocol SSL or SASL_SSL; in corlld.toml",
-        ),
-        (
-            '[kafka]\nsecurity_protocol = "SSL"\nssl_keyfile = "/key.pem"',
-            "kafka.ssl_keyfile: set, allowed: only together with kafka.ssl_certfile; in corlld.toml",
-        ),
-        (
-            '[operations]\nhttp_address = "127.0.0.1:65536"',
-            "operations.http_address: found port 65536, allowed: at most 65535; in corlld.toml",
-        ),
-        (
-            '[kafka]\nbootstrap_servers = ["broker:9092", "broker:99999"]',
-            "kafka.bootstrap_servers: found 'broker:99999', allowed: a port of 1 to 65535; in corlld.toml",
-        ),
-        (
-            '[kafka]\nbootstrap_servers = ["broker:0"]',
-            "kafka.bootstrap_servers: found 'broker:0', allowed: a port of 1 to 65535; in corlld.toml",
-        ),
-        (
-            "[batching]\nmax_events = 9\nmax_buffered_events = 8",
-            "batching.max_events: found 9, allowed: at most batching.max_buffered_events = 8; in corlld.toml",
-        ),
-        (
-            '[learning]\nrehearsal_weight = 0\nrehearsal_path = "/passages.txt"',
-            "learning.rehearsal_path: set, allowed: only with learning.rehearsal_weight > 0; in corlld.toml",
-        ),
-    ],
-)
-def test_an_impossible_combination_is_one_line(tmp_path: Path, toml: str, line: str) -> None:
-    assert problems(tmp_path, toml) == [line]
-
-
-@pytest.mark.parametrize("address", ["", "127.0.0.1:0", "localhost:9108", "0.0.0.0:65535", "[::1]:9108"])
-def test_http_addresses_that_work_are_accepted(tmp_path: Path, address: str) -> None:
-    assert load(tmp_path, f'[operations]\nhttp_address = "{address}"').operations.http_address == address
-
-
-def test_several_impossible_combinations_are_a_line_each(tmp_path: Path) -> None:
-    toml = '[kafka]\nsecurity_protocol = "SASL_PLAINTEXT"\nsasl_mechanism = "SCRAM-SHA-512"\nssl_ciphers = "x"'
-    keys = [line.partition(":")[0] for line in problems(tmp_path, toml)]
-    assert keys == ["kafka.ssl_ciphers", "kafka.sasl_plain_username", "kafka.sasl_plain_password"]
-
-
-def test_every_way_to_authenticate_that_works_is_accepted(tmp_path: Path) -> None:
-    for mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "AWS_MSK_IAM"):
-        toml = f'[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "{mechanism}"\n'
-        environ = {}
-        if mechanism not in ("GSSAPI", "AWS_MSK_IAM"):
-            toml += 'sasl_plain_username = "u"'
-            environ = {"CORLLD_KAFKA__SASL_PLAIN_PASSWORD": "p"}
-        assert load(tmp_path, toml, **environ).kafka.sasl_mechanism == mechanism
-
-
 # What only `run` needs
 
 RUNNABLE = {
@@ -361,9 +225,13 @@ RUNNABLE = {
 }
 
 
+def problems_of(settings: Settings) -> list[str]:
+    return check_for_run(settings, build_input(settings).problems())
+
+
 def keys_in_the_way(**changed: dict[str, object]) -> list[str]:
     settings = Settings.model_validate({**RUNNABLE, **changed})
-    lines = check_for_run(settings)
+    lines = problems_of(settings)
     assert all(line.count("\n") == 0 and SECRET not in line for line in lines)
     return [line.partition(":")[0] for line in lines]
 
@@ -373,7 +241,7 @@ def test_settings_that_name_broker_model_and_secret_can_run() -> None:
 
 
 def test_the_defaults_alone_can_t_run_and_every_gap_is_named() -> None:
-    lines = check_for_run(Settings())
+    lines = problems_of(Settings())
     assert [line.partition(":")[0] for line in lines] == ["identity.secret", "model.name", "kafka.bootstrap_servers"]
     assert "`uid_secret`" in lines[0]
     assert "CORLLD_IDENTITY__SECRET" in lines[0]
@@ -402,30 +270,3 @@ def test_what_run_can_t_work_with_is_named(changed: dict[str, dict[str, object]]
 def test_a_file_of_events_needs_no_broker_and_no_publishing_needs_no_topic() -> None:
     assert keys_in_the_way(source={"kind": "jsonl", "path": "e"}, kafka={}) == []
     assert keys_in_the_way(publishing={"enabled": False, "announce_topic": "edits"}) == []
-
-
-# The default file
-
-
-def test_the_default_file_gives_the_defaults_and_shows_every_setting(tmp_path: Path) -> None:
-    text = render_default_toml()
-    assert load(tmp_path, text) == Settings()
-    assert Settings.model_validate(tomllib.loads(text)) == Settings()
-    section, seen = "", set()
-    for line in text.splitlines():
-        if line.startswith("["):
-            section = line.strip("[]")
-        elif " = " in line or (line.startswith("# ") and is_secret((section, line[2:]))):
-            seen.add((section, line.removeprefix("# ").partition(" = ")[0]))
-    assert seen >= set(KEYS)
-    assert set(KEYS) == {(s, k) for s, f in Settings.model_fields.items() for k in f.annotation.model_fields}  # type: ignore[union-attr]  # every section is a model
-
-
-def test_the_default_file_says_of_each_setting_what_it_is_and_what_is_allowed() -> None:
-    text = render_default_toml()
-    for name, field in KEYS.items():
-        assert field.get("description"), name
-    assert '# Allowed: "kafka", "jsonl".\nkind = "kafka"' in text
-    assert "# Rank.\n# Allowed: an integer > 0.\nr = 8\n" in text
-    assert "# Allowed: a path. Not set by default.\n# path = " in text
-    assert max(map(len, text.splitlines())) <= 120

@@ -16,7 +16,7 @@ from corlld.errors import InvalidEvent, InvalidReason, RetriableError
 from corlld.records import DeadLetter, Record, SourcePartition, Tenure
 from corlld.settings.sections import DeadLetterSettings, KafkaSettings
 from corlld.sources.dead_letters import letter_headers, letter_key
-from corlld.sources.jsonl.source import JsonlDeadLetters
+from corlld.sources.jsonl.letter_file import JsonlDeadLetters
 from corlld.sources.kafka.producers import KafkaAnnouncements, KafkaDeadLetters, TopicProducer
 
 TOPIC_ID = "0123456789abcdef0123456789abcdef"

@@ -1,4 +1,4 @@
-"""A user's state survives its bytes exactly, and nothing but a whole snapshot of that user is ever taken for one."""
+"""A user's state survives its bytes exactly, and nothing but a whole state file of that user is ever taken for one."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
-from corlld.adapters.tensor_file import LENGTH_BYTES, header_length, read_tensors, write_tensors
+from corlld.adapters.tensor_file import LENGTH_BYTES, header_end, read_tensors, write_tensors
 from corlld.errors import StateUnreadable
 from corlld.records import DraftFigures, Head, UserState
 from corlld.state.snapshot import (
@@ -27,11 +27,11 @@ from corlld.state.snapshot import (
 )
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
 
-SNAPSHOT = encode(released_state())
+STATE_FILE = encode(released_state())
 
 
-def _header(data: bytes) -> bytes:
-    return data[LENGTH_BYTES : LENGTH_BYTES + header_length(data)]
+def _beginning(data: bytes) -> bytes:
+    return data[: header_end(data)]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_state_of_before_there_were_figures_of_repetition_is_read_and_its_next
         }
         return {name: figure for name, figure in statistics.items() if name != "first_drafts"} | {"drafts": drafts}
 
-    metadata, tensors = read_tensors(SNAPSHOT)
+    metadata, tensors = read_tensors(STATE_FILE)
     fields = json.loads(metadata[STATE_KEY])
     fields["statistics"] = older(fields["statistics"])
     fields["release"]["statistics"] = older(fields["release"]["statistics"])
@@ -88,7 +88,7 @@ def test_moments_of_bfloat16_come_back_rounded_in_float32_and_all_else_exactly()
     rounded = {name: getattr(adapter, name).bfloat16().float() for name in ("exp_avg", "exp_avg_sq")}
     assert not torch.equal(rounded["exp_avg"], adapter.exp_avg)
     assert same_state(decode(data, UID), replace(state, adapter=replace(adapter, **rounded)))
-    assert abs(len(SNAPSHOT) - len(data) - 2 * 2 * SMALL_LAYOUT.size) <= 16, "two bytes less for each moment"
+    assert abs(len(STATE_FILE) - len(data) - 2 * 2 * SMALL_LAYOUT.size) <= 16, "two bytes less for each moment"
     stored = safetensors.torch.load(data)
     assert {name: tensor.dtype for name, tensor in stored.items()} == {
         "exp_avg": torch.bfloat16,
@@ -98,10 +98,10 @@ def test_moments_of_bfloat16_come_back_rounded_in_float32_and_all_else_exactly()
     assert torch.equal(stored["exp_avg"].float(), rounded["exp_avg"])
 
 
-def test_a_snapshot_is_written_as_it_always_was() -> None:
+def test_a_state_is_written_as_it_always_was() -> None:
     """Its digest from before moments could be rounded: what is stored out there is read, and compared, for ever."""
     digest = "42a70102c447ba671de734238617ac96cc53001fb4c75998aa8aecd2df0143b7"
-    assert hashlib.sha256(SNAPSHOT).hexdigest() == digest
+    assert hashlib.sha256(STATE_FILE).hexdigest() == digest
 
 
 def test_an_event_id_of_any_characters_comes_back() -> None:
@@ -118,11 +118,11 @@ def test_the_same_state_is_the_same_bytes_whatever_the_order_of_its_mappings() -
 
 def test_a_write_id_is_read_back() -> None:
     assert write_id_of(encode(released_state(), "w1")) == "w1"
-    assert write_id_of(SNAPSHOT) is None
+    assert write_id_of(STATE_FILE) is None
     assert write_id_of(b"torn") is None
 
 
-def test_any_reader_of_safetensors_reads_a_snapshot() -> None:
+def test_any_reader_of_safetensors_reads_a_state_file() -> None:
     state = released_state()
     assert isinstance(state.adapter, AdapterTensors)
     tensors = safetensors.torch.load(encode(state))
@@ -131,15 +131,15 @@ def test_any_reader_of_safetensors_reads_a_snapshot() -> None:
     assert torch.equal(tensors["exp_avg_sq"], state.adapter.exp_avg_sq)
 
 
-@given(st.integers(0, len(SNAPSHOT) - 1))
-def test_a_snapshot_cut_short_is_unreadable(length: int) -> None:
+@given(st.integers(0, len(STATE_FILE) - 1))
+def test_a_state_file_cut_short_is_unreadable(length: int) -> None:
     with pytest.raises(StateUnreadable):
-        decode(SNAPSHOT[:length], UID)
+        decode(STATE_FILE[:length], UID)
 
 
-@given(st.integers(0, 8 * len(SNAPSHOT) - 1))
+@given(st.integers(0, 8 * len(STATE_FILE) - 1))
 def test_a_flipped_bit_is_noticed_or_changes_nothing(bit: int) -> None:
-    flipped = bytearray(SNAPSHOT)
+    flipped = bytearray(STATE_FILE)
     flipped[bit // 8] ^= 1 << bit % 8
     try:
         state = decode(bytes(flipped), UID)
@@ -156,14 +156,14 @@ def test_a_file_of_zeros_is_unreadable(zeros: int) -> None:
 
 def test_bytes_after_the_end_are_noticed() -> None:
     with pytest.raises(StateUnreadable, match="longer"):
-        decode(SNAPSHOT + b"\0", UID)
+        decode(STATE_FILE + b"\0", UID)
 
 
-def test_another_users_snapshot_is_refused() -> None:
+def test_another_users_state_file_is_refused() -> None:
     with pytest.raises(StateUnreadable, match="another user"):
-        decode(SNAPSHOT, OTHER_UID)
+        decode(STATE_FILE, OTHER_UID)
     with pytest.raises(StateUnreadable, match="another user"):
-        decode_header(_header(SNAPSHOT), OTHER_UID)
+        decode_header(_beginning(STATE_FILE), OTHER_UID)
 
 
 def test_a_format_of_the_future_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,15 +176,15 @@ def test_a_format_of_the_future_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_tensors_of_another_shape_are_refused() -> None:
     wider = AdapterLayout(2, 4, (*SMALL_LAYOUT.modules, LoraModule("block.o", 1, 1)))
-    decode(SNAPSHOT, UID, SMALL_LAYOUT)
+    decode(STATE_FILE, UID, SMALL_LAYOUT)
     with pytest.raises(StateUnreadable, match="shape"):
-        decode(SNAPSHOT, UID, wider)
+        decode(STATE_FILE, UID, wider)
 
 
 def test_no_message_quotes_the_content() -> None:
     secret = "canary-7f3a"  # an event id may be anything, a name too
     data = encode(replace(released_state(), recent_event_ids=(secret,)))
-    header = json.loads(_header(data))
+    header = json.loads(_beginning(data)[LENGTH_BYTES:])
     assert secret in header["__metadata__"]["corlld.state"]
     for position in range(len(data)):
         with pytest.raises(StateUnreadable) as caught:
@@ -196,7 +196,7 @@ def test_no_message_quotes_the_content() -> None:
 
 def test_the_header_alone_tells_all_but_the_tensors() -> None:
     state = released_state(5)
-    assert decode_header(_header(encode(state)), UID) == replace(state, adapter=None)
+    assert decode_header(_beginning(encode(state)), UID) == replace(state, adapter=None)
 
 
 def test_a_head_is_erased_until_there_is_a_version_again() -> None:

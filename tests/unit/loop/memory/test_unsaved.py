@@ -1,10 +1,10 @@
-"""Unsaved updates are due by count, by age, or where there are too many of them; stored states give way to them."""
+"""Unsaved updates are due by count, by age, or if there are too many; stored states make room for them."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from corlld.loop.memory.host_memory import HostMemory
-from corlld.loop.memory.stored import Residency, Resident, state_nbytes
+from corlld.loop.memory.stored import StoredState, StoredStates, state_nbytes
 from corlld.loop.memory.unsaved import BUFFER_SHARE, Unsaved, UnsavedStates
 from corlld.loop.transitions import Selection
 from corlld.records import Arrival, UserState
@@ -18,10 +18,10 @@ CHARS = edit("e").chars
 
 def states(
     *, every_updates: int = 100, every_seconds: float = NEVER, capacity: int = 100 * SIZE, max_events: int = 1_000
-) -> tuple[UnsavedStates, Residency]:
-    residency = Residency(capacity)
+) -> tuple[UnsavedStates, StoredStates]:
+    stored = StoredStates(capacity)
     settings = SnapshotSettings(every_updates=every_updates, every_seconds=every_seconds)
-    return UnsavedStates(settings, residency, max_events, max_events * CHARS), residency
+    return UnsavedStates(settings, stored, max_events, max_events * CHARS), stored
 
 
 def unsaved(uid: str, *, updates: int = 1, since: float = 0.0, applied: str = "t/0", events: int = 1) -> Unsaved:
@@ -70,20 +70,20 @@ def test_their_arrivals_leave_a_part_of_the_buffer_to_others() -> None:
 
 
 def test_stored_states_give_way_and_have_the_room_again_afterwards() -> None:
-    kept, residency = states(capacity=2 * SIZE)
+    kept, stored = states(capacity=2 * SIZE)
     for uid in ("x", "y"):
-        residency.put(uid, UserState(uid, adapter=Applied()), "1")
+        stored.put(uid, UserState(uid, adapter=Applied()), "1")
     kept.put(unsaved("a"))
-    assert ["x" in residency, "y" in residency] == [False, True]
+    assert ["x" in stored, "y" in stored] == [False, True]
     kept.take("a")
-    residency.put("z", UserState("z", adapter=Applied()), "1")
-    assert ["y" in residency, "z" in residency] == [True, True]
+    stored.put("z", UserState("z", adapter=Applied()), "1")
+    assert ["y" in stored, "z" in stored] == [True, True]
 
 
 def test_a_user_is_in_host_memory_once() -> None:
     memory = HostMemory(Settings())
     memory.put_stored("a", UserState("a", adapter=Applied()), "1")
-    assert isinstance(memory.begin("a"), Resident)
+    assert isinstance(memory.begin("a"), StoredState)
     memory.put_unsaved(unsaved("a"))
     assert (memory.users, memory.nbytes) == (1, SIZE)
     assert memory.begin("a") == unsaved("a")
@@ -100,7 +100,7 @@ def test_a_partitions_updates_are_given_up_and_others_stay() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 4)), max_size=40))
 def test_whoever_is_not_due_fits(steps: list[tuple[str, int]]) -> None:
-    kept, residency = states(capacity=3 * SIZE, max_events=12)
+    kept, stored = states(capacity=3 * SIZE, max_events=12)
     for uid, events in steps:
         kept.take(uid)
         kept.put(unsaved(uid, events=events))
@@ -109,6 +109,6 @@ def test_whoever_is_not_due_fits(steps: list[tuple[str, int]]) -> None:
         held = [one for uid in list(kept) if (one := kept.take(uid)) is not None]
         assert sum(state_nbytes(one.state) for one in held) <= 3 * SIZE
         assert sum(one.events for one in held) <= 6
-        assert (kept.nbytes, residency.room_bytes) == (0, 3 * SIZE)
+        assert (kept.nbytes, stored.room_bytes) == (0, 3 * SIZE)
         for one in held:
             kept.put(one)

@@ -309,7 +309,7 @@ def test_an_option_that_the_study_has_no_use_for_is_refused(
 ) -> None:
     folder = tmp_path / "results"
     assert main(["simulate", study, "--folder", str(folder), "--seeds", "1", option, "demo"]) == ExitCode.USAGE
-    assert capsys.readouterr().err == f"corlld: {option}: the study {study} has no use for it\n"
+    assert capsys.readouterr().err == f"corlld: {option}: the study {study} does not use it\n"
     assert not folder.exists()
 
 

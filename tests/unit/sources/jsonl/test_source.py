@@ -1,33 +1,19 @@
 """What the JSONL source does with unfinished, odd, replaced and shrunken files."""
 
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from corlld.errors import ConfigurationError, ExitCode, FatalError, RetriableError, UnavailableError
+from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
 from corlld.records import Record
 from corlld.sources.jsonl import source as jsonl
 from corlld.sources.jsonl.source import JsonlSource
 from corlld.system import lines
+from tests.support.fakes import MemoryPositions
 
 LINES = [b'{"n": 1}\n', b'{"n": 2}\n', b'{"n": 3}\n']
-
-
-class Positions:
-    def __init__(self) -> None:
-        self.saved: dict[str, str] = {}
-        self.fails = False
-
-    def load_position(self, name: str) -> Mapping[str, str | int] | None:
-        return json.loads(self.saved[name]) if name in self.saved else None
-
-    def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
-        if self.fails:
-            raise RetriableError("disk full")
-        self.saved[name] = json.dumps(dict(position))
 
 
 @pytest.fixture
@@ -38,12 +24,12 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def positions() -> Positions:
-    return Positions()
+def positions() -> MemoryPositions:
+    return MemoryPositions()
 
 
 @pytest.fixture
-def opened(path: Path, positions: Positions) -> Iterator[Callable[..., JsonlSource]]:
+def opened(path: Path, positions: MemoryPositions) -> Iterator[Callable[..., JsonlSource]]:
     sources: list[JsonlSource] = []
 
     def open_source(*, follow: bool = False) -> JsonlSource:
@@ -88,7 +74,7 @@ def test_the_end_of_the_file_is_known_with_its_last_records(opened: Callable[...
     assert source.unfinished_bytes == 0
 
 
-def test_the_files_name_is_nowhere(opened: Callable[..., JsonlSource], positions: Positions) -> None:
+def test_the_files_name_is_nowhere(opened: Callable[..., JsonlSource], positions: MemoryPositions) -> None:
     records = read(opened())
     assert records[0].tenure.partition.topic == "jsonl"
     assert "alice" not in f"{records[0].tenure} {positions.saved}"
@@ -158,7 +144,7 @@ def test_one_poll_brings_a_bounded_number_of_lines_and_bytes(
 
 
 def test_the_files_id_is_durable_before_its_first_record_and_stays(
-    opened: Callable[..., JsonlSource], positions: Positions
+    opened: Callable[..., JsonlSource], positions: MemoryPositions
 ) -> None:
     positions.fails = True
     source = opened()
@@ -172,7 +158,7 @@ def test_the_files_id_is_durable_before_its_first_record_and_stays(
 
 
 def test_a_commit_that_can_not_be_saved_shows_as_not_committed(
-    opened: Callable[..., JsonlSource], positions: Positions
+    opened: Callable[..., JsonlSource], positions: MemoryPositions
 ) -> None:
     source = opened()
     records = read(source)
@@ -255,13 +241,13 @@ def test_a_followed_file_that_is_written_over_in_place_is_refused_and_stays_refu
         opened(follow=True)
 
 
-def test_a_missing_file_is_waited_for_where_it_is_followed(tmp_path: Path, positions: Positions) -> None:
+def test_a_missing_file_is_waited_for_where_it_is_followed(tmp_path: Path, positions: MemoryPositions) -> None:
     with pytest.raises(UnavailableError, match=r"did not appear within 0\.05 s"):
         JsonlSource(tmp_path / "missing", follow=True, positions=positions).start(0.05)
     with pytest.raises(ConfigurationError, match="does not exist"):
         JsonlSource(tmp_path / "missing", follow=False, positions=positions).start(0.05)
 
 
-def test_a_folder_is_no_input(tmp_path: Path, positions: Positions) -> None:
+def test_a_folder_is_no_input(tmp_path: Path, positions: MemoryPositions) -> None:
     with pytest.raises(ConfigurationError, match=r"source\.path"):
         JsonlSource(tmp_path, follow=False, positions=positions).start(0.05)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The system packages that the tests need: Java 17 and Maven for a real Kafka broker, Prometheus with promtool, and
-# systemd's tools. Does nothing where they are.
+# Install the system packages that the tests need: Java 17 and Maven for a real Kafka broker, Prometheus with promtool,
+# and systemd's tools. Do nothing if all are installed.
 set -eu
 
 missing=""
@@ -20,11 +20,11 @@ fi
 as_root=""
 [ "$(id -u)" = 0 ] || as_root="sudo"
 
-# Debian starts a service as soon as its package is installed; the tests start a Prometheus of their own. Left alone
-# where the machine's administrator has a policy already.
+# Debian starts a service as soon as its package is installed, but the tests start their own Prometheus. If the machine
+# already has a policy file, that file stays as it is.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
-    # shellcheck disable=SC2064 # as it is now
+    # shellcheck disable=SC2064 # expanded now, on purpose
     trap "$as_root rm -f $policy" EXIT
     printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
     $as_root chmod +x "$policy"

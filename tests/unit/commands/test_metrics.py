@@ -5,8 +5,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from corlld.cli import main
-from corlld.commands.metrics_table import markdown
-from corlld.operations.metrics import Metrics
+from corlld.commands.metrics import markdown
+from corlld.operations.prometheus import Metrics
 
 
 def test_the_table_lists_exactly_what_is_exposed_besides_the_process_and_python() -> None:
@@ -16,7 +16,7 @@ def test_the_table_lists_exactly_what_is_exposed_besides_the_process_and_python(
         for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
         if not family.name.startswith(("process_", "python_"))
     }
-    rows = [line.split(" | ") for line in markdown(metrics.descriptions).splitlines()[2:]]
+    rows = [line.split(" | ") for line in markdown(metrics.descriptions).splitlines() if line.startswith("| `")]
     assert {(name.strip("| `"), kind) for name, kind, *_ in rows} == exposed
     assert all(len(row) == 4 and len(row[3]) > 10 for row in rows), "each says what it means"
 

@@ -1,0 +1,240 @@
+"""The looks of `corlld check` at everything that `corlld run` needs. Prints what each look found.
+
+It makes no topic, file, store or adapter. It does test that an existing store can be written, and it converts a GGUF
+model into the cache, as a run would.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from corlld.assembly import (
+    build_announcements,
+    build_input,
+    build_store,
+    build_target,
+    no_store_yet,
+    pseudonyms,
+    store_identity,
+)
+from corlld.commands.sample import Sample, sample_table
+from corlld.errors import ConfigurationError, ExitCode, FatalError, MissingTopicError, UnavailableError
+from corlld.events.decoder import EventDecoder
+from corlld.protocols import Source, StateStore
+from corlld.records import ModelInfo
+from corlld.settings.load import check_for_run
+from corlld.settings.sections import Settings
+from corlld.state.store import LocalFolderStore
+from corlld.system.durable_files import check_permission
+
+if TYPE_CHECKING:
+    from corlld.learning.memory_plan import MemoryPlan
+
+SKIPPED = "skipped: "
+BROKER_AWAY = "it is looked for at the input's broker, which could not be asked"
+TOPIC_SECONDS = 5.0  # at least, per topic: a missing input topic uses up the whole time of the start
+SAMPLE_SECONDS = 30.0  # at most, to read and decode the sample
+
+
+class Check:
+    """Looks at one part after the other. Keeps the parts that were found, and the exit code of the first problem."""
+
+    def __init__(self, settings: Settings, console: Console, sample: int | None) -> None:
+        self._settings = settings
+        self._input = build_input(settings)
+        self._sample_limit = sample
+        self._console = console
+        self._deadline = time.monotonic() + settings.operations.startup_timeout_seconds
+        self._store: StateStore = LocalFolderStore(
+            settings.state.path
+        )  # replaced once the settings are known to be complete
+        self._opened: Source | None = None
+        self._source: Source | None = None  # set once it is reached
+        self._away: frozenset[str] = frozenset()  # the servers of an input that was not reached
+        self._model: ModelInfo | None = None
+        self._plan: MemoryPlan | None = None
+        self._sample: Sample | None = None
+        self.exit_code = ExitCode.OK
+
+    def run(self) -> int:
+        """Look at every part, also after a problem. Return the exit code of the first problem."""
+        if self._look("settings", self._check_settings):
+            self._look("input", self._check_source)
+            self._look("dead letters", self._check_dead_letters)
+            if self._settings.publishing.announce_topic is not None:
+                self._look("announcements", self._check_announcements)
+            self._look("model", self._check_model)
+            self._look("memory", self._check_memory)
+            self._look("state store", self._check_store)
+            self._look("adapters", self._check_adapters)
+            if self._sample_limit is not None:
+                self._look("sample", self._check_sample)
+        if self._opened is not None:
+            self._opened.close({}, self._left())
+        if self._sample is not None and self._sample.records:
+            self._console.print(sample_table(self._sample, has_keys=self._input.has_keys))
+        return self.exit_code
+
+    def _look(self, name: str, check: Callable[[], str]) -> bool:
+        try:
+            found, mark = check(), "ok"
+            if found.startswith(SKIPPED):
+                found, mark = found.removeprefix(SKIPPED), "skipped"
+        except FatalError as error:
+            found, mark = str(error), "problem"
+            self.exit_code = self.exit_code or error.exit_code
+        first, *more = found.splitlines()
+        self._console.print(f"{mark:8} {name:14} {first}", markup=False)
+        for line in more:
+            self._console.print(f"{'':23} {line}", markup=False)
+        return mark == "ok"
+
+    def _left(self) -> float:
+        return max(0.1, self._deadline - time.monotonic())
+
+    def _topic_seconds(self) -> float:
+        return max(TOPIC_SECONDS, self._left())
+
+    def _check_settings(self) -> str:
+        if problems := check_for_run(self._settings, self._input.problems()):
+            raise ConfigurationError("\n".join(problems))
+        return f"complete; users' pseudonyms are made with the secret {pseudonyms(self._settings).fingerprint}"
+
+    def _check_source(self) -> str:
+        self._store = store = build_store(self._settings)
+        source = self._opened = self._input.source(store)
+        try:
+            source.start(self._left())
+        except MissingTopicError:  # its broker answers
+            raise
+        except (UnavailableError, ConfigurationError):
+            self._away = frozenset(self._input.servers)
+            raise
+        self._source = source
+        return self._input.describe(source)
+
+    def _check_dead_letters(self) -> str:
+        if self._away:
+            return SKIPPED + BROKER_AWAY
+        return self._input.check_dead_letters(self._topic_seconds())
+
+    def _check_announcements(self) -> str:
+        if not self._away.isdisjoint(self._settings.kafka.bootstrap_servers):
+            return SKIPPED + BROKER_AWAY
+        if (announcements := build_announcements(self._settings, self._topic_seconds())) is None:
+            return "off, as publishing.enabled is"
+        announcements.close(self._left())
+        return f"topic {self._settings.publishing.announce_topic}"
+
+    def _check_model(self) -> str:
+        from corlld.learning.learner import row_tokens
+        from corlld.learning.memory_plan import plan_memory
+        from corlld.learning.model.resident import load_resident_model
+        from corlld.learning.passages import passages
+        from corlld.learning.rehearsal import rehearsals
+
+        passages(self._settings.learning)  # a file that can't be used is reported before the model is loaded
+        resident = load_resident_model(self._settings.model, self._settings.adapter)
+        self._model = resident.info
+        self._plan = plan_memory(
+            resident,
+            row_tokens(self._settings.learning, resident.device, resident.model.dtype),
+            self._settings.batching.max_users_per_step,
+            self._settings.state.host_memory_bytes,
+        )
+        rehearsed = rehearsals(self._settings.learning, resident)  # refuses passages that can't be used
+        templates = "with" if resident.info.supports_messages else "without"
+        return (
+            f"{resident.info.name}, revision {resident.info.revision[:12]}, {templates} a chat template, on "
+            f"{resident.device}; an adapter has {resident.layout.size:,} numbers; passages rehearsed: {len(rehearsed)}"
+        )
+
+    def _check_memory(self) -> str:
+        if (plan := self._plan) is None:
+            return SKIPPED + "it depends on the model, which was not found"
+        slots = self._settings.adapter.device_slots
+        found = (
+            f"base model {_megabytes(plan.base)}, a step of {plan.row_tokens:,} tokens and {plan.step_users} users "
+            f"{_megabytes(plan.step)}, a user {_megabytes(plan.state)}; room for {plan.host_users:,} of them in host "
+            "memory (state.host_memory_bytes)"
+        )
+        if not plan.host_users:
+            raise ConfigurationError(f"{found}: state.host_memory_bytes must have room for a user")
+        if plan.step > plan.device_free:
+            raise ConfigurationError(
+                f"{found}: a step is larger than the {_megabytes(plan.device_free)} that are free beside the model; "
+                "learning.max_row_tokens and batching.max_users_per_step decide"
+            )
+        if plan.device_users is None:
+            return found
+        found += f", and for {plan.device_users:,} on the device beside model and step (adapter.device_slots: {slots})"
+        if plan.device_users < slots:
+            raise ConfigurationError(f"{found}: adapter.device_slots are more than fit")
+        return found
+
+    def _check_store(self) -> str:
+        place = self._settings.state.url or self._settings.state.path
+        if self._source is None or self._model is None:
+            return SKIPPED + "it is compared with input and model, which were not found"
+        if self._store.secret_fingerprint() is None and not self._source.has_commits():
+            if self._settings.state.url is None:
+                check_permission(self._settings.state.path)
+            return no_store_yet(self._settings)
+        identity = store_identity(pseudonyms(self._settings), self._input, self._source, self._model)
+        self._store.open(identity, must_exist=self._source.has_commits())
+        return f"{place} belongs to these settings; it holds {sum(1 for _ in self._store.uids())} users"
+
+    def _check_adapters(self) -> str:
+        if not self._settings.publishing.enabled:
+            return "not published, as publishing.enabled is off"
+        return f"published to {build_target(self._settings).check()}"
+
+    def _check_sample(self) -> str:
+        if self._source is None:
+            return SKIPPED + "it is read from the input, which was not found"
+        supports_messages = self._model is None or self._model.supports_messages
+        decoder = EventDecoder(
+            self._settings.events,
+            supports_messages=supports_messages,
+            key_required=self._input.has_keys,
+        )
+        sample = self._sample = Sample(decoder)
+        deadline = time.monotonic() + SAMPLE_SECONDS
+        with closing(self._input.newest_records(self._sample_limit or 0, SAMPLE_SECONDS)) as records:
+            for record in records:
+                sample.add(record)
+                if time.monotonic() > deadline:
+                    break
+        late = time.monotonic() > deadline
+        if sample.records == 0:
+            if late:
+                raise UnavailableError(f"no record could be read within {SAMPLE_SECONDS:g} s")
+            return "there is no record yet"
+        found = f"{sample.valid:,} of the newest {sample.records:,} records are valid events"
+        if late:
+            found += f" (stopped after {SAMPLE_SECONDS:g} s)"
+        if sample.valid == 0 or sample.invalid_share > self._settings.dead_letters.max_share:
+            raise FatalError(
+                f"{found}; the daemon stops where more than dead_letters.max_share = "
+                f"{self._settings.dead_letters.max_share:.0%} are not",
+                ExitCode.DATA,
+            )
+        return found
+
+
+def check(settings: Settings, console: Console, *, sample: int | None = None) -> int:
+    """Look at every part, print a line for each, and return the exit code of the first problem.
+
+    Args:
+        settings: those that `corlld run` would use.
+        console: takes the lines.
+        sample: how many of the newest records to read and to describe; None for no sample.
+    """
+    return Check(settings, console, sample).run()
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count < 1e7 else f"{count / 1e6:,.0f} MB"

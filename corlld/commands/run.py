@@ -1,0 +1,62 @@
+"""`corlld run`: the daemon, from its start until it is stopped."""
+
+import argparse
+import os
+import signal
+import sys
+
+from corlld import __version__
+from corlld.commands.ending import settle
+from corlld.commands.shared import add_config, load
+from corlld.errors import ExitCode, FatalError
+from corlld.system.signals import stop_on_signals
+
+NAME = "run"
+HELP = "run the daemon until it is stopped: read edit events, learn, publish adapters"
+DESCRIPTION = (
+    "Run the daemon until it is stopped: read edit events, learn from them, publish an adapter per user. "
+    "An input that is a file ends the run at its end, unless source.follow is on."
+)
+EPILOG = """\
+examples:
+  corlld run                          with /etc/corlld/corlld.toml
+  corlld run --config corlld.toml
+  CORLLD_OPERATIONS__LOG_LEVEL=debug corlld run
+
+SIGTERM or SIGINT stops the daemon: it stores its states, publishes their
+versions, commits its offsets, and exits with 0. A second signal ends the
+process at once. The other exit codes are in `corlld --help`.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `Command`."""
+    add_config(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """See `Command`. Raises FatalError: also for a bug, which has been logged then."""
+    import structlog
+
+    from corlld.assembly import build_daemon, watched
+
+    # Until the loop runs nothing has begun that would have to be finished.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(ExitCode.OK))
+    log = structlog.get_logger("corlld")
+    try:
+        settings = load(arguments)
+        with watched(settings) as observer:
+            daemon = build_daemon(settings, observer)
+            with stop_on_signals(daemon.request_stop):
+                log.info("running", version=__version__)
+                daemon.run()
+    except FatalError:
+        raise
+    except Exception:  # nothing goes on after it: a bug is logged without its message, which could quote a text
+        log.exception("bug")
+        raise FatalError("this is a bug in corlld; the log has its frames", ExitCode.INTERNAL) from None
+    log.info("stopped")
+    if daemon.abandoned:
+        # A thread is still in a step that the stop could not wait for; joining it would take as long.
+        os._exit(settle(ExitCode.OK))
+    return ExitCode.OK

@@ -1,0 +1,67 @@
+"""Makes a file of events the input. Its positions, and its dead letters, lie beside the states."""
+
+from collections.abc import Generator, Mapping
+from pathlib import Path
+
+from corlld.protocols import DeadLetters, PositionStore, Source
+from corlld.records import Record
+from corlld.settings.sections import Settings
+from corlld.sources.jsonl.last_lines import newest_records
+from corlld.sources.jsonl.letter_file import JsonlDeadLetters
+from corlld.sources.jsonl.source import JsonlSource
+from corlld.system.durable_files import check_permission
+
+GROUP = "jsonl"  # what `store.json` says in place of a consumer group
+
+
+class JsonlInput:
+    """Implements `corlld.protocols.Input`. A file has one reader, so that it needs no keys."""
+
+    kind = "jsonl"
+    has_keys = False
+    group = GROUP
+    servers = ()
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def problems(self) -> Mapping[str, str]:
+        source, letters = self._settings.source, self._settings.dead_letters
+        problems = {}
+        if source.path is None:
+            problems["source.path"] = "not set, needed for source.kind jsonl: the file to read"
+        elif letters.path == source.path:
+            problems["dead_letters.path"] = "found the path of source.path, allowed: another file"
+        if self._settings.state.url is not None and letters.path is None:
+            problems["dead_letters.path"] = (
+                "not set, needed for source.kind jsonl where states are in state.url: a file"
+            )
+        return problems
+
+    def source(self, positions: PositionStore) -> Source:
+        return JsonlSource(self._path, follow=self._settings.source.follow, positions=positions)
+
+    def describe(self, source: Source) -> str:
+        known = "has committed before" if source.has_commits() else "is new"
+        return f"the file can be read; its reader {known}"
+
+    def dead_letters(self, timeout_seconds: float) -> DeadLetters:
+        return JsonlDeadLetters(self._dead_letter_file, self._settings.dead_letters)
+
+    def check_dead_letters(self, timeout_seconds: float) -> str:
+        file = self._dead_letter_file
+        check_permission(file if file.exists() else file.parent)
+        return f"file {file}"
+
+    def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
+        return newest_records(self._path, limit)
+
+    @property
+    def _path(self) -> Path:
+        assert self._settings.source.path is not None  # noqa: S101 - there are no `problems`
+        return self._settings.source.path
+
+    @property
+    def _dead_letter_file(self) -> Path:
+        """Beside the states, unless the settings name another place."""
+        return self._settings.dead_letters.path or self._settings.state.path / "dead-letters.jsonl"

@@ -1,0 +1,64 @@
+"""Makes Kafka the input: a topic that a consumer group reads, and a topic of dead letters.
+
+kafka-python is imported by the methods that need it: settings are checked without it.
+"""
+
+from collections.abc import Generator, Mapping
+
+from corlld.protocols import DeadLetters, PositionStore, Source
+from corlld.records import Record
+from corlld.settings.sections import Settings
+
+
+class KafkaInput:
+    """Implements `corlld.protocols.Input`. The group keeps the commits, so that no position is stored."""
+
+    kind = "kafka"
+    has_keys = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._kafka = settings.kafka
+        self._dead_letters = settings.dead_letters
+
+    @property
+    def group(self) -> str:
+        return self._kafka.group_id
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        return self._kafka.bootstrap_servers
+
+    def problems(self) -> Mapping[str, str]:
+        problems = {}
+        if not self._kafka.bootstrap_servers:
+            problems["kafka.bootstrap_servers"] = (
+                "not set, needed for source.kind kafka: `host:port` of one or more brokers"
+            )
+        if self._dead_letters.topic == self._kafka.topic:
+            problems["dead_letters.topic"] = f"found {self._kafka.topic!r}, allowed: another topic than kafka.topic"
+        return problems
+
+    def source(self, positions: PositionStore) -> Source:
+        from corlld.sources.kafka.source import KafkaSource
+
+        return KafkaSource(self._kafka)
+
+    def describe(self, source: Source) -> str:
+        known = "has committed before" if source.has_commits() else "is new"
+        return f"topic {self._kafka.topic} of cluster {source.cluster_id}; group {self.group} {known}"
+
+    def dead_letters(self, timeout_seconds: float) -> DeadLetters:
+        from corlld.sources.kafka.producers import KafkaDeadLetters
+
+        letters = KafkaDeadLetters(self._kafka, self._dead_letters)
+        letters.start(timeout_seconds)
+        return letters
+
+    def check_dead_letters(self, timeout_seconds: float) -> str:
+        self.dead_letters(timeout_seconds).close(timeout_seconds)
+        return f"topic {self._dead_letters.topic}"
+
+    def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
+        from corlld.sources.kafka.newest_records import newest_records
+
+        return newest_records(self._kafka, limit, timeout_seconds)

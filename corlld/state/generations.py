@@ -1,0 +1,52 @@
+"""One user's generations in a folder: files `<12 digits>.safetensors`. The highest number is the user's state.
+
+This module knows neither what the files hold nor whose they are.
+"""
+
+import contextlib
+import errno
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+READ_ATTEMPTS = 10
+
+_GENERATION = re.compile(r"(\d{12})\.safetensors")
+
+
+class Generations:
+    """The generations in one folder, which other owners may change at any time. Its methods raise OSError."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def file(self, number: int) -> Path:
+        """Return the path of a generation."""
+        return self.folder / f"{number:012d}.safetensors"
+
+    def newest(self) -> int | None:
+        """Return the number of the newest generation; None if there is none, or no folder."""
+        return max(self._numbers(), default=None)
+
+    def read_newest(self, read: Callable[[Path], bytes]) -> tuple[int, bytes] | None:
+        """Return the number of the newest generation and what `read` finds in its file; None if there is none."""
+        for _ in range(READ_ATTEMPTS):
+            number = self.newest()
+            if number is None:
+                return None
+            with contextlib.suppress(FileNotFoundError):  # another owner has moved on by two generations meanwhile
+                return number, read(self.file(number))
+        raise OSError(errno.EBUSY, "states change faster than they can be read")
+
+    def remove_before(self, number: int) -> None:
+        """Remove all generations older than `number`."""
+        for older in self._numbers():
+            if older < number:
+                self.file(older).unlink(missing_ok=True)
+
+    def _numbers(self) -> list[int]:
+        try:
+            names = [path.name for path in self.folder.iterdir()]
+        except FileNotFoundError:
+            return []
+        return [int(match[1]) for name in names if (match := _GENERATION.fullmatch(name))]

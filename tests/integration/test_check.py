@@ -1,0 +1,105 @@
+"""`corlld check`: what it prints of each part, and which problem it blames."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from corlld.cli import main
+from tests.support.kafka.broker import KafkaCluster
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("CORLLD_LEARNING__MAX_ROW_TOKENS", "1000000000", "a step is larger than the"),
+        ("CORLLD_BATCHING__MAX_USERS_PER_STEP", "1000000000", "a step is larger than the"),
+        ("CORLLD_STATE__HOST_MEMORY_BYTES", "1000", "must have room for a user"),
+    ],
+)
+def test_check_tells_what_memory_has_no_room_for(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    problem: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["check"]) == 78
+    assert problem in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_settings_command_prints_what_check_accepts(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["settings"]) == 0
+    file = tmp_path / "corlld.toml"
+    file.write_text(capsys.readouterr().out)
+    assert main(["check", "--config", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "problem" not in out
+    assert "chat template" in out
+    assert not (site / "state").exists(), "a check changes nothing"
+    assert main(["run"]) == 0
+    capsys.readouterr()
+    assert main(["check"]) == 0
+    assert "it holds 2 users" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("weight", "path", "count"), [(None, None, 16), ("0", None, 0), ("0.1", "passages.txt", 2)], ids=str
+)
+def test_check_tells_how_many_passages_are_rehearsed(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    weight: str | None,
+    path: str | None,
+    count: int,
+) -> None:
+    sentence = "A sentence that has more words in it than those that are given."
+    (site / "passages.txt").write_text(f"{sentence}\n\n{sentence}\n")
+    if weight is not None:
+        monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", weight)
+    if path is not None:
+        monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(site / path))
+    assert main(["check"]) == 0
+    assert f"; passages rehearsed: {count}\n" in capsys.readouterr().out
+
+
+def test_a_check_blames_a_dead_broker_once(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.setenv("CORLLD_PUBLISHING__ANNOUNCE_TOPIC", "adapters")
+    monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{taken.getsockname()[1]}")
+        assert main(["check"]) == 69
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("problem")] == ["input"]
+    skipped = [line[9:23].strip() for line in lines if line.startswith("skipped")]
+    assert skipped == ["dead letters", "announcements", "state store"]
+
+
+def test_a_check_names_every_missing_topic_in_one_run(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kafka_broker: KafkaCluster
+) -> None:
+    topics = {"input": "no-edits", "dead letters": "no-letters", "announcements": "no-adapters"}
+    monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", kafka_broker.bootstrap)
+    monkeypatch.setenv("CORLLD_KAFKA__TOPIC", topics["input"])
+    monkeypatch.setenv("CORLLD_DEAD_LETTERS__TOPIC", topics["dead letters"])
+    monkeypatch.setenv("CORLLD_PUBLISHING__ANNOUNCE_TOPIC", topics["announcements"])
+    monkeypatch.setattr("corlld.commands.inspection.TOPIC_SECONDS", 1.5)
+    assert main(["check"]) == 69
+    lines = capsys.readouterr().out.splitlines()
+    problems = {line[9:23].strip(): line[24:] for line in lines if line.startswith("problem")}
+    assert list(problems) == list(topics)
+    for name, topic in topics.items():
+        assert problems[name].startswith(f"topic {topic} does not exist")
+    # The input has taken all the time of the start; the others are not blamed for it.
+    assert "(waited 1.5 s)" in problems["dead letters"]
+    assert "(waited 1.5 s)" in problems["announcements"]

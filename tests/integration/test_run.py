@@ -1,0 +1,151 @@
+"""`corlld run` on a file of edits: what it leaves behind, how it is stopped, and how it goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from corlld.cli import main
+from corlld.events.pseudonyms import Pseudonyms
+from tests.support.commands import SECRET, fails
+from tests.support.daemon_process import http_get
+from tests.support.edits import append_events, edit, erasure
+from tests.support.s3 import new_bucket_name, s3_server
+
+
+@contextmanager
+def started_run(site: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """`corlld run` as a process; its log is `site / "log"`."""
+    with (site / "log").open("wb") as log:
+        run = subprocess.Popen([sys.executable, "-m", "corlld", "run"], stdout=log, stderr=log)
+    try:
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.05)
+
+
+def test_a_file_of_edits_becomes_one_adapter_per_user(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run"]) == 0
+    names = Pseudonyms(SECRET)
+    assert {folder.name for folder in (site / "adapters").iterdir()} == {names.uid("ann"), names.uid("bob")}
+    capsys.readouterr()
+    assert main(["state", "show", "ann", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["statistics"]["pairs_applied"] == 4
+    assert shown["recent_event_ids"] == ["ann-0", "ann-1", "ann-2", "ann-9"]
+    assert main(["state", "show"]) == 0
+    assert names.uid("bob") in capsys.readouterr().out
+
+
+def test_a_second_run_goes_on_where_the_first_one_stopped(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run"]) == 0
+    append_events(site / "events.jsonl", edit(10, "bob"))
+    assert main(["run"]) == 0
+    capsys.readouterr()
+    main(["state", "show", "bob", "--json"])
+    assert json.loads(capsys.readouterr().out)["recent_event_ids"] == ["bob-0", "bob-1", "bob-2", "bob-10"]
+
+
+def test_an_erasure_from_a_file_leaves_a_tombstone_and_no_adapter(site: Path) -> None:
+    assert main(["run"]) == 0
+    append_events(site / "events.jsonl", erasure("ann"))
+    assert main(["run"]) == 0
+    assert [folder.name for folder in (site / "adapters").iterdir()] == [Pseudonyms(SECRET).uid("bob")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_with_exit_code_0(site: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setenv("CORLLD_SOURCE__FOLLOW", "true")
+    with started_run(site) as run:
+        wait_for(lambda: (site / "adapters").exists() and len(list((site / "adapters").glob("*/*/manifest.json"))) >= 2)
+        run.send_signal(number)
+        assert run.wait(30) == 0
+
+
+def test_a_second_signal_ends_the_process_at_once(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The dead letters' folder is a file: what is set aside is never acknowledged, and a stop waits for it.
+    monkeypatch.setenv("CORLLD_SOURCE__FOLLOW", "true")
+    with (site / "events.jsonl").open("a") as file:
+        file.write("{broken\n")
+    monkeypatch.setenv("CORLLD_DEAD_LETTERS__PATH", "/dev/full")
+    with started_run(site) as run:
+        wait_for(lambda: "will_try_again" in (site / "log").read_text())
+        run.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(1)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(5) == -signal.SIGTERM
+
+
+def test_readyz_follows_the_start_and_livez_is_good_all_along(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORLLD_SOURCE__FOLLOW", "true")
+    monkeypatch.setenv("CORLLD_OPERATIONS__LOG_FORMAT", "json")
+    monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "60")
+    (site / "events.jsonl").rename(site / "not-yet.jsonl")
+    with started_run(site) as run:
+        wait_for(lambda: "http_listening" in (site / "log").read_text())
+        (line,) = [line for line in (site / "log").read_text().splitlines() if "http_listening" in line]
+        port = json.loads(line)["port"]
+        assert http_get(port, "/readyz") == (503, "waiting for: input\n")
+        assert http_get(port, "/livez") == (200, "ok\n")
+        (site / "not-yet.jsonl").rename(site / "events.jsonl")
+        wait_for(lambda: http_get(port, "/readyz") == (503, "waiting for: model\n"))
+        assert http_get(port, "/livez") == (200, "ok\n")
+        assert "corlld_model_info{" not in http_get(port, "/metrics")[1]
+        wait_for(lambda: http_get(port, "/readyz") == (200, "ready\n"))
+        wait_for(lambda: 'corlld_consumer_lag{partition="0"} 0.0' in http_get(port, "/metrics")[1])
+        metrics = http_get(port, "/metrics")[1]
+        assert 'corlld_model_info{adapter="' in metrics
+        assert "corlld_ready 1.0" in metrics
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 0
+
+
+def test_a_torn_state_sets_its_user_aside_and_others_go_on(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run"]) == 0
+    uid = Pseudonyms(SECRET).uid("ann")
+    newest = max((site / "state" / "users" / uid).iterdir())
+    newest.write_bytes(newest.read_bytes()[:-7])
+    append_events(site / "events.jsonl", edit(20, "ann"), edit(21, "bob"))
+    assert main(["run"]) == 0
+    letters = [json.loads(line) for line in (site / "state" / "dead-letters.jsonl").read_text().splitlines()]
+    assert [letter["headers"]["corlld.reason"] for letter in letters] == ["state_unreadable"]
+    capsys.readouterr()
+    main(["state", "show", "bob", "--json"])
+    assert json.loads(capsys.readouterr().out)["recent_event_ids"][-1] == "bob-21"
+    assert main(["state", "show", "ann"]) == 65
+
+
+def test_states_can_live_in_a_bucket(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with s3_server():
+        monkeypatch.setenv("CORLLD_STATE__URL", f"s3://{new_bucket_name()}/states")
+        code, problem = fails(capsys, "run")
+        assert (code, "dead_letters.path" in problem) == (78, True)
+        monkeypatch.setenv("CORLLD_DEAD_LETTERS__PATH", str(site / "dead-letters.jsonl"))
+        assert main(["check"]) == 0
+        assert "none yet in s3://" in capsys.readouterr().out
+        assert main(["run"]) == 0
+        assert not (site / "state").exists()
+        assert {folder.name for folder in (site / "adapters").iterdir()} == {
+            Pseudonyms(SECRET).uid(user) for user in ("ann", "bob")
+        }
+        capsys.readouterr()
+        assert main(["state", "show", "ann", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["statistics"]["pairs_applied"] == 4

@@ -1,0 +1,168 @@
+"""What a start refuses: each mistake is one clear sentence and its exit code, never a traceback."""
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from corlld.cli import main
+from tests.support.commands import fails
+from tests.support.edits import edit, write_events
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.tiny_models import make_tiny_model
+
+
+def test_a_wrong_setting_names_the_key_what_was_found_what_is_allowed_and_where(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_text("[learning]\nbeta = -1\nbetta = 2\n[batching]\nmax_events = 'many'\n")
+    code, problem = fails(capsys, "run", "--config", str(file))
+    assert code == 78
+    assert "learning.beta: found -1" in problem
+    assert "learning.betta" in problem
+    assert "batching.max_events: found 'many'" in problem
+    assert problem.count(str(file)) >= 3
+
+
+def test_a_port_in_use_is_said_with_the_setting_before_anything_is_loaded(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("CORLLD_OPERATIONS__HTTP_ADDRESS", address)
+        code, problem = fails(capsys, "run")
+        assert code == 69
+        assert f"operations.http_address = {address}: Address already in use" in problem
+        assert "another port" in problem
+        assert len(problem.splitlines()) == 1
+        assert not (site / "state").exists()
+        assert main(["check"]) == 0, "a check serves nothing"
+
+
+def test_a_missing_settings_file(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, problem = fails(capsys, "run", "--config", str(site / "none.toml"))
+    assert code == 78
+    assert "none.toml" in problem
+
+
+def test_a_missing_secret(site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("CORLLD_IDENTITY__SECRET")
+    code, problem = fails(capsys, "run")
+    assert code == 78
+    assert "identity.secret" in problem
+    assert "uid_secret" in problem
+
+
+def test_a_missing_model_folder(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CORLLD_MODEL__NAME", str(site / "no-model"))
+    code, problem = fails(capsys, "run")
+    assert code == 78
+    assert "there is no folder" in problem
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "can't be read"), ("", "has no passage"), ("short", "needed: more than 8")],
+)
+def test_wrong_passages_are_said_before_anything_is_learnt(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    content: str | None,
+    said: str,
+) -> None:
+    file = site / "passages.txt"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0.1")
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(file))
+    assert main([command]) == 78
+    output = capsys.readouterr()
+    [line] = [line for line in (output.out + output.err).splitlines() if "learning.rehearsal_path: " in line]
+    assert said in line
+    assert not list((site / "adapters").glob("*"))
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_passages_that_can_not_be_read_are_said_before_the_model_is_looked_at(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setenv("CORLLD_MODEL__NAME", str(site / "no-model"))
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0.1")
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(site / "none.txt"))
+    assert main([command]) == 78
+    output = capsys.readouterr()
+    assert "learning.rehearsal_path: " in output.out + output.err
+    assert "there is no folder" not in output.out + output.err
+
+
+def test_a_dead_broker_is_named_after_the_deadline(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+        monkeypatch.delenv("CORLLD_SOURCE__PATH")
+        monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", address)
+        started = time.monotonic()
+        code, problem = fails(capsys, "run")
+    assert code == 69
+    assert address in problem
+    assert "Connection refused" in problem
+    assert time.monotonic() - started < 20
+
+
+def test_a_missing_topic_is_named(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kafka_broker: KafkaCluster
+) -> None:
+    monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.delenv("CORLLD_SOURCE__PATH")
+    monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", kafka_broker.bootstrap)
+    monkeypatch.setenv("CORLLD_KAFKA__TOPIC", "nobody-made-this")
+    code, problem = fails(capsys, "run")
+    assert code == 69
+    assert "nobody-made-this" in problem
+
+
+def test_a_store_of_another_secret_is_refused(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run"]) == 0
+    monkeypatch.setenv("CORLLD_IDENTITY__SECRET", "another secret, which is long enough too")
+    code, problem = fails(capsys, "run")
+    assert code == 78
+    assert "identity.secret" in problem
+    assert "another secret" not in problem
+
+
+def test_a_store_of_another_model_is_refused(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run"]) == 0
+    monkeypatch.setenv("CORLLD_MODEL__NAME", str(make_tiny_model(tmp_path / "other", seed=1)))
+    code, problem = fails(capsys, "run")
+    assert code == 78
+    assert "base model" in problem
+
+
+def test_a_store_that_vanished_is_not_taken_for_new_users(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run"]) == 0
+    (site / "state" / "store.json").unlink()
+    code, problem = fails(capsys, "run")
+    assert code == 78
+    assert "must not look like new users" in problem
+
+
+def test_a_replaced_file_is_refused(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run"]) == 0
+    write_events(site / "events.jsonl", *(edit(n, "someone-else") for n in range(99)))
+    code, problem = fails(capsys, "run")
+    assert code == 65
+    assert "replaced" in problem

@@ -1,0 +1,87 @@
+"""States are stored and published whatever fails for now, and nothing is committed before."""
+
+import pytest
+
+from corlld.errors import FatalError, RetriableError, StateUnreadable
+from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
+from tests.support.fakes import ScriptedSource
+
+
+def test_what_failed_and_then_ended_otherwise_is_not_waited_for() -> None:
+    parts = Parts()
+    parts.store.load_faults = [RetriableError("away"), StateUnreadable("torn")]
+    source = ScriptedSource([begun(*records(value("a")))])
+    daemon = parts.daemon(source)
+    daemon.run()
+    assert daemon.waiting_for == []
+    parts = Parts()
+    parts.store.faults = [RetriableError("time-out")]
+    parts.store.faults_take_effect = True
+    daemon = parts.daemon(ScriptedSource([begun(*records(value("a")))]))
+    daemon.run()
+    assert daemon.waiting_for == []
+
+
+def test_i5_versions_go_on_from_what_is_out_where_a_state_was_restored() -> None:
+    parts = Parts()
+    parts.run(begun(*records(value("a"), value("b"), value("c"))))
+    uid = PSEUDONYMS.uid("ann")
+    assert parts.publisher.out[uid] == [1, 2]
+    older = parts.store.states[uid][0]
+    parts.run(begun(*records(value("d"), value("e"), first=3)))
+    assert parts.publisher.out[uid] == [1, 2, 3]
+    parts.store.states[uid] = (older, 9)  # the generation before, back in place
+    parts.run(begun(*records(value("f"), first=5)))
+    assert parts.publisher.out[uid] == [1, 2, 3, 4]
+    release = parts.state().release
+    assert release is not None
+    assert (release.version, release.parent) == (4, 2)
+
+
+def test_a_store_that_fails_for_now_is_tried_again_and_nothing_is_committed_meanwhile() -> None:
+    parts = Parts()
+    parts.store.faults = [RetriableError("disk full")] * 3
+    source = ScriptedSource([begun(*records(value("a")))])
+    daemon = parts.daemon(source)
+    seen: list[tuple[list[str], bool]] = []
+    source.idle = lambda: seen.append((daemon.waiting_for, any(n > 0 for c in source.commits for n in c.values())))
+    daemon.run()
+    assert (["state"], False) in seen
+    assert not any(committed for waits, committed in seen if waits)
+    assert parts.applied_ids() == ("a",)
+    assert daemon.waiting_for == []
+
+
+def test_a_write_that_succeeded_although_it_reported_a_failure_is_not_applied_twice() -> None:
+    parts = Parts()
+    parts.store.faults = [RetriableError("time-out")]
+    parts.store.faults_take_effect = True
+    source = parts.run(begun(*records(value("a"), value("b"))))
+    assert parts.applied_ids() == ("a", "b")
+    assert parts.publisher.out[PSEUDONYMS.uid("ann")] == [1], "the load after the lost swap made it visible"
+    assert source.final == {T0: 2}
+
+
+def test_a_publication_that_fails_holds_the_commit_until_it_is_out() -> None:
+    parts = Parts()
+    parts.publisher.faults = [RetriableError("no space")] * 2
+    source = parts.run(begun(*records(value("a"))))
+    assert parts.publisher.out[PSEUDONYMS.uid("ann")] == [1]
+    assert source.final == {T0: 1}
+
+
+def test_a_kill_between_state_and_publication_is_made_good_when_the_user_is_loaded() -> None:
+    parts = Parts()
+    parts.publisher.faults = [FatalError("killed here")]
+    with pytest.raises(FatalError):
+        parts.run(begun(*records(value("a"))))
+    assert (parts.applied_ids(), parts.publisher.out) == (("a",), {})
+    parts.run(begun(*records(value("a"))))
+    assert parts.publisher.out[PSEUDONYMS.uid("ann")] == [1]
+    assert parts.applied_ids() == ("a",)
+
+
+def test_publishing_can_be_off_while_learning_goes_on() -> None:
+    parts = Parts(publishing={"enabled": False})
+    parts.run(begun(*records(value("a"))))
+    assert (parts.applied_ids(), parts.publisher.out) == (("a",), {})
