@@ -13,6 +13,7 @@ from corlld.records import (
     Record,
     StoreIdentity,
     Tenure,
+    TokenCounts,
     TrainingBatch,
     UpdateOutcome,
     UserState,
@@ -179,26 +180,26 @@ class Announcements(Protocol):
 
 
 class Learner(Protocol):
-    """The resident model. `update` is called from the trainer's thread only."""
+    """Learns edits into adapters. `update` is called from the trainer's thread only."""
 
     @property
     def model_info(self) -> ModelInfo: ...
 
     @property
     def progress(self) -> int:
-        """Grows with every piece of work inside `update`, so that a stuck call can be told from a long one.
+        """A count that grows with every piece of work inside `update`: a stuck call can be told from a long one.
 
         Read from the loop's thread while `update` runs.
         """
 
     @property
-    def tokens(self) -> tuple[int, int]:
-        """Tokens that went through the model so far, and how many of them were padding. Read from the loop's thread."""
+    def tokens(self) -> TokenCounts:
+        """Tokens that went through the base model so far. Read from the loop's thread."""
 
     def update(self, batches: Sequence[TrainingBatch]) -> list[UpdateOutcome]:
-        """One outcome a batch, in order. Changes nothing but the tensors of the users named (I4).
+        """Return one outcome per batch, in order. Changes nothing but the tensors of the users named (I4).
 
-        Never raises for a bad pair: that is a rejected `PairOutcome`.
+        Never raises for a bad pair: its `PairOutcome` is a rejected one.
         """
 
 

@@ -265,6 +265,14 @@ class ModelInfo:
     supports_messages: bool  # the tokenizer has a chat template
 
 
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens that went through the base model. padding: those of them that were computed for nothing."""
+
+    computed: int
+    padding: int
+
+
 class Stage(StrEnum):
     """A part of the daemon that may be waited for; a closed set (metric label)."""
 

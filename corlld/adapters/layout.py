@@ -5,11 +5,13 @@ neither the base model nor any file.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+
+UserVectors = torch.Tensor | Sequence[torch.Tensor]  # flat vectors of K users: (K, size), or K of (size,)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
-REHEARSAL_SLACK_NATS = 0.01  # a token; rounding in bfloat16 is about as much
+REHEARSAL_SLACK_NATS = 0.01  # per token; rounding in bfloat16 is about as much
 
 
 class PairLosses(NamedTuple):
-    """losses: what each pair adds to the mean, (pairs,). margins: h in nats, (pairs,)."""
+    """Values of each pair, (pairs,). losses: what the pair adds to the mean. margins: h in nats."""
 
     losses: torch.Tensor
     margins: torch.Tensor
@@ -31,9 +31,10 @@ def corll_loss(
     anchor: float = 0.0,
     imitation: float = 0.0,
 ) -> PairLosses:
-    """-(1 - epsilon) log sigma(beta h) - epsilon log sigma(-beta h) for each pair, and what anchor and imitation add.
+    """Return the loss of each pair, and its margin h = (chosen - rejected) - (ref_chosen - ref_rejected).
 
-    h = (chosen - rejected) - (ref_chosen - ref_rejected); added is anchor relu(ref_chosen - chosen) - imitation chosen.
+    loss = -(1 - epsilon) log sigma(beta h) - epsilon log sigma(-beta h)
+           + anchor relu(ref_chosen - chosen) - imitation chosen
 
     Args:
         chosen_logps: log pi(edited tail), summed over its tokens, in nats, shape (pairs,). Never length-normalised.
@@ -46,7 +47,7 @@ def corll_loss(
         imitation: >= 0, weight of the edited tail's own likelihood.
 
     Raises:
-        ValueError: where the shapes differ.
+        ValueError: the shapes differ.
     """
     if not chosen_logps.shape == rejected_logps.shape == ref_chosen_logps.shape == ref_rejected_logps.shape:
         raise ValueError("log-probabilities must have one shape")
@@ -65,19 +66,19 @@ def margin(
     ref_chosen_logps: torch.Tensor,
     ref_rejected_logps: torch.Tensor,
 ) -> torch.Tensor:
-    """The margin h in nats, shape (pairs,): exactly 0 where policy and reference are one."""
+    """Return the margin h in nats, shape (pairs,). It is exactly 0 where policy and reference are the same."""
     return (chosen_logps - rejected_logps) - (ref_chosen_logps - ref_rejected_logps)
 
 
 def acceptance_loss(chosen_logps: torch.Tensor, weight: float) -> torch.Tensor:
-    """-weight * log pi(accepted text) for each acceptance, shape (acceptances,)."""
+    """Return -weight * log pi(accepted text) for each acceptance, shape (acceptances,)."""
     return -weight * chosen_logps
 
 
 def rehearsal_loss(logps: torch.Tensor, base_logps: torch.Tensor, tokens: torch.Tensor, weight: float) -> torch.Tensor:
-    """The loss weight * relu(log pi_base - log pi - slack) of each text, shape (texts,): 0 where nothing was forgotten.
+    """Return weight * relu(log pi_base - log pi - slack) for each text, shape (texts,): 0 if nothing was forgotten.
 
-    The slack is `REHEARSAL_SLACK_NATS` for each of the text's `tokens`: an adapter that adds nothing differs from the
+    The slack is `REHEARSAL_SLACK_NATS` for each of the text's `tokens`. An adapter that adds nothing differs from the
     base model by rounding alone, and that is nothing to learn from.
     """
     return weight * F.relu(base_logps - logps - REHEARSAL_SLACK_NATS * tokens)

@@ -1,4 +1,4 @@
-"""What the resident model, a user and a step take in memory, and how many users fit."""
+"""A plan of memory: what the base model, a user and a step take, and how many users fit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +12,21 @@ from corlld.learning.model.resident import ResidentModel
 from corlld.learning.slots import TENSORS, is_out_of_memory, slot_nbytes
 
 _SAMPLE_TOKENS = 64
-# Beside a step's activations: its users' copied tensors (on a CPU made when most activations are gone, so that this is
-# more than there ever is), their gradient, and their factors in the model's dtype.
-_COPIES_OF_A_USER = TENSORS + 2
+# What a step holds per user beside its activations: copied tensors, gradient, and factors in the model's dtype. On a
+# CPU the copies are made when most activations are gone, so there this is more than a step ever holds.
+_COPIES_PER_USER = TENSORS + 2
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """All in bytes, but for a step's tokens and users.
+    """Sizes in bytes, for steps of `row_tokens` tokens and `step_users` users.
 
-    base: the model's parameters and buffers. slot: one user on the device; 0 on a CPU, where the state itself is used.
-    step: what a step of so many tokens and users takes besides. state: one user in host memory. device_free: now, with
-    the model loaded. host_limit: setting.
+    base: the model's parameters and buffers.
+    slot: one user on the device; 0 on a CPU, where the state itself is used.
+    step: what a step takes besides.
+    state: one user in host memory.
+    device_free: what is free now that the model is loaded.
+    host_limit: the setting.
     """
 
     row_tokens: int
@@ -37,30 +40,30 @@ class MemoryPlan:
 
     @property
     def device_users(self) -> int | None:
-        """Users whose tensors fit on the device beside a step; None where they take no room there."""
+        """The number of users whose tensors fit on the device beside a step; None if they take no room there."""
         return max(0, self.device_free - self.step) // self.slot if self.slot else None
 
     @property
     def host_users(self) -> int:
-        """Users whose states fit in host memory."""
+        """The number of users whose states fit in host memory."""
         return self.host_limit // self.state
 
 
 def plan_memory(resident: ResidentModel, row_tokens: int, step_users: int, host_limit: int) -> MemoryPlan:
-    """Measured on the loaded model: what a short forward pass keeps for the backward one, token by token.
+    """Return the plan for a loaded model. A step's size is measured by a short forward pass.
 
     Args:
         resident: the loaded model.
-        row_tokens: tokens of a step.
-        step_users: users in it, at most.
-        host_limit: bytes of states in host memory.
+        row_tokens: how many tokens a step has.
+        step_users: how many users a step has at most.
+        host_limit: how many bytes the states in host memory may take.
 
     Raises:
-        ConfigurationError: the device has no room even for that.
+        ConfigurationError: the device has no room even for that pass.
     """
     tensors = {t.untyped_storage().data_ptr(): t for t in (*resident.model.parameters(), *resident.model.buffers())}
     state = slot_nbytes(resident.layout.size)
-    copies = _COPIES_OF_A_USER * state // TENSORS
+    copies = _COPIES_PER_USER * state // TENSORS
     try:
         by_token = kept_bytes_per_token(resident)
     except RuntimeError as error:
@@ -80,7 +83,7 @@ def plan_memory(resident: ResidentModel, row_tokens: int, step_users: int, host_
 
 
 def kept_bytes_per_token(resident: ResidentModel) -> float:
-    """Bytes that a forward pass keeps for the backward one, by token."""
+    """Return the bytes per token that a forward pass keeps for the backward one."""
     tokens = min(_SAMPLE_TOKENS, resident.max_positions or _SAMPLE_TOKENS)
     pair = PreferencePair(tuple(range(tokens - 2)), (0,), (1,))
     row = resident.collator.row([Item(0, pair)], [0], users=1)
@@ -103,7 +106,11 @@ def kept_bytes_per_token(resident: ResidentModel) -> float:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device now; on a CPU those that the system can make free."""
+    """Return the bytes that are free on the device now; on a CPU those that the system can make free.
+
+    Raises:
+        OSError: the system does not say.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     with Path("/proc/meminfo").open() as lines:

@@ -8,24 +8,24 @@ from collections.abc import Sequence
 import torch
 from torch.optim.adamw import adamw
 
-from corlld.learning.slots import Rows
+from corlld.adapters.layout import UserVectors
 
 # torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6; the same here, so that both agree to the last digit.
 _NORM_EPS = 1e-6
 
 
 def clip_(gradient: torch.Tensor, max_norm: float) -> torch.Tensor:
-    """Scale each user's row of `gradient`, (K, P), down to `max_norm` in place. Returns the norms before, (K,)."""
+    """Scale each user's row of `gradient`, (K, P), down to `max_norm` in place. Return the norms before that, (K,)."""
     norms: torch.Tensor = torch.linalg.vector_norm(gradient, dim=1)
     gradient.mul_((max_norm / (norms + _NORM_EPS)).clamp(max=1.0)[:, None])
     return norms
 
 
 def adamw_step_(
-    weights: Rows,
-    gradient: Rows,
-    exp_avg: Rows,
-    exp_avg_sq: Rows,
+    weights: UserVectors,
+    gradient: UserVectors,
+    exp_avg: UserVectors,
+    exp_avg_sq: UserVectors,
     *,
     steps: Sequence[int],
     lr: Sequence[float],
@@ -33,13 +33,13 @@ def adamw_step_(
     beta2: float,
     eps: float,
 ) -> None:
-    """One step of each user in place, by torch's own kernel: one pass over the tensors.
+    """Take one step per user in place. torch's own kernel passes over the tensors once.
 
     Args:
-        weights, gradient, exp_avg, exp_avg_sq: a row of each user, (P,).
-        steps: number of each user's step, from 1.
-        lr: of each user, already scaled to the size of the step.
-        beta1, beta2, eps: as the optimizer's.
+        weights, gradient, exp_avg, exp_avg_sq: K users' vectors.
+        steps: the number of each user's step, from 1.
+        lr: the learning rate of each user, already scaled to the size of the step.
+        beta1, beta2, eps: AdamW's own.
     """
     for user, (step, rate) in enumerate(zip(steps, lr, strict=True)):
         adamw(
@@ -62,5 +62,8 @@ def adamw_step_(
 
 
 def scaled_lr(lr: float, pairs: int, pairs_per_step: int) -> float:
-    """Adam moves about lr whatever the size of a step: without this, where batches are cut would decide the outcome."""
+    """Return the learning rate of a step of `pairs` pairs.
+
+    Adam moves about lr whatever the size of a step. Unscaled, the cuts between batches would decide the outcome.
+    """
     return lr * pairs / pairs_per_step

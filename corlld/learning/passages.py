@@ -1,4 +1,4 @@
-"""The plain text that is to be rehearsed, as the settings name it. Needs neither torch nor a model."""
+"""The plain text that is to be rehearsed, as the settings name it. It needs neither torch nor a model."""
 
 import re
 from pathlib import Path
@@ -7,19 +7,23 @@ from corlld.errors import ConfigurationError
 from corlld.settings.sections import LearningSettings
 
 PLAIN_ENGLISH = Path(__file__).with_name("plain_english.txt")
-_EMPTY_LINES = re.compile(r"\n\s*\n")  # spaces in one can't be seen
+_EMPTY_LINES = re.compile(r"\n\s*\n")  # a line of spaces looks empty
 
 
 def passages(learning: LearningSettings) -> tuple[str, ...]:
-    """What the settings have rehearsed; empty where that is nothing. Raises ConfigurationError, see below."""
+    """Return the passages that the settings have rehearsed: none if `rehearsal_weight` is 0.
+
+    Raises:
+        ConfigurationError: see `read_passages`.
+    """
     return read_passages(learning.rehearsal_path or PLAIN_ENGLISH) if learning.rehearsal_weight else ()
 
 
 def read_passages(path: Path) -> tuple[str, ...]:
-    """A file's passages, which empty lines divide; line breaks within one are spaces.
+    """Return a file's passages. Empty lines divide them; line breaks inside a passage become spaces.
 
     Raises:
-        ConfigurationError: it can't be read, is not UTF-8, or has no passage.
+        ConfigurationError: the file can't be read, is not UTF-8, or has no passage.
     """
     try:
         text = path.read_text(encoding="utf-8")

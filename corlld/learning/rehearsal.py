@@ -1,7 +1,7 @@
-"""Plain text that is rehearsed at each step, so that an adapter that learns its user's edits forgets little else.
+"""Rehearsal: at each step a passage of plain text, so that an adapter that learns its user's edits forgets little else.
 
-Experience replay as in continual learning, of text that is nobody's. Its loss is a hinge on the base model's own
-likelihood: it asks for nothing where nothing was forgotten, and never teaches the passages themselves.
+This is experience replay as in continual learning, of text that is nobody's. The loss is a hinge on the base model's
+own likelihood: it is 0 if nothing was forgotten, and never teaches the passages themselves.
 """
 
 import math
@@ -10,21 +10,23 @@ from corlld.errors import ConfigurationError
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.resident import ResidentModel
+from corlld.learning.objective import Sums
 from corlld.learning.passages import passages
 from corlld.learning.slots import is_out_of_memory
-from corlld.learning.user_step import Candidate, Sums
+from corlld.learning.user_step import Candidate
 from corlld.settings.sections import LearningSettings
 
-GIVEN_TOKENS = 8  # of a passage: context, not scored
-SCORED_TOKENS = 64  # at most; what follows is left out, for a step to cost about the same with any passages
+GIVEN_TOKENS = 8  # at the beginning of a passage: its prompt, not scored
+SCORED_TOKENS = 64  # at most. The rest is left out, so that a step costs about the same with any passages.
 
 
 def rehearsals(learning: LearningSettings, resident: ResidentModel) -> tuple[Candidate, ...]:
-    """The settings' passages with what the base model makes of them. Of each, the first `GIVEN_TOKENS` tokens are
-    given, and up to `SCORED_TOKENS` are scored.
+    """Return the settings' passages as candidates whose `base` is known.
+
+    The first `GIVEN_TOKENS` tokens of each are given, and up to `SCORED_TOKENS` are scored.
 
     Raises:
-        ConfigurationError: a passage can't be read or scored, or the device has no room for it.
+        ConfigurationError: the passages can't be read, or one can't be scored, or the device has no room for it.
     """
     return tuple(
         _rehearsal(learning, resident, number, text) for number, text in enumerate(passages(learning), start=1)
@@ -39,14 +41,14 @@ def _rehearsal(learning: LearningSettings, resident: ResidentModel, number: int,
         raise _refused(learning, f"passage {number} has a token that the model has no embedding for")
     pair = PreferencePair(ids[:GIVEN_TOKENS], ids[GIVEN_TOKENS:], ())
     base = _base_sums(resident, pair)
-    if not math.isfinite(base[0]):
+    if not math.isfinite(base.chosen):
         # No step beside it would be finite, and its turn would never pass.
         raise _refused(learning, f"passage {number} has a log-probability under the base model that is not finite")
     return Candidate(pair, base=base, rehearsed=True)
 
 
 def _base_sums(resident: ResidentModel, pair: PreferencePair) -> Sums:
-    """In a row of its own: the same to the bit at every start."""
+    """Score the passage in a row of its own: then the sums are the same to the bit at every start."""
     row = resident.collator.row([Item(0, pair)], [0], users=1)
     try:
         chosen, rejected = row.sums(resident.scored(row, None))
@@ -57,7 +59,7 @@ def _base_sums(resident: ResidentModel, pair: PreferencePair) -> Sums:
             f"model.device: {resident.device} has no room for a passage of {pair.tokens} tokens beside the model; a "
             "smaller adapter.device_slots leaves more"
         ) from error
-    return float(chosen), float(rejected)
+    return Sums(float(chosen), float(rejected))
 
 
 def _refused(learning: LearningSettings, problem: str) -> ConfigurationError:

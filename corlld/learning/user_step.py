@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 from corlld.errors import RejectReason
 from corlld.learning.model.pairs import PreferencePair
+from corlld.learning.objective import Sums
 from corlld.learning.slots import Slot
-
-Sums = tuple[float, float]  # log pi of the chosen and of the rejected tail, in nats
 
 
 @dataclass(eq=False)
 class Candidate:
-    """A pair on its way through an update, with what is known of it: it is kept while the pair waits or is retried.
+    """A pair on its way through an update, with what is known of it. That is kept while the pair waits or is retried.
 
-    now: under the adapter as the pair's last step began. base: under the base model. previous: under the adapter as the
-    micro-batch began. None: not known yet. rehearsed: not the user's: plain text, whose `base` is known.
+    now: sums under the adapter as the pair's last step began. base: under the base model. previous: under the adapter
+    as the micro-batch began. None: not known yet. rehearsed: a passage of plain text, not the user's; its `base` is
+    known.
     """
 
     pair: PreferencePair
@@ -28,7 +28,7 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class UserStep:
-    """One user's part of a step: at most `pairs_per_step` pairs, and what is rehearsed beside them, if anything."""
+    """One user's part of a step: at most `pairs_per_step` pairs, and the passage that is rehearsed beside them."""
 
     slot: Slot
     candidates: Sequence[Candidate]
@@ -36,25 +36,27 @@ class UserStep:
 
     @property
     def scored(self) -> Sequence[Candidate]:
-        """All that goes through the model: the pairs, then the rehearsal."""
+        """All candidates that go through the model: the pairs, then the rehearsal."""
         return self.candidates if self.rehearsal is None else (*self.candidates, self.rehearsal)
 
     @property
     def plain_text_drop_nats(self) -> float | None:
-        """By how much the adapter, as the step began, makes the rehearsed passage less likely than the base model does,
-        per scored token; None where nothing is rehearsed.
+        """The fall of the rehearsed passage's log pi, from the base model to the adapter as the step began.
+
+        In nats per scored token. None if nothing is rehearsed.
         """
         if (passage := self.rehearsal) is None or passage.now is None or passage.base is None:
             return None
-        return (passage.base[0] - passage.now[0]) / len(passage.pair.chosen)
+        return (passage.base.chosen - passage.now.chosen) / len(passage.pair.chosen)
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a user's step did. With a `failure` the user's slot is as it was, bit for bit.
+    """The result of a user's step. After a `failure` the user's slot is as it was, bit for bit.
 
-    loss: mean over the pairs, and what a rehearsal adds. gradient_norm: before it was clipped. drift_nats,
-    delta_chosen_logps: None where the step's drift was not due. plain_text_drop_nats: as of the `UserStep`.
+    loss: the mean over the pairs, plus the rehearsal's. gradient_norm: before it was clipped.
+    drift_nats, delta_chosen_logps (per pair): None if the step's drift was not due.
+    plain_text_drop_nats: see `UserStep`.
     """
 
     failure: RejectReason | None
@@ -67,10 +69,9 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """What adapter and base model make of an event: log pi of the tails, in nats.
+    """The log pi of an event's tails under the adapter (`policy`) and under the base model.
 
-    policy, base: (edited, proposed); the second is 0 where both texts are one. edited_tokens: that the first is summed
-    over.
+    edited_tokens: length of the chosen tail.
     """
 
     policy: Sums
@@ -79,12 +80,12 @@ class PairScore:
 
     @property
     def margin(self) -> float:
-        """How much more than the base model the adapter prefers the edited text."""
-        return (self.policy[0] - self.policy[1]) - (self.base[0] - self.base[1])
+        """The margin h in nats: how much more than the base model the adapter prefers the edited text."""
+        return self.policy.preference - self.base.preference
 
 
 def by_user(values: Sequence[float], group: Sequence[UserStep]) -> Iterator[Sequence[float]]:
-    """Values of all that is scored, in order, as each user's part of them."""
+    """Yield each user's part of `values`, which has one value per scored candidate, in order."""
     start = 0
     for step in group:
         end = start + len(step.scored)
@@ -93,5 +94,5 @@ def by_user(values: Sequence[float], group: Sequence[UserStep]) -> Iterator[Sequ
 
 
 def mean_loss(pairs: int, losses: Sequence[float]) -> float:
-    """Of the pairs, which come first; a rehearsal's adds to it."""
+    """Return the mean loss of a user's `pairs`, which come first in `losses`, plus the rehearsal's loss."""
     return math.fsum(losses[:pairs]) / pairs + math.fsum(losses[pairs:])

@@ -186,7 +186,7 @@ class Daemon:
             return
         self._next_status = now + STATUS_EVERY_SECONDS
         ends, committed = self._source.ends(), self._source.committed()
-        computed_tokens, padding_tokens = self._learner.tokens
+        tokens = self._learner.tokens
         self._observer.turned(
             LoopStatus(
                 now=now,
@@ -205,8 +205,8 @@ class Daemon:
                 },
                 training=self._claims.training,
                 trainer_progress=self._learner.progress,
-                computed_tokens=computed_tokens,
-                padding_tokens=padding_tokens,
+                computed_tokens=tokens.computed,
+                padding_tokens=tokens.padding,
                 host_memory_users=self._claims.memory.users,
                 host_memory_bytes=self._claims.memory.nbytes,
                 unsaved_users=self._claims.unsaved_users,

@@ -76,9 +76,9 @@ def test_rehearsing_adds_a_passage_of_each_user_to_the_guarded_step(comparison: 
     computed = []
     for series in (Series("16x1", FP32, "packed"), *RATIOS["rehearsal_cost"]):
         learner = comparison._learner(FP32, series.way)
-        before = learner.tokens[0]
+        before = learner.tokens.computed
         comparison._make(workload, series, starts).round()
-        computed.append(learner.tokens[0] - before)
+        computed.append(learner.tokens.computed - before)
     packed, guarded, rehearsing = computed
     assert packed < guarded
     assert rehearsing == guarded + len(workload.users) * (GIVEN_TOKENS + SCORED_TOKENS)

@@ -27,6 +27,7 @@ from corlld.records import (
     SourcePartition,
     StoreIdentity,
     Tenure,
+    TokenCounts,
     TrainingBatch,
     UpdateOutcome,
     UserState,
@@ -110,7 +111,7 @@ class ListingLearner:
         self._before = before
         self._learns_acceptances = learns_acceptances
         self.progress = 0
-        self.tokens = (0, 0)
+        self.tokens = TokenCounts(0, 0)
         self.model_info = ModelInfo("tiny", "r1", "f1", supports_messages=False)
 
     def update(self, batches: Sequence[TrainingBatch]) -> list[UpdateOutcome]:

@@ -1,7 +1,27 @@
-"""Attention inside each segment of a packed row: what lies end to end in one row must not see each other.
+"""Attention inside the texts of a packed row. Texts that lie end to end in one row must not see each other.
 
-Registered with transformers' `AttentionInterface`; the model hands over queries, keys and values of the whole row.
-Nothing is quadratic in the row: each branch attends to its own path alone.
+A row of one prompt (p) and two tails, chosen (c) and rejected (r), where x marks what a token sees:
+
+                       prompt    chosen   rejected
+                       p p p p   c c c    r r
+    position           0 1 2 3   4 5 6    4 5
+
+    prompt        p    x . . .   . . .    . .
+                  p    x x . .   . . .    . .
+                  p    x x x .   . . .    . .
+                  p    x x x x   . . .    . .
+    chosen        c    x x x x   x . .    . .
+                  c    x x x x   x x .    . .
+                  c    x x x x   x x x    . .
+    rejected      r    x x x x   . . .    x .
+                  r    x x x x   . . .    x x
+
+Each block of columns is a *segment*: tokens that lie end to end, and that a text has whole or not at all. A *prompt* is
+the segments that a text begins with. A *tail* is its last segment. Two prompts may have their first segment in common;
+then the second prompt has a segment more, see `packing`.
+
+The function is registered with transformers' `AttentionInterface`; the model hands over queries, keys and values of the
+whole row. Nothing is quadratic in the row: each text attends to itself alone.
 """
 
 import contextlib
@@ -16,9 +36,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from transformers import AttentionInterface
 
-from corlld.learning.model.short_attention import Path, Range, Stretch, short_attention
+from corlld.learning.model.short_attention import PlacedTail, Product, Segment, short_attention
 
-# The longest stretch that is computed with plain products on a CPU. At 512 tokens they are still ahead of torch's fused
+# The longest product that is computed plainly on a CPU. At 512 tokens plain products are still ahead of torch's fused
 # kernel (by a sixth in float32, twice as fast in bfloat16), but what they keep grows quadratically.
 LONGEST_SHORT = 512
 
@@ -26,59 +46,64 @@ _numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
-    """A path from the start of a text to its end, by the numbers of its pieces.
+class Tail:
+    """A tail and its prompt, by the numbers of their segments in the row.
 
-    pieces: in the order of the text. own: how many of the last ones are asked for; the others are shared with a branch
-    before this one.
+    segments: in the order of the text; the last one is the tail's.
+    own: how many of the last ones are computed with this tail. The others are computed with a tail before it, whose
+        prompt begins with them.
     """
 
-    pieces: tuple[int, ...]
+    segments: tuple[int, ...]
     own: int
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """How a row of T tokens falls into pieces, and what sees what.
+    """The segments of a row of T tokens, and what sees what.
 
-    lengths: tokens of each piece, end to end. branches: their own pieces, one after the other, are the whole row.
+    lengths: tokens of each segment, end to end; they add up to T. tails: their own segments, one after the other, are
+    the whole row.
     """
 
     lengths: tuple[int, ...]
-    branches: tuple[Branch, ...]
+    tails: tuple[Tail, ...]
     _masks: dict[tuple[object, ...], torch.Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def stretches(self) -> tuple[Stretch, ...]:
-        """The branches by places in the row. Those with a common beginning are one stretch, unless that is too long:
-        the products of tails that don't see each other cost less than more calls would.
+    def products(self) -> tuple[Product, ...]:
+        """The products that compute the row's attention.
+
+        Tails of one prompt share a product unless that is too long. Parts of it that don't see each other are computed
+        for nothing, but that costs less than more calls would.
         """
         found = []
-        for family in self._families():
-            paths = [self._path(branch) for branch in family]
-            whole = (paths[0].ranges[0][0], paths[-1].ranges[-1][1])
-            if len(paths) > 1 and whole[1] - whole[0] <= LONGEST_SHORT:
-                found.append(Stretch(whole, (whole,), tuple(paths)))
+        for tails in self._by_prompt():
+            placed = [self._placed(tail) for tail in tails]
+            whole = (placed[0].segments[0][0], placed[-1].segments[-1][1])
+            if len(placed) > 1 and whole[1] - whole[0] <= LONGEST_SHORT:
+                found.append(Product(whole, (whole,), tuple(placed)))
             else:
-                found += [Stretch((p.ranges[-1][1] - p.asked, p.ranges[-1][1]), p.ranges, (p,)) for p in paths]
+                found += [Product((t.segments[-1][1] - t.asked, t.segments[-1][1]), t.segments, (t,)) for t in placed]
         return tuple(found)
 
-    def _families(self) -> list[list[Branch]]:
-        """Branches that have a beginning in common: they follow each other, and the first one asks for it."""
-        families: list[list[Branch]] = []
-        for branch in self.branches:
-            if branch.own == len(branch.pieces):
-                families.append([])
-            families[-1].append(branch)
-        return families
+    def _by_prompt(self) -> list[list[Tail]]:
+        """Group the tails whose prompts begin with the same segment. The first tail of a group computes it."""
+        groups: list[list[Tail]] = []
+        for tail in self.tails:
+            if tail.own == len(tail.segments):
+                groups.append([])
+            groups[-1].append(tail)
+        return groups
 
-    def _path(self, branch: Branch) -> Path:
+    def _placed(self, tail: Tail) -> PlacedTail:
         bounds = self._bounds
-        ranges: list[Range] = []
-        for piece in branch.pieces:
-            start = ranges.pop()[0] if ranges and ranges[-1][1] == bounds[piece] else bounds[piece]
-            ranges.append((start, bounds[piece + 1]))
-        return Path(tuple(ranges), bounds[branch.pieces[-1] + 1] - bounds[branch.pieces[-branch.own]])
+        placed: list[Segment] = []
+        for number in tail.segments:
+            # Segments that lie end to end are one from here on.
+            start = placed.pop()[0] if placed and placed[-1][1] == bounds[number] else bounds[number]
+            placed.append((start, bounds[number + 1]))
+        return PlacedTail(tuple(placed), bounds[tail.segments[-1] + 1] - bounds[tail.segments[-tail.own]])
 
     @cached_property
     def _bounds(self) -> list[int]:
@@ -86,32 +111,32 @@ class Segments:
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest branch."""
-        return max(sum(self.lengths[piece] for piece in branch.pieces) for branch in self.branches)
+        """Tokens of the longest text: a prompt and its tail."""
+        return max(sum(self.lengths[number] for number in tail.segments) for tail in self.tails)
 
     def mask(self, queries: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """The additive mask of `queries` tokens at the end of `keys`: made once for all layers."""
+        """Return the additive mask, (queries, keys), of queries at the end of the keys. Made once for all layers."""
         place = (queries, keys, window)
         if place not in self._masks:
             self._masks[place] = causal_mask(queries, keys, window, like)
         return self._masks[place]
 
-    def stretch_mask(self, stretch: Stretch, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-        """The additive mask of a stretch, (queries, keys); None where all is seen."""
-        if len(stretch.paths) == 1:
-            queries, keys = stretch.paths[0].asked, sum(end - first for first, end in stretch.keys)
+    def product_mask(self, product: Product, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+        """Return the additive mask of a product, (queries, keys); None if all is seen."""
+        if len(product.tails) == 1:
+            queries, keys = product.tails[0].asked, sum(end - first for first, end in product.keys)
             seen = queries == 1 and (window is None or keys <= window)
             return None if seen else self.mask(queries, keys, window, like)
-        place = (stretch, window)
+        place = (product, window)
         if place not in self._masks:
-            self._masks[place] = _tree_mask(stretch, window, like)
+            self._masks[place] = _tails_mask(product, window, like)
         return self._masks[place]
 
 
 def causal_mask(queries: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
-    """Shape (queries, keys), in the dtype and on the device of `like`: 0 where a query sees a key, else -inf.
+    """Return a mask, (queries, keys), of the dtype and device of `like`: 0 where a query sees a key, else -inf.
 
-    The queries are the last of the keys' tokens. window: tokens that a query sees, its own included.
+    The queries are the last of the keys' tokens. window: how many tokens a query sees, itself included.
     """
     distance = torch.arange(keys - queries, keys, device=like.device)[:, None] - torch.arange(keys, device=like.device)
     hidden = distance < 0
@@ -120,19 +145,19 @@ def causal_mask(queries: int, keys: int, window: int | None, like: torch.Tensor)
     return torch.zeros(queries, keys, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
 
 
-def _tree_mask(stretch: Stretch, window: int | None, like: torch.Tensor) -> torch.Tensor:
-    first, end = stretch.queries
+def _tails_mask(product: Product, window: int | None, like: torch.Tensor) -> torch.Tensor:
+    first, end = product.queries
     mask = torch.full((end - first, end - first), float("-inf"), dtype=like.dtype, device=like.device)
-    for path in stretch.paths:
-        places = torch.cat([torch.arange(a - first, b - first, device=like.device) for a, b in path.ranges])
-        mask[places[-path.asked :, None], places] = causal_mask(path.asked, len(places), window, like)
+    for tail in product.tails:
+        places = torch.cat([torch.arange(a - first, b - first, device=like.device) for a, b in tail.segments])
+        mask[places[-tail.asked :, None], places] = causal_mask(tail.asked, len(places), window, like)
     return mask
 
 
 class SegmentAttention:
-    """The attention function of one resident model. `bind` says how the rows of the next passes are made up.
+    """The attention function of one resident model. `bind` gives it the segments of the row of the next passes.
 
-    With nothing bound each row of a batch is one text (padding may follow, but not precede it).
+    With nothing bound each row of a batch is one text. Padding may follow a text, but not precede it.
     """
 
     def __init__(self) -> None:
@@ -142,7 +167,7 @@ class SegmentAttention:
 
     @contextlib.contextmanager
     def bind(self, segments: Segments | None) -> Iterator[None]:
-        """For the passes inside, backward ones included (layers may be computed again there)."""
+        """Use these segments for the passes inside, backward ones included: layers may be computed again there."""
         before, self._bound = self._bound, segments
         try:
             yield
@@ -165,28 +190,28 @@ class SegmentAttention:
         """Query (B, heads, T, head), key (B, fewer, T, head), value (B, fewer, T, width) -> (B, T, heads, width).
 
         Raises:
-            ValueError: a mask, or a kind of attention that is not computed here.
+            ValueError: the model passes a mask, or wants a kind of attention that is not computed here.
         """
         unknown = [name for name in ("s_aux", "position_bias", "head_mask") if others.get(name) is not None]
         if attention_mask is not None or others.get("dropout") or unknown:
             raise ValueError(f"attention with a mask, dropout or {unknown} is not computed by segments")
-        segments = self._bound or Segments((query.shape[2],), (Branch((0,), 1),))
+        segments = self._bound or Segments((query.shape[2],), (Tail((0,), 1),))
         short = query.shape[0] == 1 and segments.longest <= LONGEST_SHORT and query.device.type != "cuda"
         if short and softcap is None:
-            mask = partial(segments.stretch_mask, window=sliding_window, like=query)
+            mask = partial(segments.product_mask, window=sliding_window, like=query)
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-            return short_attention(query, key, value, segments.stretches, mask, scale), None
-        pieces = [torch.split(t, list(segments.lengths), dim=2) for t in (query, key, value)]
+            return short_attention(query, key, value, segments.products, mask, scale), None
+        queries, keys, values = (torch.split(t, list(segments.lengths), dim=2) for t in (query, key, value))
         outputs = []
-        for branch in segments.branches:
-            q = _joined(pieces[0], branch.pieces[-branch.own :])
-            k, v = (_joined(part, branch.pieces) for part in pieces[1:])
+        for tail in segments.tails:
+            q = _joined(queries, tail.segments[-tail.own :])
+            k, v = (_joined(parts, tail.segments) for parts in (keys, values))
             outputs.append(_attend(segments, q, k, v, scaling, sliding_window, softcap).transpose(1, 2))
         return torch.cat(outputs, dim=1), None
 
 
-def _joined(pieces: tuple[torch.Tensor, ...], numbers: tuple[int, ...]) -> torch.Tensor:
-    chosen = [pieces[number] for number in numbers]
+def _joined(parts: tuple[torch.Tensor, ...], numbers: tuple[int, ...]) -> torch.Tensor:
+    chosen = [parts[number] for number in numbers]
     return chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=2)
 
 
@@ -224,9 +249,10 @@ def _soft_capped(
     softcap: float,
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """Scores s become c tanh(s / c), as Gemma 2 has it; no fused kernel of torch knows that."""
+    """Attend with scores c tanh(s / c) in place of s, as Gemma 2 does. No fused kernel of torch knows that."""
     groups = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+    # (B, heads, queries, keys)
     scores = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = torch.tanh(scores / softcap) * softcap + mask
     return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype) @ value

@@ -1,4 +1,4 @@
-"""Where the base model's files are, which content they have, and GGUF files converted once into a cache."""
+"""Files of the base model: finding them, naming their content, and converting GGUF files once into a cache."""
 
 import contextlib
 import hashlib
@@ -21,8 +21,9 @@ _SAMPLE_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """source: what transformers' `from_pretrained` takes: a local folder, or a hub id.
+    """The files of a base model.
 
+    source: a local folder or a hub id, as transformers' `from_pretrained` takes it.
     revision: digest of local files; None for a hub model, whose commit is known once it is loaded.
     """
 
@@ -32,10 +33,10 @@ class ModelFiles:
 
 
 def find_model_files(settings: ModelSettings) -> ModelFiles:
-    """Resolve `model.name`, converting a GGUF file where that was not done before.
+    """Resolve `model.name`. A GGUF file is converted if that was not done before.
 
     Raises:
-        ConfigurationError: no such folder or file, not a model folder, the extra `demo` is missing.
+        ConfigurationError: there is no such folder or file, it is no model, or the extra `demo` is missing.
         FatalError: the cache can't be written.
     """
     name = settings.name
@@ -59,7 +60,7 @@ def find_model_files(settings: ModelSettings) -> ModelFiles:
 
 
 def folder_digest(folder: Path) -> str:
-    """Digest of config.json and of each weights file's name, size and sampled bytes, 40 hex digits."""
+    """Return a digest of config.json and of each weights file's name, size and sampled bytes, 40 hex digits."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for file in sorted(folder.glob("*.safetensors")):
         digest.update(f"\0{file.name}\0{_file_digest(file)}".encode())
@@ -77,13 +78,13 @@ def _file_digest(file: Path) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What a library says, as part of one sentence of ours."""
+    """Return the first line of a library's message, to stand in a sentence of ours."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def cache_folder(settings: ModelSettings) -> Path:
-    """Where converted models are kept: the setting, systemd's $CACHE_DIRECTORY, or the user's cache."""
+    """Return the folder of converted models: the setting, systemd's $CACHE_DIRECTORY, or the user's cache."""
     if settings.cache_folder is not None:
         return settings.cache_folder / "models"
     if systemd := os.environ.get("CACHE_DIRECTORY"):
@@ -115,7 +116,7 @@ def _converted(gguf: Path, digest: str, settings: ModelSettings) -> Path:
 
 @contextlib.contextmanager
 def _work_folder(parent: Path) -> Iterator[Path]:
-    """A temporary folder beside the target, so that the last rename stays on one filesystem. Always removed."""
+    """Make a temporary folder beside the target, so that the last rename stays on one filesystem. Always removed."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".converting-", dir=parent))
@@ -136,7 +137,7 @@ def _convert(gguf: Path, target: Path, work: Path) -> None:
         # As stored: quantised weights become float32, and the cache serves every device and dtype.
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # What transformers raises for a file that is torn, of an unknown architecture, or without the package `gguf`.
+    # transformers raises these if a file is torn or of an unknown architecture, or the package `gguf` is missing.
     except (OSError, ValueError, KeyError, ImportError, NotImplementedError) as error:
         raise ConfigurationError(
             f"model.name: {gguf.name} can't be read as a GGUF model: {first_line(error)}"

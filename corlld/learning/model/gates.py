@@ -1,5 +1,7 @@
-"""Gated activations, act(gate) * up, that keep their two inputs alone: what is between them, and the product itself, is
-computed again in the backward pass, for a third less of a layer's memory. Replaced only where a module computes that.
+"""Gated activations, act(gate) * up, that keep their two inputs alone.
+
+What is between the inputs, and the product itself, is computed again in the backward pass: that saves a third of a
+layer's memory. A module is changed only if it computes just that.
 """
 
 from collections.abc import Callable
@@ -14,10 +16,10 @@ _PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
 
 
 def fuse_gates(model: nn.Module, *, keep_product: bool = False) -> int:
-    """Replace the `forward` of each gated feed-forward module of the known form. Returns how many were.
+    """Replace the `forward` of each gated feed-forward module of the known form. Return how many were replaced.
 
-    keep_product: for models whose layers are computed again as a whole: there nothing of a layer is kept, and its
-        two factors would be, to compute the product again.
+    keep_product: for models whose layers are computed again as a whole. Nothing of such a layer is kept; without this
+        the two factors of its product would be.
     """
     fused = 0
     for module in model.modules():
@@ -28,13 +30,13 @@ def fuse_gates(model: nn.Module, *, keep_product: bool = False) -> int:
 
 
 def gated(gate: torch.Tensor, up: torch.Tensor, activation: Activation) -> torch.Tensor:
-    """act(gate) * up, elementwise."""
+    """Return act(gate) * up, elementwise."""
     y: torch.Tensor = _Gated.apply(gate, up, activation)
     return y
 
 
 def _forward(module: Any, keep_product: bool) -> Activation:
-    # Not the module itself: what has hooked itself to all modules' calls must not see one amid the backward pass.
+    # Not the module itself: a hook on all modules' calls must not see a call amid the backward pass.
     activation = getattr(module.act_fn, "forward", module.act_fn)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
@@ -53,7 +55,7 @@ def _forward(module: Any, keep_product: bool) -> Activation:
 def _kept_as_its_factors(
     product: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, activation: Activation
 ) -> torch.autograd.graph.saved_tensors_hooks:
-    """What is called inside keeps `product`, under whatever view, as a note to compute it again."""
+    """Make what is called inside keep a note to compute `product` again, in place of `product` or a view of it."""
     place = product.data_ptr()
 
     def pack(tensor: torch.Tensor) -> torch.Tensor | torch.Size:

@@ -1,6 +1,7 @@
-"""Products of each user's own factor with the user's own tokens, which lie together: T tokens of K users.
+"""Products of each user's own factor with the user's own tokens, for T tokens of K users. A user's tokens lie together.
 
-Two ways with the same result, to rounding: a loop of small products over views, and one grouped kernel for all users.
+There are two ways, whose results differ by rounding alone: a loop of small products over views, and one grouped kernel
+for all users.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,25 +16,25 @@ _GROUPED_ALIGNMENT_BYTES = 16
 
 
 class UserGroups(Protocol):
-    """What `x` (T, .) and the stacked factors (K, ., .) of a pass have to do with each other."""
+    """The products of a pass: of `x`, (T, .), with stacked factors, (K, ., .)."""
 
     def products(self, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-        """x[k] @ factors[k].T for each user, shape (T, rows of a factor)."""
+        """Return x[k] @ factors[k].T for each user k, shape (T, rows of a factor)."""
 
     def add_products_(self, out: torch.Tensor, x: torch.Tensor, factors: torch.Tensor) -> None:
-        """out[k] += x[k] @ factors[k].T."""
+        """Add x[k] @ factors[k].T to out[k]."""
 
     def add_outer_(self, out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> None:
-        """out[k] += scale * left[k].T @ right[k]: out is (K, ., .), left (the thin one) and right are (T, .)."""
+        """Add scale * left[k].T @ right[k] to out[k]. out: (K, ., .). left (the thin one), right: (T, .)."""
 
 
 def user_groups(tokens: Sequence[int], device: torch.device, dtype: torch.dtype, widths: Iterable[int]) -> UserGroups:
-    """The way that fits where a pass runs.
+    """Choose the way for the device that a pass runs on.
 
     Args:
-        tokens: of each user, in the users' order; 0 where one has none in this pass.
+        tokens: how many each user has, in the users' order; 0 for a user who has none in this pass.
         device, dtype: of the base model.
-        widths: rank, and what goes in and out of the modules: the lengths of all rows.
+        widths: the rank, and the modules' widths of input and output.
     """
     aligned = all(width * dtype.itemsize % _GROUPED_ALIGNMENT_BYTES == 0 for width in widths)
     if device.type == "cuda" and dtype == torch.bfloat16 and aligned:
@@ -42,8 +43,9 @@ def user_groups(tokens: Sequence[int], device: torch.device, dtype: torch.dtype,
 
 
 class LoopGroups:
-    """One small product after the other. On a CPU as fast as any: a padded batch, or all users' factors side by side,
-    compute what nobody needs.
+    """One small product after the other.
+
+    On a CPU nothing is faster: a padded batch, or all users' factors side by side, compute what nobody needs.
     """
 
     def __init__(self, tokens: Sequence[int]) -> None:
@@ -68,7 +70,7 @@ class LoopGroups:
             outs[user].add_(thin[user] @ own[user], alpha=scale)
 
     def _own(self, t: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
-        """Each user's part. One call for all views: there are so many small products that a call each would show."""
+        """Split `t` by user. One call makes all views: a call for each of so many small products would show."""
         return torch.split(t, self._tokens, dim)
 
 

@@ -1,5 +1,7 @@
-"""RMS norms as one autograd function: transformers' own chain of operations passes over the activations a dozen times,
-and keeps several of them for the backward pass. A norm is replaced only where it computes the same.
+"""RMS norms as one autograd function.
+
+transformers' own chain of operations passes over the activations a dozen times, and keeps several of its results for
+the backward pass. A norm is replaced only if that computes the same.
 """
 
 from collections.abc import Callable
@@ -14,7 +16,7 @@ _TOLERANCE = {torch.bfloat16: 0.02, torch.float16: 0.005}
 
 
 def fuse_norms(model: nn.Module) -> int:
-    """Replace the `forward` of each RMS norm whose form is known. Returns how many were."""
+    """Replace the `forward` of each RMS norm whose form is known. Return how many were replaced."""
     fused = 0
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm") and (forward := _fused_forward(module)) is not None:
@@ -41,7 +43,7 @@ def _fused_forward(norm: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
 
 
 def rms_norm(x: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
-    """The norm x / rms(x) * scale over the last dimension, in `scale`'s dtype, rounded to that of `x` once.
+    """Return x / rms(x) * scale over the last dimension, computed in `scale`'s dtype and rounded once to that of `x`.
 
     x: (..., width). scale: (width,), frozen, float32 or wider.
     """

@@ -1,15 +1,32 @@
-"""Pairs laid end to end in rows, without padding, each user's together; or, where a model needs it, two rows a pair."""
+"""Rows of pairs: packed end to end, each user's together; or padded, two texts per pair, if a model needs that.
+
+A packed row of three pairs of one user. The prompts of pairs 2 and 3 begin with the same tokens (`shared`):
+
+    | prompt 1 | chosen 1 | rejected 1 | shared | rest 2 | chosen 2 | rejected 2 | rest 3 | chosen 3 | rejected 3 |
+
+    text               its segments, in order           computed with it
+    chosen 1           prompt 1, chosen 1               prompt 1, chosen 1
+    rejected 1         prompt 1, rejected 1             rejected 1
+    chosen 2           shared, rest 2, chosen 2         shared, rest 2, chosen 2
+    rejected 2         shared, rest 2, rejected 2       rejected 2
+    chosen 3           shared, rest 3, chosen 3         rest 3, chosen 3
+    rejected 3         shared, rest 3, rejected 3       rejected 3
+
+Each box is a *segment*. The *prompt* of pair 2 is `shared` and `rest 2`; a rest may be empty. Chosen and rejected are
+*tails*: both go on from their prompt's last position. A tail sees its prompt and itself, see the drawing in
+`attention`. An acceptance has no rejected tail.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from corlld.learning.model.attention import Branch, Segments
+from corlld.learning.model.attention import Segments, Tail
 from corlld.learning.model.pairs import PreferencePair
-from corlld.learning.model.vocabulary import Predictions
+from corlld.learning.model.vocabulary import Predictions, TailSums
 
-# Prompts of one user that begin with as many equal tokens are computed once; fewer are not worth a piece of their own.
+# Prompts of one user that begin with as many equal tokens share a segment. Fewer tokens are not worth one.
 LEAST_SHARED_TOKENS = 16
 
 
@@ -23,18 +40,22 @@ class Item:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """Pairs that go through the model together; T tokens that are computed, N of them predicted in tails.
+    """Pairs that go through the model together: T tokens are computed, and the N tokens of the tails are predicted.
 
-    items: in the row's order. members: index of each in what `pack` was given. lengths: tokens of each tail: chosen,
-    rejected, chosen ... (0 for the rejected one of an acceptance). input_ids, position_ids: (1, T) packed, where both
-    tails go on from their prompt's last position; (texts, longest) for two rows a pair. segments: None for those.
-    users: tokens of each user, in order. states: (U,), places in the flattened row that predict something.
-    padding: tokens that are computed for nothing.
+    items: in the row's order.
+    members: index of each item in what `pack` was given.
+    tail_lengths: tokens of each tail: chosen, rejected, chosen ... (0 for the rejected tail of an acceptance).
+    input_ids: (1, T) packed; (texts, longest) padded.
+    position_ids: (1, T) packed; None padded.
+    segments: None padded.
+    users: tokens of each user, in order.
+    states: (U,), the places in the flattened row whose states predict something.
+    padding: how many tokens are computed for nothing.
     """
 
     items: tuple[Item, ...]
     members: tuple[int, ...]
-    lengths: tuple[int, ...]
+    tail_lengths: tuple[int, ...]
     input_ids: torch.Tensor
     position_ids: torch.Tensor | None
     segments: Segments | None
@@ -47,15 +68,15 @@ class Row:
     def tokens(self) -> int:
         return self.input_ids.numel()
 
-    def sums(self, token_logps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Summed log-probabilities of the chosen and of the rejected tails in nats, each (pairs,), from (N,)."""
+    def sums(self, token_logps: torch.Tensor) -> TailSums:
+        """Sum the log-probabilities of the tail tokens, (N,), tail by tail."""
         # Not index_add: on a GPU that adds in no fixed order.
-        tails = torch.stack([tail.sum() for tail in torch.split(token_logps, list(self.lengths))])
-        return tails[0::2], tails[1::2]
+        tails = torch.stack([tail.sum() for tail in torch.split(token_logps, list(self.tail_lengths))])
+        return TailSums(chosen=tails[0::2], rejected=tails[1::2])
 
     def tails(self, token_logps: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The part of each pair, both tails together, from (N,)."""
-        both = [self.lengths[i] + self.lengths[i + 1] for i in range(0, len(self.lengths), 2)]
+        """Split the tail tokens' log-probabilities, (N,), by pair, both tails together."""
+        both = [self.tail_lengths[i] + self.tail_lengths[i + 1] for i in range(0, len(self.tail_lengths), 2)]
         return torch.split(token_logps, both)
 
 
@@ -65,29 +86,29 @@ class Collator:
 
     Args:
         device: of the model.
-        shares_prefixes: False for a model whose layers carry a state from token to token: each text is a row then.
+        shares_prefixes: False for a model whose layers carry a state from token to token: its rows are padded.
     """
 
     device: torch.device
     shares_prefixes: bool = True
 
     def pack(self, items: Sequence[Item], max_tokens: int, users: int) -> list[Row]:
-        """Rows of at most `max_tokens`, in order. A pair that is longer has a row of its own.
+        """Return rows of at most `max_tokens`, in order. A pair that is longer has a row of its own.
 
         Args:
             items: sorted by user.
-            max_tokens: of a row, shared ones counted for each.
-            users: in the step.
+            max_tokens: of a row, where a shared prompt counts for each of its pairs.
+            users: how many are in the step.
         """
         return [self.row(items, members, users) for members in cut(items, range(len(items)), max_tokens)]
 
     def row(self, items: Sequence[Item], members: Sequence[int], users: int) -> Row:
-        """One row of those `items` whose numbers are `members`."""
+        """Return one row of those `items` whose numbers are `members`."""
         make = self._packed if self.shares_prefixes else self._padded
         return make([items[member] for member in members], members, users)
 
     def halves(self, items: Sequence[Item], row: Row) -> tuple[Row, Row]:
-        """The same pairs in two rows, for a device that could not hold one. Needs two pairs at least."""
+        """Return the same pairs in two rows, for a device that could not hold one. The row must have two pairs."""
         members = sorted(row.members)
         middle = len(members) // 2
         return self.row(items, members[:middle], len(row.users)), self.row(items, members[middle:], len(row.users))
@@ -104,10 +125,10 @@ class Collator:
         return Row(
             items=tuple(items[index] for index in order),
             members=tuple(members[index] for index in order),
-            lengths=tuple(layout.lengths),
+            tail_lengths=tuple(layout.tail_lengths),
             input_ids=self._tensor(layout.ids)[None],
             position_ids=self._tensor(layout.positions)[None],
-            segments=Segments(tuple(layout.pieces), tuple(layout.branches)),
+            segments=Segments(tuple(layout.segments), tuple(layout.tails)),
             users=tuple(tokens),
             states=self._tensor(sorted(set(layout.places))),
             predictions=self._predictions(layout.places, layout.targets),
@@ -132,7 +153,7 @@ class Collator:
         return Row(
             items=tuple(items),
             members=tuple(members),
-            lengths=tuple(lengths),
+            tail_lengths=tuple(lengths),
             # What stands behind a text is seen by nothing before it, and nothing is asked of it.
             input_ids=self._tensor([list(text) + [text[-1]] * (longest - len(text)) for text in texts]),
             position_ids=None,
@@ -161,50 +182,54 @@ class Collator:
 
 @dataclass
 class _Layout:
-    """A packed row that grows by groups of pairs with a common beginning."""
+    """A packed row that grows by groups of pairs whose prompts begin alike.
+
+    segments: tokens of each. places, targets: for each tail token, the place that predicts it, and its id.
+    """
 
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    pieces: list[int] = field(default_factory=list)
-    branches: list[Branch] = field(default_factory=list)
+    segments: list[int] = field(default_factory=list)
+    tails: list[Tail] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
+    tail_lengths: list[int] = field(default_factory=list)
 
     def add(self, pairs: Sequence[PreferencePair]) -> None:
-        """[trunk | rest of a prompt | chosen | rejected | rest of the next one's prompt | ...]"""
-        trunk = _common(pairs)
-        above = self._piece(pairs[0].prompt[:trunk], 0)
-        trunk_end = len(self.ids)
-        asked = 1  # the trunk is asked for together with the first branch that has it
+        """Append | shared | rest | chosen | rejected | rest | chosen | rejected | ..."""
+        shared = _shared(pairs)
+        beginning = self._segment(pairs[0].prompt[:shared], 0)
+        shared_end = len(self.ids)
+        own = 1  # a segment of a prompt is computed together with the first tail that has it
         for pair in pairs:
-            path: tuple[int, ...] = above
-            prompt_end = trunk_end
-            if rest := pair.prompt[trunk:]:
-                path = above + self._piece(rest, trunk)
+            prompt: tuple[int, ...] = beginning
+            prompt_end = shared_end
+            if rest := pair.prompt[shared:]:
+                prompt = beginning + self._segment(rest, shared)
                 prompt_end = len(self.ids)
-                asked += 1
+                own += 1
             for tail in (pair.chosen, pair.rejected):
-                self.lengths.append(len(tail))
+                self.tail_lengths.append(len(tail))
                 if tail:
-                    self._tail(tail, path, len(pair.prompt), prompt_end, asked + 1)
-                    asked = 0
+                    self._tail(tail, prompt, len(pair.prompt), prompt_end, own + 1)
+                    own = 0
 
-    def _tail(self, tail: tuple[int, ...], path: tuple[int, ...], depth: int, prompt_end: int, own: int) -> None:
+    def _tail(self, tail: tuple[int, ...], prompt: tuple[int, ...], position: int, prompt_end: int, own: int) -> None:
         start = len(self.ids)
-        self.branches.append(Branch(path + self._piece(tail, depth), own))
+        self.tails.append(Tail(prompt + self._segment(tail, position), own))
         self.places += [prompt_end - 1, *range(start, start + len(tail) - 1)]
         self.targets += tail
 
-    def _piece(self, tokens: tuple[int, ...], depth: int) -> tuple[int]:
-        self.pieces.append(len(tokens))
+    def _segment(self, tokens: tuple[int, ...], position: int) -> tuple[int]:
+        """Append a segment whose first token has this position. Return its number."""
+        self.segments.append(len(tokens))
         self.ids += tokens
-        self.positions += range(depth, depth + len(tokens))
-        return (len(self.pieces) - 1,)
+        self.positions += range(position, position + len(tokens))
+        return (len(self.segments) - 1,)
 
 
 def cut(items: Sequence[Item], members: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Splits `members`, places in `items`, in order, into rows of at most `max_tokens`; a longer pair has its own."""
+    """Split `members`, numbers of `items`, in order into rows of at most `max_tokens`. A longer pair has its own."""
     row: list[int] = []
     tokens = 0
     for member in members:
@@ -219,8 +244,9 @@ def cut(items: Sequence[Item], members: Sequence[int], max_tokens: int) -> Itera
 
 
 def _groups(items: Sequence[Item]) -> list[list[int]]:
-    """Numbers of the items that share a beginning: a group stands where its first pair does, so that users stay
-    together.
+    """Return the numbers of the items whose prompts begin alike, group by group.
+
+    A group stands where its first pair does, so that users stay together.
     """
     groups: dict[object, list[int]] = {}
     for index, item in enumerate(items):
@@ -230,7 +256,8 @@ def _groups(items: Sequence[Item]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _common(pairs: Sequence[PreferencePair]) -> int:
+def _shared(pairs: Sequence[PreferencePair]) -> int:
+    """Return how many tokens the prompts have in common at their beginning."""
     first = pairs[0].prompt
     length = min(len(pair.prompt) for pair in pairs)
     while any(pair.prompt[:length] != first[:length] for pair in pairs):

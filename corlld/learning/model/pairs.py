@@ -1,4 +1,4 @@
-"""Edit events as token ids: context, common prefix of the two responses, and the two tails that differ."""
+"""Edit events as token ids: a prompt (the context and the responses' common prefix), and the two tails that differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ _SENTINEL = "corlldanswer"
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """What is scored. Prompt + chosen and prompt + rejected are the two texts that the model sees.
+    """An edit as the model sees it: as two texts, prompt + chosen and prompt + rejected.
 
     prompt: the context followed by the responses' common prefix, at least one id.
     chosen: the edited response's tail, end token included, at least one id.
-    rejected: the proposed response's tail, at least one id; empty for an acceptance, which only has a `chosen`.
+    rejected: the proposed response's tail, at least one id; empty for an acceptance, which has a chosen tail alone.
     """
 
     prompt: tuple[int, ...]
@@ -32,11 +32,13 @@ class PreferencePair:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the pair takes in a row."""
+        """The number of tokens that the pair takes in a row, if it shares no prompt."""
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
 
 
 class NoPair(Enum):
+    """Reasons why an event makes no pair, though nothing is wrong with it."""
+
     NO_DIFFERENCE = auto()  # the texts differ, their token ids do not
 
 
@@ -45,10 +47,10 @@ class PairEncoder:
 
     Args:
         tokenizer: a transformers tokenizer.
-        max_context_tokens: a longer context is cut at its left (its first id stays where it is the bos token).
+        max_context_tokens: a longer context is cut at its left. Its first id stays if that is the bos token.
         max_response_tokens: a longer response, end token included, is `too_long`: responses are never cut.
-        max_positions: positions that the model has; None where there is no limit.
-        vocabulary: ids that the model has an embedding for; None where that is all of the tokenizer's.
+        max_positions: how many positions the model has; None if there is no limit.
+        vocabulary: how many ids the model has an embedding for; None if that is all of the tokenizer's.
     """
 
     def __init__(
@@ -70,10 +72,10 @@ class PairEncoder:
         self._turn_end = _end_of_turn(tokenizer)
 
     def encode(self, event: EditEvent) -> PreferencePair | NoPair | RejectReason:
-        """The event as a pair, or why there is none.
+        """Return the event as a pair, or the reason why there is none.
 
-        A draft that stopped at its length limit has no end token, and neither has its edit: the user continued no
-        further than the draft reached, so nothing is known about where the text should end.
+        A draft that stopped at its length limit has no end token, and neither has its edit. The user continued no
+        further than the draft reached, so the place where the text should end is unknown.
         """
         context = self._context(event)
         if context is None:
@@ -135,9 +137,10 @@ class PairEncoder:
 
 
 def _end_of_turn(tokenizer: Any) -> tuple[int, ...]:
-    """Ids that the chat template puts after an assistant message, up to its first special token; () if unknown.
+    """Return the ids that the chat template puts after an assistant message, up to its first special token.
 
-    Generation stops at that token, so what templates write behind it (a line break) never belongs to a response.
+    () if they are unknown. Generation stops at that token: what templates write behind it (a line break) never belongs
+    to a response.
     """
     if not tokenizer.chat_template:
         return ()
@@ -154,7 +157,7 @@ def _end_of_turn(tokenizer: Any) -> tuple[int, ...]:
 
 
 def _render(tokenizer: Any, turns: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str | None:
-    """The turns as text; None where the template refuses them. Its messages may quote a user: they go no further."""
+    """Return the turns as text; None if the template refuses them. Its error may quote a user: it goes no further."""
     try:
         rendered: str = tokenizer.apply_chat_template(
             turns, add_generation_prompt=add_generation_prompt, tokenize=False
@@ -165,11 +168,11 @@ def _render(tokenizer: Any, turns: list[dict[str, str]], *, add_generation_promp
 
 
 def _common_prefix(chosen: Sequence[int], rejected: Sequence[int]) -> int:
-    """Length of the common prefix, at least one id short of either."""
+    """Return the length of the common prefix, at least one id short of either."""
     limit = min(len(chosen), len(rejected)) - 1
     return next((i for i in range(limit) if chosen[i] != rejected[i]), max(limit, 0))
 
 
 def _well_formed(text: str) -> str:
-    """JSON can hold half a surrogate pair, which no tokenizer takes."""
+    """Replace halves of surrogate pairs: JSON can hold them, but no tokenizer takes them."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""The one resident base model: loaded, frozen, with LoRA injected, and checked to score rows as plain texts."""
+"""The resident base model: loaded once, frozen, with LoRA injected, and checked to score rows as plain texts."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
-from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from corlld.adapters.layout import AdapterLayout
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.learning.model.attention import SegmentAttention
+from corlld.learning.model.checkpointing import checkpoint_layers
 from corlld.learning.model.files import find_model_files, first_line
 from corlld.learning.model.gates import fuse_gates
 from corlld.learning.model.norms import fuse_norms
@@ -31,10 +30,13 @@ _CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.
 
 @dataclass(frozen=True, eq=False)
 class ResidentModel:
-    """model: in eval mode, every parameter frozen. max_positions: None where the model names no limit.
+    """The base model and what belongs to it.
 
-    vocabulary: ids that the model has an embedding for; some tokenizers know more. head: the model's own output layer.
-    attention: None where the model's own is used, and each text is a row.
+    model: in eval mode, every parameter frozen.
+    head: the model's own output layer.
+    attention: None if the model's own is used, for padded rows.
+    max_positions: None if the model names no limit.
+    vocabulary: how many ids the model has an embedding for; some tokenizers know more.
     """
 
     model: Any
@@ -54,7 +56,7 @@ class ResidentModel:
 
     @contextlib.contextmanager
     def bound(self, row: Row, adapters: StackedAdapters | None) -> Iterator[None]:
-        """For this row's passes, forward and backward; `adapters` None: the base model alone."""
+        """Run the row's passes inside, forward and backward. With `adapters` None they are the base model's alone."""
         with contextlib.ExitStack() as bound:
             if self.attention is not None:
                 bound.enter_context(self.attention.bind(row.segments))
@@ -62,22 +64,24 @@ class ResidentModel:
             yield
 
     def token_logps(self, row: Row) -> torch.Tensor:
-        """The log pi of each tail token in nats, shape (N,), float32 (float64 for a float64 model), while `row` is
-        bound. The vocabulary is only computed where a tail token is predicted.
+        """Return log pi of each tail token in nats, shape (N,), float32 (float64 for a float64 model).
+
+        `row` must be bound. The vocabulary is computed only where a tail token is predicted.
         """
         positions = {} if row.position_ids is None else {"position_ids": row.position_ids}
         hidden = self.model.base_model(input_ids=row.input_ids, use_cache=False, **positions).last_hidden_state
+        # (texts, longest, hidden) -> (U, hidden)
         return self.head.logps(hidden.flatten(0, 1)[row.states], row.predictions)
 
     @torch.no_grad()
     def scored(self, row: Row, adapters: StackedAdapters | None) -> torch.Tensor:
-        """`token_logps` without a gradient."""
+        """Return `token_logps` without a gradient. Binds the row itself."""
         with self.bound(row, adapters):
             return self.token_logps(row)
 
 
 def _hub_is_away(error: Exception) -> bool:
-    """Whether the hub was asked, and did not answer: it may later. In offline mode it is not asked."""
+    """Return whether the hub was asked and did not answer: it may answer later. In offline mode it is not asked."""
     missing = error.__cause__
     return isinstance(missing, LocalEntryNotFoundError) and missing.__cause__ is not None
 
@@ -90,11 +94,30 @@ def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> Resid
         UnavailableError: the hub did not answer, and the model is not in its cache.
         FatalError: the cache of converted models can't be written.
     """
-    import transformers
-
     if model.threads:
         torch.set_num_threads(model.threads)
     device = choose_device(model.device)
+    loaded, tokenizer, revision = _load(model, device)
+    try:
+        loaded.to(device)
+    except RuntimeError as error:
+        raise ConfigurationError(f"model.device: {model.name} can't be placed on {device}") from error
+    resident = make_resident(
+        loaded,
+        tokenizer,
+        adapter,
+        name=model.served_name or str(model.name),
+        revision=revision,
+        checkpointing=model.activation_checkpointing,
+    )
+    _check_rows(resident)
+    return resident
+
+
+def _load(model: ModelSettings, device: torch.device) -> tuple[Any, Any, str]:
+    """Return the model, in host memory, its tokenizer and the revision that names its content."""
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     files = find_model_files(model)
     try:
@@ -119,20 +142,7 @@ def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> Resid
     revision = files.revision or getattr(loaded.config, "_commit_hash", None)
     if revision is None:
         raise ConfigurationError(f"model.name: the commit of {model.name} is unknown; name a local folder instead")
-    try:
-        loaded.to(device)
-    except RuntimeError as error:
-        raise ConfigurationError(f"model.device: {model.name} can't be placed on {device}") from error
-    resident = make_resident(
-        loaded,
-        tokenizer,
-        adapter,
-        name=model.served_name or str(model.name),
-        revision=revision,
-        checkpointing=model.activation_checkpointing,
-    )
-    _check_rows(resident)
-    return resident
+    return loaded, tokenizer, revision
 
 
 def make_resident(
@@ -144,15 +154,15 @@ def make_resident(
     revision: str,
     checkpointing: bool = False,
 ) -> ResidentModel:
-    """Freeze a loaded model where it is, and inject LoRA.
+    """Freeze a loaded model on its device, and inject LoRA.
 
     Args:
         model: a transformers causal language model, on its device; not to be used by anyone else from here on.
         tokenizer: its tokenizer.
         adapter: shape of every user's adapter.
         name: `base_model_name_or_path` of published adapters.
-        revision: names the model's content.
-        checkpointing: compute each layer again in the backward pass instead of keeping what it made.
+        revision: a name of the model's content.
+        checkpointing: compute each layer again in the backward pass, and keep nothing of it.
 
     Raises:
         ConfigurationError: model, tokenizer and settings don't fit each other.
@@ -171,7 +181,7 @@ def make_resident(
     fuse_norms(model)
     fuse_gates(model, keep_product=checkpointing)
     if checkpointing:
-        _checkpoint_layers(model)
+        checkpoint_layers(model)
     return ResidentModel(
         model=model,
         tokenizer=tokenizer,
@@ -187,7 +197,11 @@ def make_resident(
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `model.device` names. Raises ConfigurationError."""
+    """Return the device that `model.device` names.
+
+    Raises:
+        ConfigurationError: there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -202,15 +216,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that `model.dtype` names, for a model on this device."""
+    """Return the dtype that `model.dtype` names, for a model on this device."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
 def can_share_prefixes(model: Any) -> bool:
-    """Whether two texts can go on from one prefix in the same row: not where a layer carries a state from token to
-    token, attends in chunks, or computes its attention itself.
+    """Return whether two texts can go on from one prompt in the same row.
+
+    They can't if a layer carries a state from token to token, attends in chunks, or computes its attention itself.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -229,25 +244,11 @@ def _vocabulary_head(model: Any) -> VocabularyHead:
     )
 
 
-def _checkpoint_layers(model: Any) -> None:
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.forward = _computed_again(layer.forward)
-
-
-def _computed_again(forward: Any) -> Any:
-    def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-    return checkpointed
-
-
 @torch.no_grad()
 def _check_rows(resident: ResidentModel) -> None:
-    """Score two texts in a row, and each alone by the model's own attention: a model that ignores positions or
-    branches, or attends in a way that is not known here, is refused.
+    """Score two texts in a row, and each alone by the model's own attention. Refuse a model that scores differently.
+
+    Such a model ignores positions or segments, or attends in a way that is not known here.
     """
     ids = resident.tokenizer("The cat sat on the mat and looked out", add_special_tokens=False)["input_ids"]
     prompt, chosen, rejected = tuple(ids[:-4]), tuple(ids[-4:]), tuple(reversed(ids[-4:]))
@@ -272,7 +273,7 @@ def _own_attention(resident: ResidentModel) -> Iterator[None]:
     if resident.attention is None:
         yield
         return
-    resident.model.set_attn_implementation("eager")  # each family's own words; sdpa knows no soft cap
+    resident.model.set_attn_implementation("eager")  # each family's own code; sdpa knows no soft cap
     try:
         yield
     finally:

@@ -15,14 +15,13 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from corlld.adapters.layout import AdapterLayout, LoraModule
+from corlld.adapters.layout import AdapterLayout, LoraModule, UserVectors
 from corlld.errors import ConfigurationError
 from corlld.learning.model.grouped import UserGroups, user_groups
-from corlld.learning.slots import Rows
 
 
 def choose_modules(model: Any, target_modules: Literal["all-linear"] | Sequence[str]) -> tuple[LoraModule, ...]:
-    """The linear modules that carry LoRA, in the model's order.
+    """Return the linear modules that carry LoRA, in the model's order.
 
     Args:
         model: a transformers causal language model.
@@ -30,7 +29,7 @@ def choose_modules(model: Any, target_modules: Literal["all-linear"] | Sequence[
             the end of it.
 
     Raises:
-        ConfigurationError: a name that fits no linear module; it lists those that exist.
+        ConfigurationError: a name fits no linear module. The message lists those that exist.
     """
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     if target_modules == "all-linear":
@@ -59,11 +58,11 @@ def _describe(name: str, module: nn.Module) -> LoraModule:
 
 @dataclass(frozen=True, eq=False)
 class StackedAdapters:
-    """K users' factors of each module, in the layout's order, as a pass uses them.
+    """Factors of K users for each module, in the layout's order, as a pass uses them.
 
-    factors: A (K, r, in) and B transposed, (K, r, out), in the base model's dtype; the scale lora_alpha / r is in B
-    already. gradients: of A (K, r, in) and of B (K, out, r), added to in the adapters' own dtype; None for passes
-    without.
+    factors: A, (K, r, in), and B transposed, (K, r, out), in the base model's dtype. B is scaled by lora_alpha / r.
+    gradients: of A, (K, r, in), and of B, (K, out, r), in the adapters' own dtype: a backward pass adds to them. None
+    for passes without gradient.
     """
 
     factors: list[tuple[torch.Tensor, torch.Tensor]]
@@ -78,11 +77,11 @@ class _Bound:
 
 
 class StackedLora:
-    """The injected layers. Made once for a model; `bind` says whose tensors the next passes use.
+    """The injected layers. Made once per model; `bind` chooses whose tensors the next passes use.
 
     Args:
-        model: its parameters must be frozen already.
-        layout: which modules, in which order.
+        model: the base model, whose parameters must be frozen already.
+        layout: the modules that carry LoRA, in order.
     """
 
     def __init__(self, model: nn.Module, layout: AdapterLayout) -> None:
@@ -93,7 +92,7 @@ class StackedLora:
         self._widths = {layout.r} | {
             width for site in layout.modules for width in (site.in_features, site.out_features)
         }
-        # Makes autograd call the first layers' backward, whose input has no gradient but whose adapters have.
+        # Makes autograd call the first layers' backward: their input has no gradient, but their adapters have.
         self._wants_gradient = torch.zeros((), device=self._device, dtype=self._dtype, requires_grad=True)
         for index, site in enumerate(layout.modules):
             module = model.get_submodule(site.name)
@@ -123,11 +122,11 @@ class StackedLora:
 
     @contextlib.contextmanager
     def bind(self, adapters: StackedAdapters | None, tokens: Sequence[int] = ()) -> Iterator[None]:
-        """Use these tensors for the passes inside, backward ones included; None: the base model alone.
+        """Use these adapters for the passes inside, backward ones included.
 
         Args:
-            adapters: K users' tensors.
-            tokens: of each of them in the passes, in order.
+            adapters: factors of K users; None for the base model alone.
+            tokens: how many tokens of the pass each user has, in order.
         """
         before = self._bound
         self._bound = None
@@ -139,9 +138,12 @@ class StackedLora:
         finally:
             self._bound = before
 
-    def stack(self, weights: Rows, gradient: torch.Tensor | None = None) -> StackedAdapters:
-        """Users' flat weights, each (layout.size,), for passes; their gradients are added to `gradient`, (K, size)."""
-        users = [weights] if isinstance(weights, torch.Tensor) else [row[None] for row in weights]
+    def stack(self, weights: UserVectors, gradient: torch.Tensor | None = None) -> StackedAdapters:
+        """Return the users' factors for passes, whose gradients will be added to `gradient`, (K, layout.size).
+
+        With `gradient` None a backward pass raises RuntimeError.
+        """
+        users = [weights] if isinstance(weights, torch.Tensor) else [vector[None] for vector in weights]
         factors = [
             (
                 torch.cat([a for a, _ in own]).to(self._dtype),
@@ -153,10 +155,10 @@ class StackedLora:
 
 
 class _LoraLinear(torch.autograd.Function):
-    """y = x W.T + bias + (x A.T) B.T, each user's tokens with the user's own A and B.
+    """Compute y = x W.T + bias + (x A.T) B.T, where each user's tokens meet the user's own A and B.
 
-    One function for base and adapter: the thin products are added in place to the base's output and to the input's
-    gradient, where separate operations would each pass over arrays as wide as the layer.
+    One function computes base and adapter: it adds the thin products in place to the base's output and to the input's
+    gradient. Separate operations would each pass over arrays as wide as the layer.
     """
 
     @staticmethod
@@ -172,8 +174,8 @@ class _LoraLinear(torch.autograd.Function):
         groups: UserGroups,
         scale: float,
     ) -> torch.Tensor:
-        y = F.linear(x, weight, bias)
-        down = groups.products(x, a)
+        y = F.linear(x, weight, bias)  # (T, out)
+        down = groups.products(x, a)  # (T, r)
         groups.add_products_(y, down, b.mT)
         ctx.save_for_backward(x, down, weight, a, b)
         ctx.gradients, ctx.groups, ctx.scale = gradients, groups, scale
@@ -186,11 +188,11 @@ class _LoraLinear(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("a backward pass through adapters that were stacked without gradients")
         gradient_a, gradient_b = ctx.gradients
-        up = groups.products(gradient, b)  # by the scaled B
+        up = groups.products(gradient, b)  # (T, r), by the scaled B
         groups.add_outer_(gradient_a, up, x)
         groups.add_outer_(gradient_b.mT, down, gradient, ctx.scale)
         below = None
         if ctx.needs_input_grad[0]:
-            below = gradient @ weight
+            below = gradient @ weight  # (T, in)
             groups.add_products_(below, up, a.mT)
         return below, *(None,) * 8

@@ -1,12 +1,12 @@
-"""Log-probabilities of target tokens without the logits of the whole vocabulary ever being in memory.
+"""Log-probabilities of target tokens. The logits of the whole vocabulary are never in memory.
 
-For a token with hidden state h, log p(t) = s_t - logsumexp(s) and its gradient in h is W_t - sum_v p_v W_v (where
-s = W h): a vector that the forward pass knows already. The pass goes over the vocabulary in chunks and accumulates
-logsumexp and the expected row; the backward pass multiplies a known vector with one number a token.
+For a token with hidden state h, log p(t) = s_t - logsumexp(s), where s = W h. Its gradient in h is
+W_t - sum_v p_v W_v: a vector that the forward pass knows already. The forward pass goes over the vocabulary in chunks
+and accumulates logsumexp and the expected weights. The backward pass multiplies that vector with a number per token.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -14,10 +14,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 @dataclass(frozen=True, eq=False)
 class VocabularyHead:
-    """The output layer: logits s = cap(scale * (W h + bias)), cap(z) = c tanh(z / c) where the model has one.
+    """The output layer: logits s = cap(scale * (W h + bias)), with cap(z) = c tanh(z / c) if the model has a cap.
 
     weight: (V, hidden). bias: (V,) or None. softcap: c, as in Gemma 2. scale: as in Cohere and Granite.
-    chunk: entries of the vocabulary that are looked at together.
+    chunk: how many entries of the vocabulary are looked at together.
     """
 
     weight: torch.Tensor
@@ -27,15 +27,15 @@ class VocabularyHead:
     chunk: int = 2048  # of gemma3's 262,144 the fastest on a CPU of 1,024 to 16,384
 
     def logps(self, hidden: torch.Tensor, predictions: "Predictions") -> torch.Tensor:
-        """The log-probability of each target in nats, shape (N,), float32 (float64 for a float64 model).
+        """Return the log-probability of each target in nats, shape (N,), float32 (float64 for a float64 model).
 
-        hidden: (U, hidden), the states that predict something, each one once.
+        hidden: (U, hidden), each state that predicts something once.
         """
         logps: torch.Tensor = _TargetLogps.apply(hidden, self, predictions)
         return logps
 
     def squash(self, raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits of `raw` = W h + bias, and their derivative where it is not 1."""
+        """Return the logits of `raw` = W h + bias, and their derivative; None if that is 1."""
         if self.scale != 1.0:
             raw = raw * self.scale
         if self.softcap is None:
@@ -46,15 +46,24 @@ class VocabularyHead:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What is predicted from U hidden states: N targets, some of them from the same state.
+    """N targets that are predicted from U hidden states, some of them from the same state.
 
-    targets: (N,), ids. states: (N,), by which state each is predicted. of_state: (U, most targets of a state), the
-    targets of each state, filled up with N: backward sums over them in a fixed order.
+    targets: (N,), ids.
+    states: (N,), the state that predicts each.
+    of_state: (U, most targets of a state), each state's targets, filled up with N. The backward pass sums over them in
+        a fixed order.
     """
 
     targets: torch.Tensor
     states: torch.Tensor
     of_state: torch.Tensor
+
+
+class TailSums(NamedTuple):
+    """Log pi of pairs' tails, each summed over its tokens, in nats: (pairs,) each. rejected: 0 for pairs without."""
+
+    chosen: torch.Tensor
+    rejected: torch.Tensor
 
 
 class _TargetLogps(torch.autograd.Function):
@@ -64,13 +73,13 @@ class _TargetLogps(torch.autograd.Function):
         with_gradient = ctx.needs_input_grad[0]
         normaliser, expected = _normalise(hidden, head, wide, with_gradient)
 
-        rows = head.weight[predictions.targets].to(wide)
-        raw = (hidden[predictions.states].to(wide) * rows).sum(1)
+        weights = head.weight[predictions.targets].to(wide)  # (N, hidden)
+        raw = (hidden[predictions.states].to(wide) * weights).sum(1)  # (N,)
         if head.bias is not None:
             raw += head.bias[predictions.targets]
         logits, slope = head.squash(raw)
         if expected is not None:
-            jacobian = rows if slope is None else rows * slope[:, None]
+            jacobian = weights if slope is None else weights * slope[:, None]
             ctx.save_for_backward(jacobian.sub_(expected[predictions.states]), predictions.of_state)
             ctx.dtype = hidden.dtype
         return logits - normaliser[predictions.states]
@@ -78,22 +87,22 @@ class _TargetLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         jacobian, of_state = ctx.saved_tensors
-        parts = F.pad(jacobian * gradient[:, None], (0, 0, 0, 1))
+        parts = F.pad(jacobian * gradient[:, None], (0, 0, 0, 1))  # (N + 1, hidden), the last row 0
         return parts[of_state].sum(1).to(ctx.dtype), None, None
 
 
 def _normalise(
     hidden: torch.Tensor, head: VocabularyHead, wide: torch.dtype, with_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The logsumexp over the vocabulary, (U,), and the expected row sum_v p_v W_v ds_v/dz_v, (U, hidden)."""
+    """Return the logsumexp over the vocabulary, (U,), and the expected weights sum_v p_v W_v ds_v/dz_v, (U, hidden)."""
     normaliser = hidden.new_full((hidden.shape[0], 1), float("-inf"), dtype=wide)
     expected = hidden.new_zeros(hidden.shape, dtype=wide) if with_gradient else None
     for start in range(0, head.weight.shape[0], head.chunk):
         weight = head.weight[start : start + head.chunk]
         bias = None if head.bias is None else head.bias[start : start + head.chunk]
         logits, slope = head.squash(F.linear(hidden, weight, bias))
-        # One pass over a chunk that is in the cache; the largest share is never small, and tells the chunk's logsumexp.
-        shares = logits.softmax(1)
+        # One pass over a chunk that is in the cache. The largest share is never small: it gives the chunk's logsumexp.
+        shares = logits.softmax(1)  # (U, chunk)
         here = logits.amax(1, keepdim=True).to(wide) - shares.amax(1, keepdim=True).to(wide).log_()
         total = torch.logaddexp(normaliser, here)
         if expected is not None:

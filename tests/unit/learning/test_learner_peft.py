@@ -168,8 +168,8 @@ def test_loss_and_gradient_of_users_in_one_pass_equal_a_hand_written_two_row_dpo
         return [UserStep(slot, own) for slot, own in zip(slots, candidates, strict=True)]
 
     candidates = [[Candidate(pair) for pair in encode(resident, own)] for own in texts]
-    runner.score(steps(before), base=True)
-    runner.score(steps(before), base=False)
+    runner.passes.score(steps(before), base=True)
+    runner.passes.score(steps(before), base=False)
     items = [Item(user, candidate.pair) for user, own in enumerate(candidates) for candidate in own]
     rows = resident.collator.pack(items, max_row_tokens, users=2)
     assert len(rows) == (len(items) if max_row_tokens == 60 else 1)
@@ -181,7 +181,7 @@ def test_loss_and_gradient_of_users_in_one_pass_equal_a_hand_written_two_row_dpo
     counts = [len(own) for own in texts]
     losses: list[list[torch.Tensor]] = [[], []]
     for row in rows:
-        _, found = runner.row_losses(row, adapters, [flat[member] for member in row.members], counts)
+        _, found = runner.passes.row_losses(row, adapters, [flat[member] for member in row.members], counts)
         for item, loss in zip(row.items, found, strict=True):
             losses[item.user].append(loss)
 

@@ -6,14 +6,8 @@ import torch
 from corlld.errors import ConfigurationError
 from corlld.learning.memory_plan import MemoryPlan, free_memory, kept_bytes_per_token, plan_memory
 from corlld.learning.model.resident import ResidentModel
-from tests.support.tiny_models import make_tiny_model, tiny_resident
 
 PLAN = MemoryPlan(row_tokens=10, step_users=1, base=1000, slot=30, step=50, state=30, device_free=200, host_limit=100)
-
-
-@pytest.fixture(scope="module")
-def resident(tmp_path_factory: pytest.TempPathFactory) -> ResidentModel:
-    return tiny_resident(make_tiny_model(tmp_path_factory.mktemp("model"), "gemma3"))
 
 
 def test_users_fit_beside_a_step_on_the_device_and_in_the_limit_of_host_memory() -> None:

@@ -9,6 +9,7 @@ from corlld.adapters.layout import AdapterTensors
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.resident import make_resident
+from corlld.learning.objective import Sums
 from corlld.learning.slots import SlotArena
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
@@ -36,16 +37,18 @@ def test_forward_backward_and_step_stay_on_the_models_device_in_bfloat16(
         zeros = torch.zeros(resident.layout.size)  # in host memory
         slots = [arena.place(uid, AdapterTensors(zeros, zeros, zeros, optimizer_step=0)) for uid in ("ann", "bob")]
         users = [UserStep(slot, [Candidate(PAIRS[0])]) for slot in slots]
-        users[1] = UserStep(slots[1], [Candidate(pair, base=(-1.0, -2.0), previous=(-1.0, -2.0)) for pair in PAIRS])
+        users[1] = UserStep(
+            slots[1], [Candidate(pair, base=Sums(-1.0, -2.0), previous=Sums(-1.0, -2.0)) for pair in PAIRS]
+        )
         weights, gradient = arena.gather(slots)
         adapters = resident.lora.stack(weights, gradient)
         items = [Item(user, candidate.pair) for user, step in enumerate(users) for candidate in step.candidates]
         (row,) = resident.collator.pack(items, 100, users=2)
         # Fake numbers can't be brought to the host: everything on the device's side of that.
         policy = resident.scored(row, adapters)
-        tokens, losses = runner.row_losses(row, adapters, [c for step in users for c in step.candidates], [1, 2])
+        tokens, losses = runner.passes.row_losses(row, adapters, [c for step in users for c in step.candidates], [1, 2])
         tensors, norms = runner.take_step(users, gradient)
-        arena.commit(slots[0], [tensor[0] for tensor in tensors], 1)
+        arena.commit(slots[0], tensors.of(0), 1)
         found = (policy, tokens, losses, norms, gradient, *weights, *(row for rows in tensors for row in rows))
         assert {tensor.device for tensor in found} == {META}
         assert tokens.dtype == losses.dtype == gradient.dtype == torch.float32

@@ -20,8 +20,8 @@ from corlld.learning.user_step import StepResult, UserStep
 from corlld.records import EditEvent, PairStatus, TrainingBatch, UpdateOutcome
 from corlld.settings.sections import GuardSettings, LearningSettings
 from corlld.simulation.control_texts import CANARIES, PARAGRAPHS, PASSAGES
+from tests.support.learning import EDITS, event
 from tests.support.tiny_models import make_tiny_model, tiny_resident
-from tests.unit.learning.test_learner import EDITS, event
 
 LONG_ENOUGH = "a passage of words that is long enough to be scored"
 
@@ -143,7 +143,7 @@ def test_drift_and_figures_are_of_the_pairs_alone(resident: ResidentModel, max_r
         )
         learner = CorllLearner(resident, rule, GuardSettings(max_drift_nats=1e9), 1)
         outcomes.append(learner.update([TrainingBatch("ann", None, EDITS)])[0])
-        tokens.append(learner.tokens[0])
+        tokens.append(learner.tokens.computed)
     without, rehearsed = outcomes
     assert tokens[1] > tokens[0]
     assert rehearsed.drift_nats == pytest.approx(without.drift_nats, rel=1e-3)
@@ -185,7 +185,7 @@ def test_the_guard_leaves_passages_out_where_they_are_in_rows_of_their_own(resid
         rule = LearningSettings(rehearsal_weight=weight, max_row_tokens=100)
         learner = CorllLearner(resident, rule, GuardSettings(every_steps=every_steps), 8)
         learner.update([TrainingBatch(str(user), None, EDITS[:1]) for user in range(8)])
-        return learner.tokens[0], learner.progress
+        return learner.tokens.computed, learner.progress
 
     def measured(weight: float) -> tuple[int, ...]:
         return tuple(on - off for on, off in zip(taken(weight, 1), taken(weight, 2), strict=True))

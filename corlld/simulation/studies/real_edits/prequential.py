@@ -94,8 +94,8 @@ def cross_scores(
                     "seed": seed,
                     "adapter": owner.name,
                     "margin": round(score.margin, 4),
-                    "base_margin": round(score.base[0] - score.base[1], 4),
-                    "gain": round((score.policy[0] - score.base[0]) / score.edited_tokens, 5),
+                    "base_margin": round(score.base.preference, 4),
+                    "gain": round((score.policy.chosen - score.base.chosen) / score.edited_tokens, 5),
                 }
                 for offset, score in enumerate(scores)
                 if score is not None
@@ -146,7 +146,7 @@ def _row(editor: Editor, index: int, score: PairScore, rule: Rule, seed: int, *,
         "edit": index,
         "seed": seed,
         "margin": round(score.margin, 4),
-        "base_margin": round(score.base[0] - score.base[1], 4),
+        "base_margin": round(score.base.preference, 4),
         "trained": int(trained),
         "applied": int(applied),
         "flipped": int(rule.flipped and _flip(editor.edits[index].event, seed)),

@@ -250,7 +250,7 @@ def _held_out_figures(prompt: Prompt, draft: Draft, written: PairScore, hidden: 
         "distance": 1 - utility(draft.text, prompt.hidden),
         "repetition": repetition_ratio(draft.text),
         "words": len(draft.text.split()),
-        "base_nats": -written.base[0] / written.edited_tokens,
+        "base_nats": -written.base.chosen / written.edited_tokens,
         "kl_nats": nats_above_base([written]),
-        "hidden_rise_nats": hidden.policy[0] - hidden.base[0],
+        "hidden_rise_nats": hidden.policy.chosen - hidden.base.chosen,
     }

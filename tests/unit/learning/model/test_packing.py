@@ -61,7 +61,7 @@ def test_rows_hold_every_pair_once_by_user_and_pass_the_limit_only_for_a_single_
 
 @given(ITEMS, st.sampled_from([None, 1, 2, 3, 6]))
 def test_each_token_sees_exactly_what_it_would_see_in_its_own_text(items: list[Item], window: int | None) -> None:
-    """Read back from pieces, branches and masks what each token sees, and compare with plain rows of prompt + tail."""
+    """Read back from segments, tails and masks what each token sees, and compare with plain rows of prompt + tail."""
     row = one_row(items)
     assert row.segments is not None
     assert row.position_ids is not None
@@ -72,9 +72,9 @@ def test_each_token_sees_exactly_what_it_would_see_in_its_own_text(items: list[I
     users = [user for user, count in enumerate(row.users) for _ in range(count)]
     found = set()
     place = 0
-    for branch in row.segments.branches:
-        seen = [token for piece in branch.pieces for token in range(bounds[piece], bounds[piece + 1])]
-        queries = sum(row.segments.lengths[piece] for piece in branch.pieces[-branch.own :])
+    for tail in row.segments.tails:
+        seen = [token for number in tail.segments for token in range(bounds[number], bounds[number + 1])]
+        queries = sum(row.segments.lengths[number] for number in tail.segments[-tail.own :])
         assert seen[-queries:] == list(range(place, place + queries))  # end to end, in the row's order
         mask = causal_mask(queries, len(seen), window, torch.zeros(()))
         for query in range(queries):

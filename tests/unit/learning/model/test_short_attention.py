@@ -1,22 +1,22 @@
-"""The two ways of attention by branches give the same, and the same gradient."""
+"""The two ways of attention by segments give the same, and the same gradient."""
 
 import pytest
 import torch
 
 from corlld.learning.model import attention
-from corlld.learning.model.attention import Branch, SegmentAttention, Segments
+from corlld.learning.model.attention import SegmentAttention, Segments, Tail
 
-# A trunk, a tail and another one; a text of one token; a trunk whose second branch has a middle of its own, and the
-# third one a tail of one token.
+# A prompt with two tails; a text of one token; three tails whose prompts begin alike, where the second prompt has a
+# segment of its own, and the third tail is one token.
 SEGMENTS = Segments(
     (6, 3, 4, 1, 5, 2, 1, 3, 1),
     (
-        Branch((0, 1), 2),
-        Branch((0, 2), 1),
-        Branch((3,), 1),
-        Branch((4, 5), 2),
-        Branch((4, 6, 7), 2),
-        Branch((4, 8), 1),
+        Tail((0, 1), 2),
+        Tail((0, 2), 1),
+        Tail((3,), 1),
+        Tail((4, 5), 2),
+        Tail((4, 6, 7), 2),
+        Tail((4, 8), 1),
     ),
 )
 TOKENS = sum(SEGMENTS.lengths)
@@ -34,7 +34,7 @@ def attend(
     )
     upstream = torch.randn(1, TOKENS, HEADS, VALUE_WIDTH, generator=generator, dtype=torch.float64)
     function = SegmentAttention()
-    with function.bind(Segments(SEGMENTS.lengths, SEGMENTS.branches)):
+    with function.bind(Segments(SEGMENTS.lengths, SEGMENTS.tails)):
         with function.bind(None):
             pass  # and bound again afterwards
         out, _ = function(torch.nn.Identity(), q, k, v, None, scaling=scaling, sliding_window=window)
@@ -44,7 +44,7 @@ def attend(
 
 @pytest.mark.parametrize("scaling", [None, 0.7])
 @pytest.mark.parametrize("window", [None, 1, 3, 5, 8, 100])
-@pytest.mark.parametrize("longest", [10, 100], ids=["branch-by-branch", "whole-families"])
+@pytest.mark.parametrize("longest", [10, 100], ids=["tail-by-tail", "whole-prompts"])
 def test_plain_products_give_what_the_fused_kernel_gives(
     monkeypatch: pytest.MonkeyPatch, longest: int, window: int | None, scaling: float | None
 ) -> None:
@@ -55,7 +55,7 @@ def test_plain_products_give_what_the_fused_kernel_gives(
     assert all(part.abs().max() > 0.1 for part in seen)
 
 
-def test_only_rows_of_short_branches_are_computed_with_plain_products(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_rows_of_short_texts_are_computed_with_plain_products(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
     plain = attention.short_attention
     monkeypatch.setattr(attention, "short_attention", lambda *args: (used.append(1), plain(*args))[1])
@@ -66,12 +66,12 @@ def test_only_rows_of_short_branches_are_computed_with_plain_products(monkeypatc
     assert used
 
 
-@pytest.mark.parametrize(("longest", "stretches"), [(11, 6), (12, 4), (13, 3)])
-def test_branches_with_a_common_beginning_are_computed_together_unless_that_is_too_long(
-    monkeypatch: pytest.MonkeyPatch, longest: int, stretches: int
+@pytest.mark.parametrize(("longest", "products"), [(11, 6), (12, 4), (13, 3)])
+def test_tails_of_one_prompt_are_computed_together_unless_that_is_too_long(
+    monkeypatch: pytest.MonkeyPatch, longest: int, products: int
 ) -> None:
     monkeypatch.setattr(attention, "LONGEST_SHORT", longest)
-    assert len(Segments(SEGMENTS.lengths, SEGMENTS.branches).stretches) == stretches
+    assert len(Segments(SEGMENTS.lengths, SEGMENTS.tails).products) == products
 
 
 @pytest.mark.parametrize("unknown", ["attention_mask", "dropout", "s_aux", "position_bias", "head_mask"])

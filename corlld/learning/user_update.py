@@ -1,0 +1,156 @@
+"""One user's micro-batch on its way through an update: which pairs its steps take, and what became of each event.
+
+It knows no device: the learner runs the steps, and hands their results in.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from corlld.adapters.layout import AdapterTensors
+from corlld.errors import RejectReason
+from corlld.learning.objective import Objective
+from corlld.learning.slots import Slot
+from corlld.learning.user_step import Candidate, StepResult, UserStep
+from corlld.records import PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Prequential:
+    """A pair's score before it was learnt from, in nats. by_trained: by an adapter that took a step before."""
+
+    margin: float
+    base_margin: float
+    by_trained: bool
+
+
+@dataclass(eq=False)
+class UserUpdate:
+    """One user's micro-batch under way. Pairs go by the index of their event."""
+
+    batch: TrainingBatch
+    adapter: AdapterTensors | None  # as it was given, and then as it was trained
+    outcomes: dict[int, PairOutcome] = field(default_factory=dict)
+    candidates: dict[int, Candidate] = field(default_factory=dict)
+    slot: Slot | None = None
+    untrained: bool = False
+    queue: deque[list[int]] = field(default_factory=deque)  # pairs of the steps to come
+    _scores: dict[int, Prequential] = field(default_factory=dict)
+    _deltas: dict[int, float] = field(default_factory=dict)
+    _applied: set[int] = field(default_factory=set)
+    _guilty: dict[int, RejectReason] = field(default_factory=dict)
+    _unrehearsed: set[int] = field(default_factory=set)  # failed alone beside a passage: from then on without one
+    _steps: list[StepResult] = field(default_factory=list)
+    _loss_sum: float = 0.0
+    _loss_pairs: int = 0
+
+    @property
+    def trained(self) -> bool:
+        return bool(self._steps)
+
+    def plan(self, pairs_per_step: int, steps_per_batch: int) -> None:
+        """Queue the steps of the micro-batch."""
+        order = list(self.candidates)
+        cuts = [order[start : start + pairs_per_step] for start in range(0, len(order), pairs_per_step)]
+        self.queue.extend(cuts * steps_per_batch)
+
+    def next_step(self) -> list[int]:
+        """Take the pairs of the next step from the queue; empty if none is left."""
+        while self.queue:
+            if chosen := [index for index in self.queue.popleft() if index not in self._guilty]:
+                return chosen
+        return []
+
+    def step(self, chosen: Sequence[int]) -> UserStep:
+        """Return the step on these pairs."""
+        assert self.slot is not None  # noqa: S101 - for the type checker
+        return UserStep(self.slot, [self.candidates[index] for index in chosen])
+
+    def may_rehearse(self, chosen: Sequence[int]) -> bool:
+        """Return whether a passage may stand beside these pairs."""
+        return not self._unrehearsed.issuperset(chosen)
+
+    def unknown(self, chosen: Sequence[int], *, base: bool) -> list[int]:
+        """Return those of the pairs whose reference, `base` or else `previous`, is not known yet."""
+        found = [(index, self.candidates[index]) for index in chosen]
+        return [index for index, known in found if (known.base if base else known.previous) is None]
+
+    def reject(self, chosen: Sequence[int], reason: RejectReason) -> None:
+        """Take these pairs out of the steps to come."""
+        self._guilty.update(dict.fromkeys(chosen, reason))
+
+    def keep_scores(self, chosen: Sequence[int]) -> None:
+        """Keep the first score of each pair of a step. Later ones come after the pair was trained on."""
+        trained = self.trained or not self.untrained
+        for index in chosen:
+            if (score := _score_of(self.candidates[index], by_trained=trained)) is not None:
+                self._scores.setdefault(index, score)
+
+    def retry(self, chosen: list[int], failure: RejectReason, *, rehearsed: bool) -> None:
+        """Queue the pairs of a failed step one by one. A single pair goes without its passage, or else is rejected."""
+        if len(chosen) > 1:
+            self.queue.extendleft([index] for index in reversed(chosen))
+        elif rehearsed:
+            self._unrehearsed.update(chosen)
+            self.queue.appendleft(chosen)
+        else:
+            self.reject(chosen, failure)
+
+    def apply(self, chosen: list[int], result: StepResult) -> None:
+        """Take in a step that did not fail."""
+        self._steps.append(result)
+        self._applied.update(chosen)
+        self._loss_sum += (result.loss or 0.0) * len(chosen)
+        self._loss_pairs += len(chosen)
+        for index, delta in zip(chosen, result.delta_chosen_logps or (), strict=False):
+            self._deltas.setdefault(index, delta)
+
+    def outcome(self, objective: Objective) -> UpdateOutcome:
+        """Return what became of the micro-batch, once all its steps were taken."""
+        for index, candidate in self.candidates.items():
+            if not candidate.pair.is_acceptance:
+                self.outcomes[index] = self._pair_outcome(index)
+        pairs = tuple(self.outcomes[index] for index in sorted(self.outcomes))
+        saturated = [objective.is_saturated(score.margin) for score in self._scores.values()]
+        share = sum(saturated) / len(saturated) if saturated else None
+        if not self._steps:
+            return UpdateOutcome(self.batch.uid, self.adapter, trained=False, pairs=pairs, saturated_share=share)
+        drifts = [step.drift_nats for step in self._steps if step.drift_nats is not None]
+        drops = [step.plain_text_drop_nats for step in self._steps if step.plain_text_drop_nats is not None]
+        return UpdateOutcome(
+            uid=self.batch.uid,
+            adapter=self.adapter,
+            trained=True,
+            pairs=pairs,
+            steps=len(self._steps),
+            loss=self._loss_sum / self._loss_pairs,
+            gradient_norm=self._steps[-1].gradient_norm,
+            drift_nats=drifts[-1] if drifts else None,
+            plain_text_drop_nats=fmean(drops) if drops else None,
+            saturated_share=share,
+        )
+
+    def _pair_outcome(self, index: int) -> PairOutcome:
+        score = self._scores.get(index)
+        applied = index in self._applied
+        return PairOutcome(
+            status=PairStatus.APPLIED if applied else PairStatus.REJECTED,
+            reason=None if applied else self._guilty[index],
+            margin=None if score is None else score.margin,
+            base_margin=None if score is None else score.base_margin,
+            scored_by_trained=score is not None and score.by_trained,
+            delta_chosen_logp=self._deltas.get(index),
+        )
+
+
+def _score_of(candidate: Candidate, *, by_trained: bool) -> Prequential | None:
+    """Return a pair's margins; None for an acceptance, and if they are not finite."""
+    if candidate.pair.is_acceptance or candidate.now is None or candidate.base is None:
+        return None
+    base_margin = candidate.base.preference
+    margin = candidate.now.preference - base_margin
+    return (
+        Prequential(margin, base_margin, by_trained) if math.isfinite(margin) and math.isfinite(base_margin) else None
+    )
