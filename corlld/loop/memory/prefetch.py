@@ -5,7 +5,7 @@ It loads nothing itself; the loop does.
 
 from collections import OrderedDict
 
-from corlld.loop.memory.stored import StoredStates, state_nbytes
+from corlld.loop.memory.cache import StoredStates, state_nbytes
 from corlld.records import UserState
 
 LOADS_AT_A_TIME = 2  # loads and writes that are due wait behind them

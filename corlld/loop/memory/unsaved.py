@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from corlld.loop.memory.stored import StoredStates, state_nbytes
+from corlld.loop.memory.cache import StoredStates, state_nbytes
 from corlld.loop.transitions import Selection
 from corlld.records import UserState
 from corlld.settings.sections import SnapshotSettings

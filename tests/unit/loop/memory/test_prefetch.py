@@ -1,7 +1,7 @@
 """States are loaded ahead: each once per micro-batch, a few at a time, and never more than fit."""
 
+from corlld.loop.memory.cache import StoredStates, state_nbytes
 from corlld.loop.memory.prefetch import LOADS_AT_A_TIME, MEMORY_SHARE, Prefetch
-from corlld.loop.memory.stored import StoredStates, state_nbytes
 from tests.support.states import released_state
 
 STATE = released_state()

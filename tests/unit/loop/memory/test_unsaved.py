@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corlld.loop.memory.cache import StoredState, StoredStates, state_nbytes
 from corlld.loop.memory.host_memory import HostMemory
-from corlld.loop.memory.stored import StoredState, StoredStates, state_nbytes
 from corlld.loop.memory.unsaved import BUFFER_SHARE, Unsaved, UnsavedStates
 from corlld.loop.transitions import Selection
 from corlld.records import Arrival, UserState

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corlld.loop.memory.stored import StoredState, StoredStates, state_nbytes
+from corlld.loop.memory.cache import StoredState, StoredStates, state_nbytes
 from tests.support.states import UID, released_state, tombstone
 
 STATE = released_state()
