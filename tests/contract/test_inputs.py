@@ -20,12 +20,13 @@ from corlld.records import DeadLetter, Record
 from corlld.settings.sections import Settings, SourceSettings
 from corlld.settings.words import KEYS
 from corlld.sources.dead_letters import letter_key
+from tests.support.edits import edit
 from tests.support.fakes import MemoryPositions
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.kafka.topics import Reader, kafka_settings, unique
 
 KINDS = get_args(SourceSettings.model_fields["kind"].annotation)
-VALUES = [b'{"n": %d}' % n for n in range(6)]
+VALUES = [json.dumps(edit(n)).encode() for n in range(6)]
 PATIENCE_SECONDS = 30.0
 
 

@@ -1,6 +1,7 @@
 """One suite for every source: what the loop may rely on, whether the input is a file or a real topic."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -10,11 +11,12 @@ import pytest
 from corlld.protocols import Source
 from corlld.sources.jsonl.source import JsonlSource
 from corlld.sources.kafka.source import KafkaSource
+from tests.support.edits import edit
 from tests.support.fakes import MemoryPositions
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.kafka.topics import Reader, kafka_settings, produce, unique
 
-VALUES = [b'{"n": %d}' % n for n in range(6)]
+VALUES = [json.dumps(edit(n)).encode() for n in range(6)]
 
 
 class Input(Protocol):

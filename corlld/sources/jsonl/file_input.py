@@ -7,8 +7,8 @@ from corlld.protocols import DeadLetters, PositionStore, Source
 from corlld.records import Record
 from corlld.settings.sections import Settings
 from corlld.sources.jsonl.last_lines import newest_records
-from corlld.sources.jsonl.letter_file import JsonlDeadLetters
 from corlld.sources.jsonl.source import JsonlSource
+from corlld.sources.letter_file import JsonlDeadLetters
 from corlld.system.durable_files import check_permission
 
 GROUP = "jsonl"  # what `store.json` says in place of a consumer group

@@ -2,8 +2,9 @@
 
 import tomllib
 from pathlib import Path
+from typing import get_args
 
-from corlld.settings.sections import Settings
+from corlld.settings.sections import Settings, SourceSettings
 from corlld.settings.words import KEYS, is_secret, render_default_toml
 from tests.support.settings_files import load
 
@@ -26,7 +27,8 @@ def test_the_default_file_says_of_each_setting_what_it_is_and_what_is_allowed() 
     text = render_default_toml()
     for name, field in KEYS.items():
         assert field.get("description"), name
-    assert '# Allowed: "kafka", "jsonl".\nkind = "kafka"' in text
+    kinds = ", ".join(f'"{kind}"' for kind in get_args(SourceSettings.model_fields["kind"].annotation))
+    assert f'# Allowed: {kinds}.\nkind = "kafka"' in text
     assert "# Rank.\n# Allowed: an integer > 0.\nr = 8\n" in text
     assert "# Allowed: a path. Not set by default.\n# path = " in text
     assert max(map(len, text.splitlines())) <= 120

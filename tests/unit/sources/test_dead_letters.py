@@ -16,8 +16,8 @@ from corlld.errors import InvalidEvent, InvalidReason, RetriableError
 from corlld.records import DeadLetter, Record, SourcePartition, Tenure
 from corlld.settings.sections import DeadLetterSettings, KafkaSettings
 from corlld.sources.dead_letters import letter_headers, letter_key
-from corlld.sources.jsonl.letter_file import JsonlDeadLetters
 from corlld.sources.kafka.producers import KafkaAnnouncements, KafkaDeadLetters, TopicProducer
+from corlld.sources.letter_file import JsonlDeadLetters
 
 TOPIC_ID = "0123456789abcdef0123456789abcdef"
 VALUE = b'{"not": \xff json'  # not even UTF-8
@@ -161,7 +161,7 @@ def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("corlld.sources.jsonl.letter_file.os.fsync", full_disk)
+        patched.setattr("corlld.sources.letter_file.os.fsync", full_disk)
         with pytest.raises(RetriableError, match="No space left"):
             letters.send(a_letter()).result(10)
     assert path.read_bytes() == whole
