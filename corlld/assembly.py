@@ -176,11 +176,12 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
 
 
 def _build(settings: Settings, the_input: Input, observer: Observer, opened: ExitStack) -> Daemon:
+    deadline = time.monotonic() + settings.operations.startup_timeout_seconds
     observer.starting(Stage.INPUT)
     passages(settings.learning)  # a file that can't be used is reported before the wait for input and model
     names = pseudonyms(settings)
     store = build_store(settings)
-    source, dead_letters, announcements = _reach(settings, the_input, store, opened)
+    source, dead_letters, announcements = _reach(settings, the_input, store, deadline, opened)
     observer.starting(Stage.MODEL)
     resident, learner = _load_model(settings, observer)
     observer.starting(Stage.STATE)
@@ -203,10 +204,9 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
 
 
 def _reach(
-    settings: Settings, the_input: Input, positions: PositionStore, opened: ExitStack
+    settings: Settings, the_input: Input, positions: PositionStore, deadline: float, opened: ExitStack
 ) -> tuple[Source, DeadLetters, Announcements | None]:
-    """Reach input, dead letters and announcements, all before the deadline of the start. `opened` closes them."""
-    deadline = time.monotonic() + settings.operations.startup_timeout_seconds
+    """Reach input, dead letters and announcements, all before `deadline` (monotonic). `opened` closes them."""
 
     def left() -> float:
         return max(0.1, deadline - time.monotonic())

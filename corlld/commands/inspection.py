@@ -48,9 +48,8 @@ class Check:
         self._sample_limit = sample
         self._console = console
         self._deadline = time.monotonic() + settings.operations.startup_timeout_seconds
-        self._store: StateStore = LocalFolderStore(
-            settings.state.path
-        )  # replaced once the settings are known to be complete
+        # Replaced once the settings are known to be complete.
+        self._store: StateStore = LocalFolderStore(settings.state.path)
         self._opened: Source | None = None
         self._source: Source | None = None  # set once it is reached
         self._away: frozenset[str] = frozenset()  # the servers of an input that was not reached

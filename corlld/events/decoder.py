@@ -184,7 +184,7 @@ class EventDecoder:
             reason = InvalidReason.MISSING_FIELD if wire.prompt is None else InvalidReason.INVALID_FIELD
             raise InvalidEvent(reason, field=_path("prompt", cloud), detail="either prompt or messages, not both")
         if wire.messages is not None and not self._supports_messages:
-            detail = "prompt instead of messages: the base model has no chat template"
+            detail = "the base model has no chat template: send prompt in place of messages"
             raise InvalidEvent(InvalidReason.NO_CHAT_TEMPLATE, field=_path("messages", cloud), detail=detail)
 
     def _check_length(self, wire: _WireEdit, cloud: bool) -> None:

@@ -14,9 +14,8 @@ class LowWatermark:
     """The unfinished records of one tenure. Offsets start in increasing order and finish in any order."""
 
     def __init__(self) -> None:
-        self._started: deque[tuple[int, float]] = (
-            deque()
-        )  # offset and time, ascending; finished offsets leave from the left
+        # Offset and time, ascending; finished offsets leave from the left.
+        self._started: deque[tuple[int, float]] = deque()
         self._unfinished: set[int] = set()
         self._newest = -1
 

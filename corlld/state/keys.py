@@ -1,5 +1,6 @@
-"""Keys that both state stores use alike: names of users, and the token of a user without a state."""
+"""Keys that both state stores use alike: names of users and positions, and the token of a user without a state."""
 
+import json
 import re
 
 NO_STATE = "0"  # the token that the first `save` of a user needs
@@ -7,6 +8,7 @@ NO_STATE = "0"  # the token that the first `save` of a user needs
 UID_PATTERN = r"[0-9a-f]{32}"
 
 _UID = re.compile(UID_PATTERN)
+_POSITION_NAME = re.compile(r"[0-9a-f]+")
 
 
 def is_uid(name: str) -> bool:
@@ -15,7 +17,23 @@ def is_uid(name: str) -> bool:
 
 
 def checked_uid(uid: str) -> str:
-    """Return the uid. Raises ValueError for any other text: it could name a file outside of the store."""
+    """Return the uid. Raises ValueError for any other text: it could name a file outside the store."""
     if not is_uid(uid):
         raise ValueError("a uid is 32 hex digits")
     return uid
+
+
+def checked_position_name(name: str) -> str:
+    """Return the name of a position. Raises ValueError for any other text: it could name a file outside the store."""
+    if not _POSITION_NAME.fullmatch(name):
+        raise ValueError("a position's name is hex digits")
+    return name
+
+
+def parse_position(data: bytes) -> dict[str, str | int] | None:
+    """Return the position that a file or an object holds; None if it is corrupt."""
+    try:
+        position = json.loads(data)
+    except ValueError:
+        return None
+    return position if isinstance(position, dict) else None

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from corlld.adapters.tensor_file import header_end
 from corlld.errors import ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable, UnavailableError
 from corlld.records import Head, StoreIdentity, UserState
-from corlld.state.keys import NO_STATE, UID_PATTERN, checked_uid
+from corlld.state.keys import NO_STATE, UID_PATTERN, checked_position_name, checked_uid, parse_position
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of, write_id_of
 from corlld.state.store_identity import IDENTITY_NAME, check_found, check_identity, fingerprint_of, new_identity_file
 from corlld.system.object_client import ObjectClient
@@ -24,7 +24,6 @@ from corlld.system.object_client import ObjectClient
 HEADER_GUESS_BYTES = 65_536  # most headers are whole within the first read
 
 _STATE = re.compile(rf"users/({UID_PATTERN})/state\.safetensors")
-_POSITION_NAME = re.compile(r"[0-9a-f]+")
 
 
 class ObjectStore:
@@ -141,11 +140,7 @@ class ObjectStore:
             found = self._objects.read(key)
         if found is None:
             return None
-        try:
-            position = json.loads(found.data)
-        except ValueError:
-            position = None
-        if not isinstance(position, dict):
+        if (position := parse_position(found.data)) is None:
             raise FatalError(
                 f"{self._objects.url}/{key} is corrupt: restore it, or remove it to start anew", ExitCode.DATA
             )
@@ -189,6 +184,4 @@ def _previous_key(uid: str) -> str:
 
 
 def _position_key(name: str) -> str:
-    if not _POSITION_NAME.fullmatch(name):
-        raise ValueError("a position's name is hex digits")
-    return f"positions/{name}.json"
+    return f"positions/{checked_position_name(name)}.json"

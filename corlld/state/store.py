@@ -12,7 +12,6 @@ is listed once more, and a higher number means that the swap is lost.
 
 import contextlib
 import json
-import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
 from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.generations import Generations
-from corlld.state.keys import NO_STATE, checked_uid, is_uid
+from corlld.state.keys import NO_STATE, checked_position_name, checked_uid, is_uid, parse_position
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of
 from corlld.state.store_identity import IDENTITY_NAME, check_found, check_identity, fingerprint_of, new_identity_file
@@ -40,7 +39,6 @@ from corlld.system.durable_files import (
 
 LEFT_OVER_AFTER_SECONDS = 3600.0  # no write takes as long: an older temporary file belongs to a process that is gone
 
-_POSITION_NAME = re.compile(r"[0-9a-f]+")
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -183,11 +181,7 @@ class LocalFolderStore:
                 data = path.read_bytes()
             except FileNotFoundError:
                 return None
-        try:
-            position = json.loads(data)
-        except ValueError:
-            position = None
-        if not isinstance(position, dict):
+        if (position := parse_position(data)) is None:
             raise FatalError(f"{path} is corrupt: restore it, or remove it to read the file again", ExitCode.DATA)
         return position
 
@@ -231,9 +225,7 @@ class LocalFolderStore:
             )
 
     def _position_file(self, name: str) -> Path:
-        if not _POSITION_NAME.fullmatch(name):
-            raise ValueError("a position's name is hex digits")
-        return self._positions / f"{name}.json"
+        return self._positions / f"{checked_position_name(name)}.json"
 
     def _remove_left_overs(self) -> None:
         for path in self._temporary.iterdir():

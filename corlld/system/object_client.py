@@ -108,8 +108,8 @@ class ObjectClient:
     def swap(self, key: str, data: bytes, e_tag: str | None, is_own: Callable[[bytes], bool]) -> str | None:
         """Write the object if nobody else wrote it meanwhile.
 
-        An error is raised only if nothing was written, neither by this call nor by another writer: then the call can
-        be repeated.
+        The error of the write is raised if nothing was written: then the call can be repeated. If the read-back fails,
+        its error is raised, and the outcome is unknown: a repeated call then sees the write of this one as another's.
 
         Args:
             key: of the object.

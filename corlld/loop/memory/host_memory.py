@@ -37,7 +37,7 @@ class HostMemory:
     def begin(self, uid: str) -> Unsaved | StoredState | None:
         """Return the state of a user whose micro-batch begins; None if it has to be loaded.
 
-        An unsaved state leaves host memory. A stored state stays, as a copy.
+        An unsaved state leaves host memory. A stored state also stays in the cache.
         """
         self.prefetch.forget(uid)
         return self.unsaved.take(uid) or self._stored.get(uid)

@@ -28,7 +28,7 @@ class Prefetch:
             self._wanted[uid] = None
 
     def next(self) -> str | None:
-        """Return the user to load now; None if nobody is expected, or if there is no room.
+        """Return the user to load now; None if nobody is expected, there is no room, or enough loads are under way.
 
         The caller must answer with `loaded` or `forget`.
         """

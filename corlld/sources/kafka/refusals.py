@@ -53,9 +53,8 @@ def fatal_error(error: KafkaError, settings: KafkaSettings) -> FatalError | None
             f"group {settings.group_id} has members with another assignor than kafka.assignor = {settings.assignor}: "
             "give all of them the same, or use another kafka.group_id"
         )
-    if (
-        refusal := explain_refusal(error)
-    ) is not None:  # UnavailableError, as access was allowed at the start and may be again
+    if (refusal := explain_refusal(error)) is not None:
+        # Access was allowed at the start, and may be again.
         return UnavailableError(f"{', '.join(settings.bootstrap_servers)}: {refusal}")
     return None
 
