@@ -67,6 +67,7 @@ def site(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> P
         "STATE__PATH": tmp_path / "state",
         "PUBLISHING__PATH": tmp_path / "adapters",
         "BATCHING__FLUSH_AFTER_SECONDS": "0.1",
+        "OPERATIONS__HTTP_ADDRESS": "127.0.0.1:0",  # a daemon that runs beside the tests may have the default port
     }
     for name, value in (ENVIRON | {f"CORLLD_{name}": str(value) for name, value in settings.items()}).items():
         monkeypatch.setenv(name, value)
