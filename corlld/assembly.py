@@ -85,7 +85,7 @@ def build_input(settings: Settings) -> Input:
 def build_announcements(settings: Settings, timeout_seconds: float) -> Announcements | None:
     """Return the topic of newest versions, reached; None if nothing is to be announced.
 
-    Raises UnavailableError after `timeout_seconds`, ConfigurationError where waiting can't help.
+    Raises UnavailableError after `timeout_seconds`, ConfigurationError if waiting can't help.
     """
     if settings.publishing.announce_topic is None or not settings.publishing.enabled:
         return None
@@ -99,7 +99,7 @@ def build_announcements(settings: Settings, timeout_seconds: float) -> Announcem
 def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicProducer":
     """Return a producer for the topic of edit events, reached. `corlld send` needs no settings but those of `kafka`.
 
-    Raises UnavailableError after `timeout_seconds`, ConfigurationError where waiting can't help.
+    Raises UnavailableError after `timeout_seconds`, ConfigurationError if waiting can't help.
     """
     from corlld.sources.kafka.producers import TopicProducer
 

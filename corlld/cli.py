@@ -29,9 +29,9 @@ exit codes:
       replaced, a recreated topic, offsets out of range. In `send` and `check
       --sample`: events that are not valid. In `state show`: no store, no such
       user, or a state that can't be read
-  69  broker, topic or model could not be reached within
-      operations.startup_timeout_seconds, or the port of
-      operations.http_address is taken
+  69  broker or topic could not be reached within
+      operations.startup_timeout_seconds, the model or the bucket could not be
+      reached, or the port of operations.http_address is taken
   70  a bug, or an integrity alarm: a published version differs from its state
   73  the state store, the adapters' folder, the log or standard output can't
       be written

@@ -55,7 +55,7 @@ class Source(Protocol):
     def start(self, timeout_seconds: float) -> None:
         """Reach the input and check that it is what the settings name.
 
-        Raises UnavailableError after `timeout_seconds`, ConfigurationError or FatalError where waiting can't help.
+        Raises UnavailableError after `timeout_seconds`, ConfigurationError or FatalError if waiting can't help.
         """
 
     def has_commits(self) -> bool:
@@ -150,7 +150,7 @@ class Input(Protocol):
     def dead_letters(self, timeout_seconds: float) -> DeadLetters:
         """Return where records are set aside, reached.
 
-        Raises UnavailableError after `timeout_seconds`, ConfigurationError where waiting can't help.
+        Raises UnavailableError after `timeout_seconds`, ConfigurationError if waiting can't help.
         """
 
     def check_dead_letters(self, timeout_seconds: float) -> str:
@@ -243,7 +243,7 @@ class Publisher(Protocol):
     def publish(self, state: UserState) -> AdapterVersion | None:
         """Put the state's release out at the primary target, prune old versions, announce. None: nothing to publish.
 
-        Raises RetriableError; FatalError where the version is already there with other content.
+        Raises RetriableError; FatalError if the version is already there with other content.
         """
 
     def newest(self, uid: str) -> int:

@@ -1,4 +1,4 @@
-"""What all tests share. The environment is set here, before anything imports torch or transformers."""
+"""Fixtures that all tests share. The environment is set here, before anything imports torch or transformers."""
 
 import os
 

@@ -33,7 +33,7 @@ class _NoDeadLetters:
     """Takes no dead letters: every record of the topic is an event."""
 
     def send(self, letter: DeadLetter) -> Future[None]:
-        raise FatalError("a record of the bench is no event")
+        raise FatalError("a record of the bench is not a valid event")
 
     def close(self, timeout_seconds: float) -> None: ...
 

@@ -33,7 +33,7 @@ class Measured:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the bar is reached; None without a bar."""
+        """True if the bar is reached; None without a bar."""
         bar = self.figure.bar
         if bar is None:
             return None

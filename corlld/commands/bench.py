@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="demo", help="as model.name: a folder, a hub id, a .gguf file (default: %(default)s)"
     )
     parser.add_argument("--edits", type=Path, metavar="FILE", help="one event per line (default: made-up edits)")
-    parser.add_argument("--figures", type=_names, metavar="A,B", help="measure these alone (default: all)")
+    parser.add_argument("--figures", type=_names, metavar="A,B", help="measure only these (default: all)")
     parser.add_argument(
         "--repeats", type=positive, default=5, metavar="N", help="timed rounds of each way (default: %(default)s)"
     )

@@ -14,13 +14,13 @@ DESCRIPTION = (
 )
 EPILOG = """\
 examples:
-  corlld check                  is all there that `corlld run` needs?
+  corlld check                  is everything there that `corlld run` needs?
   corlld check --sample 1000    ... and is my producer right? Shares, reasons
                                 and sizes, never a text or a user id
 
 The exit code is that of the first problem (see `corlld --help`). It is 65 if
-the sample has more dead letters than dead_letters.max_share allows, or not one
-valid event.
+the sample has more dead letters than dead_letters.max_share allows, or no valid
+event.
 """
 
 

@@ -1,4 +1,4 @@
-"""The looks of `corlld check` at everything that `corlld run` needs. Prints what each look found.
+"""Checks everything that `corlld run` needs, and prints what it found.
 
 It makes no topic, file, store or adapter. It does test that an existing store can be written, and it converts a GGUF
 model into the cache, as a run would.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from corlld.learning.memory_plan import MemoryPlan
 
 SKIPPED = "skipped: "
-BROKER_AWAY = "it is looked for at the input's broker, which could not be asked"
+BROKER_AWAY = "it is looked for at the input's broker, which could not be reached"
 TOPIC_SECONDS = 5.0  # at least, per topic: a missing input topic uses up the whole time of the start
 SAMPLE_SECONDS = 30.0  # at most, to read and decode the sample
 
@@ -161,17 +161,17 @@ class Check:
             "memory (state.host_memory_bytes)"
         )
         if not plan.host_users:
-            raise ConfigurationError(f"{found}: state.host_memory_bytes must have room for a user")
+            raise ConfigurationError(f"{found}: state.host_memory_bytes is too small for one user")
         if plan.step > plan.device_free:
             raise ConfigurationError(
                 f"{found}: a step is larger than the {_megabytes(plan.device_free)} that are free beside the model; "
-                "learning.max_row_tokens and batching.max_users_per_step decide"
+                "set a smaller learning.max_row_tokens or batching.max_users_per_step"
             )
         if plan.device_users is None:
             return found
         found += f", and for {plan.device_users:,} on the device beside model and step (adapter.device_slots: {slots})"
         if plan.device_users < slots:
-            raise ConfigurationError(f"{found}: adapter.device_slots are more than fit")
+            raise ConfigurationError(f"{found}: adapter.device_slots is larger than the number of users that fit")
         return found
 
     def _check_store(self) -> str:
@@ -217,8 +217,8 @@ class Check:
             found += f" (stopped after {SAMPLE_SECONDS:g} s)"
         if sample.valid == 0 or sample.invalid_share > self._settings.dead_letters.max_share:
             raise FatalError(
-                f"{found}; the daemon stops where more than dead_letters.max_share = "
-                f"{self._settings.dead_letters.max_share:.0%} are not",
+                f"{found}; the daemon stops if more than {self._settings.dead_letters.max_share:.0%} "
+                "(dead_letters.max_share) are not valid",
                 ExitCode.DATA,
             )
         return found

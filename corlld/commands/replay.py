@@ -51,13 +51,18 @@ The exit code is 65 if the archive has no usable event, and 2 if it can't be
 read. The others are in `corlld --help`.
 """
 
-NEVER_SECONDS = 1e9  # an archive has no "now": micro-batches are cut by size alone, so that a replay is repeatable
+NEVER_SECONDS = 1e9  # an archive has no "now": micro-batches are cut by size only, so that a replay is repeatable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `Command`."""
     add_config(parser)
-    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="a file with one event per line (see the README)")
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="a file with one event per line (see Events in deploy/README.md)",
+    )
     parser.add_argument("--users", type=positive, metavar="N", help="replay only the N users with the most events")
     parser.add_argument("--limit", type=positive, metavar="N", help="replay only the first N events per user")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -117,7 +122,7 @@ def select_lines(archive: Path, decoder: EventDecoder, users: int | None, limit:
 
     Args:
         archive: a file with one event per line.
-        decoder: tells whose event a line is.
+        decoder: finds the user of a line.
         users: select only so many users, those with the most events. None: all.
         limit: select only the first so many events per user. None: all.
 

@@ -15,7 +15,7 @@ from corlld.statistics import correct_share, edit_ratio
 
 @dataclass
 class UserRecord:
-    """What one user's events led to, in order.
+    """The results of one user's events, in order.
 
     events, pairs: one pair outcome per event. perceptron, longer: a value per scored pair: 1 if the
     rule prefers the edited text, ½ for a tie, else 0.

@@ -23,7 +23,7 @@ _WRONG_KEY = (InvalidReason.KEY_MISSING, InvalidReason.KEY_MISMATCH)
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a record would be a dead letter. An index in a list is left out of the field, so that few of these differ."""
+    """The reason for a dead letter. An index in a list is left out of the field, so that few refusals differ."""
 
     reason: InvalidReason
     field: str | None

@@ -63,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `Command`."""
     add_config(parser)
     parser.add_argument(
-        "file", metavar="FILE", help="a file with one event per line (see the README); `-` is standard input"
+        "file",
+        metavar="FILE",
+        help="a file with one event per line (see Events in deploy/README.md); `-` is standard input",
     )
     parser.add_argument("--dry-run", action="store_true", help="validate only; this needs no broker")
 

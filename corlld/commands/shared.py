@@ -89,7 +89,7 @@ def load(arguments: argparse.Namespace, *, quiet: bool = False) -> "Settings":
 
     Args:
         arguments: of a command with `add_config`.
-        quiet: log warnings and errors alone, unless the settings set another level than `info`. For commands whose
+        quiet: log only warnings and errors, unless the settings set another level than `info`. For commands whose
             progress bar or table says what the log would.
 
     Raises ConfigurationError.

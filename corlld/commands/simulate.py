@@ -10,9 +10,9 @@ STUDIES = ("theory", "language-world", "tastes", "real-edits", "no-harm")
 STUDIES_USING = {"--model": ("tastes", "real-edits", "no-harm"), "--edits": ("real-edits",)}  # others refuse them
 
 NAME = "simulate"
-HELP = "study on simulated users and real edits whether the learner learns, and whether it does harm"
+HELP = "run a study, on simulated users or real edits: does the learner learn, and does it do harm?"
 DESCRIPTION = (
-    "Study on simulated users and real edits whether the learner learns, and whether it does harm. "
+    "Run a study, on simulated users or real edits: does the learner learn, and does it do harm? "
     "Each study writes results.csv, pictures and summary.json. A study that was interrupted goes on when the same "
     "command is given again."
 )
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", type=_seeds, metavar="1,2,3", help="seeds of the reported runs (default: the study's own)"
     )
-    parser.add_argument("--quick", action="store_true", help="run on a small scale, for a first look alone")
+    parser.add_argument("--quick", action="store_true", help="run on a small scale; the figures mean little")
     of_some = {option: ", ".join(studies) for option, studies in STUDIES_USING.items()}
     parser.add_argument("--model", help=f"for {of_some['--model']}: as model.name (default: demo)")
     parser.add_argument(

@@ -208,7 +208,7 @@ def _refuse_twice(batches: Sequence[TrainingBatch]) -> None:
 
 def _own(batch: TrainingBatch) -> AdapterTensors | None:
     if batch.adapter is not None and not isinstance(batch.adapter, AdapterTensors):
-        raise TypeError("an adapter of another make")
+        raise TypeError("another type of adapter")
     return batch.adapter
 
 

@@ -110,6 +110,6 @@ class Intake:
             raise FatalError(
                 f"{share:.0%} of the last {len(recent)} records are invalid, more than dead_letters.max_share = "
                 f"{self._settings.max_share:.0%}: the wrong topic, or a producer's bug? "
-                "The dead letters name the reasons; a higher max_share goes on past them",
+                "The dead letters name the reasons; with a higher max_share the daemon continues",
                 ExitCode.DATA,
             )

@@ -220,8 +220,8 @@ class ScoreMetrics:
         )
         self.plain_text_drop = declare.histogram(
             "corlld_plain_text_drop_nats",
-            "Forgetting: log pi(rehearsed plain text) of the base model minus the adapter's, per token, mean over the "
-            "steps of an update. Updates that rehearsed nothing are not counted.",
+            "Forgetting: log pi(rehearsed plain text) of the base model minus the adapter's, per token, measured "
+            "before each step; mean over the steps of an update. Updates that rehearsed nothing are not counted.",
             PLAIN_TEXT_DROP_NATS,
         )
 

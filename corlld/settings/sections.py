@@ -228,7 +228,7 @@ class AdapterSettings(Section):
         "all-linear", description="`all-linear` (all linear modules but the output head), or names of modules."
     )
     device_slots: Positive = Field(
-        32, description="Users whose tensors stay on the device. Also on a CPU, no more are trained together."
+        32, description="Users whose tensors stay on the device. At most this many are trained together, on a CPU too."
     )
 
 
@@ -305,7 +305,7 @@ class GuardSettings(Section):
     max_drift_nats: float = Field(
         1.0, gt=0, description="Largest drift of a step: mean |change of log pi| per tail token of its own pairs."
     )
-    every_steps: Positive = Field(1, description="Number of a user's steps per measurement of the drift.")
+    every_steps: Positive = Field(1, description="Measure the drift once in so many steps of a user.")
     # real-edits (largest_repetition_rise 0.38: no edit of the archive is rejected), no-harm (pasting_defaults_refused).
     max_repetition_rise: float = Field(
         0.4,
@@ -334,7 +334,9 @@ class StateSettings(Section):
 
 
 class SnapshotSettings(Section):
-    """Snapshots: when and how a user's state is stored. Later updates are trained again after a crash."""
+    """Snapshots: when and how a user's state is stored. Offsets wait for it: after a crash, later updates are trained
+    again.
+    """
 
     every_updates: Positive = Field(
         1, description="A user's state is stored, as the next version, after this many trained micro-batches ..."
@@ -366,7 +368,7 @@ class OperationsSettings(Section):
 
     http_address: Address | Literal[""] = Field(
         "127.0.0.1:9108",
-        description="Address of /metrics, /livez, /readyz and a landing page. They need no password: keep the address "
+        description="Address of /metrics, /livez, /readyz and a landing page. They have no password: keep the address "
         "on loopback, or behind a proxy that asks for a password. Port 0: any free port, reported in the log. An "
         "empty text turns the server off (only in the file: an empty environment variable counts as not set).",
     )
@@ -380,7 +382,9 @@ class OperationsSettings(Section):
         "auto", description="`auto`: console if the log goes to a terminal, else json."
     )
     startup_timeout_seconds: PositiveSeconds = Field(
-        60.0, description="At the start: longest wait for broker and store."
+        60.0,
+        description="At the start: longest wait for input, dead letters and announcements, all together. A bucket "
+        "(state.url) has retries of its own.",
     )
     model_load_timeout_seconds: PositiveSeconds = Field(
         1800.0,

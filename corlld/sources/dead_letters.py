@@ -25,6 +25,7 @@ def letter_headers(letter: DeadLetter) -> dict[str, str]:
         "connector.name": "corlld",
         "task.id": "0",
         "stage": "TASK_PUT" if unreadable else "VALUE_CONVERTER",
+        # Consumers of dead letters may compare this value, so it stays, although the decoder has moved since.
         "class.name": "corlld.protocols.StateStore" if unreadable else "corlld.events.EventDecoder",
         "exception.class.name": f"{type(error).__module__}.{type(error).__qualname__}",
         "exception.message": str(error),

@@ -40,7 +40,7 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
     """
     adapter = state.adapter
     if adapter is not None and not isinstance(adapter, AdapterTensors):
-        raise TypeError("an adapter of another make")
+        raise TypeError("another type of adapter")
     text = canonical_json(
         {
             "format": FORMAT,
@@ -78,7 +78,7 @@ def decode(data: bytes, uid: str, layout: AdapterLayout | None = None) -> UserSt
         metadata, tensors = read_tensors(data)
         text = metadata[STATE_KEY]
         if not hmac.compare_digest(_checksum(text, tensors), metadata[CHECKSUM_KEY]):
-            raise StateUnreadable("its checksum does not fit its content")
+            raise StateUnreadable("its checksum does not match its content")
         fields = _fields(text, uid)
         return replace(_state(fields), adapter=_adapter(fields["optimizer_step"], tensors, layout))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""What a round computes."""
+"""The counts of what a round computes."""
 
 import pytest
 import torch

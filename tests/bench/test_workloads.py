@@ -1,4 +1,4 @@
-"""Which pairs are trained on."""
+"""The choice of the pairs that are trained on."""
 
 import json
 from pathlib import Path

@@ -154,7 +154,7 @@ def test_an_input_that_nothing_was_set_for_names_each_setting_in_one_line(kind: 
             {"source": {"kind": "jsonl"}, "state": {"url": "s3://states"}},
             {
                 "source.path": "not set, needed for source.kind jsonl: the file to read",
-                "dead_letters.path": "not set, needed for source.kind jsonl where states are in state.url: a file",
+                "dead_letters.path": "not set, needed for source.kind jsonl if states are in state.url: a file",
             },
         ),
         (

@@ -1,4 +1,4 @@
-"""What is the object store's own: answers that are lost, refused conditions, credentials, nothing there at all."""
+"""Tests of the object store only: answers that are lost, refused conditions, credentials, nothing there at all."""
 
 from collections.abc import Iterator
 from typing import Any

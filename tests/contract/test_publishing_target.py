@@ -1,4 +1,4 @@
-"""What every publishing target promises: versions are whole, immutable and numbered upwards (I5)."""
+"""Every publishing target keeps its promises: versions are whole, immutable and numbered upwards (I5)."""
 
 import json
 import os
@@ -55,7 +55,7 @@ class Folder:
         (self._folder / name).unlink()
 
     def forbid_writing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As the kernel answers to a process without the right; root, who may run this test, always has it."""
+        """Refuse writes, as the kernel does to a process without the right. Root, who may run this test, has it."""
 
         def refuse(*arguments: object, **keywords: object) -> None:
             raise PermissionError(13, "Permission denied")

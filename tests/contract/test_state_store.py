@@ -1,4 +1,4 @@
-"""What every state store promises: compare-and-swap, nothing stale ever wins, nothing torn is ever taken for new."""
+"""Every state store keeps its promises: compare-and-swap, nothing stale ever wins, nothing torn is taken for new."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -30,7 +30,7 @@ def test_promtool_is_content(command: tuple[str, ...]) -> None:
 
 
 def _cases(alert: str) -> list[list[dict[str, Any]]]:
-    """What the unit tests expect of the alert, once for each time at which they look."""
+    """Return what the unit tests expect of the alert, once for each time at which they look."""
     tests = yaml.safe_load((watching.PROMETHEUS / "alerts.test.yml").read_text())["tests"]
     asked = f'ALERTS{{alertname="{alert}", alertstate="firing"}}'
     return [case["exp_samples"] for test in tests for case in test["promql_expr_test"] if case["expr"] == asked]

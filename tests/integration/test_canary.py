@@ -139,7 +139,7 @@ def written_below(folder: Path, but: Iterable[Path] = ()) -> Iterator[tuple[str,
 
 
 def leaks(written: Iterable[tuple[str, bytes]]) -> set[str]:
-    """Where a canary was found; with the line, since it is made up."""
+    """Return the places where a canary was found, each with its line, which is made up."""
     return {
         f"{where}: {line[:300]!r}"
         for where, data in written
@@ -185,7 +185,7 @@ def test_a_run_on_kafka_writes_no_user_text_and_no_raw_id(
 
 
 def own_part_of(letter: Any) -> tuple[str, bytes]:
-    """What corlld itself wrote into a dead letter: its key and its headers, not the record's own."""
+    """Return what corlld itself wrote into a dead letter: its key and its headers, not the record's own."""
     own = [
         (name, value) for name, value in letter.headers if name.startswith(OWN_HEADERS) and name != RECORD_KEY_HEADER
     ]

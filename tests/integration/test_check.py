@@ -14,7 +14,7 @@ from tests.support.kafka.broker import KafkaCluster
     [
         ("CORLLD_LEARNING__MAX_ROW_TOKENS", "1000000000", "a step is larger than the"),
         ("CORLLD_BATCHING__MAX_USERS_PER_STEP", "1000000000", "a step is larger than the"),
-        ("CORLLD_STATE__HOST_MEMORY_BYTES", "1000", "must have room for a user"),
+        ("CORLLD_STATE__HOST_MEMORY_BYTES", "1000", "too small for one user"),
     ],
 )
 def test_check_tells_what_memory_has_no_room_for(

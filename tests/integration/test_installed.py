@@ -45,7 +45,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Place:
-    """What systemd gives to the unit: folders, credentials, and a socket that is listened on."""
+    """The things that systemd gives to the unit: folders, credentials, and a socket that is listened on."""
 
     folder: Path
     listener: NotifyListener
@@ -75,7 +75,7 @@ class Place:
         }
 
     def write_settings(self, model: Path, **changes: Mapping[str, object]) -> None:
-        """For one edit of a file, and then for those that are appended."""
+        """Write settings for a file of one edit, to which more edits are appended."""
         sections: dict[str, Mapping[str, object]] = {
             "source": {"kind": "jsonl", "path": str(self.folder / "edits.jsonl"), "follow": True},
             "model": {"name": str(model), "device": "cpu", "threads": 1},

@@ -44,7 +44,7 @@ def group_offsets(cluster: KafkaCluster, settings: KafkaSettings) -> dict[int, i
 
 
 def commit_as_another_tool(settings: KafkaSettings, offsets: dict[int, int]) -> None:
-    """As `kafka-consumer-groups --reset-offsets` does: with no member in the group."""
+    """Commit as `kafka-consumer-groups --reset-offsets` does: with no member in the group."""
     with KafkaConsumer(bootstrap_servers=settings.bootstrap_servers[0], group_id=settings.group_id) as consumer:
         consumer.commit(
             {TopicPartition(settings.topic, p): OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()}

@@ -1,4 +1,4 @@
-"""What `/metrics` says of a daemon on a real broker is what was sent to it."""
+"""The figures of `/metrics` are those of the events that were sent to a daemon on a real broker."""
 
 from collections import Counter
 from pathlib import Path

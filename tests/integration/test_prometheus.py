@@ -97,7 +97,7 @@ def _send(
 
 
 def _wait_until_all_is_seen(prometheus: Prometheus, daemon: DaemonProcess) -> None:
-    """Until Prometheus has scraped what is there now, and then has evaluated each rule on it."""
+    """Wait until Prometheus has scraped what is there now, and then has evaluated each rule on it."""
 
     def scraped_at() -> float:
         [up] = prometheus.now("timestamp(up)")
@@ -120,7 +120,7 @@ def _ids(targets: list[watching.Target]) -> list[str]:
 
 
 def _check_has_data(ask: Callable[[str], list[Series]], expr: str) -> list[Series]:
-    """What the whole of it gives. Fails where it, or a part that it compares, gives no number."""
+    """Return the series of the whole query. Fail if it, or a part that it compares, gives no number."""
     whole, *operands = [(one, ask(one)) for one in watching.with_data(watching.substituted(expr, VARIABLES))]
     for asked, series in (whole, *operands):
         assert any(one.values for one in series), f"no data: {asked}"

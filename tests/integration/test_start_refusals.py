@@ -1,4 +1,4 @@
-"""What a start refuses: each mistake is one clear sentence and its exit code, never a traceback."""
+"""Refused starts: each mistake is one clear sentence and its exit code, never a traceback."""
 
 import socket
 import time

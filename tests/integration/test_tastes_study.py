@@ -39,7 +39,7 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def test_what_users_have_in_mind_becomes_more_likely_for_held_out_prompts_too(figures: dict[str, Any]) -> None:
-    """By nats for each of five users; it is what a reversed, an exchanged and a left-out step all turn around."""
+    """They rise by nats for each of five users. A reversed, an exchanged or a left-out step turns this around."""
     assert figures["hidden_rise_nats"]["low"] > 0.5
     assert figures["delta_edited_nats"]["value"] > 0.1
     assert figures["delta_edited_falls"]["value"] < 0.1

@@ -19,7 +19,7 @@ CORLLD = (sys.executable, "-m", "corlld")
 
 @pytest.fixture(autouse=True)
 def _buffered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on most machines. Unbuffered, argparse passes over what it can't print, and nothing is left to fail."""
+    """Buffer output, as most machines do. Unbuffered, argparse passes over what it can't print: nothing would fail."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
 
 

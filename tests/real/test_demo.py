@@ -1,4 +1,4 @@
-"""What the demo shows with the real model and the default rule, and what becomes of the wrong users. Minutes."""
+"""The demo with the real model and the default rule: what it shows, and what becomes of wrong users. Minutes."""
 
 import dataclasses
 import io

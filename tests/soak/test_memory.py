@@ -37,7 +37,7 @@ MAX_GROWTH_DESCRIPTORS = 3  # open for the moment of a write
 
 @dataclass(frozen=True)
 class Sample:
-    """What the process took at a moment."""
+    """The memory, descriptors and threads of the process at a moment."""
 
     seconds: float
     resident_bytes: int
@@ -50,7 +50,7 @@ class Sample:
 
 
 class Progress(Observer):
-    """How far the daemon is. Takes the same memory from the beginning on."""
+    """Counts the daemon's progress. It takes the same memory from the beginning on."""
 
     def __init__(self) -> None:
         self.finished_events = 0

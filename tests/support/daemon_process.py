@@ -75,7 +75,7 @@ def http_get(port: int, path: str) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class Site:
-    """Where one or more daemons of a group live: topics of their own, and folders below `folder`."""
+    """The place of one or more daemons of a group: topics of their own, and folders below `folder`."""
 
     folder: Path
     bootstrap: str
@@ -147,15 +147,15 @@ class Site:
         return sum(end - (committed[partition] or 0) for partition, end in ends.items())
 
     def wait_for_end(self, by: Daemon, seconds: float = 90.0) -> None:
-        """Until everything is committed."""
+        """Wait until everything is committed."""
         wait_until(lambda: self.lag() == 0, seconds, "lag 0", by)
 
     def wait_for_progress(self, by: Daemon, seconds: float = 60.0) -> None:
-        """Until some user has a state."""
+        """Wait until some user has a state."""
         wait_until(lambda: any(self.states.glob("users/*/0*.safetensors")), seconds, "a first state", by)
 
     def verdict(self, producer: Producer, **case: Any) -> dict[str, Any]:
-        """What the oracle says, from a process of its own that can't see this one's modules."""
+        """Return the oracle's verdict, from a process of its own that can't see this one's modules."""
         file = self.folder / "case.json"
         file.write_text(
             oracle.to_json(

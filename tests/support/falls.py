@@ -1,4 +1,4 @@
-"""Kills of a running daemon at chosen and at random moments, and where they fell, told by disk and broker."""
+"""Kills of a running daemon at chosen and at random moments, and where they fell, as disk and broker show."""
 
 import os
 import random
@@ -19,7 +19,7 @@ HOLD_SECONDS = 60.0  # longer than it takes to kill
 
 @dataclass(frozen=True)
 class Plan:
-    """When to kill. With a stage: soon after its `occurrence`-th mark, whose thread is held there. Without: at random.
+    """The moment of a kill: soon after the `occurrence`-th mark of `stage`, whose thread is held there, or at random.
 
     delay_seconds: after the held mark, after the first records were polled, or (`early`) after the start.
     """
@@ -32,7 +32,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Fall:
-    """Where a kill fell.
+    """The moment at which a kill fell.
 
     last_mark: the last stage that the daemon passed. polled_uncommitted: records were polled whose offsets are not
     committed. stored_unpublished: a state that this life was saving is on disk, and its version is not out.
@@ -91,7 +91,7 @@ class MarkedLife:
         return {int(partition): int(offset) for partition, offset in pairs}
 
     def unsaved_users(self) -> set[str]:
-        """Who was trained since the state was last saved."""
+        """Return the users who were trained since their state was last saved."""
         unsaved: set[str] = set()
         for stage, *details in self.marks:
             if stage == "trained":
@@ -101,7 +101,7 @@ class MarkedLife:
         return unsaved
 
     def _wait_for(self, stage: str | None, seconds: float) -> None:
-        """Until such a mark has come, or for so long."""
+        """Wait until such a mark has come, at most for so long."""
         deadline = time.monotonic() + seconds
         while not any(mark[0] == stage for mark in self.marks):
             left = deadline - time.monotonic()
@@ -151,6 +151,6 @@ def newest_states(site: Site) -> list[dict[str, Any]]:
 
 
 def is_out(site: Site, state: Mapping[str, Any]) -> bool:
-    """Whether the state's version is published, or there is none to publish."""
+    """Return whether the state's version is published, or there is none to publish."""
     version: int = state["version"]
     return version == 0 or (site.adapters / state["uid"] / f"v{version:06d}" / "adapter_config.json").exists()

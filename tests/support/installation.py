@@ -33,7 +33,7 @@ def unit_command(environment: Path, config: Path) -> list[str]:
 
 
 def build_wheel(folder: Path) -> Path:
-    """From a copy of what belongs to a release: a build folder left in the tree would end up in the wheel."""
+    """Build from a copy of what belongs to a release: a build folder left in the tree would end up in the wheel."""
     source = folder / "source"
     shutil.copytree(ROOT / "corlld", source / "corlld", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -56,7 +56,7 @@ def install(wheel: Path, environment: Path) -> None:
 
 
 def install_with_dependencies(wheel: Path, environment: Path) -> None:
-    """As the unit file tells people to: into an empty environment, with the versions that were tested together."""
+    """Install into an empty environment, with the versions that were tested together, as the unit file asks for."""
     _run(sys.executable, "-m", "venv", "--without-pip", str(environment))
     constraints = str(ROOT / "deploy/constraints.txt")
     _run(*_pip(), "--python", str(environment / "bin/python"), "install", "-c", constraints, str(wheel))

@@ -120,7 +120,7 @@ def fork(order: Mapping[str, Any]) -> int:
 
 
 def serve(import_all: Callable[[], None]) -> None:
-    """Until standard input ends; then every daemon that still lives is killed."""
+    """Serve until standard input ends. Then every daemon that still lives is killed."""
     import_all()
     alive: set[int] = set()
     say(ready=True)
@@ -149,7 +149,7 @@ def say(**answer: object) -> None:
 
 
 def import_everything() -> None:
-    """What takes seconds. No thread may be started by it: a fork would lose them."""
+    """Import what takes seconds. It may start no thread: a fork would lose it."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
     import peft
     import transformers

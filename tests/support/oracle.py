@@ -29,7 +29,7 @@ COPY_HEADERS = ("__connect.errors.topic", "__connect.errors.partition", "__conne
 
 @dataclass(frozen=True)
 class Case:
-    """What is to be judged. Paths are strings; offsets go by "partition/offset".
+    """The run that is judged. Paths are strings; offsets go by "partition/offset".
 
     bad: reason of each record that must be set aside. copies_allowed: after kills a dead letter may be there twice.
     pairs_per_step: at 1 Adam's step counter equals the number of events that trained, however batches were cut.
@@ -56,7 +56,7 @@ class Case:
 
 @dataclass
 class Wanted:
-    """What the state of one user must say, worked out from the input topic."""
+    """The state that one user must have, worked out from the input topic."""
 
     event_ids: list[str] = field(default_factory=list)  # distinct, in the order of the partition
     acceptances: int = 0

@@ -26,7 +26,7 @@ ANSWER_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Series:
-    """What a query gives: `values` without those that are not a number (0/0: no event to judge)."""
+    """The result of a query: `values` without those that are not a number (0/0: no event to judge)."""
 
     labels: Mapping[str, str]
     values: Sequence[float]
@@ -79,7 +79,7 @@ def need(program: str) -> str:
 
 
 def scraped(address: str) -> str:
-    """What the daemon exposes, in Prometheus' text format."""
+    """Return what the daemon exposes, in Prometheus' text format."""
     answer = requests.get(f"http://{address}/metrics", timeout=ANSWER_SECONDS)
     answer.raise_for_status()
     return answer.text

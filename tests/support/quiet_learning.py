@@ -1,6 +1,6 @@
-"""What each user's tensors must be in the end: every good event trained on once, in order, without a daemon.
+"""The tensors that each user must have in the end: every good event trained on once, in order, without a daemon.
 
-One pair a step, and in a row, makes the tensors independent of where batches are cut and of who shares a pass, so that
+One pair per step and per row makes the tensors independent of where batches are cut and of who shares a pass, so that
 a run with kills or rebalances must end with exactly these bytes: a pair that was lost, trained on twice, or out of
 order shows in them.
 """

@@ -68,7 +68,7 @@ exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
 
 
 def why_not() -> str | None:
-    """Why no such machine can be had here; None where it can."""
+    """Return why no such machine can be had here; None if it can."""
     if os.geteuid() != 0:
         return "needs root"
     if not Path("/lib/systemd/systemd").exists():
@@ -128,7 +128,7 @@ class Machine:
         return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
     def wait_for(self, unit: str, seconds: float = 60.0, **properties: str) -> dict[str, str]:
-        """Until the unit's properties are so; all of them then."""
+        """Wait until the unit's properties are so, and return all of them."""
         deadline = time.monotonic() + seconds
         while True:
             shown = self.show(unit)

@@ -144,7 +144,7 @@ def _check_replaceable(folder: Path, study: str, options: Options) -> None:
     if not path.exists():
         if (folder / "results.csv").exists() and not (folder / _DONE).exists():
             raise FatalError(
-                f"{folder} has a results.csv that is of no study; name another --folder, or remove it", ExitCode.USAGE
+                f"{folder} has a results.csv that no study wrote; name another --folder, or remove it", ExitCode.USAGE
             )
         return
     try:

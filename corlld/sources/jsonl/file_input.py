@@ -33,9 +33,7 @@ class JsonlInput:
         elif letters.path == source.path:
             problems["dead_letters.path"] = "found the path of source.path, allowed: another file"
         if self._settings.state.url is not None and letters.path is None:
-            problems["dead_letters.path"] = (
-                "not set, needed for source.kind jsonl where states are in state.url: a file"
-            )
+            problems["dead_letters.path"] = "not set, needed for source.kind jsonl if states are in state.url: a file"
         return problems
 
     def source(self, positions: PositionStore) -> Source:
@@ -63,5 +61,5 @@ class JsonlInput:
 
     @property
     def _dead_letter_file(self) -> Path:
-        """Beside the states, unless the settings name another place."""
+        """The dead-letter file: beside the states, unless the settings name another place."""
         return self._settings.dead_letters.path or self._settings.state.path / "dead-letters.jsonl"

@@ -94,7 +94,7 @@ class KafkaSource:
         try:
             self._cluster_id = self._lookup.cluster_id()
         except KafkaError as error:
-            raise UnavailableError(f"{self._servers} does not tell its cluster id ({type(error).__name__})") from None
+            raise UnavailableError(f"{self._servers} did not report its cluster id ({type(error).__name__})") from None
         left = max(1.0, deadline - time.monotonic())
         self._consumer = connect(KafkaConsumer, consumer_options(self._settings), left)
         self._listener = RebalanceListener(self._consumer)

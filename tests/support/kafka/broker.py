@@ -261,7 +261,7 @@ def _need(program: str) -> str:
 
 
 def tied_to_our_life() -> list[str]:
-    """Where util-linux has it: the broker dies with the tests, also when they are killed."""
+    """Return a command, if util-linux has it, by which the broker dies with the tests, also when they are killed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 

@@ -1,4 +1,4 @@
-"""What the tests of sources share: settings with a test's patience, and polling until something is seen."""
+"""Helpers that the tests of sources share: settings with a test's patience, and polling until something is seen."""
 
 import time
 import uuid

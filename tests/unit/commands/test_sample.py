@@ -1,4 +1,4 @@
-"""What is said of a sample of records: figures that can be counted by hand, and never a text or a user id."""
+"""The description of a sample of records: figures that can be counted by hand, and never a text or a user id."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ SECRET = "kanari7731"
 
 
 def sample_of(*records: tuple[bytes | None, dict[str, Any] | bytes]) -> Sample:
-    """Of (key, event or raw value), at the offsets from 0."""
+    """Return a sample of (key, event or raw value), at the offsets from 0."""
     sample = Sample(EventDecoder(EventSettings(), supports_messages=True))
     tenure = Tenure(SourcePartition("edits", "id", 2), 0, 0)
     for offset, (key, event) in enumerate(records):
@@ -28,7 +28,7 @@ def sample_of(*records: tuple[bytes | None, dict[str, Any] | bytes]) -> Sample:
 
 
 def own(event: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    """With the right key."""
+    """Return the event with its right key."""
     return str(event["user_id"]).encode(), event
 
 

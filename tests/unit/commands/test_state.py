@@ -1,4 +1,4 @@
-"""`corlld state show` tells what is stored, and says so where it can't be read."""
+"""`corlld state show` prints what is stored, and says so if it can't be read."""
 
 import io
 import json

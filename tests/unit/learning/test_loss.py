@@ -71,7 +71,7 @@ def test_an_acceptance_costs_its_weighted_negative_log_probability() -> None:
 
 
 def test_perceptron_identity_an_sgd_step_on_a_log_linear_policy_is_a_weighted_preference_perceptron() -> None:
-    """For pi ~ pi_0 exp(theta phi): h = theta (phi(edited) - phi(proposed)), and theta moves along that difference."""
+    """If pi ~ pi_0 exp(theta phi), h = theta (phi(edited) - phi(proposed)), and theta moves along that difference."""
     generator = torch.Generator().manual_seed(3)
     texts, features = 6, 4
     phi = torch.randn(texts, features, generator=generator, dtype=torch.float64)

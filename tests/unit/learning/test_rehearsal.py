@@ -135,7 +135,7 @@ def test_a_device_without_room_for_a_passage_is_told_in_a_sentence(resident: Res
 
 @pytest.mark.parametrize("max_row_tokens", ["auto", 1])  # in one row with the pairs, and in rows of their own
 def test_drift_and_figures_are_of_the_pairs_alone(resident: ResidentModel, max_row_tokens: int | str) -> None:
-    """With a weight of almost nothing a step is as without, though passages went through the model."""
+    """A step with a tiny weight is as a step without, though passages went through the model."""
     outcomes, tokens = [], []
     for weight in (0.0, 1e-12):
         rule = LearningSettings.model_validate(

@@ -31,7 +31,7 @@ def values(arena: SlotArena, slot: Slot) -> list[float]:
 
 
 def fill(arena: SlotArena, slot: Slot, value: float) -> None:
-    """As a step would."""
+    """Write the value into the slot, as a step would."""
     arena.commit(slot, SlotTensors(*[torch.full((SIZE,), value)] * 3), slot.optimizer_step + 1)
 
 

@@ -11,7 +11,7 @@ from corlld.simulation.prompts import HELD_OUT, TRAINING, Subjects
 
 
 def _wordings(subjects: Subjects) -> set[str]:
-    """What templates say besides their subjects, one phrase an entry."""
+    """Return what templates say besides their subjects, one phrase per entry."""
     templates = [*subjects.news_templates, *subjects.request_templates]
     phrases = (re.split(r"\{\w+\}|[\n.:;,()-]", template) for template in templates)
     return {phrase.strip().casefold() for phrase in itertools.chain(*phrases)} - {""}

@@ -1,4 +1,4 @@
-"""What dead letters say, in a topic and in a file."""
+"""The content of dead letters, in a topic and in a file."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Where a sample of the input is taken from: the last lines of a file, and an even share of each partition's end."""
+"""The newest records, as a sample takes them: a file's last lines, and an even share of each partition's end."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is the local folder's own: kills between any two system calls, full disks, rights, left-over files."""
+"""Tests of the local folder only: kills between any two system calls, full disks, rights, left-over files."""
 
 import contextlib
 import errno

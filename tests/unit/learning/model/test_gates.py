@@ -43,7 +43,7 @@ def test_every_gated_module_of_a_family_is_replaced_and_the_model_computes_the_s
 
 @pytest.mark.parametrize("keep_product", [False, True])
 def test_the_product_is_computed_again_for_what_it_is_multiplied_with(keep_product: bool) -> None:
-    """With a `down_proj` whose weight has a gradient, as an adapter's factors have: it needs its input."""
+    """The weight of `down_proj` has a gradient here, as an adapter's factors have: it needs its input."""
     torch.manual_seed(0)
     module = Gated().double()
     plain = copy.deepcopy(module)

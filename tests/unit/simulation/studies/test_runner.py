@@ -22,7 +22,7 @@ UNITS_FILE = "units.jsonl"
 
 
 class Cut(Exception):
-    """As a signal would."""
+    """Cuts a run off, as a signal would."""
 
 
 class Squares:
@@ -177,7 +177,7 @@ def test_results_that_no_run_has_made_are_refused_and_left_alone(tmp_path: Path)
     (tmp_path / "results.csv").write_text("mine\n")
     study = Squares()
     for _ in range(2):
-        with pytest.raises(FatalError, match=r"has a results\.csv that is of no study; name another --folder") as no:
+        with pytest.raises(FatalError, match=r"has a results\.csv that no study wrote; name another --folder") as no:
             do(study, tmp_path)
         assert no.value.exit_code == ExitCode.USAGE
     assert study.ran == []

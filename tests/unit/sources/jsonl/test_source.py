@@ -1,4 +1,4 @@
-"""What the JSONL source does with unfinished, odd, replaced and shrunken files."""
+"""The JSONL source copes with unfinished, odd, replaced and shrunken files."""
 
 import os
 from collections.abc import Callable, Iterator

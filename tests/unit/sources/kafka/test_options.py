@@ -136,7 +136,7 @@ def test_unknown_ciphers_are_said_in_a_sentence() -> None:
 
 @pytest.fixture
 def client_certificate(tmp_path: Path) -> dict[str, Path]:
-    """With a key that is encrypted by the password `open sesame`."""
+    """Return a certificate whose key is encrypted with the password `open sesame`."""
     certificate = trustme.CA().issue_cert("corlld.example")
     key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
     encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open sesame"))

@@ -1,4 +1,4 @@
-"""What counts in an archive of edits, and what is refused."""
+"""An archive of edits: what counts in it, and what is refused."""
 
 import json
 import random
