@@ -19,7 +19,7 @@ DESCRIPTION = "Print every metric that the daemon serves under /metrics, with it
 EPILOG = """\
 examples:
   corlld metrics
-  corlld metrics | grep dead_letter
+  corlld metrics --markdown | grep dead_letter
 """
 _PAGE_HEAD = """\
 # Metrics

@@ -182,7 +182,7 @@ class EventDecoder:
     def _check_context(self, wire: _WireEdit, cloud: bool) -> None:
         if (wire.prompt is None) == (wire.messages is None):
             reason = InvalidReason.MISSING_FIELD if wire.prompt is None else InvalidReason.INVALID_FIELD
-            raise InvalidEvent(reason, field=_path("prompt", cloud), detail="either prompt or messages, not both")
+            raise InvalidEvent(reason, field=_path("prompt", cloud), detail="exactly one of prompt and messages")
         if wire.messages is not None and not self._supports_messages:
             detail = "the base model has no chat template: send prompt in place of messages"
             raise InvalidEvent(InvalidReason.NO_CHAT_TEMPLATE, field=_path("messages", cloud), detail=detail)
