@@ -17,6 +17,7 @@ from corlld.learning.learner import CorllLearner
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PairEncoder, PreferencePair
 from corlld.learning.model.resident import ResidentModel
+from corlld.learning.objective import Objective
 from corlld.learning.slots import HostSlots, SlotArena
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
@@ -159,7 +160,7 @@ def test_loss_and_gradient_of_users_in_one_pass_equal_a_hand_written_two_row_dpo
     texts = (TEXTS, TEXTS[:2])
 
     arena = SlotArena(resident.layout.size, 2, resident.device, torch.float64)
-    runner = StepRunner(resident, arena, settings, NOT_TRUSTED, max_row_tokens)
+    runner = StepRunner(resident, arena, settings, Objective(settings), NOT_TRUSTED, max_row_tokens)
 
     def steps(weights: list[torch.Tensor]) -> list[UserStep]:
         zeros = torch.zeros_like(weights[0])
