@@ -23,7 +23,7 @@ from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
 from corlld.records import EditEvent, TrainingBatch
 from corlld.settings.sections import GuardSettings, LearningSettings
-from tests.support.tiny_models import FAMILIES, SLIDING_WINDOW, make_tiny_model, tiny_resident, with_exact_norms
+from tests.support.tiny_models import SLIDING_WINDOW, tiny_resident, with_exact_norms
 
 TEXTS = (
     ("Dear team, ", "the meeting is on friday at nine", "the meeting is on monday at ten"),
@@ -131,11 +131,6 @@ def encode(resident: ResidentModel, texts: Sequence[tuple[str, str, str]]) -> li
     pairs = [pair for pair in encoded if isinstance(pair, PreferencePair)]
     assert len(pairs) == len(texts)
     return pairs
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp(request.param), request.param)
 
 
 RULES: list[dict[str, Any]] = [

@@ -22,11 +22,6 @@ from tests.support.fakes import NOON, arrival, edit_event, loop_status, record
 from tests.support.metric_series import STARTED_AT, Watched, figures
 
 
-@pytest.fixture
-def watched() -> Watched:
-    return Watched()
-
-
 def test_readiness_goes_with_the_start_the_loop_and_the_stop(watched: Watched) -> None:
     def waits() -> set[str]:
         return {stage for stage in Stage if watched[f"corlld_waiting_for{{stage={stage}}}"]}
