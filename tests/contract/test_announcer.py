@@ -15,6 +15,7 @@ from corlld.publishing.publisher import AdapterPublisher
 from corlld.records import Head, ModelInfo
 from tests.support.memory_target import MemoryTarget
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
+from tests.support.waiting import wait_until
 
 MODEL = ModelInfo("served/name", "r1", "fingerprint", supports_messages=False)
 
@@ -74,10 +75,7 @@ def world() -> Iterator[World]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        threading.Event().wait(0.001)
+    wait_until(condition, "the announcer", 10, pause_seconds=0.001)
 
 
 def test_an_announcement_says_what_an_engine_needs(world: World) -> None:
