@@ -5,13 +5,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.publishing.announcer import Announcer
+from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import MANIFEST_FILE, adapter_files
 from corlld.publishing.publisher import AdapterPublisher
+from corlld.publishing.target import Target
 from corlld.records import Head, ModelInfo
 from tests.support.memory_target import MemoryTarget
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
@@ -51,9 +54,9 @@ class Topic:
 class World:
     """States' heads, a target and a topic, with the announcer between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
         self.heads: dict[str, Head] = {}
-        self.target = MemoryTarget()
+        self.target = target
         self.topic = Topic()
         self.announcer = Announcer(self.topic, self.heads.get, self.target, retry_max_seconds=0.01)
         self.publisher = AdapterPublisher(self.target, SMALL_LAYOUT, MODEL, 3, self.announcer)
@@ -67,9 +70,9 @@ class World:
         self.publisher.withdraw(tombstone(version, uid))
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
+@pytest.fixture(params=["folder", "memory"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    world = World(MemoryTarget() if request.param == "memory" else FolderTarget(tmp_path))
     yield world
     world.announcer.close(0)
 
