@@ -67,7 +67,12 @@ class CorllLearner:
         self._slots = make_slots(resident.layout.size, device_slots, resident.device, adapter_dtype)
         self._objective = Objective(learning)
         self._runner = StepRunner(
-            resident, self._slots, learning, guard, row_tokens(learning, resident.device, resident.model.dtype)
+            resident,
+            self._slots,
+            learning,
+            self._objective,
+            guard,
+            row_tokens(learning, resident.device, resident.model.dtype),
         )
         self._rehearsals = rehearsals(learning, resident)
         self._batches = 0  # begun so far

@@ -15,7 +15,7 @@ _NORM_EPS = 1e-6
 
 
 def clip_(gradient: torch.Tensor, max_norm: float) -> torch.Tensor:
-    """Scale each user's row of `gradient`, (K, P), down to `max_norm` in place. Return the norms before that, (K,)."""
+    """Scale each user's vector in `gradient`, (K, P), down to `max_norm` in place. Return the earlier norms, (K,)."""
     norms: torch.Tensor = torch.linalg.vector_norm(gradient, dim=1)
     gradient.mul_((max_norm / (norms + _NORM_EPS)).clamp(max=1.0)[:, None])
     return norms

@@ -56,6 +56,7 @@ class StepRunner:
         resident: the base model with its injected LoRA.
         slots: the users' places.
         learning: the rule.
+        objective: the loss that the rule asks for.
         guard_settings: when a step is undone.
         row_tokens: see `Passes`.
     """
@@ -65,6 +66,7 @@ class StepRunner:
         resident: ResidentModel,
         slots: Slots,
         learning: LearningSettings,
+        objective: Objective,
         guard_settings: GuardSettings,
         row_tokens: int,
     ) -> None:
@@ -72,7 +74,7 @@ class StepRunner:
         self._slots = slots
         self._learning = learning
         self._guard = guard_settings
-        self.passes = Passes(resident, slots, Objective(learning), row_tokens)
+        self.passes = Passes(resident, slots, objective, row_tokens)
         self._steps = 0  # taken so far
 
     @property

@@ -5,16 +5,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.publishing.announcer import Announcer
+from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import MANIFEST_FILE, adapter_files
 from corlld.publishing.publisher import AdapterPublisher
+from corlld.publishing.target import Target
 from corlld.records import Head, ModelInfo
 from tests.support.memory_target import MemoryTarget
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
+from tests.support.waiting import wait_until
 
 MODEL = ModelInfo("served/name", "r1", "fingerprint", supports_messages=False)
 
@@ -50,9 +54,9 @@ class Topic:
 class World:
     """States' heads, a target and a topic, with the announcer between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
         self.heads: dict[str, Head] = {}
-        self.target = MemoryTarget()
+        self.target = target
         self.topic = Topic()
         self.announcer = Announcer(self.topic, self.heads.get, self.target, retry_max_seconds=0.01)
         self.publisher = AdapterPublisher(self.target, SMALL_LAYOUT, MODEL, 3, self.announcer)
@@ -66,18 +70,15 @@ class World:
         self.publisher.withdraw(tombstone(version, uid))
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
+@pytest.fixture(params=["folder", "memory"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    world = World(MemoryTarget() if request.param == "memory" else FolderTarget(tmp_path))
     yield world
     world.announcer.close(0)
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        threading.Event().wait(0.001)
+    wait_until(condition, "the announcer", 10, pause_seconds=0.001)
 
 
 def test_an_announcement_says_what_an_engine_needs(world: World) -> None:

@@ -1,6 +1,6 @@
 """The object client against a real S3 server: conditions hold, lost answers are found out, messages name no key."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import obstore
@@ -9,20 +9,9 @@ from obstore.exceptions import GenericError, PermissionDeniedError, Precondition
 
 from corlld.errors import ConfigurationError, RetriableError, UnavailableError
 from corlld.system.object_client import ObjectClient
-from tests.support.s3 import Bucket, new_bucket_name, s3_server
+from tests.support.s3 import Bucket, fail_the_next_put
 
 KEY = "users/a-key/state"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    with s3_server():
-        yield
-
-
-@pytest.fixture
-def bucket() -> Bucket:
-    return Bucket(new_bucket_name())
 
 
 @pytest.fixture
@@ -36,21 +25,6 @@ def is_exactly(data: bytes) -> Callable[[bytes], bool]:
 
 def swap(client: ObjectClient, data: bytes, e_tag: str | None) -> str | None:
     return client.swap(KEY, data, e_tag, is_exactly(data))
-
-
-def fail_the_next_put(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, *, takes_effect: bool = False, before: Any = lambda: None
-) -> None:
-    real = obstore.put
-
-    def put(*arguments: Any, **keywords: Any) -> Any:
-        monkeypatch.setattr(obstore, "put", real)
-        before()
-        if takes_effect:
-            real(*arguments, **keywords)
-        raise error
-
-    monkeypatch.setattr(obstore, "put", put)
 
 
 def test_what_is_not_there_is_none(client: ObjectClient) -> None:

@@ -1,8 +1,5 @@
 """Tests of the object store only: answers that are lost, refused conditions, credentials, nothing there at all."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import obstore
 import pytest
 from obstore.exceptions import GenericError, PreconditionError
@@ -11,22 +8,11 @@ from corlld.errors import ConfigurationError, LostSwap, RetriableError, Unavaila
 from corlld.records import StoreIdentity
 from corlld.state.object_store import ObjectStore
 from corlld.state.snapshot import decode, encode
-from tests.support.s3 import Bucket, new_bucket_name, s3_server
+from tests.support.s3 import Bucket, fail_the_next_put
 from tests.support.states import UID, released_state, same_state, tombstone
 
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
 STATE, PREVIOUS = f"users/{UID}/state.safetensors", f"users/{UID}/previous.safetensors"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    with s3_server():
-        yield
-
-
-@pytest.fixture
-def bucket() -> Bucket:
-    return Bucket(new_bucket_name())
 
 
 @pytest.fixture
@@ -36,27 +22,12 @@ def store(bucket: Bucket) -> ObjectStore:
     return store
 
 
-def _fail_the_next_put(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, *, takes_effect: bool, before: Any = lambda: None
-) -> None:
-    real = obstore.put
-
-    def put(*arguments: Any, **keywords: Any) -> Any:
-        monkeypatch.setattr(obstore, "put", real)
-        before()
-        if takes_effect:
-            real(*arguments, **keywords)
-        raise error
-
-    monkeypatch.setattr(obstore, "put", put)
-
-
 @pytest.mark.parametrize("error", [GenericError("timed out"), PreconditionError("412, for the repeated request")])
 def test_a_write_whose_answer_was_lost_succeeded(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     token = store.save(UID, released_state(3), "0")
-    _fail_the_next_put(monkeypatch, error, takes_effect=True)
+    fail_the_next_put(monkeypatch, error, takes_effect=True)
     token = store.save(UID, released_state(4), token)
     assert store.load(UID)[1] == token
     store.save(UID, released_state(5), token)
@@ -65,7 +36,7 @@ def test_a_write_whose_answer_was_lost_succeeded(
 def test_a_write_that_did_not_happen_is_tried_again(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, token in ((3, "0"), (4, None)):
         token = token or store.load(UID)[1]
-        _fail_the_next_put(monkeypatch, GenericError("status code: 503"), takes_effect=False)
+        fail_the_next_put(monkeypatch, GenericError("status code: 503"))
         with pytest.raises(RetriableError, match="it answered 503"):
             store.save(UID, released_state(version), token)
         store.save(UID, released_state(version), token)
@@ -79,12 +50,7 @@ def test_i6_an_unanswered_write_that_another_owner_overtook_is_lost(
 ) -> None:
     token = store.save(UID, released_state(3), "0")
     other = ObjectStore(bucket.url)
-    _fail_the_next_put(
-        monkeypatch,
-        GenericError("timed out"),
-        takes_effect=False,
-        before=lambda: other.save(UID, released_state(9), token),
-    )
+    fail_the_next_put(monkeypatch, GenericError("timed out"), before=lambda: other.save(UID, released_state(9), token))
     with pytest.raises(LostSwap):
         store.save(UID, released_state(4), token)
     state, _ = store.load(UID)

@@ -1,7 +1,7 @@
 """Every state store keeps its promises: compare-and-swap, nothing stale ever wins, nothing torn is taken for new."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.object_store import ObjectStore
 from corlld.state.snapshot import Moments
 from corlld.state.store import LocalFolderStore
-from tests.support.s3 import Bucket, new_bucket_name, s3_server
+from tests.support.s3 import Bucket, new_bucket_name
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
 
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
@@ -53,12 +53,6 @@ class Folder:
 class S3(Bucket):
     def connect(self, moments: Moments = "float32") -> StateStore:
         return ObjectStore(self.url, moments=moments)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[None]:
-    with s3_server():
-        yield
 
 
 @pytest.fixture(params=["folder", "s3"])

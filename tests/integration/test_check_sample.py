@@ -15,7 +15,8 @@ from corlld.sources.kafka.source import KafkaSource
 from tests.support.commands import SECRET, row, set_topic
 from tests.support.edits import edit, lines
 from tests.support.kafka.broker import KafkaCluster
-from tests.support.kafka.topics import PATIENCE_SECONDS, Reader, kafka_settings, produce, unique, wait_until
+from tests.support.kafka.topics import Reader, kafka_settings, produce, unique
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 CANARY = "kanari7731"
 

@@ -21,7 +21,8 @@ from corlld import __version__
 from corlld.errors import ExitCode
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.operations.notify import EXTENSION_SECONDS, STOP_MARGIN_SECONDS
-from tests.support.daemon_process import ENVIRON, SECRET, START_SECONDS, STOP_SECONDS, Hold, Launcher, tail
+from tests.support.commands import SECRET
+from tests.support.daemon_process import ENVIRON, START_SECONDS, STOP_SECONDS, Hold, Launcher, tail
 from tests.support.installation import ROOT, build_wheel, install, install_with_dependencies, unit_command
 from tests.support.notify_listener import NotifyListener
 

@@ -11,7 +11,8 @@ from corlld.settings.sections import DeadLetterSettings
 from corlld.sources.dead_letters import letter_headers, letter_key
 from corlld.sources.kafka.producers import KafkaAnnouncements, KafkaDeadLetters, TopicProducer
 from tests.support.kafka.broker import KafkaBroker, KafkaCluster
-from tests.support.kafka.topics import kafka_settings, unique, wait_until
+from tests.support.kafka.topics import kafka_settings, unique
+from tests.support.waiting import wait_until
 
 
 def a_letter(value: bytes = b"not json") -> DeadLetter:

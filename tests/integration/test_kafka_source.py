@@ -16,7 +16,8 @@ from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableE
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.source import KafkaSource
 from tests.support.kafka.broker import KafkaBroker, KafkaCluster
-from tests.support.kafka.topics import Reader, kafka_settings, produce, unique, wait_until
+from tests.support.kafka.topics import Reader, kafka_settings, produce, unique
+from tests.support.waiting import wait_until
 
 PARTITIONS = 4
 

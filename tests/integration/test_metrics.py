@@ -6,7 +6,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import traffic
-from tests.support.daemon_process import Site, http_get, http_port, running, wait_until
+from tests.support.daemon_process import Site, http_get, http_port, running, wait_while_running
 from tests.support.kafka.broker import KafkaCluster
 
 EVENTS, USERS, PARTITIONS = 200, 8, 4
@@ -39,7 +39,7 @@ def test_after_known_traffic_the_counters_equal_what_was_sent_and_the_lag_goes_t
             seen = scrape(port)
             return seen["corlld_records_total"] == EVENTS and lags.items() <= seen.items()
 
-        wait_until(all_read_and_no_lag, 120, "no lag", daemon)
+        wait_while_running(daemon, all_read_and_no_lag, "no lag", 120)
         assert site.lag() == 0
         seen = scrape(port)
         assert daemon.stop() == 0

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support import traffic, watching
-from tests.support.daemon_process import DaemonProcess, Site, running, wait_until
+from tests.support.daemon_process import DaemonProcess, Site, running, wait_while_running
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.prometheus_server import (
     SCRAPE_SECONDS,
@@ -59,7 +59,7 @@ def watched(
     site = Site.make(folder, kafka_broker, tiny_model, PARTITIONS)
     producer = traffic.Producer(site.bootstrap, site.topic)
     with running(site.write_settings(), site.log()) as daemon:
-        wait_until(lambda: bool(_addresses(daemon)), PATIENCE_SECONDS, "the address of /metrics", daemon)
+        wait_while_running(daemon, lambda: bool(_addresses(daemon)), "the address of /metrics", PATIENCE_SECONDS)
         [address] = _addresses(daemon)
         before = scraped(address)
         # First drafts of the base model, then of the version that they made.
@@ -69,7 +69,7 @@ def watched(
         past = {yesterday: before, yesterday + HOUR: scraped(address)}
         write_past(folder / "data", past, {"job": JOB, "instance": address})
         with running_prometheus(folder, address) as prometheus:
-            wait_until(lambda: bool(prometheus.now("up == 1")), PATIENCE_SECONDS, "a first scrape", daemon)
+            wait_while_running(daemon, lambda: bool(prometheus.now("up == 1")), "a first scrape", PATIENCE_SECONDS)
             _send(producer, site, daemon, seed=3, versions=(0, 1))
             _wait_until_all_is_seen(prometheus, daemon)
             yield Watched(prometheus, address, Counter(producer.bad.values()))
@@ -112,7 +112,7 @@ def _wait_until_all_is_seen(prometheus: Prometheus, daemon: DaemonProcess) -> No
 
 def _wait_until_after_now(unix_time: Callable[[], float], what: str, daemon: DaemonProcess) -> None:
     now = time.time()
-    wait_until(lambda: unix_time() > now, PATIENCE_SECONDS, what, daemon)
+    wait_while_running(daemon, lambda: unix_time() > now, what, PATIENCE_SECONDS)
 
 
 def _ids(targets: list[watching.Target]) -> list[str]:

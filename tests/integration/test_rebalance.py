@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import traffic
-from tests.support.daemon_process import Hold, Launcher, Life, Site, wait_until
+from tests.support.daemon_process import Hold, Launcher, Life, Site, wait_while_running
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.quiet_learning import write_undisturbed_tensors
 from tests.support.traffic import Producer, Sent
@@ -39,10 +39,10 @@ class Member:
         return self.log.read_text().count(f'"{event}"') if self.log.exists() else 0
 
     def wait_for(self, stage: str) -> None:
-        wait_until(lambda: self.marks(stage) > 0, WAIT_SECONDS, f"the first mark {stage!r}", self.life)
+        wait_while_running(self.life, lambda: self.marks(stage) > 0, f"the first mark {stage!r}", WAIT_SECONDS)
 
     def wait_for_assignments(self, count: int) -> None:
-        wait_until(lambda: self.assignments() >= count, WAIT_SECONDS, f"{count} assignments", self.life)
+        wait_while_running(self.life, lambda: self.assignments() >= count, f"{count} assignments", WAIT_SECONDS)
 
 
 @contextmanager
@@ -122,9 +122,9 @@ def test_a_stopped_daemon_that_wakes_up_overwrites_nothing(
     stale.life.signal(signal.SIGCONT)
     stale.wait_for_assignments(PARTITIONS + 1)  # it is back in the group, with a part of the partitions
     if stage == "saving":
-        wait_until(lambda: stale.logged("lost_swap") > 0, WAIT_SECONDS, "a lost swap", stale.life)
+        wait_while_running(stale.life, lambda: stale.logged("lost_swap") > 0, "a lost swap", WAIT_SECONDS)
     else:
-        wait_until(lambda: stale.marks("published") >= 3, WAIT_SECONDS, "the late publication", stale.life)
+        wait_while_running(stale.life, lambda: stale.marks("published") >= 3, "the late publication", WAIT_SECONDS)
     site.wait_for_end(other.life)
     assert [stale.life.stop(), other.life.stop()] == [0, 0]
 

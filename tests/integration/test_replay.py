@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from corlld.cli import main
+from tests.support.commands import SECRET
 from tests.support.edits import edit, write_events
 
 
@@ -57,7 +58,7 @@ def test_proposed_and_edited_exchanged_give_one_minus_the_base_preference(tmp_pa
 
 
 def test_a_replay_is_repeatable(tmp_path: Path, replayed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CORLLD_IDENTITY__SECRET", "a secret of the tests, which is long enough")
+    monkeypatch.setenv("CORLLD_IDENTITY__SECRET", SECRET)
     file = write_events(tmp_path / "archive.jsonl", *(edit(n, u) for n in range(9) for u in ("ann", "bob")))
     assert replayed(file) == replayed(file)
 

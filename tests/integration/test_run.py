@@ -4,9 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from tests.support.commands import SECRET, fails
 from tests.support.daemon_process import http_get
 from tests.support.edits import append_events, edit, erasure
 from tests.support.s3 import new_bucket_name, s3_server
+from tests.support.waiting import wait_until
 
 
 @contextmanager
@@ -30,13 +29,6 @@ def started_run(site: Path) -> Iterator["subprocess.Popen[bytes]"]:
     finally:
         run.kill()
         run.wait()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.05)
 
 
 def test_a_file_of_edits_becomes_one_adapter_per_user(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +64,7 @@ def test_an_erasure_from_a_file_leaves_a_tombstone_and_no_adapter(site: Path) ->
 def test_a_signal_ends_the_run_with_exit_code_0(site: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setenv("CORLLD_SOURCE__FOLLOW", "true")
     with started_run(site) as run:
-        wait_for(lambda: (site / "adapters").exists() and len(list((site / "adapters").glob("*/*/manifest.json"))) >= 2)
+        wait_until(lambda: len(list(site.glob("adapters/*/*/manifest.json"))) >= 2, "two versions")
         run.send_signal(number)
         assert run.wait(30) == 0
 
@@ -84,7 +76,7 @@ def test_a_second_signal_ends_the_process_at_once(site: Path, monkeypatch: pytes
         file.write("{broken\n")
     monkeypatch.setenv("CORLLD_DEAD_LETTERS__PATH", "/dev/full")
     with started_run(site) as run:
-        wait_for(lambda: "will_try_again" in (site / "log").read_text())
+        wait_until(lambda: "will_try_again" in (site / "log").read_text(), "another try")
         run.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
             run.wait(1)
@@ -98,17 +90,17 @@ def test_readyz_follows_the_start_and_livez_is_good_all_along(site: Path, monkey
     monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "60")
     (site / "events.jsonl").rename(site / "not-yet.jsonl")
     with started_run(site) as run:
-        wait_for(lambda: "http_listening" in (site / "log").read_text())
+        wait_until(lambda: "http_listening" in (site / "log").read_text(), "the HTTP server")
         (line,) = [line for line in (site / "log").read_text().splitlines() if "http_listening" in line]
         port = json.loads(line)["port"]
         assert http_get(port, "/readyz") == (503, "waiting for: input\n")
         assert http_get(port, "/livez") == (200, "ok\n")
         (site / "not-yet.jsonl").rename(site / "events.jsonl")
-        wait_for(lambda: http_get(port, "/readyz") == (503, "waiting for: model\n"))
+        wait_until(lambda: http_get(port, "/readyz") == (503, "waiting for: model\n"), "the wait for the model")
         assert http_get(port, "/livez") == (200, "ok\n")
         assert "corlld_model_info{" not in http_get(port, "/metrics")[1]
-        wait_for(lambda: http_get(port, "/readyz") == (200, "ready\n"))
-        wait_for(lambda: 'corlld_consumer_lag{partition="0"} 0.0' in http_get(port, "/metrics")[1])
+        wait_until(lambda: http_get(port, "/readyz") == (200, "ready\n"), "readiness")
+        wait_until(lambda: 'corlld_consumer_lag{partition="0"} 0.0' in http_get(port, "/metrics")[1], "no lag")
         metrics = http_get(port, "/metrics")[1]
         assert 'corlld_model_info{adapter="' in metrics
         assert "corlld_ready 1.0" in metrics

@@ -20,7 +20,8 @@ from corlld.cli import main
 from tests.support.commands import fails, set_topic
 from tests.support.edits import edit, lines
 from tests.support.kafka.broker import KafkaBroker, KafkaCluster
-from tests.support.kafka.topics import unique, wait_until
+from tests.support.kafka.topics import unique
+from tests.support.waiting import wait_until
 
 PARTITIONS = 3
 MANY = 30_000

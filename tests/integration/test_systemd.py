@@ -1,6 +1,5 @@
 """The unit and its user, judged by systemd's own tools, and run by a real systemd with every restriction in force."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -12,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from corlld.events.pseudonyms import Pseudonyms
+from tests.support.commands import SECRET
+from tests.support.edits import edit, lines
 from tests.support.installation import ROOT, SYSUSERS, UNIT, build_wheel, unit_value
 from tests.support.systemd_machine import Machine, why_not
 
 LARGEST_EXPOSURE = 2.0  # of 10, as systemd-analyze counts; 1.7 when this was written
-SECRET = "a secret of the tests, which is long enough"
 LOG = "/var/log/corlld.log"
 
 SETTINGS = """\
@@ -81,7 +81,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
         machine.do("install", "-m", "644", UNIT, "/run/systemd/system/corlld.service")
         machine.do("cp", "-r", tiny_model, "/srv/model")
         machine.do("chmod", "-R", "a+rX", "/srv/model")
-        machine.write("/srv/edits.jsonl", "".join(edit(user, n) for n in range(3) for user in ("ann", "bob")))
+        six = lines(*(edit(n, user) for n in range(3) for user in ("ann", "bob")))
+        machine.write("/srv/edits.jsonl", six.decode())
         machine.write("/etc/corlld/credentials/uid_secret", SECRET, 0o600)
         # Where this machine's Python is, perhaps in a home; and a file in place of the journal.
         python = f"{sys.base_prefix} {sysconfig.get_path('purelib')}"
@@ -103,12 +104,6 @@ def unit(machine: Machine) -> Iterator[Machine]:
     machine.systemctl("stop", "corlld")
     machine.systemctl("reset-failed", "corlld")
     machine.do("rm", "-rf", "/var/lib/corlld", "/run/systemd/system/corlld.service.d/test.conf", LOG)
-
-
-def edit(user: str, number: int) -> str:
-    texts = {"prompt": "The sun\n", "proposed": "rises in the west.", "edited": f"rises in the east {number}."}
-    ids = {"event_id": f"{user}-{number}", "user_id": user, "occurred_at": "2026-01-02T12:00:00Z"}
-    return json.dumps(ids | texts) + "\n"
 
 
 def published(machine: Machine) -> list[str]:

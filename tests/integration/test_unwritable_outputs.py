@@ -11,7 +11,8 @@ import pytest
 
 from corlld.errors import ExitCode
 from corlld.events.pseudonyms import Pseudonyms
-from tests.support.daemon_process import ENVIRON, ROOT, SECRET, START_SECONDS
+from tests.support.commands import SECRET
+from tests.support.daemon_process import ENVIRON, ROOT, START_SECONDS
 from tests.support.edits import append_events, edit, write_events
 
 CORLLD = (sys.executable, "-m", "corlld")

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,15 +18,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support import oracle
+from tests.support.commands import SECRET
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.traffic import MAX_TEXT_CHARS, Producer
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-SECRET = "a secret of the tests, which is long enough"
 ENVIRON = {"CORLLD_IDENTITY__SECRET": SECRET, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
-PAUSE_SECONDS = 0.1  # between looks at a condition
 
 
 class Daemon(Protocol):
@@ -40,13 +39,16 @@ class Daemon(Protocol):
         """The exit code; None while it runs."""
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str, by: Daemon) -> None:
-    """Returns as soon as the condition holds. Fails with `what` and the log's end after `seconds`, or if `by` ends."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert by.code is None, f"{what}: the daemon ended with {by.code}\n{tail(by.log)}"
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s\n{tail(by.log)}"
-        threading.Event().wait(PAUSE_SECONDS)
+def wait_while_running(daemon: Daemon, condition: Callable[[], bool], what: str, seconds: float) -> None:
+    """Wait for the condition. Fail with `what` and the log's end after so many seconds, or if the daemon ends."""
+
+    def holds() -> bool:
+        if condition():
+            return True
+        assert daemon.code is None, f"{what}: the daemon ended with {daemon.code}\n{tail(daemon.log)}"
+        return False
+
+    wait_until(holds, what, seconds, report=lambda: tail(daemon.log))
 
 
 def tail(log: Path, chars: int = 4000) -> str:
@@ -60,7 +62,7 @@ def http_port(by: Daemon, seconds: float = START_SECONDS) -> int:
         lines = by.log.read_text(errors="replace").splitlines() if by.log.exists() else []
         return [json.loads(line)["port"] for line in lines if '"http_listening"' in line and line.endswith("}")]
 
-    wait_until(lambda: bool(listening()), seconds, "an HTTP port", by)
+    wait_while_running(by, lambda: bool(listening()), "an HTTP port", seconds)
     return listening()[-1]
 
 
@@ -148,11 +150,11 @@ class Site:
 
     def wait_for_end(self, by: Daemon, seconds: float = 90.0) -> None:
         """Wait until everything is committed."""
-        wait_until(lambda: self.lag() == 0, seconds, "lag 0", by)
+        wait_while_running(by, lambda: self.lag() == 0, "lag 0", seconds)
 
     def wait_for_progress(self, by: Daemon, seconds: float = 60.0) -> None:
         """Wait until some user has a state."""
-        wait_until(lambda: any(self.states.glob("users/*/0*.safetensors")), seconds, "a first state", by)
+        wait_while_running(by, lambda: any(self.states.glob("users/*/0*.safetensors")), "a first state", seconds)
 
     def verdict(self, producer: Producer, **case: Any) -> dict[str, Any]:
         """Return the oracle's verdict, from a process of its own that can't see this one's modules."""

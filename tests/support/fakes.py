@@ -40,7 +40,7 @@ def tenure(partition: int = 0, number: int = 1, start_offset: int = 0) -> Tenure
     return Tenure(SourcePartition("edits", "topic-id", partition), number, start_offset)
 
 
-def edit(event_id: str, user_id: str = "ann", *, accepted: bool = False, version: int | None = None) -> EditEvent:
+def edit_event(event_id: str, user_id: str = "ann", *, accepted: bool = False, version: int | None = None) -> EditEvent:
     return EditEvent(event_id, user_id, NOON, "x", None, "draft", "draft" if accepted else "text", version)
 
 
@@ -56,7 +56,7 @@ def arrival(
     at: float = 0.0,
     of: Tenure | None = None,
 ) -> Arrival:
-    return Arrival(uid, event or edit(f"e{offset}"), record(offset, of), at)
+    return Arrival(uid, event or edit_event(f"e{offset}"), record(offset, of), at)
 
 
 def loop_status(**fields: Any) -> LoopStatus:

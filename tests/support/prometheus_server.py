@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,10 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import watching
 from tests.support.kafka.broker import free_ports, tied_to_our_life
+from tests.support.waiting import wait_until
 
 SCRAPE_SECONDS = 1
 START_SECONDS = 60.0
-PAUSE_SECONDS = 0.05
 ANSWER_SECONDS = 10.0
 
 
@@ -161,10 +160,3 @@ def _is_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
         return requests.get(f"{url}/-/ready", timeout=ANSWER_SECONDS).ok
     except requests.ConnectionError:
         return False
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        threading.Event().wait(PAUSE_SECONDS)

@@ -1,13 +1,15 @@
-"""A real S3 protocol on loopback (moto's server), one bucket a test."""
+"""A real S3 protocol on loopback (moto's server), one bucket per test, and writes that fail."""
 
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import boto3
 import obstore
+import pytest
 from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
 
@@ -56,3 +58,27 @@ def new_bucket_name() -> str:
     name = f"b{uuid.uuid4().hex[:16]}"
     boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT"], region_name="us-east-1").create_bucket(Bucket=name)
     return name
+
+
+def fail_the_next_put(
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    *,
+    takes_effect: bool = False,
+    before: Callable[[], object] = lambda: None,
+) -> None:
+    """Have the next write raise the error; those after it work again.
+
+    takes_effect: the object is written all the same, and only the answer is lost.
+    before: called first, as for a writer who is faster.
+    """
+    real = obstore.put
+
+    def put(*arguments: Any, **keywords: Any) -> Any:
+        monkeypatch.setattr(obstore, "put", real)
+        before()
+        if takes_effect:
+            real(*arguments, **keywords)
+        raise error
+
+    monkeypatch.setattr(obstore, "put", put)

@@ -17,8 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.waiting import PAUSE_SECONDS, wait_until
+
 BOOT_SECONDS = 30.0
-PAUSE_SECONDS = 0.1
 
 # In a control group of its own, so that it finds no processes but its own in what it takes for the root.
 _ENTER = """\
@@ -156,8 +157,10 @@ class Machine:
         self.close()
 
     def _wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + BOOT_SECONDS
-        while not condition():
+        def holds() -> bool:
+            if condition():
+                return True
             assert self._console.poll() is None, f"systemd ended\n{self.console()}"
-            assert time.monotonic() < deadline, f"{what}: not within {BOOT_SECONDS:g} s\n{self.console()}"
-            threading.Event().wait(PAUSE_SECONDS)
+            return False
+
+        wait_until(holds, what, BOOT_SECONDS, report=self.console)

@@ -17,7 +17,7 @@ from corlld.statistics import (
     judge_drafts,
     repetition_ratio,
 )
-from tests.support.fakes import edit
+from tests.support.fakes import edit_event
 
 
 def applied(margin: float, base: float = 0.0, *, trained: bool = True) -> PairOutcome:
@@ -30,7 +30,7 @@ def test_a_tie_counts_one_half(margin: float, share: float) -> None:
 
 
 def test_pairs_scored_by_an_untrained_adapter_are_left_out_of_accuracy_but_not_of_the_control() -> None:
-    events = [edit("a"), edit("b"), edit("c")]
+    events = [edit_event("a"), edit_event("b"), edit_event("c")]
     pairs = [applied(0.0, base=1.0, trained=False), applied(2.0, base=-1.0), applied(-1.0, base=1.0)]
     after = fold(Statistics(), events, pairs, trained=True, head=0)
     assert (after.prequential_pairs, after.prequential_correct, after.prequential_margin_sum) == (2, 1.0, 1.0)
@@ -38,7 +38,7 @@ def test_pairs_scored_by_an_untrained_adapter_are_left_out_of_accuracy_but_not_o
 
 
 def test_every_outcome_is_counted_under_its_own_name() -> None:
-    events = [edit("a", accepted=True), edit("b"), edit("c")]
+    events = [edit_event("a", accepted=True), edit_event("b"), edit_event("c")]
     pairs = [
         PairOutcome(PairStatus.ACCEPTANCE),
         PairOutcome(PairStatus.NO_DIFFERENCE),
@@ -57,12 +57,17 @@ def test_every_outcome_is_counted_under_its_own_name() -> None:
 
 def test_the_edit_ratio_is_the_normalised_edit_distance() -> None:
     # "draft" to "text": d, r and a are replaced, f is deleted, t stays: 4 edits over the longer length 5
-    assert edit_ratio(edit("a", accepted=True)) == 0.0
-    assert edit_ratio(edit("a")) == pytest.approx(4 / 5)
+    assert edit_ratio(edit_event("a", accepted=True)) == 0.0
+    assert edit_ratio(edit_event("a")) == pytest.approx(4 / 5)
 
 
 def test_effort_belongs_to_the_version_that_made_the_draft_and_one_beyond_the_head_is_unknown() -> None:
-    events = [edit("a", version=2), edit("b", version=2, accepted=True), edit("c", version=4), edit("d")]
+    events = [
+        edit_event("a", version=2),
+        edit_event("b", version=2, accepted=True),
+        edit_event("c", version=4),
+        edit_event("d"),
+    ]
     after = fold(Statistics(), events, [applied(1.0)] * 4, trained=True, head=3)
     assert after.drafts == {"2": DraftFigures(2, 1, 0.8), "unknown": DraftFigures(2, 0, 1.6)}
 
@@ -96,11 +101,11 @@ def test_the_moving_window_is_the_plain_definition(words: list[str]) -> None:
 
 
 def looping(name: str) -> EditEvent:
-    return replace(edit(name), proposed="so so")  # half of the words repeat
+    return replace(edit_event(name), proposed="so so")  # half of the words repeat
 
 
 def test_the_first_drafts_are_kept_and_later_ones_do_not_touch_them() -> None:
-    events = [looping("a"), *(edit(f"e{n}") for n in range(FIRST_DRAFTS + 3))]
+    events = [looping("a"), *(edit_event(f"e{n}") for n in range(FIRST_DRAFTS + 3))]
     one_by_one = Statistics()
     for event in events:
         one_by_one = fold(one_by_one, [event], [applied(1.0)], trained=True, head=0)
@@ -112,7 +117,7 @@ def test_the_first_drafts_are_kept_and_later_ones_do_not_touch_them() -> None:
 
 def test_only_drafts_after_the_first_ones_are_compared_with_them() -> None:
     seven = DraftFigures(events=FIRST_DRAFTS - 1, repetition_sum=0.3)
-    judged = judge_drafts(seven, [looping("a"), looping("b"), edit("c")], head=0)
+    judged = judge_drafts(seven, [looping("a"), looping("b"), edit_event("c")], head=0)
     assert [draft.repetition for draft in judged] == [0.5, 0.5, 0.0]
     mean = (0.3 + 0.5) / FIRST_DRAFTS
     assert [draft.repetition_rise for draft in judged] == [None, pytest.approx(0.5 - mean), 0.0]
@@ -124,11 +129,11 @@ def test_only_drafts_after_the_first_ones_are_compared_with_them() -> None:
 def test_a_draft_is_by_the_base_model_by_a_version_that_exists_or_nobody_knows(
     version: int | None, origin: str
 ) -> None:
-    assert judge_drafts(DraftFigures(), [edit("a", version=version)], head=3)[0].origin == origin
+    assert judge_drafts(DraftFigures(), [edit_event("a", version=version)], head=3)[0].origin == origin
 
 
 def test_repetition_is_summed_for_each_producing_version() -> None:
-    events = [replace(looping("a"), adapter_version=2), edit("b", version=2), looping("c")]
+    events = [replace(looping("a"), adapter_version=2), edit_event("b", version=2), looping("c")]
     after = fold(Statistics(), events, [applied(1.0)] * 3, trained=True, head=2)
     assert {name: figures.repetition_sum for name, figures in after.drafts.items()} == {"2": 0.5, "unknown": 0.5}
 
@@ -136,7 +141,7 @@ def test_repetition_is_summed_for_each_producing_version() -> None:
 def test_versions_told_apart_are_bounded_and_older_ones_are_merged() -> None:
     figures = Statistics()
     for version in range(DRAFT_CLASSES_KEPT + 5):
-        figures = fold(figures, [edit(f"e{version}", version=version)], [applied(1.0)], trained=True, head=999)
+        figures = fold(figures, [edit_event(f"e{version}", version=version)], [applied(1.0)], trained=True, head=999)
     assert len(figures.drafts) == DRAFT_CLASSES_KEPT + 1
     assert figures.drafts["older"].events == 5
     assert sum(f.events for f in figures.drafts.values()) == DRAFT_CLASSES_KEPT + 5

@@ -17,8 +17,8 @@ A row of one prompt (p) and two tails, chosen (c) and rejected (r), where x mark
                   r    x x x x   . . .    x x
 
 Each block of columns is a *segment*: tokens that lie end to end, and that a text has whole or not at all. A *prompt* is
-the segments that a text begins with. A *tail* is its last segment. Two prompts may have their first segment in common;
-then the second prompt has a segment more, see `packing`.
+the segments that a text begins with. A *tail* is its last segment. Prompts that begin alike share their first segment,
+and each adds its own rest, if any; see `packing`.
 
 The function is registered with transformers' `AttentionInterface`; the model hands over queries, keys and values of the
 whole row. Nothing is quadratic in the row: each text attends to itself alone.
@@ -74,11 +74,11 @@ class Segments:
     def products(self) -> tuple[Product, ...]:
         """The products that compute the row's attention.
 
-        Tails of one prompt share a product unless that is too long. Parts of it that don't see each other are computed
-        for nothing, but that costs less than more calls would.
+        Tails whose prompts begin alike share a product unless that is too long. Parts of it that don't see each other
+        are computed for nothing, but that costs less than more calls would.
         """
         found = []
-        for tails in self._by_prompt():
+        for tails in self._by_beginning():
             placed = [self._placed(tail) for tail in tails]
             whole = (placed[0].segments[0][0], placed[-1].segments[-1][1])
             if len(placed) > 1 and whole[1] - whole[0] <= LONGEST_SHORT:
@@ -87,7 +87,7 @@ class Segments:
                 found += [Product((t.segments[-1][1] - t.asked, t.segments[-1][1]), t.segments, (t,)) for t in placed]
         return tuple(found)
 
-    def _by_prompt(self) -> list[list[Tail]]:
+    def _by_beginning(self) -> list[list[Tail]]:
         """Group the tails whose prompts begin with the same segment. The first tail of a group computes it."""
         groups: list[list[Tail]] = []
         for tail in self.tails:

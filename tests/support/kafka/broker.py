@@ -23,11 +23,12 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
+from tests.support.waiting import PAUSE_SECONDS, wait_until
+
 HERE = Path(__file__).parent
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 MAVEN_SECONDS = 540.0
-PAUSE_SECONDS = 0.05
 # A small heap and quick compilation: a broker of the tests lives for minutes and holds kilobytes.
 JVM_OPTIONS = ("-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 
@@ -62,19 +63,13 @@ class KafkaCluster:
             # A busy broker may answer after the client has asked once more: then the topic is there.
             with contextlib.suppress(TopicAlreadyExistsError):
                 admin.create_topics({name: topic}, wait_for_metadata=True)
-            deadline = time.monotonic() + START_SECONDS
-            while name not in admin.list_topics():
-                assert time.monotonic() < deadline, f"topic {name} is not there"
-                _pause()
+            wait_until(lambda: name in admin.list_topics(), f"topic {name}", START_SECONDS)
 
     def delete_topic(self, name: str) -> None:
         """Returns once the topic is gone."""
         with self.admin() as admin:
             admin.delete_topics([name])
-            deadline = time.monotonic() + START_SECONDS
-            while name in admin.list_topics():
-                assert time.monotonic() < deadline, f"topic {name} is still there"
-                _pause()
+            wait_until(lambda: name not in admin.list_topics(), f"the end of topic {name}", START_SECONDS)
 
 
 class KafkaBroker(KafkaCluster):

@@ -1,6 +1,5 @@
 """Helpers that the tests of sources share: settings with a test's patience, and polling until something is seen."""
 
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,8 +9,8 @@ from kafka import KafkaProducer
 from corlld.protocols import Source
 from corlld.records import Polled, Record, Tenure
 from corlld.settings.sections import KafkaSettings
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
-PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
 
@@ -32,12 +31,6 @@ def produce(bootstrap: str, topic: str, values: Mapping[int, Iterable[bytes]]) -
         sent = [producer.send(topic, value, partition=p) for p, some in values.items() for value in some]
         for one in sent:
             one.get(timeout=30)
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
 
 
 class Reader:

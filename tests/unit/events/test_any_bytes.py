@@ -9,7 +9,7 @@ from corlld.errors import InvalidEvent
 from corlld.events.decoder import EventDecoder
 from corlld.records import EditEvent, EraseEvent
 from corlld.settings.sections import EventSettings
-from tests.support.events import CANARY, CLOUD, EDIT
+from tests.support.decoding import CANARY, CLOUD, EDIT
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.just(CANARY) | st.text(),

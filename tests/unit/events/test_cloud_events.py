@@ -12,7 +12,7 @@ from cloudevents.core.v1.event import CloudEvent
 
 from corlld.errors import InvalidReason
 from corlld.records import EditEvent, EraseEvent
-from tests.support.events import CANARY, CLOUD, DATA, EDIT, STRUCTURED, decode, edit, refused, without
+from tests.support.decoding import CANARY, CLOUD, DATA, EDIT, STRUCTURED, as_edit, decode, refused, without
 
 
 def binary(cloud: dict[str, Any] = CLOUD) -> tuple[bytes, list[tuple[str, bytes]]]:
@@ -23,7 +23,7 @@ def binary(cloud: dict[str, Any] = CLOUD) -> tuple[bytes, list[tuple[str, bytes]
 
 
 def test_the_three_forms_of_an_event_are_the_same_event() -> None:
-    plain = edit(decode({**EDIT, "event_id": "/editor/eu/91"}))
+    plain = as_edit(decode({**EDIT, "event_id": "/editor/eu/91"}))
     value, headers = binary()
     assert decode(CLOUD, STRUCTURED) == plain
     assert decode(CLOUD) == plain  # no content type, but a specversion

@@ -7,7 +7,7 @@ import pytest
 
 from corlld.errors import InvalidReason
 from corlld.records import EditEvent, EraseEvent, Message
-from tests.support.events import CANARY, EDIT, decode, edit, refused, without
+from tests.support.decoding import CANARY, EDIT, as_edit, decode, refused, without
 
 
 def test_an_edit_has_every_field_of_the_contract() -> None:
@@ -25,18 +25,18 @@ def test_an_edit_has_every_field_of_the_contract() -> None:
 
 
 def test_optional_fields_may_be_absent_or_null() -> None:
-    plain = edit(decode(EDIT))
+    plain = as_edit(decode(EDIT))
     assert (plain.adapter_version, plain.truncated, plain.messages) == (None, False, None)
     assert decode({**EDIT, "adapter_version": None, "truncated": None, "messages": None, "type": "edit"}) == plain
 
 
 def test_texts_may_be_empty_and_equal_texts_are_an_acceptance() -> None:
-    assert edit(decode({**EDIT, "prompt": "", "proposed": "", "edited": ""})).is_acceptance
+    assert as_edit(decode({**EDIT, "prompt": "", "proposed": "", "edited": ""})).is_acceptance
 
 
 def test_messages_become_a_tuple_of_roles_and_contents() -> None:
     chat = [{"role": "system", "content": ""}, {"role": "user", "content": "Hi", "name": "x"}]
-    event = edit(decode({**without(EDIT, "prompt"), "messages": chat}))
+    event = as_edit(decode({**without(EDIT, "prompt"), "messages": chat}))
     assert event.prompt is None
     assert event.messages == (Message("system", ""), Message("user", "Hi"))
 
@@ -125,7 +125,7 @@ def test_nul_emoji_and_a_pair_of_surrogates_are_texts_like_others() -> None:
 
 @pytest.mark.parametrize(("given_version", "version"), [(0, 0), ("v000012", 12), ("12", 12), (10**18 - 1, 10**18 - 1)])
 def test_a_version_is_a_number_or_a_published_folder_s_name(given_version: object, version: int) -> None:
-    assert edit(decode({**EDIT, "adapter_version": given_version})).adapter_version == version
+    assert as_edit(decode({**EDIT, "adapter_version": given_version})).adapter_version == version
 
 
 @pytest.mark.parametrize("text", ["2026-03-01t10:30:00.123456789+01:30", "2026-03-01 09:00:00.123456Z"])

@@ -7,13 +7,13 @@ import pytest
 from corlld.errors import InvalidReason
 from corlld.events.decoder import TOMBSTONE_EVENT_ID
 from corlld.records import EraseEvent
-from tests.support.events import EDIT, decode, edit, refused, without
+from tests.support.decoding import EDIT, as_edit, decode, refused, without
 
 # Limits
 
 
 def test_the_record_s_bytes_and_each_text_s_characters_are_limited() -> None:
-    assert edit(decode({**EDIT, "edited": "x" * 10}, max_text_chars=10)).edited == "x" * 10
+    assert as_edit(decode({**EDIT, "edited": "x" * 10}, max_text_chars=10)).edited == "x" * 10
     for name in ("prompt", "proposed", "edited"):
         assert refused({**EDIT, name: "x" * 11}, max_text_chars=10) == (InvalidReason.TOO_LARGE, name)
     size = len(json.dumps(EDIT))

@@ -1,6 +1,7 @@
-"""A tiny model on the CPU, learners on it, and a device that runs out of memory."""
+"""Tiny models on the CPU, learners on one, and a device that runs out of memory."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,13 @@ from corlld.learning.learner import CorllLearner
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.slots import SlotArena
 from corlld.settings.sections import GuardSettings, LearningSettings
-from tests.support.tiny_models import make_tiny_model, tiny_resident
+from tests.support.tiny_models import FAMILIES, make_tiny_model, tiny_resident
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model, of each family in turn."""
+    return make_tiny_model(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,13 @@ from corlld.learning.learner import CorllLearner
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PairEncoder, PreferencePair
 from corlld.learning.model.resident import ResidentModel
+from corlld.learning.objective import Objective
 from corlld.learning.slots import HostSlots, SlotArena
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
 from corlld.records import EditEvent, TrainingBatch
 from corlld.settings.sections import GuardSettings, LearningSettings
-from tests.support.tiny_models import FAMILIES, SLIDING_WINDOW, make_tiny_model, tiny_resident, with_exact_norms
+from tests.support.tiny_models import SLIDING_WINDOW, tiny_resident, with_exact_norms
 
 TEXTS = (
     ("Dear team, ", "the meeting is on friday at nine", "the meeting is on monday at ten"),
@@ -132,11 +133,6 @@ def encode(resident: ResidentModel, texts: Sequence[tuple[str, str, str]]) -> li
     return pairs
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp(request.param), request.param)
-
-
 RULES: list[dict[str, Any]] = [
     {},
     {"epsilon": 0.2},
@@ -159,7 +155,7 @@ def test_loss_and_gradient_of_users_in_one_pass_equal_a_hand_written_two_row_dpo
     texts = (TEXTS, TEXTS[:2])
 
     arena = SlotArena(resident.layout.size, 2, resident.device, torch.float64)
-    runner = StepRunner(resident, arena, settings, NOT_TRUSTED, max_row_tokens)
+    runner = StepRunner(resident, arena, settings, Objective(settings), NOT_TRUSTED, max_row_tokens)
 
     def steps(weights: list[torch.Tensor]) -> list[UserStep]:
         zeros = torch.zeros_like(weights[0])

@@ -9,8 +9,10 @@ USERS, SIZE = 3, 17
 def test_users_that_step_together_at_their_own_step_and_rate_are_those_of_torch_adamw() -> None:
     generator = torch.Generator().manual_seed(1)
     start = torch.randn(USERS, SIZE, generator=generator, dtype=torch.float64)
-    theirs = [torch.nn.Parameter(row.clone()) for row in start]
-    optimizers = [torch.optim.AdamW([row], lr=0.1, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.0) for row in theirs]
+    theirs = [torch.nn.Parameter(vector.clone()) for vector in start]
+    optimizers = [
+        torch.optim.AdamW([vector], lr=0.1, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.0) for vector in theirs
+    ]
     ours, exp_avg, exp_avg_sq = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
     steps = [0] * USERS
     for turn in range(1, 11):
@@ -18,10 +20,10 @@ def test_users_that_step_together_at_their_own_step_and_rate_are_those_of_torch_
         present = [user for user in range(USERS) if turn % (user + 2)]
         gradient = torch.randn(len(present), SIZE, generator=generator, dtype=torch.float64)
         rates = [0.1 * (user + 1) / turn for user in present]
-        for user, row, rate in zip(present, gradient, rates, strict=True):
+        for user, vector, rate in zip(present, gradient, rates, strict=True):
             steps[user] += 1
             optimizers[user].param_groups[0]["lr"] = rate
-            theirs[user].grad = row.clone()
+            theirs[user].grad = vector.clone()
             optimizers[user].step()
         gathered = [tensor[present] for tensor in (ours, exp_avg, exp_avg_sq)]
         adamw_step_(
@@ -37,7 +39,7 @@ def test_users_that_step_together_at_their_own_step_and_rate_are_those_of_torch_
         for tensor, new in zip((ours, exp_avg, exp_avg_sq), gathered, strict=True):
             tensor[present] = new
     assert len(set(steps)) == USERS
-    torch.testing.assert_close(ours, torch.stack([row.detach() for row in theirs]), rtol=0, atol=1e-14)
+    torch.testing.assert_close(ours, torch.stack([vector.detach() for vector in theirs]), rtol=0, atol=1e-14)
     for user, optimizer in enumerate(optimizers):
         state = optimizer.state[theirs[user]]
         torch.testing.assert_close(exp_avg[user], state["exp_avg"], rtol=0, atol=1e-14)

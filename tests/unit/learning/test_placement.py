@@ -9,7 +9,7 @@ from corlld.adapters.layout import AdapterTensors
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.resident import make_resident
-from corlld.learning.objective import Sums
+from corlld.learning.objective import Objective, Sums
 from corlld.learning.slots import SlotArena
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
@@ -33,7 +33,7 @@ def test_forward_backward_and_step_stay_on_the_models_device_in_bfloat16(
         resident = make_resident(model, tokenizer, AdapterSettings(), name="m", revision="1")
         assert resident.device == META
         arena = SlotArena(resident.layout.size, 2, resident.device)
-        runner = StepRunner(resident, arena, rule, GuardSettings(), row_tokens=100)
+        runner = StepRunner(resident, arena, rule, Objective(rule), GuardSettings(), row_tokens=100)
         zeros = torch.zeros(resident.layout.size)  # in host memory
         slots = [arena.place(uid, AdapterTensors(zeros, zeros, zeros, optimizer_step=0)) for uid in ("ann", "bob")]
         users = [UserStep(slot, [Candidate(PAIRS[0])]) for slot in slots]
@@ -49,6 +49,14 @@ def test_forward_backward_and_step_stay_on_the_models_device_in_bfloat16(
         tokens, losses = runner.passes.row_losses(row, adapters, [c for step in users for c in step.candidates], [1, 2])
         tensors, norms = runner.take_step(users, gradient)
         arena.commit(slots[0], tensors.of(0), 1)
-        found = (policy, tokens, losses, norms, gradient, *weights, *(row for rows in tensors for row in rows))
+        found = (
+            policy,
+            tokens,
+            losses,
+            norms,
+            gradient,
+            *weights,
+            *(vector for vectors in tensors for vector in vectors),
+        )
         assert {tensor.device for tensor in found} == {META}
         assert tokens.dtype == losses.dtype == gradient.dtype == torch.float32

@@ -25,9 +25,9 @@ def adapter_of(value: float) -> AdapterTensors:
 
 def values(arena: SlotArena, slot: Slot) -> list[float]:
     arena.gather([slot])
-    rows = [row for (row,) in arena.copies([slot])]
-    assert all(row.shape == (SIZE,) and row.eq(row[0]).all() for row in rows)
-    return [float(row[0]) for row in rows]
+    vectors = [vector for (vector,) in arena.copies([slot])]
+    assert all(vector.shape == (SIZE,) and vector.eq(vector[0]).all() for vector in vectors)
+    return [float(vector[0]) for vector in vectors]
 
 
 def fill(arena: SlotArena, slot: Slot, value: float) -> None:
@@ -90,7 +90,7 @@ def test_gathered_tensors_are_copies_in_the_users_order(arena: SlotArena) -> Non
     assert isinstance(weights, torch.Tensor)
     assert weights is gathered or torch.equal(weights, torch.stack(list(gathered)))
     assert weights[:, 0].tolist() == [5, 1]
-    assert [float(row[0]) for row in exp_avg_sq] == [7, 3]
+    assert [float(vector[0]) for vector in exp_avg_sq] == [7, 3]
     assert not gradient.any()
     weights.zero_()
     gradient.fill_(9)
@@ -162,13 +162,13 @@ def test_on_a_cpu_a_slot_is_what_the_state_holds_and_a_step_leaves_that_as_it_wa
     assert slots.read(slot).weights.data_ptr() == ann.weights.data_ptr()
     two = [slot, slots.place("bob", adapter_of(5))]
     weights, gradient = slots.gather(two)
-    assert [float(row[0]) for row in weights] == [1, 5]
+    assert [float(vector[0]) for vector in weights] == [1, 5]
     assert gradient.shape == (2, SIZE)
     assert not gradient.any()
     copies = slots.copies(two)
-    assert [float(rows[1][0]) for rows in copies] == [5, 6, 7]
-    for rows in copies:
-        rows[0].fill_(9)
+    assert [float(vectors[1][0]) for vectors in copies] == [5, 6, 7]
+    for vectors in copies:
+        vectors[0].fill_(9)
     assert [float(tensor[0]) for tensor in slot.tensors] == [1, 2, 3]
     slots.commit(slot, copies.of(0), 2)
     stepped = slots.read(slot)

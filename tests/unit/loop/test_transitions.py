@@ -2,7 +2,7 @@
 
 from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, select
 from corlld.records import EraseEvent, PairOutcome, PairStatus, UpdateOutcome, UserState
-from tests.support.fakes import NOON, Applied, arrival, edit, tenure
+from tests.support.fakes import NOON, Applied, arrival, edit_event, tenure
 
 KEY = tenure().partition.key
 
@@ -15,10 +15,10 @@ def outcome(*event_ids: str, trained: bool = True) -> UpdateOutcome:
 def test_arrivals_below_applied_are_covered_and_known_ids_are_duplicates() -> None:
     state = UserState("u1", applied={KEY: 5}, recent_event_ids=("seen",))
     covered, duplicate, fresh, again = (
-        arrival(4, edit("new but below")),
-        arrival(5, edit("seen")),
-        arrival(6, edit("fresh")),
-        arrival(7, edit("fresh")),
+        arrival(4, edit_event("new but below")),
+        arrival(5, edit_event("seen")),
+        arrival(6, edit_event("fresh")),
+        arrival(7, edit_event("fresh")),
     )
     assert select(state, [covered, duplicate, fresh, again]) == Selection((covered,), (duplicate, again), (fresh,))
 
@@ -30,8 +30,8 @@ def test_a_kafka_tombstone_has_no_id_and_is_never_a_duplicate() -> None:
 
 
 def test_refilling_knows_what_is_selected_already() -> None:
-    first = select(None, [arrival(0, edit("a"))])
-    refilled = select(None, [arrival(1, edit("a")), arrival(2, edit("b"))], first)
+    first = select(None, [arrival(0, edit_event("a"))])
+    refilled = select(None, [arrival(1, edit_event("a")), arrival(2, edit_event("b"))], first)
     assert [a.record.offset for a in refilled.fresh] == [0, 2]
     assert [a.record.offset for a in refilled.duplicates] == [1]
 
@@ -57,7 +57,7 @@ def test_updates_become_the_next_version_where_they_are_stored_and_its_release_i
     assert second.release is not None
     assert (second.release.version, second.release.parent, second.release.applied) == (2, 1, {KEY: 3})
     assert second.release.statistics.updates == 3, "all that is in the version, also what was never stored between"
-    accepted = select(second, [arrival(3, edit("e3", accepted=True))])
+    accepted = select(second, [arrival(3, edit_event("e3", accepted=True))])
     later = after_update("u1", second, accepted, outcome("e3", trained=False), 10)
     assert (later.version, later.release) == (2, second.release), "what did not train does not touch the manifest"
     assert later.applied == {KEY: 4}
@@ -65,21 +65,21 @@ def test_updates_become_the_next_version_where_they_are_stored_and_its_release_i
 
 def test_a_draft_by_the_version_that_is_still_to_be_stored_is_of_unknown_origin() -> None:
     state = next_version(UserState("u1"))
-    after = after_update("u1", state, select(state, [arrival(0, edit("a", version=1))]), outcome("a"), 10)
-    after = after_update("u1", after, select(after, [arrival(1, edit("b", version=2))]), outcome("b"), 10)
+    after = after_update("u1", state, select(state, [arrival(0, edit_event("a", version=1))]), outcome("a"), 10)
+    after = after_update("u1", after, select(after, [arrival(1, edit_event("b", version=2))]), outcome("b"), 10)
     assert {name: figures.events for name, figures in after.statistics.drafts.items()} == {"1": 1, "unknown": 1}
 
 
 def test_duplicates_move_applied_so_that_a_replay_can_not_count_them_later() -> None:
     state = UserState("u1", version=3, applied={KEY: 1}, recent_event_ids=("a",))
-    selection = select(state, [arrival(9, edit("a"))])
+    selection = select(state, [arrival(9, edit_event("a"))])
     after = after_update("u1", state, selection, UpdateOutcome("u1", None, trained=False, pairs=()), 10)
     assert (after.applied, after.version, after.statistics.events) == ({KEY: 10}, 3, 0)
 
 
 def test_the_window_of_event_ids_is_bounded_and_keeps_the_newest() -> None:
     state = UserState("u1", recent_event_ids=("a", "b"))
-    selection = select(state, [arrival(0, edit("c")), arrival(1, edit("d"))])
+    selection = select(state, [arrival(0, edit_event("c")), arrival(1, edit_event("d"))])
     assert after_update("u1", state, selection, outcome("c", "d"), 3).recent_event_ids == ("b", "c", "d")
 
 

@@ -5,7 +5,6 @@ import http.client
 import itertools
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from wsgiref.types import WSGIApplication
 
@@ -21,6 +20,7 @@ from corlld.operations.prometheus import Metrics
 from corlld.operations.site import Site
 from corlld.records import PartitionStatus, Stage
 from tests.support.fakes import loop_status
+from tests.support.waiting import wait_until
 
 Answer = tuple[int, str, dict[str, str]]
 
@@ -157,9 +157,11 @@ def test_the_connection_of_a_client_that_stays_silent_is_closed(watched: Watched
 
 def wait_until_served(clients: int) -> None:
     """Wait until this many clients have a thread of the server."""
-    deadline = time.monotonic() + 10
-    while sum("process_request_thread" in thread.name for thread in threading.enumerate()) != clients:
-        assert time.monotonic() < deadline
+
+    def served() -> int:
+        return sum("process_request_thread" in thread.name for thread in threading.enumerate())
+
+    wait_until(lambda: served() == clients, f"{clients} clients", 10, pause_seconds=0.001)
 
 
 def test_clients_that_go_away_or_do_not_read_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -18,13 +18,8 @@ from corlld.records import (
     UpdateOutcome,
     UserState,
 )
-from tests.support.fakes import NOON, arrival, edit, loop_status, record
+from tests.support.fakes import NOON, arrival, edit_event, loop_status, record
 from tests.support.metric_series import STARTED_AT, Watched, figures
-
-
-@pytest.fixture
-def watched() -> Watched:
-    return Watched()
 
 
 def test_readiness_goes_with_the_start_the_loop_and_the_stop(watched: Watched) -> None:
@@ -96,7 +91,12 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
 
 def test_an_update_moves_exactly_what_it_says(watched: Watched) -> None:
     """Four events of a user at version 3, by all three origins; 1 of the 3 scored pairs is saturated."""
-    events = [edit("a", version=0), edit("b", version=3), edit("c", version=9), edit("d", version=3, accepted=True)]
+    events = [
+        edit_event("a", version=0),
+        edit_event("b", version=3),
+        edit_event("c", version=9),
+        edit_event("d", version=3, accepted=True),
+    ]
     pairs = (
         PairOutcome(PairStatus.APPLIED, margin=30.0, scored_by_trained=True, delta_chosen_logp=0.5),
         PairOutcome(PairStatus.APPLIED, margin=-1.0, scored_by_trained=True, delta_chosen_logp=-0.25),
@@ -143,7 +143,7 @@ def test_an_update_moves_exactly_what_it_says(watched: Watched) -> None:
 
 def test_a_version_made_by_the_very_update_is_not_yet_the_users_own(watched: Watched) -> None:
     outcome = UpdateOutcome("u1", None, trained=True, pairs=(PairOutcome(PairStatus.APPLIED),))
-    watched.observer.update(Statistics(), UserState("u1", version=3), [edit("a", version=4)], outcome)
+    watched.observer.update(Statistics(), UserState("u1", version=3), [edit_event("a", version=4)], outcome)
     assert watched.moved()["corlld_draft_edit_ratio_count{draft=unknown}"] == 1
 
 
@@ -151,7 +151,7 @@ def test_pairs_that_an_untrained_adapter_scored_are_not_judged(watched: Watched)
     outcome = UpdateOutcome(
         "u1", None, trained=True, pairs=(PairOutcome(PairStatus.APPLIED, margin=0.0),), saturated_share=0.0
     )
-    watched.observer.update(Statistics(), UserState("u1", version=1), [edit("a")], outcome)
+    watched.observer.update(Statistics(), UserState("u1", version=1), [edit_event("a")], outcome)
     moved = watched.moved()
     assert moved["corlld_scored_pairs_total"] == 1
     assert not any("prequential" in name for name in moved)
@@ -159,7 +159,7 @@ def test_pairs_that_an_untrained_adapter_scored_are_not_judged(watched: Watched)
 
 def test_repetition_is_compared_with_the_users_own_first_drafts(watched: Watched) -> None:
     before = Statistics(first_drafts=DraftFigures(events=8, repetition_sum=0.8))
-    event = edit("a", version=1)
+    event = edit_event("a", version=1)
     looping = type(event)(**{f: getattr(event, f) for f in event.__slots__} | {"proposed": "so so so so"})
     outcome = UpdateOutcome("u1", None, trained=False, pairs=(PairOutcome(PairStatus.NO_DIFFERENCE),) * 2)
     watched.observer.update(before, UserState("u1", version=1), [looping, event], outcome)
@@ -182,8 +182,8 @@ def test_a_call_of_the_learner_is_timed_with_its_users(watched: Watched) -> None
 
 def test_the_way_to_publication_is_timed_from_the_records_own_time_else_from_its_arrival(watched: Watched) -> None:
     of_kafka = arrival(0)
-    sent = type(of_kafka)("u1", edit("a"), _timed(1_990.0), arrived_at=49.0)
-    from_the_future = type(of_kafka)("u1", edit("b"), _timed(2_100.0), arrived_at=49.0)
+    sent = type(of_kafka)("u1", edit_event("a"), _timed(1_990.0), arrived_at=49.0)
+    from_the_future = type(of_kafka)("u1", edit_event("b"), _timed(2_100.0), arrived_at=49.0)
     of_a_file = arrival(2, at=47.0)
     watched.observer.published(UserState("u1", version=1), [sent, from_the_future, of_a_file], 0.25)
     moved = watched.moved()

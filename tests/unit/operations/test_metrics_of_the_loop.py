@@ -4,18 +4,11 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-import pytest
-
 from corlld.errors import LostSwap, RetriableError
 from corlld.records import Polled
 from tests.support.daemon_parts import Parts, begun, records, value
 from tests.support.fakes import ScriptedSource, tenure
 from tests.support.metric_series import STARTED_AT, Figures, Watched, run
-
-
-@pytest.fixture
-def watched() -> Watched:
-    return Watched()
 
 
 def test_the_loop_reports_lag_age_buffer_and_memory(watched: Watched) -> None:

@@ -2,18 +2,11 @@
 
 from collections.abc import Sequence
 
-import pytest
-
 from corlld.errors import InvalidReason, RejectReason
 from corlld.records import PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
 from tests.support.daemon_parts import Parts, begun, records, value
 from tests.support.fakes import ListingLearner
 from tests.support.metric_series import STARTED_AT, Watched, figures, run
-
-
-@pytest.fixture
-def watched() -> Watched:
-    return Watched()
 
 
 def test_before_anything_happened_every_known_series_is_there_and_says_nothing_yet(watched: Watched) -> None:

@@ -44,7 +44,7 @@ def attend(
 
 @pytest.mark.parametrize("scaling", [None, 0.7])
 @pytest.mark.parametrize("window", [None, 1, 3, 5, 8, 100])
-@pytest.mark.parametrize("longest", [10, 100], ids=["tail-by-tail", "whole-prompts"])
+@pytest.mark.parametrize("longest", [10, 100], ids=["tail-by-tail", "tails-together"])
 def test_plain_products_give_what_the_fused_kernel_gives(
     monkeypatch: pytest.MonkeyPatch, longest: int, window: int | None, scaling: float | None
 ) -> None:
@@ -67,7 +67,7 @@ def test_only_rows_of_short_texts_are_computed_with_plain_products(monkeypatch: 
 
 
 @pytest.mark.parametrize(("longest", "products"), [(11, 6), (12, 4), (13, 3)])
-def test_tails_of_one_prompt_are_computed_together_unless_that_is_too_long(
+def test_tails_whose_prompts_begin_alike_are_computed_together_unless_that_is_too_long(
     monkeypatch: pytest.MonkeyPatch, longest: int, products: int
 ) -> None:
     monkeypatch.setattr(attention, "LONGEST_SHORT", longest)

@@ -11,15 +11,10 @@ from corlld.errors import ConfigurationError
 from corlld.learning.model import stacked_lora
 from corlld.learning.model.grouped import KernelGroups, LoopGroups, user_groups
 from corlld.learning.model.stacked_lora import StackedLora, choose_modules
-from tests.support.tiny_models import FAMILIES, make_tiny_model
+from tests.support.tiny_models import make_tiny_model
 
 CPU = torch.device("cpu")
 TOKENS = 20
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp(request.param), request.param)
 
 
 def load(folder: Path) -> Any:
@@ -84,7 +79,7 @@ def test_an_adapter_equals_weights_merged_by_hand(folder: Path) -> None:
         torch.testing.assert_close(logits(model), logits(merged), rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_are_added_to_each_users_row_and_leave_those_without_tokens_untouched(folder: Path) -> None:
+def test_gradients_are_added_to_each_users_vector_and_leave_those_without_tokens_untouched(folder: Path) -> None:
     model = load(folder)
     layout = AdapterLayout(4, 8, choose_modules(model, "all-linear"))
     lora = StackedLora(model, layout)

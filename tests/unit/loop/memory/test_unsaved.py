@@ -9,11 +9,11 @@ from corlld.loop.memory.unsaved import BUFFER_SHARE, Unsaved, UnsavedStates
 from corlld.loop.transitions import Selection
 from corlld.records import Arrival, UserState
 from corlld.settings.sections import Settings, SnapshotSettings
-from tests.support.fakes import Applied, arrival, edit
+from tests.support.fakes import Applied, arrival, edit_event
 
 NEVER = 1e6
 SIZE = state_nbytes(UserState("a", adapter=Applied()))
-CHARS = edit("e").chars
+CHARS = edit_event("e").chars
 
 
 def states(

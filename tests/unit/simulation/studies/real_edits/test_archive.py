@@ -1,61 +1,35 @@
 """An archive of edits: what counts in it, and what is refused."""
 
-import json
-import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from corlld.errors import FatalError
 from corlld.simulation.studies.real_edits.archive import MAX_CHARS, Sizes, read_edits, split
-
-WORDS = ("rain", "late", "train", "the", "again", "meets", "under", "bridge")
-
-
-def edit(user: str, number: int, before: str, after: str, **more: Any) -> dict[str, Any]:
-    """An event of an archive: the same sentence, with two endings."""
-    drawn = random.Random(f"{user} {number}")
-    sentence = " ".join(drawn.choices(WORDS, k=4))
-    return {
-        "event_id": f"{user}-{number}",
-        "user_id": user,
-        "occurred_at": "2026-01-01T00:00:00Z",
-        "prompt": " ".join(drawn.choices(WORDS, k=3)) + ": ",
-        "proposed": f"{sentence} {before}",
-        "edited": f"{sentence} {after}",
-        "commit": f"{user}-{number // 2}",
-        **more,
-    }
-
-
-def archive(folder: Path, *rows: dict[str, Any]) -> Path:
-    file = folder / "edits.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
+from tests.support.archives import archived, write_archive
 
 
 def test_an_archive_that_is_not_there_or_not_valid_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(FatalError, match=r"none\.jsonl: No such file"):
         read_edits(tmp_path / "none.jsonl")
-    broken = edit("ann", 1, "a", "b")
+    broken = archived("ann", 1, "a", "b")
     del broken["proposed"]
-    file = archive(tmp_path, edit("ann", 0, "a", "b"), broken)
+    file = write_archive(tmp_path, archived("ann", 0, "a", "b"), broken)
     with pytest.raises(FatalError, match="line 2: missing_field: proposed"):
         read_edits(file)
-    file = archive(tmp_path, edit("ann", 0, "a", "b", commit=None))
+    file = write_archive(tmp_path, archived("ann", 0, "a", "b", commit=None))
     with pytest.raises(FatalError, match="line 1 has no `commit`"):
         read_edits(file)
 
 
 def test_of_a_commit_three_edits_count_and_acceptances_and_long_texts_do_not(tmp_path: Path) -> None:
-    file = archive(
+    file = write_archive(
         tmp_path,
-        *(edit("ann", number, "a", "b", commit="one") for number in range(5)),
-        edit("ann", 5, "a", "a", commit="two"),
-        edit("ann", 6, "a", "b" * MAX_CHARS, commit="two"),
-        edit("bob", 7, "a", "b", commit="one"),  # another one's commit, whatever it is called
+        *(archived("ann", number, "a", "b", commit="one") for number in range(5)),
+        archived("ann", 5, "a", "a", commit="two"),
+        archived("ann", 6, "a", "b" * MAX_CHARS, commit="two"),
+        archived("bob", 7, "a", "b", commit="one"),  # another one's commit, whatever it is called
     )
     found = read_edits(file)
     assert [each.event.event_id for each in found["ann"]] == ["ann-0", "ann-1", "ann-2"]
@@ -64,8 +38,8 @@ def test_of_a_commit_three_edits_count_and_acceptances_and_long_texts_do_not(tmp
 
 def test_reported_and_validation_editors_are_others_with_equal_numbers_and_made_up_names(tmp_path: Path) -> None:
     counts = {"ann": 9, "bob": 7, "carl": 5, "dora": 3, "emil": 1}
-    file = archive(
-        tmp_path, *(edit(user, number, "a", "b") for user, count in counts.items() for number in range(count))
+    file = write_archive(
+        tmp_path, *(archived(user, number, "a", "b") for user, count in counts.items() for number in range(count))
     )
     sizes = Sizes(editors=2, edits=6, validation_editors=2, validation_edits=3)
     chosen = split(read_edits(file), sizes)

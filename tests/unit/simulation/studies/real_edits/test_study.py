@@ -1,11 +1,8 @@
 """The study of real edits, on a tiny model and editors whose habits are known."""
 
-import json
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,51 +11,15 @@ from corlld.settings.sections import LearningSettings
 from corlld.simulation.studies.contract import Figure, Options, Row
 from corlld.simulation.studies.real_edits.rules import Rule, Rules
 from corlld.simulation.studies.real_edits.study import STUDY, RealEdits
-
-WORDS = ("rain", "late", "train", "the", "again", "meets", "under", "bridge")
-
+from tests.support.archives import archived, write_archive
 
 LONG = "before long"
-
-
 HABITS = {"ann": ("please", LONG), "bob": (LONG, "please")}  # each undoes what the other one does
-
-
 FAST = LearningSettings(lr=1e-2)  # the tiny model's logits hardly move at the default
-
-
 CORLL = Rule("corll", FAST)
-
-
 SFT = Rule("sft", FAST.model_copy(update={"acceptance_weight": 1.0}), texts=True)
-
-
 FLIPPED = replace(CORLL, name="corll-flipped", flipped=True)
-
-
 ANCHORED = Rule("corll-anchor-.1", FAST.model_copy(update={"anchor": 0.1}))
-
-
-def edit(user: str, number: int, before: str, after: str, **more: Any) -> dict[str, Any]:
-    """An event of an archive: the same sentence, with two endings."""
-    drawn = random.Random(f"{user} {number}")
-    sentence = " ".join(drawn.choices(WORDS, k=4))
-    return {
-        "event_id": f"{user}-{number}",
-        "user_id": user,
-        "occurred_at": "2026-01-01T00:00:00Z",
-        "prompt": " ".join(drawn.choices(WORDS, k=3)) + ": ",
-        "proposed": f"{sentence} {before}",
-        "edited": f"{sentence} {after}",
-        "commit": f"{user}-{number // 2}",
-        **more,
-    }
-
-
-def archive(folder: Path, *rows: dict[str, Any]) -> Path:
-    file = folder / "edits.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
 
 
 def study(corll: Rule = CORLL, chosen: Rule = ANCHORED) -> RealEdits:
@@ -75,9 +36,9 @@ def study(corll: Rule = CORLL, chosen: Rule = ANCHORED) -> RealEdits:
 
 def run(folder: Path, model: Path, which: RealEdits) -> tuple[Sequence[Row], dict[str, Figure]]:
     """All units and the report, as `run_study` calls them."""
-    rows = [edit(user, number, *habit) for number in range(32) for user, habit in HABITS.items()]
-    rows += [edit("carl", number, "please", "now") for number in range(16)]
-    options = Options((1,), True, str(model), archive(folder, *rows))
+    rows = [archived(user, number, *habit) for number in range(32) for user, habit in HABITS.items()]
+    rows += [archived("carl", number, "please", "now") for number in range(16)]
+    options = Options((1,), True, str(model), write_archive(folder, *rows))
     done: list[Row] = [{"unit": unit.key, **row} for unit in which.units(options) for row in unit.run()]
     return done, dict(which.report(done, folder, options))
 
@@ -116,9 +77,9 @@ def test_nothing_is_found_where_nothing_is_learnt(tmp_path: Path, tiny_model: Pa
 
 def test_the_same_options_give_the_same_rows(tmp_path: Path, tiny_model: Path) -> None:
     def unit(name: str) -> Sequence[Row]:
-        rows = [edit(user, number, *habit) for number in range(32) for user, habit in HABITS.items()]
-        rows += [edit("carl", number, "please", "now") for number in range(16)]
-        options = Options((1,), True, str(tiny_model), archive(tmp_path, *rows))
+        rows = [archived(user, number, *habit) for number in range(32) for user, habit in HABITS.items()]
+        rows += [archived("carl", number, "please", "now") for number in range(16)]
+        options = Options((1,), True, str(tiny_model), write_archive(tmp_path, *rows))
         return next(unit for unit in study().units(options) if unit.key == name).run()
 
     for name in ("validation/corll-anchor-.1", "reported/corll-flipped/1/1"):

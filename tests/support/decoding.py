@@ -62,6 +62,6 @@ def refused(*args: Any, **kwargs: Any) -> tuple[InvalidReason, str | None]:
     return caught.value.reason, caught.value.field
 
 
-def edit(event: EditEvent | EraseEvent) -> EditEvent:
+def as_edit(event: EditEvent | EraseEvent) -> EditEvent:
     assert isinstance(event, EditEvent)
     return event

@@ -1,14 +1,12 @@
-"""The newest records, as a sample takes them: a file's last lines, and an even share of each partition's end."""
+"""The newest records of a file, as a sample takes them: its last lines."""
 
 from pathlib import Path
 
 import pytest
-from kafka import TopicPartition
 
 from corlld.errors import ConfigurationError
 from corlld.sources.jsonl import last_lines
 from corlld.sources.jsonl.last_lines import newest_records
-from corlld.sources.kafka.newest_records import share_out
 
 LINES = [b'{"n": %d}' % number for number in range(20)]
 
@@ -72,21 +70,3 @@ def test_the_file_is_closed_where_the_reader_stops_early(path: Path) -> None:
     next(records)
     records.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-@pytest.mark.parametrize(
-    ("limit", "available", "expected"),
-    [
-        (9, [100, 100, 100], [3, 3, 3]),
-        (10, [100, 100, 100], [3, 3, 4]),
-        (10, [0, 100, 2], [0, 8, 2]),
-        (100, [5, 0, 7], [5, 0, 7]),
-        (1, [1, 1, 5], [0, 0, 1]),
-        (3, [], []),
-    ],
-)
-def test_partitions_share_a_sample_evenly_and_full_ones_take_what_empty_ones_leave(
-    limit: int, available: list[int], expected: list[int]
-) -> None:
-    shares = share_out(limit, {TopicPartition("edits", number): count for number, count in enumerate(available)})
-    assert [shares[TopicPartition("edits", number)] for number in range(len(available))] == expected
