@@ -10,6 +10,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from corlld.cli import main
 from corlld.errors import ExitCode, FatalError
 from corlld.settings.sections import KafkaSettings
+from corlld.sources.kafka.client import topic_compression
 from corlld.sources.kafka.newest_records import newest_records
 from corlld.sources.kafka.source import KafkaSource
 from tests.support.commands import fails
@@ -20,7 +21,7 @@ CODECS = ["gzip", "lz4", "snappy", "zstd"]
 PACKAGES = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
 VALUES = [b"%d" % number * 200 for number in range(20)]
 
-pytestmark = pytest.mark.timeout(120)  # without care, a poll after the refusal never comes back
+pytestmark = pytest.mark.timeout(60)  # without care, a poll after the refusal never comes back
 
 
 @contextmanager
@@ -112,6 +113,12 @@ def test_check_names_the_codec_of_the_topic_and_the_package_that_is_missing(
     shown = capsys.readouterr().out
     (problem,) = [line for line in shown.splitlines() if line.startswith("problem")]
     assert problem.endswith(f"topic {topic} is compressed with lz4: install the Python package lz4")
+
+
+def test_the_codec_is_not_known_where_the_broker_does_not_describe_the_topic(kafka_broker: KafkaCluster) -> None:
+    # A missing topic stands for one whose configuration may not be seen: both are described with an error code alone.
+    assert topic_compression(kafka_settings(kafka_broker.bootstrap, unique("missing"))) is None
+    assert topic_compression(kafka_settings(kafka_broker.bootstrap, new_topic(kafka_broker))) == "producer"
 
 
 def test_a_run_that_meets_a_codec_without_its_package_ends_with_one_sentence(

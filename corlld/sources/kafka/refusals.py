@@ -84,10 +84,9 @@ def unreadable(error: KafkaError, settings: KafkaSettings) -> FatalError | None:
         problem = f"whose Python package is missing: install {packages}" if packages else "that is not known here"
         return ConfigurationError(f"{batch} is compressed with a codec {problem}")
     return FatalError(
-        f"{batch} is damaged ({type(error.__cause__).__name__}). Give the "
-        "partition a leader that has a sound copy, and start again. To go on without the batch, stop all daemons of "
-        f"group {settings.group_id}, then `{_reset(where, settings, '--to-offset OFFSET')}` with the offset behind the "
-        "batch, and start again",
+        f"{batch} is damaged ({type(error.__cause__).__name__}). Give the partition a leader that has a sound copy, "
+        f"and start again. To go on without the batch, stop all daemons of group {settings.group_id}, then "
+        f"`{_reset(where, settings, '--to-offset OFFSET')}` with the offset behind the batch, and start again",
         ExitCode.DATA,
     )
 
