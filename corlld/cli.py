@@ -26,17 +26,17 @@ exit codes:
   0   done, or stopped by SIGTERM or SIGINT
   2   wrong command line
   65  the input was refused: too many dead letters, a file that shrank or was
-      replaced, a recreated topic, offsets out of range. In `send` and `check
-      --sample`: events that are not valid. In `state show`: no store, no such
-      user, or a state that can't be read
+      replaced, a recreated topic, offsets out of range, a damaged batch. In
+      `send` and `check --sample`: events that are not valid. In `state show`:
+      no store, no such user, or a state that can't be read
   69  broker or topic could not be reached within
       operations.startup_timeout_seconds, the model or the bucket could not be
       reached, or the port of operations.http_address is taken
   70  a bug, or an integrity alarm: a published version differs from its state
   73  the state store, the adapters' folder, the log or standard output can't
       be written
-  78  wrong settings, a settings file that can't be read, or a state store that
-      belongs to other settings
+  78  wrong settings, a settings file that can't be read, a Python package that
+      is missing, or a state store that belongs to other settings
 A second SIGTERM or SIGINT ends the process at once. SIGINT before the loop
 runs gives 130.
 """

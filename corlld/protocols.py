@@ -145,7 +145,10 @@ class Input(Protocol):
         """Return the source of records, not started. `positions`: for a source whose input keeps no commits."""
 
     def describe(self, source: Source) -> str:
-        """Return what `corlld check` says of the input, once `source` was started."""
+        """Return what `corlld check` says of the input, once `source` was started.
+
+        Raises FatalError if its records could not be read.
+        """
 
     def dead_letters(self, timeout_seconds: float) -> DeadLetters:
         """Return where records are set aside, reached.

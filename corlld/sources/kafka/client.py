@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
+from kafka.admin import ConfigResource
 from kafka.errors import KafkaError, for_code
 from kafka.net.compat import KafkaNetClient
 
@@ -39,7 +40,7 @@ def quiet_kafka_logs() -> None:
 
 
 def connect(make: Callable[..., Any], options: Mapping[str, Any], timeout_seconds: float) -> Any:
-    """Return a client of kafka-python (`make` is its class) that has reached a broker.
+    """Return a client of kafka-python, made by `make`, that has reached a broker.
 
     Raises UnavailableError after `timeout_seconds`, ConfigurationError as soon as a broker refuses TLS or credentials.
     """
@@ -192,6 +193,23 @@ class TopicLookup:
             return {}
         answer = admin.list_partition_offsets(dict.fromkeys(asked, spec), IsolationLevel.READ_COMMITTED)
         return {tp.partition: found.offset for tp, found in answer.items()}
+
+
+def topic_compression(settings: KafkaSettings) -> str | None:
+    """Return the topic's `compression.type`. None if the access rules do not allow to ask, or no answer came.
+
+    Raises UnavailableError, ConfigurationError as `connect`.
+    """
+    admin = connect(KafkaAdminClient, admin_options(settings), LOOKUP_SECONDS)
+    asked = ConfigResource("topic", settings.topic, ["compression.type"])
+    try:
+        answer = admin.describe_configs([asked], config_filter="all")
+    except KafkaError:  # nothing depends on it
+        return None
+    finally:
+        admin.close()
+    found = answer["topic"][settings.topic].get("compression.type")  # what may not be asked is left out
+    return str(found["value"]) if found else None
 
 
 class _Failures(logging.Handler):

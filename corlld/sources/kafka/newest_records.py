@@ -11,8 +11,9 @@ from corlld.records import Record, SourcePartition, Tenure
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.client import TopicLookup, connect
 from corlld.sources.kafka.options import consumer_options
-from corlld.sources.kafka.refusals import explain_refusal
+from corlld.sources.kafka.refusals import explain_refusal, unreadable
 from corlld.sources.kafka.tenures import as_record
+from corlld.sources.kafka.unpacking import make_consumer
 
 POLL_SECONDS = 0.5
 
@@ -20,7 +21,8 @@ POLL_SECONDS = 0.5
 def newest_records(settings: KafkaSettings, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
     """Yield the last records of every partition: `limit` in all, or fewer if there are fewer. Ends after the timeout.
 
-    Raises UnavailableError if broker or topic are not there, ConfigurationError if the broker refuses access.
+    Raises UnavailableError if broker or topic are not there, ConfigurationError if the broker refuses access, and
+    FatalError if a batch can't be unpacked.
     """
     deadline = time.monotonic() + timeout_seconds
     lookup = TopicLookup(settings, settings.topic)
@@ -30,7 +32,7 @@ def newest_records(settings: KafkaSettings, limit: int, timeout_seconds: float) 
         lookup.close()
     options = consumer_options(settings) | {"group_id": None, "group_instance_id": None}
     options["auto_offset_reset"] = "earliest"  # records may expire meanwhile
-    consumer = connect(KafkaConsumer, options, max(0.1, deadline - time.monotonic()))
+    consumer = connect(make_consumer, options, max(0.1, deadline - time.monotonic()))
     tenures = {
         TopicPartition(settings.topic, number): Tenure(SourcePartition(settings.topic, view.topic_id, number), 0, 0)
         for number in sorted(view.partitions)
@@ -38,6 +40,8 @@ def newest_records(settings: KafkaSettings, limit: int, timeout_seconds: float) 
     try:
         yield from _read(consumer, tenures, limit, deadline)
     except KafkaError as error:
+        if (fatal := unreadable(error, settings)) is not None:
+            raise fatal from None
         servers = ", ".join(settings.bootstrap_servers)
         if (refusal := explain_refusal(error)) is not None:
             raise ConfigurationError(f"{servers}: {refusal}") from None

@@ -5,6 +5,7 @@ import ssl
 from kafka import TopicPartition
 from kafka.errors import (
     AuthorizationError,
+    CorruptRecordError,
     FencedInstanceIdError,
     IllegalSaslStateError,
     InconsistentGroupProtocolError,
@@ -12,11 +13,14 @@ from kafka.errors import (
     LogTruncationError,
     OffsetOutOfRangeError,
     SaslAuthenticationFailedError,
+    UnsupportedCodecError,
+    UnsupportedCompressionTypeError,
     UnsupportedSaslMechanismError,
 )
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
 from corlld.settings.sections import KafkaSettings
+from corlld.sources.kafka.unpacking import UnreadableBatch, missing_packages
 
 
 def explain_refusal(error: BaseException) -> str | None:
@@ -53,10 +57,38 @@ def fatal_error(error: KafkaError, settings: KafkaSettings) -> FatalError | None
             f"group {settings.group_id} has members with another assignor than kafka.assignor = {settings.assignor}: "
             "give all of them the same, or use another kafka.group_id"
         )
+    if (fatal := unreadable(error, settings)) is not None:
+        return fatal
     if (refusal := explain_refusal(error)) is not None:
         # Access was allowed at the start, and may be again.
         return UnavailableError(f"{', '.join(settings.bootstrap_servers)}: {refusal}")
     return None
+
+
+def unreadable(error: KafkaError, settings: KafkaSettings) -> FatalError | None:
+    """Return the error for records that can't be unpacked, or None if it is another error.
+
+    A codec that is missing here is a ConfigurationError, since the records are sound.
+    """
+    if isinstance(error, CorruptRecordError | UnsupportedCompressionTypeError):  # the broker's answer to a fetch
+        return FatalError(
+            f"the broker can't deliver a batch of topic {settings.topic} ({type(error).__name__}): its log says which",
+            ExitCode.DATA,
+        )
+    if not isinstance(error, UnreadableBatch):
+        return None
+    where = f"{error.partition.topic}:{error.partition.partition}"
+    batch = f"the batch at offset {error.offset} of {where}"
+    if isinstance(error.__cause__, UnsupportedCodecError):
+        packages = ", ".join(missing_packages().values())
+        problem = f"whose Python package is missing: install {packages}" if packages else "that is not known here"
+        return ConfigurationError(f"{batch} is compressed with a codec {problem}")
+    return FatalError(
+        f"{batch} is damaged ({type(error.__cause__).__name__}). Give the partition a leader that has a sound copy, "
+        f"and start again. To go on without the batch, stop all daemons of group {settings.group_id}, then "
+        f"`{_reset(where, settings, '--to-offset OFFSET')}` with the offset behind the batch, and start again",
+        ExitCode.DATA,
+    )
 
 
 def recreated(settings: KafkaSettings) -> FatalError:
@@ -79,10 +111,10 @@ def _out_of_range(partition: TopicPartition, place: str, settings: KafkaSettings
     )
 
 
-def _reset(topic: str, settings: KafkaSettings) -> str:
+def _reset(topic: str, settings: KafkaSettings, to: str = "--to-earliest") -> str:
     return (
         f"kafka-consumer-groups --bootstrap-server {settings.bootstrap_servers[0]} --group {settings.group_id} "
-        f"--topic {topic} --reset-offsets --to-earliest --execute"
+        f"--topic {topic} --reset-offsets {to} --execute"
     )
 
 

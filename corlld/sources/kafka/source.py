@@ -20,6 +20,7 @@ from corlld.sources.kafka.client import TopicLookup, TopicView, connect
 from corlld.sources.kafka.options import LOOKUP_SECONDS, consumer_options
 from corlld.sources.kafka.refusals import fatal_error, recreated
 from corlld.sources.kafka.tenures import RebalanceListener, Tenures, as_record, keep_joining
+from corlld.sources.kafka.unpacking import make_consumer
 
 log = structlog.get_logger("corlld.kafka")
 
@@ -96,7 +97,7 @@ class KafkaSource:
         except KafkaError as error:
             raise UnavailableError(f"{self._servers} did not report its cluster id ({type(error).__name__})") from None
         left = max(1.0, deadline - time.monotonic())
-        self._consumer = connect(KafkaConsumer, consumer_options(self._settings), left)
+        self._consumer = connect(make_consumer, consumer_options(self._settings), left)
         self._listener = RebalanceListener(self._consumer)
         self._consumer.subscribe([self._settings.topic], listener=self._listener)
         self._reached = True

@@ -5,6 +5,7 @@ kafka-python is imported by the methods that need it: settings are checked witho
 
 from collections.abc import Generator, Mapping
 
+from corlld.errors import ConfigurationError
 from corlld.protocols import DeadLetters, PositionStore, Source
 from corlld.records import Record
 from corlld.settings.sections import Settings
@@ -45,7 +46,20 @@ class KafkaInput:
 
     def describe(self, source: Source) -> str:
         known = "has committed before" if source.has_commits() else "is new"
-        return f"topic {self._kafka.topic} of cluster {source.cluster_id}; group {self.group} {known}"
+        return f"topic {self._kafka.topic} of cluster {source.cluster_id}{self._codec()}; group {self.group} {known}"
+
+    def _codec(self) -> str:
+        """Return what is known of the topic's own codec. Empty if its producers choose. Raises ConfigurationError."""
+        from corlld.sources.kafka.client import topic_compression
+        from corlld.sources.kafka.unpacking import CODECS, missing_packages
+
+        if (codec := topic_compression(self._kafka)) not in CODECS:
+            return ""
+        if (package := missing_packages().get(codec)) is not None:
+            raise ConfigurationError(
+                f"topic {self._kafka.topic} is compressed with {codec}: install the Python package {package}"
+            )
+        return f", compressed with {codec}"
 
     def dead_letters(self, timeout_seconds: float) -> DeadLetters:
         from corlld.sources.kafka.producers import KafkaDeadLetters

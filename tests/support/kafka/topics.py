@@ -25,9 +25,10 @@ def kafka_settings(bootstrap: str, topic: str, **more: Any) -> KafkaSettings:
     return KafkaSettings.model_validate(values)
 
 
-def produce(bootstrap: str, topic: str, values: Mapping[int, Iterable[bytes]]) -> None:
+def produce(bootstrap: str, topic: str, values: Mapping[int, Iterable[bytes]], compression: str | None = None) -> None:
     """Writes values to partitions, and returns once all are acknowledged."""
-    with KafkaProducer(bootstrap_servers=bootstrap, allow_auto_create_topics=False) as producer:
+    options = {"allow_auto_create_topics": False, "compression_type": compression}
+    with KafkaProducer(bootstrap_servers=bootstrap, **options) as producer:
         sent = [producer.send(topic, value, partition=p) for p, some in values.items() for value in some]
         for one in sent:
             one.get(timeout=30)
