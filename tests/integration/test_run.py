@@ -1,5 +1,6 @@
 """`corlld run` on a file of edits: what it leaves behind, how it is stopped, and how it goes on."""
 
+import gzip
 import json
 import signal
 import subprocess
@@ -58,6 +59,37 @@ def test_an_erasure_from_a_file_leaves_a_tombstone_and_no_adapter(site: Path) ->
     append_events(site / "events.jsonl", erasure("ann"))
     assert main(["run"]) == 0
     assert [folder.name for folder in (site / "adapters").iterdir()] == [Pseudonyms(SECRET).uid("bob")]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"{broken\n{}", "the input has no valid event: 1 not_json, 1 missing_field"),
+        (b"\n \n", "the input has no valid event: it is empty"),
+        (b"", "the input has no valid event: it is empty"),
+        (gzip.compress(b"{}\n"), "it is compressed (gzip)"),
+        (b'[{"event_id": "1"}]', "it is a JSON array"),
+    ],
+)
+def test_a_file_with_nothing_valid_in_it_is_exit_code_65(
+    site: Path, capsys: pytest.CaptureFixture[str], content: bytes, sentence: str
+) -> None:
+    (site / "events.jsonl").write_bytes(content)
+    code, problem = fails(capsys, "run")
+    assert code == 65
+    assert sentence in problem
+
+
+def test_a_file_that_was_read_before_ends_with_0(site: Path) -> None:
+    with (site / "events.jsonl").open("ab") as file:
+        file.write(json.dumps(edit(10, "bob")).encode())  # without its line break
+    assert main(["run"]) == 0
+    assert main(["run"]) == 0
+    with (site / "events.jsonl").open("ab") as file:
+        file.write(b"\n{broken\n")
+    assert main(["run"]) == 0
+    letters = (site / "state" / "dead-letters.jsonl").read_text().splitlines()
+    assert len(letters) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
