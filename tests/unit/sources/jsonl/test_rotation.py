@@ -166,6 +166,36 @@ def test_a_restart_finds_the_renamed_file_and_goes_on_at_the_commit(
     assert records[0].tenure.partition == first[0].tenure.partition
 
 
+STEPS = "rrNrcOrcrrNrc"  # r: read, c: commit all that was read, N: rotate, O: the old file gets another line
+
+
+@pytest.mark.parametrize("killed_after", range(len(STEPS) + 1))
+def test_wherever_it_is_killed_each_line_takes_effect_once_and_in_order(
+    opened: Open, path: Path, killed_after: int
+) -> None:
+    written, effects, applied, newest = list(OLD), [], 0, path
+    source = opened()
+    for step, action in enumerate(STEPS + "rc" * 6):
+        if step == killed_after:
+            source.close({}, 1)
+            source = opened()
+        if action == "N":
+            newest = rotate(path, step, b'{"new": %d}\n' % step)
+            written.append(b'{"new": %d}\n' % step)
+        elif action == "O":
+            with newest.open("ab") as file:
+                file.write(b'{"late": 1}\n')
+            written.insert(len(OLD), b'{"late": 1}\n')
+        elif action == "r":
+            for record in source.poll(0.001).records:
+                if record.offset >= applied:  # as the user's state judges it
+                    effects.append((record.value or b"") + b"\n")
+                    applied = record.next_offset
+        elif source.positions():
+            commit(source)
+    assert effects == written
+
+
 def test_a_restart_after_the_switch_needs_the_old_file_no_more(opened: Open, path: Path) -> None:
     source = opened()
     records = read(source)
