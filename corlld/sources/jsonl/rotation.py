@@ -1,7 +1,7 @@
 """Rotation by rename and create: a log's writer renames its file and begins a new one under the old name.
 
 The old file is read to its end, then the new one from its beginning. A file without a name (deleted, or replaced by
-renaming another one over it) is no rotation.
+renaming another one over it) is no rotation, nor is a symbolic link that points to another file.
 """
 
 import os
@@ -16,8 +16,8 @@ from corlld.sources.jsonl.open_file import Head, OpenFile
 
 log = structlog.get_logger("corlld.jsonl")
 
-# A writer may write to the renamed file a little longer, until it opens the new one.
-WAIT_SECONDS = 5.0
+# A writer goes on in the renamed file until it opens the new one. Several writers do so one after the other.
+WAIT_SECONDS = 5.0  # after something was written to the new file
 
 
 class Successors:
@@ -26,32 +26,31 @@ class Successors:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._waiting: deque[OpenFile] = deque()
-        self._seen_at = 0.0  # monotonic seconds; of the first that waits
+        self._written_since: float | None = None  # monotonic seconds; None while all that wait are empty
 
     def look(self, current: OpenFile) -> None:
         """Look at the name once more. Raises FatalError if a file was deleted or replaced in place of rotated."""
         last = self._waiting[-1] if self._waiting else current
         try:
-            if os.path.samestat(self._path.stat(), last.status):
-                return
-            if last.is_deleted:
-                raise last.refused("was replaced")
-            self.add(OpenFile(self._path))
+            if not os.path.samestat(self._path.stat(), last.status):
+                if last.is_deleted or self._path.is_symlink():  # a position is named after the file behind a link
+                    raise last.refused("was replaced")
+                self.add(OpenFile(self._path))
         except FileNotFoundError:  # renamed, and the new file is not there yet
             if last.is_deleted:
                 raise last.refused("was removed") from None
+        if self._written_since is None and self.nbytes:
+            self._written_since = time.monotonic()
 
     def add(self, file: OpenFile) -> None:
         """Add the file that has the name now."""
-        if not self._waiting:
-            self._seen_at = time.monotonic()
         self._waiting.append(file)
         log.info("file_rotated", waiting=len(self._waiting))
 
     @property
     def old_file_is_whole(self) -> bool:
         """True once nobody writes to the old file any more: its end is the end of its last line."""
-        return bool(self._waiting) and time.monotonic() - self._seen_at >= WAIT_SECONDS
+        return self._written_since is not None and time.monotonic() - self._written_since >= WAIT_SECONDS
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +67,7 @@ class Successors:
     def take_first(self) -> None:
         """Note that the first file has become the one that is being read."""
         self._waiting.popleft()
-        self._seen_at = time.monotonic()
+        self._written_since = None
 
     def close(self) -> None:
         while self._waiting:

@@ -115,6 +115,35 @@ def test_the_old_file_is_left_some_time_after_it_was_renamed(
     assert values(read(source)) == NEW
 
 
+def test_the_old_file_is_not_left_while_nothing_is_written_to_the_new_one(opened: Open, path: Path) -> None:
+    source = opened()
+    records = read(source)
+    old = rotate(path, content=b"")
+    commit(source)
+    records += read(source)
+    with old.open("ab") as file:
+        file.write(b'{"old": 3}\n')  # its writer has not noticed the rotation yet
+    records += read(source)
+    commit(source)
+    path.write_bytes(b"".join(NEW))
+    records += read(source)
+    assert values(records) == [*OLD, b'{"old": 3}\n', *NEW]
+
+
+def test_a_link_that_points_to_another_file_is_no_rotation(path: Path, positions: MemoryPositions) -> None:
+    link, other = path.with_name("link"), path.with_name("other")
+    link.symlink_to(path)
+    other.write_bytes(b"".join(NEW))
+    source = JsonlSource(link, follow=True, positions=positions)
+    source.start(0.1)
+    read(source)
+    link.unlink()
+    link.symlink_to(other)
+    with pytest.raises(FatalError, match="was replaced"):
+        read(source)
+    source.close({}, 1)
+
+
 def test_a_renamed_file_is_followed_until_its_name_is_taken_again(opened: Open, path: Path) -> None:
     source = opened()
     read(source)
@@ -186,6 +215,7 @@ def test_wherever_it_is_killed_each_line_takes_effect_once_and_in_order(
             with newest.open("ab") as file:
                 file.write(b'{"late": 1}\n')
             written.insert(len(OLD), b'{"late": 1}\n')
+            os.utime(newest, ns=(1, 1))  # the new file is written long after the old one
         elif action == "r":
             for record in source.poll(0.001).records:
                 if record.offset >= applied:  # as the user's state judges it
