@@ -77,6 +77,7 @@ def test_an_erasure_from_a_file_leaves_a_tombstone_and_no_adapter(site: Path) ->
         (gzip.compress(b"{}\n"), "it is compressed (gzip)"),
         (b'[{"event_id": "1"}]', "it is a JSON array"),
     ],
+    ids=["invalid", "blank", "empty", "gzip", "array"],
 )
 def test_a_file_with_nothing_valid_in_it_is_exit_code_65(
     site: Path, capsys: pytest.CaptureFixture[str], content: bytes, sentence: str

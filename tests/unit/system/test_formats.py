@@ -39,6 +39,7 @@ def zipped(text: str) -> bytes:
         (f"[{LINE}]".encode(), "JSON array.*one object per line"),
         (f"\ufeff \r\n\t [\n{LINE}".encode(), "JSON array"),
     ],
+    ids=range(14),  # compressed bytes hold the time
 )
 def test_another_format_is_said_with_what_to_do(content: bytes, sentence: str) -> None:
     file = io.BytesIO(b"before" + content)
