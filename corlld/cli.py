@@ -25,10 +25,11 @@ EPILOG = """\
 exit codes:
   0   done, or stopped by SIGTERM or SIGINT
   2   wrong command line
-  65  the input was refused: too many dead letters, a file that shrank or was
-      replaced, a recreated topic, offsets out of range, a damaged batch. In
-      `send` and `check --sample`: events that are not valid. In `state show`:
-      no store, no such user, or a state that can't be read
+  65  the input was refused: too many dead letters, a file that shrank, was
+      replaced, is in another format or has no valid event, a recreated topic,
+      offsets out of range, a damaged batch. In `send` and `check --sample`:
+      events that are not valid. In `state show`: no store, no such user, or a
+      state that can't be read
   69  broker or topic could not be reached within
       operations.startup_timeout_seconds, the model or the bucket could not be
       reached, or the port of operations.http_address is taken

@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
 class InvalidReason(StrEnum):
     """The reason why a record was set aside; a closed set, since it becomes a metric label."""
 
-    NO_VALUE = "no_value"  # the record has no value, and tombstones do not erase
+    NO_VALUE = "no_value"  # the record has no value, and it does not erase
     TOO_LARGE = "too_large"  # the record or a text is over its limit
     NOT_JSON = "not_json"
     NOT_AN_OBJECT = "not_an_object"

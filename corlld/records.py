@@ -11,7 +11,7 @@ from corlld.errors import InvalidEvent, RejectReason
 
 @dataclass(frozen=True, slots=True)
 class SourcePartition:
-    """An ordered part of the input: a Kafka partition, or a whole JSONL file (partition 0)."""
+    """An ordered part of the input: a Kafka partition, or a JSONL file with those that followed it (partition 0)."""
 
     topic: str
     topic_id: str  # Kafka's topic id, or the file's identity; a recreated topic has a new id

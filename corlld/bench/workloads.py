@@ -13,6 +13,8 @@ from corlld.records import EditEvent
 from corlld.settings.sections import EventSettings
 from corlld.simulation.personas import TASTES
 from corlld.simulation.prompts import TRAINING
+from corlld.system.formats import refuse_other_formats
+from corlld.system.lines import texts
 
 PAIRS = 16  # of every workload
 FIRST = "16x1"
@@ -56,7 +58,9 @@ def read_edits(path: Path | None) -> list[EditEvent]:
     if path is None:
         return made_up_edits()
     try:
-        lines = path.read_bytes().splitlines()
+        with path.open("rb") as file:
+            refuse_other_formats(file, f"--edits: {path}")
+            lines = list(texts(file))
     except OSError as error:
         raise FatalError(f"--edits: {path}: {error.strerror}", ExitCode.USAGE) from None
     decoder = EventDecoder(EventSettings(), supports_messages=False, key_required=False)

@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-from corlld.commands.shared import log_warnings_alone, positive, stderr_console, stdout_console, typed_command
+from corlld.commands.shared import (
+    file_path,
+    log_warnings_alone,
+    positive,
+    stderr_console,
+    stdout_console,
+    typed_command,
+)
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 
 NAME = "bench"
@@ -31,15 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="demo", help="as model.name: a folder, a hub id, a .gguf file (default: %(default)s)"
     )
-    parser.add_argument("--edits", type=Path, metavar="FILE", help="one event per line (default: made-up edits)")
+    parser.add_argument("--edits", type=file_path, metavar="FILE", help="one event per line (default: made-up edits)")
     parser.add_argument("--figures", type=_names, metavar="A,B", help="measure only these (default: all)")
     parser.add_argument(
         "--repeats", type=positive, default=5, metavar="N", help="timed rounds of each way (default: %(default)s)"
     )
     parser.add_argument("--kafka", metavar="HOST:PORT", help="a broker for decode_share, which is left out without it")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures, rounds and machine to this file")
+    parser.add_argument("--json", type=file_path, metavar="FILE", help="write figures, rounds and machine to this file")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="write a picture (PNG) of pairs per second to this file"
+        "--plot", type=file_path, metavar="FILE", help="write a picture (PNG) of pairs per second to this file"
     )
 
 

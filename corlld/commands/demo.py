@@ -5,7 +5,7 @@ import math
 import tempfile
 from pathlib import Path
 
-from corlld.commands.shared import add_config, load, positive, stdout_console
+from corlld.commands.shared import add_config, file_path, load, positive, stdout_console
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 
 NAME = "demo"
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--folder",
-        type=Path,
+        type=file_path,
         metavar="DIR",
         help="a new or empty folder for states, adapters and the picture (default: a new temporary folder)",
     )

@@ -19,7 +19,8 @@ from typing import IO
 from corlld.errors import ExitCode, FatalError, InvalidEvent, InvalidReason
 from corlld.events.decoder import EventDecoder
 from corlld.records import EditEvent, EraseEvent
-from corlld.system.lines import read_line
+from corlld.system.formats import refuse_other_formats
+from corlld.system.lines import texts
 
 STANDARD_INPUT = "-"
 SPOOLED_IN_MEMORY_BYTES = 16 * 1024 * 1024
@@ -113,8 +114,10 @@ def validate(file: IO[bytes], name: str, decoder: EventDecoder) -> Contents:
         name: of the file, for messages.
         decoder: judges each line.
 
-    Raises FatalError, which lists the wrong lines, if there are any, or if the file has no event.
+    Raises FatalError, which lists the wrong lines, if there are any, or if the file has no event or is in another
+    format.
     """
+    refuse_other_formats(file, name)
     problems: list[str] = []
     wrong = erasures = with_messages = lines = 0
     events_of: Counter[str] = Counter()
@@ -144,10 +147,7 @@ def validate(file: IO[bytes], name: str, decoder: EventDecoder) -> Contents:
 
 def numbered_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     """Iterate over the lines without their ends, numbered from 1."""
-    number = 0
-    while (line := read_line(file)).length:
-        number += 1
-        yield number, line.head.rstrip(b"\r\n")
+    return enumerate(texts(file), start=1)
 
 
 def event_of(decoder: EventDecoder, line: bytes) -> EditEvent | EraseEvent | None:

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from corlld.commands.replay_summary import UserRecord, summarise, summary_table, to_json
-from corlld.commands.shared import add_config, load, positive, stderr_console, stdout_console
+from corlld.commands.shared import add_config, file_path, load, positive, stderr_console, stdout_console
 from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events.decoder import EventDecoder
 from corlld.observer import Observer
@@ -33,6 +33,8 @@ from corlld.settings.sections import (
     StateSettings,
 )
 from corlld.simulation.baselines import WordCountPerceptron, longer_wins
+from corlld.system.formats import refuse_other_formats
+from corlld.system.lines import texts
 from corlld.system.progress import Advance
 
 NAME = "replay"
@@ -59,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
         "file",
-        type=Path,
+        type=file_path,
         metavar="FILE.jsonl",
         help="a file with one event per line (see Events in deploy/README.md)",
     )
@@ -128,10 +130,12 @@ def select_lines(archive: Path, decoder: EventDecoder, users: int | None, limit:
 
     Invalid lines are selected too: the loop sets them aside and counts them.
 
-    Raises FatalError for a file that can't be read.
+    Raises FatalError for a file that can't be read, or is in another format.
     """
     try:
-        lines = archive.read_bytes().splitlines()
+        with archive.open("rb") as file:
+            refuse_other_formats(file, str(archive))
+            lines = list(texts(file))
     except OSError as error:
         raise FatalError(
             f"{archive}: {error.strerror}; `corlld replay` needs a file of events", ExitCode.USAGE

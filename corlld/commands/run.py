@@ -23,6 +23,8 @@ examples:
   corlld run --config corlld.toml
   CORLLD_OPERATIONS__LOG_LEVEL=debug corlld run
 
+A file that is not followed and has no valid event gives exit code 65.
+
 SIGTERM or SIGINT stops the daemon: it stores its states, publishes their
 versions, commits its offsets, and exits with 0. A second signal ends the
 process at once. The other exit codes are in `corlld --help`.
@@ -50,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
             with stop_on_signals(daemon.request_stop):
                 log.info("running", version=__version__)
                 daemon.run()
+        daemon.refuse_if_nothing_was_valid()
     except FatalError:
         raise
     except Exception:  # nothing goes on after it: a bug is logged without its message, which could quote a text

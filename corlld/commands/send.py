@@ -35,8 +35,9 @@ examples:
 exit codes:
   0    all events are acknowledged; with --dry-run: all are valid
   2    no such file, a folder, or a wrong command line
-  65   a line is not a valid event (nothing was sent), the file changed while
-       it was sent, or a record is larger than the topic allows
+  65   a line is not a valid event, or the file is no lines of JSON (nothing was
+       sent); the file changed while it was sent; or a record is larger than
+       the topic allows
   69   no broker, no topic, or the broker stopped acknowledging
   73   the temporary copy of standard input can't be written
   78   wrong settings, or the broker refuses them

@@ -69,11 +69,19 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """Add `--config`, which `load` reads."""
     parser.add_argument(
         "--config",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="read settings from this TOML file (default: /etc/corlld/corlld.toml if it exists); "
         "CORLLD_<SECTION>__<KEY> in the environment overrides it",
     )
+
+
+def file_path(text: str) -> Path:
+    """Convert an argument: a shell does not expand the `~` of `--option=~/file`. Raises ArgumentTypeError."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def positive(text: str) -> int:

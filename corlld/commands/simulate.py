@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-from corlld.commands.shared import log_warnings_alone, positive, stderr_console, stdout_console, typed_command
+from corlld.commands.shared import (
+    file_path,
+    log_warnings_alone,
+    positive,
+    stderr_console,
+    stdout_console,
+    typed_command,
+)
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 
 STUDIES = ("theory", "language-world", "tastes", "real-edits", "no-harm")
@@ -36,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", choices=STUDIES, metavar="STUDY", help=", ".join(STUDIES))
     parser.add_argument(
         "--folder",
-        type=Path,
+        type=file_path,
         metavar="DIR",
         help="write the results there, and go on with a half-done run that is there (default: ./corlld-STUDY)",
     )
@@ -47,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of_some = {option: ", ".join(studies) for option, studies in STUDIES_USING.items()}
     parser.add_argument("--model", help=f"for {of_some['--model']}: as model.name (default: demo)")
     parser.add_argument(
-        "--edits", type=Path, metavar="FILE", help=f"for {of_some['--edits']}, which needs it: one event per line"
+        "--edits", type=file_path, metavar="FILE", help=f"for {of_some['--edits']}, which needs it: one event per line"
     )
 
 

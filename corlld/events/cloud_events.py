@@ -21,6 +21,7 @@ from corlld.events.strict_json import parse_object, parse_time
 
 CONTENT_TYPE = "content-type"
 _PREFIX = "ce_"
+_HTTP_PREFIX = "ce-"
 _MEDIA_TYPE = "application/cloudevents"
 _REQUIRED_ATTRIBUTES = ("specversion", "id", "source", "type")
 _ATTRIBUTES = (*_REQUIRED_ATTRIBUTES, "time", "subject", "datacontenttype", "dataschema")
@@ -28,12 +29,12 @@ _ATTRIBUTES = (*_REQUIRED_ATTRIBUTES, "time", "subject", "datacontenttype", "dat
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A valid CloudEvent with a JSON object as its data. The fields of the data are not checked yet."""
+    """A valid CloudEvent with a JSON object as its data, or without data. Fields of the data are not checked yet."""
 
     event_id: str  # source + "/" + id: only both together are unique
     type: str
     occurred_at: str  # `time`, RFC 3339
-    data: dict[str, Any]
+    data: dict[str, Any] | None
 
 
 def is_structured(headers: Mapping[str, bytes]) -> bool:
@@ -47,8 +48,15 @@ def is_structured(headers: Mapping[str, bytes]) -> bool:
 
 
 def is_binary(headers: Mapping[str, bytes]) -> bool:
-    """Return whether the headers hold attributes of a CloudEvent, as in binary mode."""
-    return any(name.startswith(_PREFIX) for name in headers)
+    """Return whether the headers hold attributes of a CloudEvent, as in binary mode.
+
+    Raises InvalidEvent for required attributes with the prefix of HTTP: without it they would count for nothing.
+    """
+    if any(name.startswith(_PREFIX) for name in headers):
+        return True
+    if any(f"{_HTTP_PREFIX}{name}" in headers for name in _REQUIRED_ATTRIBUTES):
+        raise _refusal("headers", f"Kafka's prefix is `{_PREFIX}`; `{_HTTP_PREFIX}` is the prefix of HTTP")
+    return False
 
 
 def from_structured(fields: Mapping[str, Any]) -> Envelope:
@@ -61,17 +69,20 @@ def from_structured(fields: Mapping[str, Any]) -> Envelope:
     return _finish(_checked(lambda: CloudEvent(attributes)), data if encoded is None else _decode(encoded))
 
 
-def from_binary(headers: Mapping[str, bytes], value: bytes) -> Envelope:
-    """Read an event in binary mode: headers (names in lower case) are its attributes. Raises InvalidEvent."""
+def from_binary(headers: Mapping[str, bytes], value: bytes | None) -> Envelope:
+    """Read an event in binary mode: headers (names in lower case) are its attributes. Raises InvalidEvent.
+
+    An empty value is no data, as None is: some producers can't write a record without a value.
+    """
     # The library decodes every header that it gets, but headers that are not CloudEvents' own may not be text at all.
     own = {name: raw for name, raw in headers.items() if name.startswith(_PREFIX) or name == CONTENT_TYPE}
     _check_presence({name.removeprefix(_PREFIX): raw.decode("latin-1") for name, raw in own.items()})
     message = binding.KafkaMessage(headers=own, key=None, value=b"")
     event = _checked(lambda: binding.from_binary(message, JSONFormat(), CloudEvent))
     content_type = event.get_datacontenttype()
-    if content_type is not None and not JSONFormat.JSON_CONTENT_TYPE_PATTERN.match(content_type):
+    if value and content_type is not None and not JSONFormat.JSON_CONTENT_TYPE_PATTERN.match(content_type):
         raise _refusal(CONTENT_TYPE, "a JSON type such as application/json")
-    return _finish(event, value)
+    return _finish(event, value or None)
 
 
 def _check_presence(attributes: Mapping[str, Any]) -> datetime:
@@ -113,7 +124,7 @@ def _decode(encoded: object) -> bytes:
 def _finish(event: BaseCloudEvent, data: object) -> Envelope:
     if isinstance(data, bytes):
         data = parse_object(data)
-    if not isinstance(data, dict):
+    if data is not None and not isinstance(data, dict):
         raise InvalidEvent(InvalidReason.NOT_AN_OBJECT, field="data", detail="a JSON object")
     event_id = f"{event.get_source()}/{event.get_id()}"
     return Envelope(event_id, event.get_type(), event.get_attributes()["time"].isoformat(), data)

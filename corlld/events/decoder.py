@@ -108,19 +108,28 @@ class EventDecoder:
         Args:
             key: the record's key: `user_id` in UTF-8.
             value: the record's value. None is a tombstone: it is an erasure with the event id `TOMBSTONE_EVENT_ID` if
-                `events.tombstones_erase` is on.
+                `events.tombstones_erase` is on. But if the headers say that the record is a CloudEvent, its `type`
+                decides: an erasure needs no data, an edit does.
             headers: the record's headers. If two headers have the same name, the later header counts.
 
         Raises InvalidEvent, which never quotes the input.
         """
-        if value is None:
+        # Kafka has headers without a value, whatever the type says.
+        named = {name.lower(): raw or b"" for name, raw in headers}
+        structured = is_structured(named)
+        binary = not structured and is_binary(named)
+        if value is None and not structured and not binary:
             return self._tombstone(key)
         if key is None and self._key_required:
-            raise InvalidEvent(InvalidReason.KEY_MISSING, field="key", detail="user_id in UTF-8")
-        if len(value) > self._settings.max_record_bytes:
+            raise _key_missing()
+        if value is not None and len(value) > self._settings.max_record_bytes:
             raise _too_large("value", self._settings.max_record_bytes, "bytes")
-        # Kafka has headers without a value, whatever the type says.
-        event = self._decode(value, {name.lower(): raw or b"" for name, raw in headers})
+        if binary:
+            event = self._cloud(from_binary(named, value), key)
+        elif value is None:
+            raise InvalidEvent(InvalidReason.NO_VALUE, detail="a CloudEvent in structured mode is the value")
+        else:
+            event = self._decode(key, value, structured=structured)
         if key is not None and key != event.user_id.encode():
             raise InvalidEvent(InvalidReason.KEY_MISMATCH, field="key", detail="user_id in UTF-8")
         return event
@@ -129,19 +138,13 @@ class EventDecoder:
         if not self._settings.tombstones_erase:
             raise InvalidEvent(InvalidReason.NO_VALUE, detail="events.tombstones_erase is off")
         if key is None:
-            raise InvalidEvent(InvalidReason.KEY_MISSING, field="key", detail="user_id in UTF-8")
-        user_id = _utf8(key)
-        if not user_id or len(user_id) > MAX_USER_ID_CHARS:
-            raise InvalidEvent(InvalidReason.INVALID_FIELD, field="key", detail=_ALLOWED["user_id"])
-        return EraseEvent(TOMBSTONE_EVENT_ID, user_id, None)
+            raise _key_missing()
+        return EraseEvent(TOMBSTONE_EVENT_ID, _user_of(key), None)
 
-    def _decode(self, value: bytes, headers: Mapping[str, bytes]) -> EditEvent | EraseEvent:
-        structured = is_structured(headers)
-        if not structured and is_binary(headers):
-            return self._cloud(from_binary(headers, value))
+    def _decode(self, key: bytes | None, value: bytes, *, structured: bool) -> EditEvent | EraseEvent:
         fields = parse_object(value)
         if structured or "specversion" in fields:
-            return self._cloud(from_structured(fields))
+            return self._cloud(from_structured(fields), key)
         return self._plain(fields)
 
     def _plain(self, fields: Mapping[str, Any]) -> EditEvent | EraseEvent:
@@ -151,13 +154,19 @@ class EventDecoder:
             raise InvalidEvent(reason, field="type", detail="edit or erase")
         return self._build(fields, erase=kind == "erase", cloud=False)
 
-    def _cloud(self, event: Envelope) -> EditEvent | EraseEvent:
+    def _cloud(self, event: Envelope, key: bytes | None) -> EditEvent | EraseEvent:
         # Erasures are tried first: if patterns overlap, a wish to be forgotten is never taken for an edit.
         erase = _matches(event.type, self._settings.cloudevents_erase_types)
         if not erase and not _matches(event.type, self._settings.cloudevents_edit_types):
             detail = "a type that events.cloudevents_edit_types or events.cloudevents_erase_types matches"
             raise InvalidEvent(InvalidReason.UNKNOWN_TYPE, field="type", detail=detail)
-        fields = {**event.data, "event_id": event.event_id, "occurred_at": event.occurred_at}
+        data = event.data
+        if data is None and not erase:
+            detail = "a JSON object: only an erasure needs no data"
+            raise InvalidEvent(InvalidReason.NOT_AN_OBJECT, field="data", detail=detail)
+        if data is None:
+            data = {} if key is None else {"user_id": _user_of(key)}
+        fields = {**data, "event_id": event.event_id, "occurred_at": event.occurred_at}
         return self._build(fields, erase=erase, cloud=True)
 
     def _build(self, fields: Mapping[str, Any], *, erase: bool, cloud: bool) -> EditEvent | EraseEvent:
@@ -224,11 +233,19 @@ def _matches(kind: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(kind, pattern) for pattern in patterns)
 
 
-def _utf8(raw: bytes) -> str | None:
+def _user_of(key: bytes) -> str:
+    """Return the user id that a key is, where nothing else names the user. Raises InvalidEvent."""
     try:
-        return raw.decode()
+        user_id = key.decode()
     except UnicodeDecodeError:
-        return None
+        user_id = ""
+    if not 0 < len(user_id) <= MAX_USER_ID_CHARS:
+        raise InvalidEvent(InvalidReason.INVALID_FIELD, field="key", detail=_ALLOWED["user_id"])
+    return user_id
+
+
+def _key_missing() -> InvalidEvent:
+    return InvalidEvent(InvalidReason.KEY_MISSING, field="key", detail="user_id in UTF-8")
 
 
 def _too_large(field: str, limit: int, unit: str) -> InvalidEvent:

@@ -26,7 +26,7 @@ def read_passages(path: Path) -> tuple[str, ...]:
         ConfigurationError: the file can't be read, is not UTF-8, or has no passage.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigurationError(f"learning.rehearsal_path: {path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

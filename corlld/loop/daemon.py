@@ -88,6 +88,7 @@ class Daemon:
         self._next_status = -math.inf
         self._reading_paused = False
         self._stop = False
+        self._read_from_beginning = False
         self.abandoned = False  # a stop ran out of time with a job still under way
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -123,6 +124,14 @@ class Daemon:
                 executor.shutdown(wait=not self.abandoned, cancel_futures=True)
             self._close(deadline or self._clock() + self._settings.operations.shutdown_timeout_seconds)
 
+    def refuse_if_nothing_was_valid(self) -> None:
+        """Judge an input that ended. To be called after `run`.
+
+        Raises FatalError if the whole input was read, from its beginning on, and held no valid event.
+        """
+        if self._read_from_beginning and self._input_is_finished():
+            self._intake.refuse_if_nothing_was_valid()
+
     def _turn(self) -> None:
         now = self._clock()
         due = self._batcher.next_due_seconds(now)
@@ -133,6 +142,7 @@ class Daemon:
         for tenure in polled.begun:
             log.info("partition_assigned", partition=tenure.partition.partition, start_offset=tenure.start_offset)
             self._watermarks.begin(tenure)
+            self._read_from_beginning = tenure.start_offset == 0
         now = self._clock()
         # All records start before the first is admitted: the source's positions are past the whole poll already, and if
         # the loop ends in the middle, none of the rest may be committed.

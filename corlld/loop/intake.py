@@ -3,11 +3,11 @@
 It does not know what becomes of an arrival.
 """
 
-from collections import deque
+from collections import Counter, deque
 
 import structlog
 
-from corlld.errors import ExitCode, FatalError, InvalidEvent
+from corlld.errors import ExitCode, FatalError, InvalidEvent, InvalidReason
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.jobs import Jobs, Task
@@ -47,6 +47,8 @@ class Intake:
         self._observer = observer
         self._jobs = jobs
         self._recent_invalid: deque[bool] = deque(maxlen=settings.share_window)
+        self._admitted = 0
+        self._refused: Counter[InvalidReason] = Counter()
         self.pending = 0  # dead letters that are not acknowledged yet
 
     @property
@@ -66,11 +68,19 @@ class Intake:
         try:
             event = self._decoder.decode(record.key, record.value, record.headers)
         except InvalidEvent as error:
+            self._refused[error.reason] += 1
             self._judge_share(invalid=True)
             self.set_aside(DeadLetter(record, error, self._uid_of_key(record.key)))
             return None
+        self._admitted += 1
         self._judge_share(invalid=False)
         return Arrival(self._pseudonyms.uid(event.user_id), event, record, now)
+
+    def refuse_if_nothing_was_valid(self) -> None:
+        """Judge an input that was read from its beginning to its end. Raises FatalError if it held no valid event."""
+        if not self._admitted:
+            counts = ", ".join(f"{count} {reason}" for reason, count in self._refused.most_common())
+            raise FatalError(f"the input has no valid event: {counts or 'it is empty'}", ExitCode.DATA)
 
     def set_aside(self, letter: DeadLetter) -> None:
         """Send the letter until it is acknowledged; then its record is finished."""

@@ -106,7 +106,7 @@ def _missing_for_run(settings: Settings, input_problems: Mapping[str, str]) -> I
 def _read_file(file: Path, problems: list[str]) -> _Layer:
     origin = str(file)
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        document = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # some programs begin it with a mark
     except OSError as error:
         _refuse(f"{origin}: can't be read: {error.strerror}")
     except UnicodeDecodeError:

@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from corlld.settings.paths import NameOrPath, SettingPath
+
 Positive = Annotated[int, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 MAX_PORT = 65_535
@@ -46,8 +48,12 @@ class SourceSettings(Section):
     """The source of edit events."""
 
     kind: Literal["kafka", "jsonl"] = Field("kafka", description="`kafka`, or `jsonl` for a file of JSON lines.")
-    path: Path | None = Field(None, description="jsonl: the file to read.")
-    follow: bool = Field(False, description="jsonl: wait for the file to grow instead of stopping at its end.")
+    path: SettingPath | None = Field(None, description="jsonl: the file to read.")
+    follow: bool = Field(
+        False,
+        description="jsonl: wait for the file to grow, and go on with the file that takes its name (rotation by rename "
+        "and create), instead of stopping at its end.",
+    )
 
 
 class KafkaSettings(Section):
@@ -78,10 +84,10 @@ class KafkaSettings(Section):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="Protocol to the brokers. SSL: with TLS. SASL: with authentication."
     )
-    ssl_cafile: Path | None = Field(None, description="CA certificates (PEM). Default: the system's.")
-    ssl_certfile: Path | None = Field(None, description="Client certificate (PEM).")
-    ssl_keyfile: Path | None = Field(None, description="Client key (PEM).")
-    ssl_crlfile: Path | None = Field(None, description="Certificate revocation list (PEM).")
+    ssl_cafile: SettingPath | None = Field(None, description="CA certificates (PEM). Default: the system's.")
+    ssl_certfile: SettingPath | None = Field(None, description="Client certificate (PEM).")
+    ssl_keyfile: SettingPath | None = Field(None, description="Client key (PEM).")
+    ssl_crlfile: SettingPath | None = Field(None, description="Certificate revocation list (PEM).")
     ssl_password: SecretStr | None = Field(
         None, description="Password of the client key.", json_schema_extra={"credential": "kafka_ssl_password"}
     )
@@ -143,7 +149,9 @@ class EventSettings(Section):
 
     max_record_bytes: Positive = Field(1_000_000, description="A larger record becomes a dead letter (`too_large`).")
     max_text_chars: Positive = Field(20_000, description="Longest text: prompt, all messages, proposed, edited.")
-    tombstones_erase: bool = Field(False, description="A record with a user's key and no value erases that user.")
+    tombstones_erase: bool = Field(
+        False, description="A record with a user's key, no value and no CloudEvents headers erases that user."
+    )
     cloudevents_edit_types: tuple[NonEmpty, ...] = Field(
         ("*.edit",), description="Shell-style patterns of the CloudEvents `type` of edits."
     )
@@ -156,7 +164,9 @@ class DeadLetterSettings(Section):
     """Dead letters: records that can't be applied and are set aside."""
 
     topic: TopicName = Field("edits.dead-letters", description="kafka: the dead-letter topic. corlld never creates it.")
-    path: Path | None = Field(None, description="jsonl: the dead-letter file. Default: a file beside the state store.")
+    path: SettingPath | None = Field(
+        None, description="jsonl: the dead-letter file. Default: a file beside the state store."
+    )
     payload: bool = Field(True, description="Include the record's key and value. Off: headers and position only.")
     max_share: float = Field(
         0.5, gt=0, le=1, description="A larger share of dead letters among the recent records stops the daemon."
@@ -197,7 +207,7 @@ class BatchingSettings(Section):
 class ModelSettings(Section):
     """The resident base model, shared by all users."""
 
-    name: NonEmpty | None = Field(
+    name: NameOrPath | None = Field(
         None, description="A local folder, a hub id, a .gguf file, or `demo` (gemma3-270m, from the extra `demo`)."
     )
     revision: str | None = Field(None, description="Revision on the hub: a commit, a tag or a branch.")
@@ -210,7 +220,7 @@ class ModelSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the base model. `auto`: bfloat16 on cuda, float32 on cpu."
     )
-    cache_folder: Path | None = Field(
+    cache_folder: SettingPath | None = Field(
         None, description="Folder for converted GGUF models. Default: $CACHE_DIRECTORY, else the user's cache."
     )
     threads: int = Field(0, ge=0, description="Number of torch's CPU threads. 0: torch decides.")
@@ -270,7 +280,7 @@ class LearningSettings(Section):
         description="r: weight of relu(log pi_base - log pi) on a passage of plain text, one passage per step. It "
         "keeps an adapter from forgetting such text, whatever the edits are. 0: none.",
     )
-    rehearsal_path: Path | None = Field(
+    rehearsal_path: SettingPath | None = Field(
         None,
         description="Text file with the passages, separated by empty lines, in the language of the users. Default: "
         "sixteen English passages that come with corlld.",
@@ -319,7 +329,7 @@ class GuardSettings(Section):
 class StateSettings(Section):
     """Durable states, one per user."""
 
-    path: Path = Field(Path("/var/lib/corlld/state"), description="Folder of the states, on a local filesystem.")
+    path: SettingPath = Field(Path("/var/lib/corlld/state"), description="Folder of the states, on a local filesystem.")
     url: str | None = Field(
         None,
         pattern=r"^s3://[^/]+(/.*)?$",
@@ -355,7 +365,9 @@ class PublishingSettings(Section):
     """Publication of adapter versions, in PEFT format."""
 
     enabled: bool = Field(True, description="Publish adapters. Off: learn without publishing.")
-    path: Path = Field(Path("/var/lib/corlld/adapters"), description="Folder in which `<uid>/v<NNNNNN>/` are made.")
+    path: SettingPath = Field(
+        Path("/var/lib/corlld/adapters"), description="Folder in which `<uid>/v<NNNNNN>/` are made."
+    )
     keep_versions: Positive = Field(3, description="Number of newest versions kept per user.")
     announce_topic: TopicName | None = Field(
         None, description="Compacted Kafka topic for announcements of new versions. Default: no announcements."

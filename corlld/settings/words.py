@@ -102,7 +102,10 @@ _PAGE_HEAD = """\
 
 Settings come from the TOML file, from the environment (`CORLLD_<SECTION>__<KEY>`) and, for secrets, from credential
 files: see [Settings and secrets](README.md#settings-and-secrets). `corlld settings` prints the same as a commented
-TOML file."""
+TOML file.
+
+In a path, and in `model.name`, `~` is the home folder of the user who runs corlld, and a relative path begins in the
+working folder. `model.name` is surely a path if it begins with `/`, `~`, `./` or `../`."""
 _TABLE_HEAD = ("| key | default | allowed | meaning |", "|---|---|---|---|")
 
 

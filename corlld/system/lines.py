@@ -1,9 +1,11 @@
 """Lines of a file, however long they are. Memory is bounded, and the position in the file stays exact."""
 
+from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 SKIP_BYTES = 1024 * 1024
+UTF8_MARK = b"\xef\xbb\xbf"  # the byte order mark that programs on Windows write at the beginning of a file
 
 
 class Line(NamedTuple):
@@ -18,6 +20,11 @@ class Line(NamedTuple):
     length: int
     ended: bool
 
+    @property
+    def text(self) -> bytes:
+        """The line without its end, and without a byte order mark: it begins no JSON, wherever it stands."""
+        return self.head.removeprefix(UTF8_MARK).rstrip(b"\r\n")
+
 
 def read_line(file: IO[bytes]) -> Line:
     """Read the line at the file's position, and move the position behind it."""
@@ -29,3 +36,9 @@ def read_line(file: IO[bytes]) -> Line:
         if not part:
             break
     return Line(head, length, ended)
+
+
+def texts(file: IO[bytes]) -> Iterator[bytes]:
+    """Iterate over the texts of the lines from the file's position on. The end of the file ends the last line."""
+    while (line := read_line(file)).length:
+        yield line.text

@@ -1,5 +1,6 @@
 """`corlld check`: what it prints of each part, and which problem it blames."""
 
+import gzip
 import socket
 from pathlib import Path
 
@@ -28,6 +29,14 @@ def test_check_tells_what_memory_has_no_room_for(
     monkeypatch.setenv(name, value)
     assert main(["check"]) == 78
     assert problem in " ".join(capsys.readouterr().out.split())
+
+
+def test_check_says_that_a_file_is_in_another_format(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "events.jsonl").write_bytes(gzip.compress((site / "events.jsonl").read_bytes()))
+    assert main(["check"]) == 65
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem")]
+    assert "input" in line
+    assert "it is compressed (gzip): unpack it first" in line
 
 
 def test_the_settings_command_prints_what_check_accepts(

@@ -1,5 +1,6 @@
 """`corlld replay`: the loop over an archive, on a store of its own, and a summary that can be trusted."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,19 @@ def test_a_replay_is_repeatable(tmp_path: Path, replayed: Any, monkeypatch: pyte
 def test_a_missing_archive_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_an_archive_of_another_format_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "archive.jsonl.gz").write_bytes(gzip.compress(b"{}\n"))
+    assert main(["replay", str(tmp_path / "archive.jsonl.gz")]) == 65
+    assert "archive.jsonl.gz: it is compressed (gzip)" in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_no_part_of_an_archive(tmp_path: Path, replayed: Any) -> None:
+    file = write_events(tmp_path / "archive.jsonl", edit(0), edit(1))
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    summary = replayed(file, "--limit", "1")
+    assert (summary["users"][0]["events"], summary["dead_letters"]) == (1, {})
 
 
 def test_an_archive_without_a_usable_event_is_an_error(

@@ -1,5 +1,6 @@
 """`corlld run` on a file of edits: what it leaves behind, how it is stopped, and how it goes on."""
 
+import gzip
 import json
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from corlld.cli import main
 from corlld.events.pseudonyms import Pseudonyms
 from tests.support.commands import SECRET, fails
 from tests.support.daemon_process import http_get
-from tests.support.edits import append_events, edit, erasure
+from tests.support.edits import append_events, edit, erasure, write_events
 from tests.support.s3 import new_bucket_name, s3_server
 from tests.support.waiting import wait_until
 
@@ -29,6 +30,13 @@ def started_run(site: Path) -> Iterator["subprocess.Popen[bytes]"]:
     finally:
         run.kill()
         run.wait()
+
+
+def shown(capsys: pytest.CaptureFixture[str], user: str) -> str:
+    """Return what `corlld state show --json` prints."""
+    capsys.readouterr()
+    main(["state", "show", user, "--json"])
+    return capsys.readouterr().out
 
 
 def test_a_file_of_edits_becomes_one_adapter_per_user(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +66,56 @@ def test_an_erasure_from_a_file_leaves_a_tombstone_and_no_adapter(site: Path) ->
     append_events(site / "events.jsonl", erasure("ann"))
     assert main(["run"]) == 0
     assert [folder.name for folder in (site / "adapters").iterdir()] == [Pseudonyms(SECRET).uid("bob")]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"{broken\n{}", "the input has no valid event: 1 not_json, 1 missing_field"),
+        (b"\n \n", "the input has no valid event: it is empty"),
+        (b"", "the input has no valid event: it is empty"),
+        (gzip.compress(b"{}\n"), "it is compressed (gzip)"),
+        (b'[{"event_id": "1"}]', "it is a JSON array"),
+    ],
+    ids=["invalid", "blank", "empty", "gzip", "array"],
+)
+def test_a_file_with_nothing_valid_in_it_is_exit_code_65(
+    site: Path, capsys: pytest.CaptureFixture[str], content: bytes, sentence: str
+) -> None:
+    (site / "events.jsonl").write_bytes(content)
+    code, problem = fails(capsys, "run")
+    assert code == 65
+    assert sentence in problem
+
+
+def test_a_file_that_was_read_before_ends_with_0(site: Path) -> None:
+    with (site / "events.jsonl").open("ab") as file:
+        file.write(json.dumps(edit(10, "bob")).encode())  # without its line break
+    assert main(["run"]) == 0
+    assert main(["run"]) == 0
+    with (site / "events.jsonl").open("ab") as file:
+        file.write(b"\n{broken\n")
+    assert main(["run"]) == 0
+    letters = (site / "state" / "dead-letters.jsonl").read_text().splitlines()
+    assert len(letters) == 1
+
+
+def test_a_file_that_is_rotated_while_it_is_followed_is_read_on(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CORLLD_SOURCE__FOLLOW", "true")
+    monkeypatch.setenv("CORLLD_BATCHING__FLUSH_AFTER_SECONDS", "0.1")
+    with started_run(site) as run:
+        wait_until(lambda: len(list(site.glob("adapters/*/*/manifest.json"))) >= 2, "two versions")
+        old = (site / "events.jsonl").rename(site / "events.jsonl.1")
+        write_events(site / "events.jsonl", edit(11, "bob"))
+        append_events(old, edit(10, "bob"))
+        wait_until(lambda: '"bob-11"' in shown(capsys, "bob"), "the edit of the new file")
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 0
+    state = json.loads(shown(capsys, "bob"))
+    assert state["recent_event_ids"] == ["bob-0", "bob-1", "bob-2", "bob-10", "bob-11"]
+    assert len(state["applied"]) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -44,7 +44,7 @@ def find_model_files(settings: ModelSettings) -> ModelFiles:
         raise ConfigurationError("model.name: not set; a local folder, a hub id, a .gguf file, or `demo`")
     if name == DEMO:
         return _demo(settings)
-    path = Path(name).expanduser()
+    path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigurationError(f"model.name: {name} is not a model folder: it has no config.json")
@@ -54,7 +54,7 @@ def find_model_files(settings: ModelSettings) -> ModelFiles:
             raise ConfigurationError(f"model.name: there is no file {name}")
         digest = _file_digest(path)
         return ModelFiles(str(_converted(path, digest, settings)), None, digest)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise ConfigurationError(f"model.name: there is no folder {name}")
     return ModelFiles(name, settings.revision, None)
 

@@ -52,7 +52,7 @@ class JsonlInput:
         return f"file {file}"
 
     def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
-        return newest_records(self._path, limit)
+        return newest_records(self._path, limit, follow=self._settings.source.follow)
 
     @property
     def _path(self) -> Path:

@@ -1,8 +1,10 @@
 """A file of events is opened so that it can be read twice, and judged as a whole."""
 
+import gzip
 import json
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,19 @@ def test_a_valid_file_is_counted(tmp_path: Path) -> None:
     found = judged(tmp_path, content)
     assert found == Contents(lines=5, events=4, erasures=1, with_messages=1, users=2, most_of_one_user=3)
     assert str(found) == "4 events of 2 users, 1 to erase a user, 1 with messages (for a model with a chat template)"
+
+
+def test_a_byte_order_mark_and_the_end_of_the_file_are_no_part_of_a_line(tmp_path: Path) -> None:
+    assert judged(tmp_path, b"\xef\xbb\xbf" + lines(edit(1)) + b"\xef\xbb\xbf" + lines(edit(2)).rstrip()).events == 2
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [gzip.compress, lambda text: text.decode().encode("utf-16"), lambda text: b"[" + text],
+    ids=["gzip", "UTF-16", "array"],
+)
+def test_a_file_of_another_format_is_refused_in_a_sentence(tmp_path: Path, encoded: Callable[[bytes], bytes]) -> None:
+    assert len(refusal(tmp_path, encoded(lines(edit(1), edit(2)))).splitlines()) == 1
 
 
 def test_each_wrong_line_is_told_by_number_reason_and_field(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from cloudevents.core.bindings import kafka as binding
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
-from corlld.errors import InvalidReason
+from corlld.errors import InvalidEvent, InvalidReason
 from corlld.records import EditEvent, EraseEvent
 from tests.support.decoding import CANARY, CLOUD, DATA, EDIT, STRUCTURED, as_edit, decode, refused, without
 
@@ -124,6 +124,56 @@ def test_binary_mode_takes_headers_as_they_come() -> None:
         "content-type",
     )
     assert refused(CANARY.encode(), headers) == (InvalidReason.NOT_JSON, None)
+
+
+def headers_of(kind: str, prefix: str = "ce_") -> list[tuple[str, bytes]]:
+    attributes = {**without(CLOUD, "data", "datacontenttype"), "type": kind}
+    return [(prefix + name, str(value).encode()) for name, value in attributes.items()]
+
+
+@pytest.mark.parametrize("tombstones_erase", [True, False])
+@pytest.mark.parametrize("value", [None, b""])
+def test_an_erasure_without_data_erases_the_user_of_the_key(value: bytes | None, tombstones_erase: bool) -> None:
+    expected = EraseEvent("/editor/eu/91", "ann", datetime(2026, 3, 1, 9, tzinfo=UTC))
+    assert decode(value, headers_of("com.example.erase"), tombstones_erase=tombstones_erase) == expected
+
+
+def test_an_erasure_without_data_in_structured_mode_erases_the_user_of_the_key_too() -> None:
+    erasure = {**without(CLOUD, "data"), "type": "com.example.erase"}
+    assert decode(erasure, STRUCTURED) == decode(None, headers_of("com.example.erase"))
+    assert refused(erasure, key=None, key_required=False) == (InvalidReason.MISSING_FIELD, "data.user_id")
+
+
+@pytest.mark.parametrize("tombstones_erase", [True, False])
+def test_an_edit_or_an_unknown_event_without_data_never_erases(tombstones_erase: bool) -> None:
+    for value in (None, b""):
+        without_data = refused(value, headers_of("com.example.edit"), tombstones_erase=tombstones_erase)
+        assert without_data == (InvalidReason.NOT_AN_OBJECT, "data")
+    unknown = refused(None, headers_of("com.example.opened"), tombstones_erase=tombstones_erase)
+    assert unknown == (InvalidReason.UNKNOWN_TYPE, "type")
+    assert refused(None, [("ce_id", b"91")], tombstones_erase=tombstones_erase)[0] == InvalidReason.NOT_CLOUDEVENTS
+    assert refused(None, STRUCTURED, tombstones_erase=tombstones_erase) == (InvalidReason.NO_VALUE, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [(None, InvalidReason.KEY_MISSING), (b"", InvalidReason.INVALID_FIELD), (b"\xff", InvalidReason.INVALID_FIELD)],
+)
+def test_an_erasure_without_data_needs_a_key_that_names_a_user(key: bytes | None, reason: InvalidReason) -> None:
+    assert refused(None, headers_of("com.example.erase"), key=key) == (reason, "key")
+
+
+@pytest.mark.parametrize("value", [None, b"", json.dumps(EDIT).encode(), json.dumps(DATA).encode()])
+def test_headers_with_the_prefix_of_http_are_refused_with_kafka_s_prefix(value: bytes | None) -> None:
+    for kind in ("com.example.edit", "com.example.erase"):
+        with pytest.raises(InvalidEvent, match=r"not_cloudevents: headers: Kafka's prefix is `ce_`"):
+            decode(value, headers_of(kind, "ce-"), tombstones_erase=True)
+
+
+def test_other_headers_that_begin_like_those_of_http_change_nothing() -> None:
+    assert decode(EDIT, [("ce-cluster", b"eu")]) == decode(EDIT)
+    both = headers_of("com.example.erase") + headers_of("com.example.edit", "ce-")
+    assert decode(None, both) == decode(None, headers_of("com.example.erase"))
 
 
 def test_batches_and_other_formats_are_refused() -> None:

@@ -60,6 +60,12 @@ def test_empty_lines_divide_passages_and_line_breaks_are_spaces(tmp_path: Path) 
     assert read_passages(file) == ("one and two", "three", "four")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_passage(tmp_path: Path) -> None:
+    file = tmp_path / "passages.txt"
+    file.write_text("\ufeffone", encoding="utf-8")
+    assert read_passages(file) == ("one",)
+
+
 def test_no_study_measures_forgetting_by_what_is_rehearsed() -> None:
     def sentences(*texts: str) -> set[str]:
         return {sentence.strip() for text in texts for sentence in re.split(r"[.?!]", text)} - {"", '"'}

@@ -47,6 +47,10 @@ def test_the_default_file_is_read_where_it_exists(tmp_path: Path, monkeypatch: p
     assert load(tmp_path).adapter.r == Settings().adapter.r  # a file that is named replaces it
 
 
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    assert load(tmp_path, "\ufeff[adapter]\nr = 4\n").adapter.r == 4
+
+
 def test_texts_of_the_environment_become_what_the_setting_is(tmp_path: Path) -> None:
     settings = load(
         tmp_path,

@@ -10,6 +10,8 @@ from corlld.events.decoder import EventDecoder
 from corlld.events.strict_json import parse_object
 from corlld.records import EditEvent, EraseEvent
 from corlld.settings.sections import EventSettings
+from corlld.system.formats import refuse_other_formats
+from corlld.system.lines import texts
 
 MAX_EDITS_A_COMMIT = 3
 MAX_CHARS = 800  # of an edit's three texts together: longer edits would cost the budget, and are left out
@@ -55,7 +57,9 @@ def read_edits(archive: Path) -> dict[str, list[Edit]]:
     Raises FatalError if the file can't be read, or if a line is no event with a `prompt`, or has no `commit`.
     """
     try:
-        lines = archive.read_bytes().splitlines()
+        with archive.open("rb") as file:
+            refuse_other_formats(file, f"--edits: {archive}")
+            lines = list(texts(file))
     except OSError as error:
         raise FatalError(f"--edits: {archive}: {error.strerror}", ExitCode.USAGE) from None
     decoder = EventDecoder(EventSettings(), supports_messages=False, key_required=False)

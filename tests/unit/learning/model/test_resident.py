@@ -89,7 +89,7 @@ def test_another_model_at_the_same_path_has_another_revision(folder: Path, tmp_p
     ("name", "sentence"),
     [
         ("/no/such/folder", "there is no folder /no/such/folder"),
-        ("./none", "there is no folder ./none"),
+        ("./none", f"there is no folder {Path.cwd()}/none"),
         ("a/b/c", "there is no folder a/b/c"),
         ("none.gguf", "there is no file none.gguf"),
         ("corlld-tests/does-not-exist", "there is no folder corlld-tests/does-not-exist, and as a hub id it can't"),

@@ -1,5 +1,6 @@
 """The JSONL source copes with unfinished, odd, replaced and shrunken files."""
 
+import gzip
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
 from corlld.records import Record
-from corlld.sources.jsonl import source as jsonl
+from corlld.sources.jsonl import open_file
 from corlld.sources.jsonl.source import JsonlSource
 from corlld.system import lines
 from tests.support.fakes import MemoryPositions
@@ -35,7 +36,11 @@ def opened(path: Path, positions: MemoryPositions) -> Iterator[Callable[..., Jso
     def open_source(*, follow: bool = False) -> JsonlSource:
         source = JsonlSource(path, follow=follow, positions=positions)
         sources.append(source)
-        source.start(0.1)
+        try:
+            source.start(0.1)
+        except FatalError:
+            source.close({}, 1)  # as the assembly does
+            raise
         return source
 
     yield open_source
@@ -71,7 +76,6 @@ def test_the_end_of_the_file_is_known_with_its_last_records(opened: Callable[...
     source = opened()
     assert len(source.poll(0.001).records) == len(LINES)
     assert source.exhausted
-    assert source.unfinished_bytes == 0
 
 
 def test_the_files_name_is_nowhere(opened: Callable[..., JsonlSource], positions: MemoryPositions) -> None:
@@ -80,12 +84,75 @@ def test_the_files_name_is_nowhere(opened: Callable[..., JsonlSource], positions
     assert "alice" not in f"{records[0].tenure} {positions.saved}"
 
 
-def test_a_line_without_its_end_is_left_alone_and_counted(opened: Callable[..., JsonlSource], path: Path) -> None:
-    append(path, b'{"n": 4')
+def test_the_end_of_the_file_ends_its_last_line(opened: Callable[..., JsonlSource], path: Path) -> None:
+    append(path, b'{"n": 4}')
     source = opened()
-    assert len(read(source)) == len(LINES)
+    records = source.poll(0.001).records
+    assert [record.value for record in records] == [*(line[:-1] for line in LINES), b'{"n": 4}']
     assert source.exhausted
-    assert source.unfinished_bytes == len(b'{"n": 4')
+    assert records[-1].next_offset == path.stat().st_size
+    assert source.positions() == source.ends() == {records[0].tenure: path.stat().st_size}
+
+
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_last_line_that_got_its_end_later_is_not_read_again(
+    opened: Callable[..., JsonlSource], path: Path, end: bytes, follow: bool
+) -> None:
+    append(path, b'{"n": 4}')
+    read_and_commit(opened(), 4)
+    unchanged = opened()
+    assert read(unchanged) == []
+    unchanged.close({}, 1)
+    append(path, end + b'{"n": 5}' + end)
+    assert [record.value for record in read(opened(follow=follow))] == [b'{"n": 5}']
+
+
+@pytest.mark.parametrize("grows_before_the_start", [True, False])
+def test_a_last_line_that_went_on_after_it_was_read_is_refused(
+    opened: Callable[..., JsonlSource], path: Path, grows_before_the_start: bool
+) -> None:
+    append(path, b'{"n": 4')
+    read_and_commit(opened(), 4)
+    rest = b', "m": 1}\n'
+    if grows_before_the_start:
+        append(path, rest)
+        with pytest.raises(FatalError, match="continued in the middle of a line"):
+            opened(follow=True)
+        return
+    source = opened(follow=True)
+    assert read(source) == []
+    append(path, rest)
+    with pytest.raises(FatalError, match="continued in the middle of a line"):
+        source.poll(0.001)
+
+
+def test_a_byte_order_mark_is_skipped_and_counts_as_bytes_of_its_line(
+    opened: Callable[..., JsonlSource], path: Path
+) -> None:
+    path.write_bytes(b"\xef\xbb\xbf{}\r\n\xef\xbb\xbf\n{}\n")
+    records = read(opened())
+    assert [(record.offset, record.value, record.next_offset) for record in records] == [(0, b"{}", 7), (11, b"{}", 14)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(LINES[0]), LINES[0].decode().encode("utf-16"), b"[" + LINES[0]],
+    ids=["gzip", "UTF-16", "array"],
+)
+def test_a_file_of_another_format_is_refused_at_the_start_or_once_it_is_written(
+    opened: Callable[..., JsonlSource], path: Path, content: bytes
+) -> None:
+    path.write_bytes(content)
+    with pytest.raises(FatalError, match="it is ") as refused:
+        opened()
+    assert refused.value.exit_code is ExitCode.DATA
+    path.write_bytes(b"")
+    source = opened(follow=True)
+    assert read(source) == []
+    append(path, content)
+    with pytest.raises(FatalError, match="it is "):
+        source.poll(0.001)
 
 
 def test_a_line_without_its_end_waits_while_the_file_is_followed(
@@ -135,11 +202,11 @@ def test_a_line_over_the_limit_waits_for_its_end_too(
 def test_one_poll_brings_a_bounded_number_of_lines_and_bytes(
     opened: Callable[..., JsonlSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl, "MAX_POLL_LINES", 2)
+    monkeypatch.setattr(open_file, "MAX_READ_LINES", 2)
     source = opened()
     assert [len(source.poll(0.001).records) for _ in range(2)] == [2, 1]
     source.close({}, 1)
-    monkeypatch.setattr(jsonl, "MAX_POLL_BYTES", len(LINES[0]))
+    monkeypatch.setattr(open_file, "MAX_READ_BYTES", len(LINES[0]))
     assert len(opened().poll(0.001).records) == 1
 
 
@@ -200,7 +267,7 @@ def test_another_file_at_the_start_is_refused_with_what_to_do(
 def test_a_file_whose_beginning_alone_is_the_same_is_refused(
     opened: Callable[..., JsonlSource], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl, "HEAD_BYTES", 4)
+    monkeypatch.setattr(open_file, "HEAD_BYTES", 4)
     read_and_commit(opened(), 2)
     path.write_bytes(b'{"n": 1, "longer": 1}\n' * 3)
     with pytest.raises(FatalError, match="was replaced"):
@@ -211,8 +278,9 @@ def test_a_file_whose_beginning_alone_is_the_same_is_refused(
     ("change", "what"),
     [
         (lambda path: os.truncate(path, 1), "shrank"),
-        (lambda path: path.rename(path.with_name("old")), "was removed"),
-        (lambda path: (path.rename(path.with_name("old")), path.touch()), "was replaced"),
+        (lambda path: path.unlink(), "was removed"),
+        (lambda path: (path.unlink(), path.touch()), "was replaced"),
+        (lambda path: path.with_name("new").write_bytes(b"") or path.with_name("new").rename(path), "was replaced"),
     ],
 )
 def test_another_file_while_it_is_followed_is_refused(

@@ -1,0 +1,112 @@
+"""Rotation by rename and create: a log's writer renames its file and begins a new one under the old name.
+
+The old file is read to its end, then the new one from its beginning. A file without a name (deleted, or replaced by
+renaming another one over it) is no rotation, nor is a symbolic link that points to another file.
+"""
+
+import os
+import time
+from collections import deque
+from pathlib import Path
+
+import structlog
+
+from corlld.errors import ExitCode, FatalError
+from corlld.sources.jsonl.open_file import Head, OpenFile
+
+log = structlog.get_logger("corlld.jsonl")
+
+# A writer goes on in the renamed file until it opens the new one. Several writers do so one after the other.
+WAIT_SECONDS = 5.0  # after something was written to the new file
+
+
+class Successors:
+    """The files that took the name after the one that is being read, in their order. All are open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: deque[OpenFile] = deque()
+        self._written_since: float | None = None  # monotonic seconds; None while all that wait are empty
+
+    def look(self, current: OpenFile) -> None:
+        """Look at the name once more. Raises FatalError if a file was deleted or replaced in place of rotated."""
+        last = self._waiting[-1] if self._waiting else current
+        try:
+            if not os.path.samestat(self._path.stat(), last.status):
+                if last.is_deleted or self._path.is_symlink():  # a position is named after the file behind a link
+                    raise last.refused("was replaced")
+                self.add(OpenFile(self._path))
+        except FileNotFoundError:  # renamed, and the new file is not there yet
+            if last.is_deleted:
+                raise last.refused("was removed") from None
+        if self._written_since is None and self.nbytes:
+            self._written_since = time.monotonic()
+
+    def add(self, file: OpenFile) -> None:
+        """Add the file that has the name now."""
+        self._waiting.append(file)
+        log.info("file_rotated", waiting=len(self._waiting))
+
+    @property
+    def old_file_is_whole(self) -> bool:
+        """True once nobody writes to the old file any more: its end is the end of its last line."""
+        return self._written_since is not None and time.monotonic() - self._written_since >= WAIT_SECONDS
+
+    @property
+    def nbytes(self) -> int:
+        return sum(file.size for file in self._waiting)
+
+    def first(self, old: OpenFile) -> OpenFile:
+        """Return the file to go on with. Raises FatalError if it is in another format, or a copy of the old one."""
+        file = self._waiting[0]
+        file.measure_head()
+        if old.head.length and file.size >= old.head.length and file.begins_with(old.head):
+            raise old.refused("was replaced by a copy")
+        return file
+
+    def take_first(self) -> None:
+        """Note that the first file has become the one that is being read."""
+        self._waiting.popleft()
+        self._written_since = None
+
+    def close(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().close()
+
+
+def find_renamed(path: Path, present: OpenFile, head: Head, inode: int) -> OpenFile | None:
+    """Return the file that was read before, if it was renamed since. It must be in the same folder.
+
+    Args:
+        path: the name.
+        present: the file that has the name now.
+        head: the beginning of the file that was read before.
+        inode: its inode; 0 if a version of corlld saved the position that did not keep it.
+
+    Raises FatalError if another file was rotated since. It was never seen under `path`.
+    """
+    if not inode or present.status.st_ino == inode or (head.length and present.begins_with(head)):
+        return None
+    # An empty beginning recognises nothing, so the name has to.
+    others = [each for each in os.scandir(path.parent) if each.is_file() and each.inode() != present.status.st_ino]
+    for found in [each for each in others if each.inode() == inode and (head.length or _is_of(path, each.name))]:
+        file = OpenFile(Path(found.path))
+        if not file.begins_with(head):
+            file.close()
+            continue
+        written = file.status.st_mtime_ns
+        for other in others:
+            if other.inode() != inode and _is_of(path, other.name) and other.stat().st_mtime_ns > written:
+                file.close()
+                raise FatalError(
+                    f"{path} was rotated more than once while nobody read it, and lines of {other.name} would be left "
+                    "out. Send them in another way; then move that file to another folder",
+                    ExitCode.DATA,
+                )
+        return file
+    return None
+
+
+def _is_of(path: Path, name: str) -> bool:
+    """Return whether a file's name looks like that of a rotated file: `edits.jsonl.1`, `edits-2026-01-02.jsonl`."""
+    return name.startswith(path.stem)
