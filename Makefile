@@ -1,6 +1,9 @@
 # make demo | bench | test | test-real | test-soak | test-install | lint | docs        (make help explains each)
 VENV   ?= .venv
-PYTHON ?= python3.11
+# The first of these that runs and is new enough: Debian 13 and Ubuntu 24.04 have no python3.11.
+PYTHONS := python3.11 python3.13 python3.12 python3
+PYTHON ?= $(shell for each in $(PYTHONS); do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -19,9 +22,11 @@ help:
 	@echo "make bench         measure every figure of corlld bench against its bar, with a real Kafka broker (about an hour)"
 	@echo "make lint          run ruff, mypy --strict and the import rules"
 	@echo "make docs          write deploy/SETTINGS.md and deploy/METRICS.md from the program"
-	@echo "VENV=$(VENV) is the virtual environment that these commands make and use"
+	@echo "VENV=$(VENV) is the virtual environment that these commands make and use; PYTHON, 3.11 or newer, makes it"
 
 $(STAMP): pyproject.toml deploy/constraints.txt
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "corlld needs Python 3.11 or newer, and none of these is:" \
+		"$(PYTHONS). Install one, or run: make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing corlld and its dependencies into $(VENV): about 6 GB, a few minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev]'

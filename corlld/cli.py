@@ -33,7 +33,8 @@ exit codes:
   69  broker or topic could not be reached within
       operations.startup_timeout_seconds, the model or the bucket could not be
       reached, or the port of operations.http_address is taken
-  70  a bug, or an integrity alarm: a published version differs from its state
+  70  a bug, an integrity alarm (a published version differs from its state),
+      or a daemon that hung and did not end when it was stopped
   73  the state store, the adapters' folder, the log or standard output can't
       be written
   78  wrong settings, a settings file that can't be read, a Python package that

@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     DATA = 65  # the input was refused: too many dead letters, a replaced file, a recreated topic, a damaged batch
     UNAVAILABLE = 69  # broker, topic, model or bucket could not be reached, or a port is taken
-    INTERNAL = 70  # a bug, or an integrity alarm
+    INTERNAL = 70  # a bug, an integrity alarm, or a stop that never came to its end
     CANNOT_WRITE = 73  # no permission or no space at the start
     CONFIGURATION = 78  # wrong settings, a missing package, or a store that belongs to other settings
 

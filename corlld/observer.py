@@ -27,6 +27,9 @@ class Observer:
     def model_loaded(self, model: ModelInfo, device: str, dtype: str) -> None:
         """Report that the base model is resident."""
 
+    def loop_begins(self, now: float) -> None:
+        """Report that all is built and the loop begins. `now`: seconds on the daemon's monotonic clock."""
+
     def turned(self, status: LoopStatus) -> None:
         """Report the loop's status, about once a second, also while it stops. The first report ends the start."""
 
@@ -91,6 +94,10 @@ class Observers(Observer):
     def model_loaded(self, model: ModelInfo, device: str, dtype: str) -> None:
         for observer in self._observers:
             observer.model_loaded(model, device, dtype)
+
+    def loop_begins(self, now: float) -> None:
+        for observer in self._observers:
+            observer.loop_begins(now)
 
     def turned(self, status: LoopStatus) -> None:
         for observer in self._observers:

@@ -304,6 +304,7 @@ class LoopStatus:
     partitions: Mapping[int, PartitionStatus]  # the live partitions, by number
     training: bool  # a call of the learner is under way
     trainer_progress: int  # `Learner.progress`
+    longest_call_seconds: float  # of the calls of store and publisher that are under way; 0 with none
     computed_tokens: int  # from `Learner.tokens`
     padding_tokens: int  # from `Learner.tokens`
     host_memory_users: int  # users whose states are kept in host memory

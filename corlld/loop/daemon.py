@@ -109,6 +109,7 @@ class Daemon:
         """
         deadline: float | None = None
         try:
+            self._observer.loop_begins(self._clock())
             while not self._stop and not self._input_is_finished():
                 self._turn()
             deadline = self._clock() + self._settings.operations.shutdown_timeout_seconds
@@ -215,6 +216,7 @@ class Daemon:
                 },
                 training=self._claims.training,
                 trainer_progress=self._learner.progress,
+                longest_call_seconds=self._jobs.longest_call_seconds(now),
                 computed_tokens=tokens.computed,
                 padding_tokens=tokens.padding,
                 host_memory_users=self._claims.memory.users,

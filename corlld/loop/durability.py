@@ -58,8 +58,8 @@ class Durability:
             unreadable: called in its place if the state can't be read.
         """
 
-        def read(stored: tuple[UserState | None, str]) -> None:
-            state, token = stored
+        def read(stored: Timed[tuple[UserState | None, str]]) -> None:
+            state, token = stored.result
             if state is None:
                 loaded(None, token)
             else:
@@ -67,7 +67,7 @@ class Durability:
 
         self._jobs.until_done(
             Task(Stage.STATE, uid),
-            lambda: self._pool.submit(self._store.load, uid),
+            lambda: self._pool.submit(self._jobs.timed(self._store.load), uid),
             read,
             unless=Unless(StateUnreadable, unreadable),
         )
@@ -122,11 +122,13 @@ class Durability:
             self._make_visible(state)
             return self._publisher.newest(state.uid)
 
-        def seen(newest: int) -> None:
+        def seen(newest: Timed[int]) -> None:
             # Versions never go back, also after a restore or a repair.
-            then(replace(state, version=max(state.version, newest)))
+            then(replace(state, version=max(state.version, newest.result)))
 
-        self._jobs.until_done(Task(Stage.PUBLISHING, state.uid), lambda: self._pool.submit(newest_version), seen)
+        self._jobs.until_done(
+            Task(Stage.PUBLISHING, state.uid), lambda: self._pool.submit(self._jobs.timed(newest_version)), seen
+        )
 
     def _publish(self, state: UserState, arrivals: Sequence[Arrival], then: Callable[[], None]) -> None:
         def visible(publication: Timed[bool]) -> None:

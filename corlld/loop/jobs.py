@@ -71,6 +71,7 @@ class Jobs:
         self._retries: list[tuple[float, int, Callable[[], None]]] = []  # a heap: due time, order, what to call
         self._sequence = itertools.count()
         self._failures: dict[Task, int] = {}  # in a row
+        self._calls: dict[object, float] = {}  # timed jobs under way: when they began. The workers' threads write
 
     @property
     def failing_stages(self) -> list[Stage]:
@@ -135,14 +136,22 @@ class Jobs:
             heapq.heappop(self._retries)[2]()
 
     def timed(self, job: Callable[P, T]) -> Callable[P, Timed[T]]:
-        """Return the job in a form that measures its seconds."""
+        """Return the job in a form that measures its seconds, and that `longest_call_seconds` knows while it runs."""
 
         def run(*args: P.args, **kwargs: P.kwargs) -> Timed[T]:
-            started = self._clock()
-            result = job(*args, **kwargs)
+            call, started = object(), self._clock()
+            self._calls[call] = started
+            try:
+                result = job(*args, **kwargs)
+            finally:
+                del self._calls[call]
             return Timed(result, self._clock() - started)
 
         return run
+
+    def longest_call_seconds(self, now: float) -> float:
+        """Return how long the oldest timed job that is under way has been running; 0 if there is none."""
+        return now - min(tuple(self._calls.values()), default=now)
 
     def _when_done(self, future: "Future[T]", then: "Callable[[Future[T]], None]") -> None:
         """Run `then` in the loop once the future is done. A cancelled future is forgotten: the loop is ending."""

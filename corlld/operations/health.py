@@ -25,6 +25,9 @@ class Health(Observer):
     def starting(self, waiting_for: Stage) -> None:
         self._waiting_for = (waiting_for,)
 
+    def loop_begins(self, now: float) -> None:
+        self._liveness.begins(now)
+
     def turned(self, status: LoopStatus) -> None:
         self._liveness.turned(status)
         self._waiting_for = status.waiting_for
@@ -32,7 +35,7 @@ class Health(Observer):
 
     @property
     def waiting_for(self) -> tuple[Stage, ...]:
-        """Return the stages that keep the daemon from being ready."""
+        """Return the stages that keep the daemon from being ready, as last reported."""
         return self._waiting_for
 
     def not_alive(self) -> str | None:
@@ -41,8 +44,11 @@ class Health(Observer):
 
     def not_ready(self) -> str | None:
         """Return the reason why the daemon does not learn from edits, or None if it does."""
+        stuck = self.not_alive()
         if self._stopping:
-            return "stopping"
+            return "stopping" if stuck is None else f"stopping, but {stuck}"
+        if stuck is not None:
+            return stuck  # what the loop waited for is old by now
         if self._waiting_for:
             return f"waiting for: {', '.join(self._waiting_for)}"
-        return self.not_alive()
+        return None

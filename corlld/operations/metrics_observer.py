@@ -24,7 +24,9 @@ from corlld.statistics import DraftFigure, correct_share, judge_drafts
 
 
 class MetricsObserver(Observer):
-    """Moves the metrics. Each scrape asks `health` for readiness, since a loop that is stuck reports nothing any more.
+    """Moves the metrics.
+
+    Each scrape asks `health` for readiness and counts the ages on, since a loop that is stuck reports nothing any more.
 
     Args:
         metrics: only this observer moves them.
@@ -45,6 +47,10 @@ class MetricsObserver(Observer):
         self._wall_clock = wall_clock
         self._lagging: set[str] = set()  # partitions with a series of lag
         self._tokens = dict.fromkeys(TOKEN_KINDS, 0)  # counted so far
+        self._unsaved_since: float | None = None  # on `clock`
+        self._unfinished_since: float | None = None  # on `clock`
+        metrics.progress.low_watermark_age.set_function(lambda: self._age(self._unfinished_since))
+        metrics.memory.unsaved_age.set_function(lambda: self._age(self._unsaved_since))
         metrics.process.ready.set_function(lambda: health.not_ready() is None)
         for stage in Stage:
             metrics.process.waiting_for.labels(stage).set_function(partial(_is_waiting_for, health, stage))
@@ -62,10 +68,15 @@ class MetricsObserver(Observer):
         intake.reading_paused.set(status.reading_paused)
         self._count_tokens(status)
         self._show_progress(list(status.partitions.items()))
+        oldest = max((each.low_watermark_age_seconds for each in status.partitions.values()), default=0.0)
+        self._unfinished_since = status.now - oldest if oldest else None
         memory.users.set(status.host_memory_users)
         memory.bytes.set(status.host_memory_bytes)
         memory.unsaved_users.set(status.unsaved_users)
-        memory.unsaved_age.set(status.unsaved_age_seconds)
+        self._unsaved_since = status.now - status.unsaved_age_seconds if status.unsaved_users else None
+
+    def _age(self, since: float | None) -> float:
+        return 0.0 if since is None else self._clock() - since
 
     def _count_tokens(self, status: LoopStatus) -> None:
         tokens = {"needed": status.computed_tokens - status.padding_tokens, "padding": status.padding_tokens}
@@ -76,7 +87,6 @@ class MetricsObserver(Observer):
     def _show_progress(self, partitions: Sequence[tuple[int, PartitionStatus]]) -> None:
         progress = self._metrics.progress
         progress.partitions.set(len(partitions))
-        progress.low_watermark_age.set(max((each.low_watermark_age_seconds for _, each in partitions), default=0.0))
         lags = {str(number): each.lag for number, each in partitions if each.lag is not None}
         for gone in self._lagging - set(lags):
             progress.consumer_lag.remove(gone)

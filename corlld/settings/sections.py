@@ -386,8 +386,8 @@ class OperationsSettings(Section):
     )
     stall_after_seconds: PositiveSeconds = Field(
         300.0,
-        description="/livez fails, and the watchdog gets no more pings, once the loop has not turned or training has "
-        "made no progress for this time.",
+        description="/livez and /readyz fail, and the watchdog gets no more pings, once for this time the loop has not "
+        "turned, or training has made no progress, or a call of the state store or the publisher has not returned.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: Literal["auto", "json", "console"] = Field(
@@ -403,7 +403,11 @@ class OperationsSettings(Section):
         description="Under systemd: longest time to download and load the model. Afterwards the unit's own start "
         "timeout applies.",
     )
-    shutdown_timeout_seconds: PositiveSeconds = Field(60.0, description="Longest time that a stop may take.")
+    shutdown_timeout_seconds: PositiveSeconds = Field(
+        60.0,
+        description="Longest time that a stop may take. A process that hangs, and has not ended 5 seconds later, ends "
+        "itself with exit code 70.",
+    )
     retry_max_seconds: PositiveSeconds = Field(30.0, description="Longest pause before a failed job is tried again.")
 
     def problems(self) -> Iterator[str]:

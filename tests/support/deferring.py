@@ -1,7 +1,11 @@
-"""A daemon in memory that stores seldom, on a clock of the test's own, and a store that can be held up."""
+"""A daemon in memory that stores seldom, on a clock of the test's own, and a store that can be held up.
+
+The clock moves a second per poll, a second per turn of a stop, and otherwise by the test's hand. It does not move while
+other threads wait for their turn, and no number of looks at it makes anything due.
+"""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +14,7 @@ from corlld.records import LoopStatus, Polled, UserState
 from tests.support.daemon_parts import PSEUDONYMS, Parts
 from tests.support.fakes import Applied, ListingLearner, MemoryStore, ScriptedSource
 
-NEVER = 1e12  # seconds; a turn of these tests takes about one
+NEVER = 1e12  # seconds; a turn takes one
 ANN, BOB = PSEUDONYMS.uid("ann"), PSEUDONYMS.uid("bob")
 
 
@@ -57,14 +61,36 @@ class RecordingStore(MemoryStore):
 
 
 class LastStatus(Observer):
+    """Keeps the loop's last report. Each turn of a stop takes a second, so that each is reported."""
+
     status: LoopStatus
+
+    def __init__(self, parts: "Deferring") -> None:
+        self._parts = parts
 
     def turned(self, status: LoopStatus) -> None:
         self.status = status
+        if status.stopping:
+            self._parts.seconds += 1
+
+
+class SecondsSource(ScriptedSource):
+    """A source whose polls take a second each, so that each turn of the loop is reported."""
+
+    def __init__(self, parts: "Deferring", script: Sequence[Polled | Callable[[], Polled]], *, finite: bool) -> None:
+        super().__init__(script, finite=finite)
+        self._parts = parts
+
+    def poll(self, timeout_seconds: float) -> Polled:
+        self._parts.seconds += 1
+        return super().poll(timeout_seconds)
 
 
 class Deferring(Parts):
-    """A daemon that stores after 100 updates, each of a single event, on the test's own clock."""
+    """A daemon that stores after 100 updates, each of a single event, and whose stop has all the time it needs.
+
+    seconds: what the daemon's clock shows. A test may set it.
+    """
 
     def __init__(self, **overrides: dict[str, Any]) -> None:
         super().__init__(
@@ -72,29 +98,30 @@ class Deferring(Parts):
                 **overrides,
                 "batching": {"max_events": 1, **overrides.get("batching", {})},
                 "snapshot": {"every_updates": 100, "every_seconds": NEVER, **overrides.get("snapshot", {})},
+                "operations": {"shutdown_timeout_seconds": NEVER, **overrides.get("operations", {})},
             }
         )
         self.store: RecordingStore = RecordingStore()
-        self.last = self.observer = LastStatus()
+        self.last = self.observer = LastStatus(self)
         self.trained: list[str] = []
         self.learner = ListingLearner(self.note)
         self.seconds = 0.0
-        self.clock = self.tick
+        self.clock = lambda: self.seconds
 
     def note(self, batches: Any) -> None:
         self.trained += [event.event_id for batch in batches for event in batch.events]
 
-    def tick(self) -> float:
-        # A little per look, so that failed jobs are tried again; about a second per turn, so that each is reported.
-        self.seconds += 0.3
-        return self.seconds
-
     def saved(self) -> list[tuple[str, ...]]:
         return [s.adapter.event_ids if isinstance(s.adapter, Applied) else () for s in self.store.saves]
 
+    def run(self, *script: Polled | Callable[[], Polled]) -> ScriptedSource:
+        source = SecondsSource(self, script, finite=True)
+        self.daemon(source).run()
+        return source
+
     def live(self, *script: Polled | Callable[[], Polled]) -> tuple[ScriptedSource, Any]:
         """Return an input that does not end, and a daemon on it."""
-        source = ScriptedSource(script, finite=False)
+        source = SecondsSource(self, script, finite=False)
         return source, self.daemon(source)
 
 

@@ -71,6 +71,7 @@ def loop_status(**fields: Any) -> LoopStatus:
         "partitions": {},
         "training": False,
         "trainer_progress": 0,
+        "longest_call_seconds": 0.0,
         "computed_tokens": 0,
         "padding_tokens": 0,
         "host_memory_users": 0,

@@ -45,10 +45,11 @@ def wrap(marks: Marks) -> None:
     """Let the parts of the daemon tell where they are. The loop itself is not touched."""
     from corlld.learning.learner import CorllLearner
     from corlld.publishing.publisher import AdapterPublisher
+    from corlld.sources.jsonl.source import JsonlSource
     from corlld.sources.kafka.source import KafkaSource
     from corlld.state.store import LocalFolderStore
 
-    poll, commit = KafkaSource.poll, KafkaSource.commit
+    poll, commit, poll_file = KafkaSource.poll, KafkaSource.commit, JsonlSource.poll
     update, save, publish = CorllLearner.update, LocalFolderStore.save, AdapterPublisher.publish
 
     def marked_poll(self: KafkaSource, timeout_seconds: float) -> Any:
@@ -56,6 +57,12 @@ def wrap(marks: Marks) -> None:
         if polled.records:
             ends = {record.tenure.partition.partition: record.next_offset for record in polled.records}
             marks.mark("polled", *(f"{partition}:{offset}" for partition, offset in ends.items()))
+        return polled
+
+    def marked_poll_file(self: JsonlSource, timeout_seconds: float) -> Any:
+        polled = poll_file(self, timeout_seconds)
+        if polled.records:
+            marks.mark("polled", polled.records[-1].next_offset)
         return polled
 
     def marked_commit(self: KafkaSource, next_offsets: Mapping[Any, int]) -> bool:
@@ -84,6 +91,7 @@ def wrap(marks: Marks) -> None:
         return released
 
     KafkaSource.poll, KafkaSource.commit = marked_poll, marked_commit  # type: ignore[method-assign]  # marks stages of the real daemon
+    JsonlSource.poll = marked_poll_file  # type: ignore[method-assign]  # as above
     CorllLearner.update, LocalFolderStore.save = marked_update, marked_save  # type: ignore[method-assign]  # as above
     AdapterPublisher.publish = marked_publish  # type: ignore[method-assign]  # as above
 
@@ -158,6 +166,7 @@ def import_everything() -> None:
     import corlld.assembly
     import corlld.learning.learner
     import corlld.publishing.publisher
+    import corlld.sources.jsonl.source
     import corlld.sources.kafka.source  # noqa: F401
 
     assert all((peft, transformers, AutoModelForCausalLM, AutoTokenizer))

@@ -77,7 +77,6 @@ def test_a_long_drain_goes_on_telling() -> None:
 
     told = parts.observer = Told()
     source = ScriptedSource([begun(*records(value("a")))], finite=False)
-    source.idle = lambda: daemon.request_stop()
     parts.learner = ListingLearner(lambda batches: (daemon.request_stop(), enough.wait(30)))
     daemon = parts.daemon(source)
     daemon.run()

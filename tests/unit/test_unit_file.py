@@ -6,6 +6,7 @@ from pathlib import Path
 
 from corlld.cli import COMMANDS, build_parser
 from corlld.commands import run
+from corlld.commands.ending import LAST_WORDS_SECONDS
 from corlld.errors import ExitCode
 from corlld.operations.notify import EXTENSION_SECONDS, PINGS_PER_TIMEOUT, STOP_MARGIN_SECONDS
 from corlld.settings.load import DEFAULT_FILE
@@ -29,6 +30,10 @@ def test_the_units_timeouts_leave_room_for_those_of_the_settings() -> None:
     defaults = OperationsSettings()
     assert int(unit_value("TimeoutStartSec")) == defaults.startup_timeout_seconds + EXTENSION_SECONDS
     assert int(unit_value("TimeoutStopSec")) == defaults.shutdown_timeout_seconds + STOP_MARGIN_SECONDS
+    given_up_after = run.CLOSING_SECONDS + LAST_WORDS_SECONDS
+    assert given_up_after < STOP_MARGIN_SECONDS, "a process that hangs says where, before systemd kills it"
+    meaning = OperationsSettings.model_fields["shutdown_timeout_seconds"].description
+    assert f"has not ended {run.CLOSING_SECONDS:g} seconds later" in str(meaning)
     assert int(unit_value("WatchdogSec")) / PINGS_PER_TIMEOUT > 10 * LOOP_REPORTS_SECONDS
 
 

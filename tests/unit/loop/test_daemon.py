@@ -31,14 +31,16 @@ def test_a_loop_that_fails_tells_that_it_stops_before_it_waits_for_the_running_s
         training.set()
         assert told_to_stop.wait(10), "a watchdog would end it now"
 
-    def fail() -> Polled:
-        assert training.wait(10)
-        raise FatalError("the topic was recreated", ExitCode.DATA)
+    def fail_while_it_trains() -> None:
+        if training.wait(0.001):
+            raise FatalError("the topic was recreated", ExitCode.DATA)
 
     parts = Parts()
     parts.learner, parts.observer = ListingLearner(hold), Told()
+    source = ScriptedSource([begun(*records(value("a")))], finite=False)
+    source.idle = fail_while_it_trains
     with pytest.raises(FatalError, match="recreated"):
-        parts.run(begun(*records(value("a"))), Polled(), fail)
+        parts.daemon(source).run()
     assert told_to_stop.is_set()
 
 

@@ -8,7 +8,7 @@ import pytest
 from corlld.errors import RetriableError
 from corlld.records import LoopStatus, Polled, UserState
 from tests.support.daemon_parts import PSEUDONYMS, T0, begun, records, value
-from tests.support.deferring import ANN, BOB, Deferring, LastStatus, RecordingStore, wait_for, when
+from tests.support.deferring import ANN, BOB, Deferring, LastStatus, RecordingStore, when
 from tests.support.fakes import Applied, ListingLearner, ScriptedSource, tenure
 
 
@@ -59,29 +59,37 @@ def test_a_stop_out_of_time_commits_none_of_the_unsaved_updates() -> None:
 
 
 def test_a_state_is_stored_so_long_after_the_first_update_that_is_not() -> None:
-    parts = Deferring(snapshot={"every_seconds": 1_000})
-    source, daemon = parts.live(begun(*records(value("a"))), lambda: Polled(records(value("b"), first=1)))
+    long = 1e6  # far more than the turns of this test take
+    parts = Deferring(snapshot={"every_seconds": long})
+    source, daemon = parts.live(begun(*records(value("a"))))
     ages: list[float] = []
 
-    def look() -> None:
-        if parts.store.saves:
-            daemon.request_stop()
-        elif parts.last.status.unsaved_users and len(parts.trained) == 2:
-            ages.append(parts.last.status.unsaved_age_seconds)
+    def wait_and_send_another() -> None:
+        parts.seconds += long / 2
+        source.deliver(Polled(records(value("b"), first=1)))
+        source.idle = when(lambda: parts.trained == ["a", "b"] and parts.last.status.unsaved_users == 1, wait_on)
 
-    source.idle = when(lambda: True, look)
+    def wait_on() -> None:
+        ages.append(parts.last.status.unsaved_age_seconds)
+        assert parts.store.saves == []
+        parts.seconds += long / 2
+        source.idle = when(lambda: bool(parts.store.saves), daemon.request_stop)
+
+    source.idle = when(lambda: parts.last.status.unsaved_users == 1, wait_and_send_another)
     daemon.run()
     assert parts.saved() == [("a", "b")]
-    assert ages == sorted(ages), "the first one's age, whatever came after it"
-    assert 990 < max(ages) < 1_010
+    assert long / 2 < max(ages) < long, "the first one's age, whatever came after it"
 
 
 def test_a_duplicate_is_judged_against_the_unsaved_state() -> None:
     parts = Deferring()
-    source, daemon = parts.live(
-        begun(*records(value("a"))), *[Polled()] * 20, lambda: Polled(records(value("a"), value("b"), first=1))
-    )
-    source.idle = when(lambda: "b" in parts.trained, daemon.request_stop)
+    source, daemon = parts.live(begun(*records(value("a"))))
+
+    def send_again() -> None:
+        source.deliver(Polled(records(value("a"), value("b"), first=1)))
+        source.idle = when(lambda: "b" in parts.trained, daemon.request_stop)
+
+    source.idle = when(lambda: parts.last.status.unsaved_users == 1, send_again)
     daemon.run()
     assert parts.trained == ["a", "b"]
     assert parts.applied_ids() == ("a", "b")
@@ -144,7 +152,7 @@ def stopped_while_another_trains(parts: Deferring, third: bytes) -> ScriptedSour
                 hold.set()
 
     parts.learner = ListingLearner(hold_bob)
-    parts.last = parts.observer = UntilItStops()
+    parts.last = parts.observer = UntilItStops(parts)
     source, daemon = parts.live(begun(*records(value("a"))))
 
     def occupy_the_trainer() -> None:
@@ -300,10 +308,15 @@ def test_unsaved_updates_never_keep_the_buffer_full(limit: dict[str, int]) -> No
 
 
 def test_others_train_while_a_state_is_being_written() -> None:
-    bob_trained = threading.Event()
+    saving_ann, bob_trained = threading.Event(), threading.Event()
     parts = Deferring(snapshot={"every_updates": 1})
-    wait = wait_for(bob_trained)
-    parts.store = RecordingStore(before_save=lambda uid: wait(uid) if uid == ANN else None)
+
+    def hold_ann(uid: str) -> None:
+        if uid == ANN:
+            saving_ann.set()
+            assert bob_trained.wait(10)
+
+    parts.store = RecordingStore(before_save=hold_ann)
 
     def note(batches: Any) -> None:
         parts.note(batches)
@@ -311,7 +324,14 @@ def test_others_train_while_a_state_is_being_written() -> None:
             bob_trained.set()
 
     parts.learner = ListingLearner(note)
-    parts.run(begun(*records(value("a"))), *[Polled()] * 5, Polled(records(value("b", "bob"), user="bob", first=1)))
+    source, daemon = parts.live(begun(*records(value("a"))))
+
+    def send_bobs() -> None:
+        source.deliver(Polled(records(value("b", "bob"), user="bob", first=1)))
+        source.idle = when(lambda: len(parts.store.saves) == 2, daemon.request_stop)
+
+    source.idle = when(saving_ann.is_set, send_bobs)
+    daemon.run()
     assert bob_trained.is_set()
     assert parts.applied_ids() == ("a",)
 

@@ -64,12 +64,24 @@ def test_readyz_says_what_the_start_waits_for_and_then_that_it_is_ready(watched:
     assert ask(watched.port, "/readyz")[:2] == (503, "stopping\n")
 
 
+def test_a_first_turn_that_never_ends_and_a_stop_that_hangs_are_neither_ready_nor_alive(watched: Watched) -> None:
+    watched.health.starting(Stage.STATE)
+    watched.health.loop_begins(0.0)
+    watched.now = 301.0
+    for path in ("/livez", "/readyz"):
+        assert ask(watched.port, path)[:2] == (503, "the loop has not turned for 301 s\n")
+    watched.health.turned(loop_status(now=400.0, stopping=True))
+    watched.now = 800.0
+    assert ask(watched.port, "/readyz")[:2] == (503, "stopping, but the loop has not turned for 400 s\n")
+
+
 def test_livez_is_good_while_waiting_and_fails_where_something_is_stuck(watched: Watched) -> None:
     assert ask(watched.port, "/livez")[:2] == (200, "ok\n")
     watched.health.turned(loop_status(now=0.0, waiting_for=(Stage.INPUT,)))
     assert ask(watched.port, "/livez")[:2] == (200, "ok\n")
     watched.now = 301.0
     assert ask(watched.port, "/livez")[:2] == (503, "the loop has not turned for 301 s\n")
+    assert ask(watched.port, "/readyz")[:2] == (503, "the loop has not turned for 301 s\n"), "not what it waited for"
     watched.health.turned(loop_status(now=301.0, training=True))
     watched.now = 302.0
     watched.health.turned(loop_status(now=302.0))

@@ -89,6 +89,18 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
     assert (seen["corlld_low_watermark_age_seconds"], seen["corlld_reading_paused"]) == (0, 0)
 
 
+def test_ages_grow_on_while_the_loop_stands_still(watched: Watched) -> None:
+    watched.observer.turned(
+        loop_status(now=50.0, partitions={0: PartitionStatus(7, 1.5)}, unsaved_users=1, unsaved_age_seconds=12.5)
+    )
+    watched.now = 2_050.0
+    assert watched["corlld_low_watermark_age_seconds"] == 2_001.5, "the alert of a stuck daemon looks at it"
+    assert watched["corlld_unsaved_age_seconds"] == 2_012.5
+    watched.observer.turned(loop_status(now=2_050.0, partitions={0: PartitionStatus(7, 0.0)}))
+    watched.now = 2_060.0
+    assert (watched["corlld_low_watermark_age_seconds"], watched["corlld_unsaved_age_seconds"]) == (0, 0)
+
+
 def test_an_update_moves_exactly_what_it_says(watched: Watched) -> None:
     """Four events of a user at version 3, by all three origins; 1 of the 3 scored pairs is saturated."""
     events = [

@@ -14,7 +14,12 @@ from tests.support.metric_series import STARTED_AT, Figures, Watched, run
 def test_the_loop_reports_lag_age_buffer_and_memory(watched: Watched) -> None:
     ticks = itertools.count(0.0, 2.0)  # every look at the clock is two seconds after the last: each turn is reported
     parts = Parts(batching={"max_events": 3, "flush_after_seconds": 1e6, "max_buffered_events": 10})
-    parts.clock = lambda: next(ticks)
+
+    def tick() -> float:
+        watched.now = next(ticks)
+        return watched.now
+
+    parts.clock = tick
     looks: list[Figures] = []
 
     class Source(ScriptedSource):
