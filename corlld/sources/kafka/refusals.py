@@ -18,6 +18,11 @@ from kafka.errors import (
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
 from corlld.settings.sections import KafkaSettings
 
+NO_IDS_REMEDY = (
+    "The cluster gives topics no ids, so states take the new topic's records for those of before, and skip them. "
+    "Create the topic under another name, and set kafka.topic to that"
+)
+
 
 def explain_refusal(error: BaseException) -> str | None:
     """Return a sentence if waiting can't mend the error (credentials, certificates, access rules), else None."""
@@ -67,6 +72,20 @@ def recreated(settings: KafkaSettings) -> FatalError:
         "again",
         ExitCode.DATA,
     )
+
+
+def ends_before(settings: KafkaSettings) -> FatalError:
+    """Return the error for a topic without an id that ends before an offset that it had."""
+    return FatalError(
+        f"topic {settings.topic} ends before an offset that it had: it was deleted and created again, or its log was "
+        f"truncated. {NO_IDS_REMEDY}",
+        ExitCode.DATA,
+    )
+
+
+def without_ids(error: FatalError) -> FatalError:
+    """Return the error about lost offsets with what it means for a topic without an id."""
+    return FatalError(f"{error}. If the topic was deleted and created again: {NO_IDS_REMEDY}", error.exit_code)
 
 
 def _out_of_range(partition: TopicPartition, place: str, settings: KafkaSettings) -> FatalError:
