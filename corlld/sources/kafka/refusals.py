@@ -13,6 +13,7 @@ from kafka.errors import (
     OffsetOutOfRangeError,
     SaslAuthenticationFailedError,
     UnsupportedSaslMechanismError,
+    UnsupportedVersionError,
 )
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
@@ -32,6 +33,8 @@ def explain_refusal(error: BaseException) -> str | None:
         return "the broker refused the user name or the password: check kafka.sasl_plain_username and its password"
     if isinstance(error, AuthorizationError):
         return f"the broker's access rules forbid it ({type(error).__name__}): topic or group is not allowed"
+    if isinstance(error, UnsupportedVersionError):
+        return f"the broker does not understand what kafka-python asks: {error}"
     tls = _tls_error(error)
     if isinstance(tls, ssl.SSLCertVerificationError):
         return f"the broker's certificate is not trusted ({tls.verify_message}): check kafka.ssl_cafile and the name"
@@ -85,7 +88,7 @@ def ends_before(settings: KafkaSettings) -> FatalError:
 
 def without_ids(error: FatalError) -> FatalError:
     """Return the error about lost offsets with what it means for a topic without an id."""
-    return FatalError(f"{error}. If the topic was deleted and created again: {NO_IDS_REMEDY}", error.exit_code)
+    return FatalError(f"{error}. Or the topic was deleted and created again. {NO_IDS_REMEDY}", error.exit_code)
 
 
 def _out_of_range(partition: TopicPartition, place: str, settings: KafkaSettings) -> FatalError:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kafka.errors import IncompatibleBrokerVersion
 from kafka.protocol.broker_version_data import BrokerVersionData
 from kafka.protocol.metadata import MetadataResponse
 
@@ -93,6 +94,19 @@ def test_an_answer_without_what_every_broker_has_is_a_sentence(
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"the broker's answer is not as kafka-python .* expects it.*KeyError"):
         lookup_with(OldAdmin((3, 3), {"cluster_id": "c1"})).wait_for_topic(1)
+
+
+def test_a_request_that_the_broker_does_not_know_is_a_sentence_at_once(
+    lookup_with: Callable[[OldAdmin], TopicLookup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = OldAdmin((3, 3), {})
+
+    def refused(topics: Sequence[str]) -> Mapping[str, Any]:
+        raise IncompatibleBrokerVersion("no Metadata")
+
+    monkeypatch.setattr(admin, "_get_cluster_metadata", refused)
+    with pytest.raises(ConfigurationError, match=r"kafka:9092: the broker does not understand .*no Metadata"):
+        lookup_with(admin).wait_for_topic(60)
 
 
 def test_a_cluster_without_an_id_is_refused(lookup_with: Callable[[OldAdmin], TopicLookup]) -> None:
