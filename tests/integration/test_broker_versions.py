@@ -129,17 +129,21 @@ def test_states_stay_exact_when_a_cluster_without_topic_ids_is_upgraded(
     assert verdict["problems"] == []
 
 
-def test_a_recreated_topic_without_an_id_is_told_by_its_end(broker_without_ids: KafkaBroker) -> None:
+@pytest.mark.parametrize("paused", [False, True])  # while paused nothing is fetched that would be out of range
+def test_a_recreated_topic_without_an_id_is_told_by_its_end(broker_without_ids: KafkaBroker, *, paused: bool) -> None:
     broker = broker_without_ids
     topic = unique("edits")
     broker.create_topic(topic, 1)
     produce(broker.bootstrap, topic, {0: [b"%d" % n for n in range(5)]})
-    source = KafkaSource(kafka_settings(broker.bootstrap, topic, metadata_max_age_seconds=0.5), MemoryPositions())
+    settings = kafka_settings(broker.bootstrap, topic, metadata_max_age_seconds=0.5, max_poll_records=1)
+    source = KafkaSource(settings, MemoryPositions())
     source.start(30)
     reader = Reader(source)
     try:
-        reader.read(5)
-        reader.poll_until(lambda: bool(source.ends()), "the end is known")
+        reader.read(1 if paused else 5)
+        if paused:
+            source.pause()
+        reader.poll_until(lambda: 5 in source.ends().values(), "the end is known")
         assert {tenure.partition.key for tenure in reader.begun} == {f"name:{topic}/0"}
         broker.delete_topic(topic)
         broker.create_topic(topic, 1)
