@@ -1,4 +1,5 @@
-# make demo | bench | test | test-real | test-soak | test-install | lint | docs        (make help explains each)
+# make demo | bench | test | test-brokers | test-real | test-soak | test-install | lint | docs
+# (make help explains each)
 VENV   ?= .venv
 # The first of these that runs and is new enough: Debian 13 and Ubuntu 24.04 have no python3.11.
 PYTHONS := python3.11 python3.13 python3.12 python3
@@ -10,12 +11,19 @@ STAMP  := $(VENV)/.installed
 # Processes of `make test`. Each has its own broker; a test file is never divided.
 WORKERS ?= 2
 
+# Versions of Kafka that `make test-brokers` starts, and what it runs on each. Versions before 3 have ZooKeeper.
+BROKERS ?= 2.8.2 3.3.2 3.6.2 3.9.1 4.3.1
+BROKER_TESTS := $(addprefix tests/,contract/test_sources.py contract/test_inputs.py contract/test_announcer.py \
+	integration/test_kafka_source.py integration/test_rebalance.py integration/test_kafka_producers.py \
+	integration/test_end_to_end.py integration/test_broker_versions.py)
+
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench test test-real test-soak test-install lint docs system-packages
+.PHONY: help demo bench test test-brokers test-real test-soak test-install lint docs system-packages
 help:
 	@echo "make demo          two simulated users edit gemma3-270m's drafts; corlld learns from each (a few minutes)"
 	@echo "make test          run all tests but test-real, test-soak and bench; needs and installs Java, Maven, Prometheus"
+	@echo "make test-brokers  run the tests with a broker on each of $(BROKERS) (half an hour)"
 	@echo "make test-real     test the real model: the demo with its controls, and real edits if present (about 45 minutes)"
 	@echo "make test-soak     check that memory stays flat: 10,000 users, a tiny model, CORLLD_SOAK_MINUTES (30)"
 	@echo "make test-install  install the wheel with its dependencies into an empty environment (downloads about 6 GB)"
@@ -43,6 +51,12 @@ test: system-packages $(STAMP)
 
 bench: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m bench -s --timeout 14400 tests/bench
+
+test-brokers: system-packages $(STAMP)
+	set -e; for version in $(BROKERS); do \
+		echo "Kafka $$version"; \
+		CORLLD_TEST_KAFKA_VERSION=$$version $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(BROKER_TESTS); \
+	done
 
 test-real: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m real --timeout 5400

@@ -21,7 +21,7 @@ from corlld.records import (
 
 
 class PositionStore(Protocol):
-    """Keeps how far an input was read that keeps no commits itself (a file; a topic needs none).
+    """Keeps how far an input was read that keeps no commits itself (a file). Keeps the names of topics without an id.
 
     Positions lie beside the states, as `positions/<name>.json` of the local folder or of the bucket, so that both are
     restored together: the store of states implements this protocol too.

@@ -52,6 +52,7 @@ class Case:
     copies_allowed: bool = False
     deferred: bool = False
     tensors_folder: str | None = None
+    known_as: str | None = None  # what states call the topic, if not by its id
 
 
 @dataclass
@@ -124,7 +125,7 @@ def read_event(record: Any) -> tuple[str, dict[str, Any]]:
 
 def wanted_states(case: Case, records: list[Any]) -> dict[str, Wanted]:
     """Each user's state as the input topic alone decides it: partitions in order, a repeated id counts once."""
-    topic_id = topic_id_of(case.bootstrap, case.topic)
+    topic_id = case.known_as or topic_id_of(case.bootstrap, case.topic)
     wanted: dict[str, Wanted] = {}
     for record in records:
         if f"{record.partition}/{record.offset}" in case.bad:
@@ -207,7 +208,7 @@ def judge_releases(case: Case, uid: str, state: dict[str, Any], tensors: dict[st
 
 def judge_dead_letters(case: Case, problems: list[str]) -> None:
     """Each bad record is there with its reason and under its key, and nothing else is."""
-    topic_id = topic_id_of(case.bootstrap, case.topic)
+    topic_id = case.known_as or topic_id_of(case.bootstrap, case.topic)
     copies: Counter[str] = Counter()
     for letter in read_topic(case.bootstrap, case.dead_letters_topic):
         headers = {name: value.decode(errors="replace") for name, value in letter.headers}

@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from kafka.net.compat import KafkaNetClient
 
 from corlld.errors import ConfigurationError, MissingTopicError, UnavailableError
 from corlld.settings.sections import KafkaSettings
+from corlld.sources.kafka.features import READING, STATIC_MEMBERS, Feature, answers_understood, refuse_lacking
 from corlld.sources.kafka.options import LOOKUP_SECONDS, admin_options
 from corlld.sources.kafka.refusals import explain_refusal
 
@@ -91,12 +92,13 @@ def _reason(failure: BaseException | None) -> str | None:
 class TopicView:
     """Holds what the cluster says of a topic, and of the group's commits in it. The mappings are by partition.
 
+    topic_id: 32 hex digits. None if the cluster gives topics no ids: before Kafka 2.8, or before its metadata version.
     committed: offsets that the group committed.
     beginnings: first offsets of the partitions without a commit.
     ends: where read_committed readers stop. Partitions without a commit are always in it, others if they are known.
     """
 
-    topic_id: str
+    topic_id: str | None
     partitions: frozenset[int]
     committed: Mapping[int, int] = field(default_factory=dict)
     beginnings: Mapping[int, int] = field(default_factory=dict)
@@ -107,13 +109,23 @@ class TopicLookup:
     """Asks about one topic, and about one group's commits, over a connection of its own. One call at a time.
 
     A connection that failed is closed: kafka-python would remember a coordinator that moved away, or a refused login.
+
+    Args:
+        settings: how to reach the cluster.
+        topic: the topic to ask about.
+        group: the group to ask about; None for none.
+        needs: features that the broker must have beside those for reading.
     """
 
-    def __init__(self, settings: KafkaSettings, topic: str, group: str | None = None) -> None:
+    def __init__(
+        self, settings: KafkaSettings, topic: str, group: str | None = None, needs: Sequence[Feature] = ()
+    ) -> None:
         self._options = admin_options(settings)
         self._servers = ", ".join(settings.bootstrap_servers)
         self._topic = topic
         self._group = group
+        self._needs = (*READING, *needs, *(STATIC_MEMBERS if group and settings.group_instance_id else ()))
+        self._cluster_id: str | None = None
         self._admin: KafkaAdminClient | None = None
 
     def wait_for_topic(self, timeout_seconds: float) -> TopicView:
@@ -148,18 +160,25 @@ class TopicLookup:
 
         Raises KafkaError, UnavailableError, ConfigurationError.
         """
+        is_new = self._admin is None
         if self._admin is None:
             self._admin = connect(KafkaAdminClient, self._options, connect_seconds)
         try:
-            return self._ask(self._admin)
+            with answers_understood(self._servers):
+                if is_new:
+                    refuse_lacking(self._admin._manager.broker_version_data.api_versions, self._needs, self._servers)
+                return self._ask(self._admin)
         except BaseException:
             self.close()
             raise
 
     def cluster_id(self) -> str:
-        """Return the cluster's id. To be called after `look`. Raises KafkaError."""
-        assert self._admin is not None  # noqa: S101 - the order of calls is ours
-        return str(self._admin.describe_cluster()["cluster_id"])
+        """Return the cluster's id. To be called after `look`. Raises ConfigurationError if the cluster has none."""
+        if self._cluster_id is None:
+            raise ConfigurationError(
+                f"{self._servers}: the cluster has no id, by which corlld knows its offsets from another cluster's"
+            )
+        return self._cluster_id
 
     def close(self) -> None:
         admin, self._admin = self._admin, None
@@ -167,12 +186,15 @@ class TopicLookup:
             admin.close()
 
     def _ask(self, admin: KafkaAdminClient) -> TopicView | None:
-        (topic,) = admin.describe_topics([self._topic])
+        # kafka-python's `describe_cluster` fails with brokers before Kafka 3.7. Metadata have the id since 0.10.1.
+        metadata = admin._manager.run(admin._get_cluster_metadata, [self._topic])
+        self._cluster_id = metadata.get("cluster_id")
+        (topic,) = metadata["topics"]
         if topic["error_code"] == UNKNOWN_TOPIC_OR_PARTITION:
             return None
         if topic["error_code"]:
             raise for_code(topic["error_code"])()
-        topic_id = uuid.UUID(str(topic["topic_id"])).hex
+        topic_id = _topic_id(topic)
         partitions = frozenset(int(p["partition_index"]) for p in topic["partitions"])
         if self._group is None:
             return TopicView(topic_id, partitions)
@@ -210,6 +232,12 @@ def topic_compression(settings: KafkaSettings) -> str | None:
         admin.close()
     found = answer["topic"][settings.topic].get("compression.type")  # what may not be asked is left out
     return str(found["value"]) if found else None
+
+
+def _topic_id(topic: Mapping[str, Any]) -> str | None:
+    """Return the topic's id as 32 hex digits; None if the answer has none, or zeros, which stand for none."""
+    given = uuid.UUID(str(topic.get("topic_id") or uuid.UUID(int=0)))
+    return given.hex if given.int else None
 
 
 class _Failures(logging.Handler):

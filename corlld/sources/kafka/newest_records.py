@@ -33,8 +33,9 @@ def newest_records(settings: KafkaSettings, limit: int, timeout_seconds: float) 
     options = consumer_options(settings) | {"group_id": None, "group_instance_id": None}
     options["auto_offset_reset"] = "earliest"  # records may expire meanwhile
     consumer = connect(make_consumer, options, max(0.1, deadline - time.monotonic()))
+    topic_id = view.topic_id or ""  # no state is looked at
     tenures = {
-        TopicPartition(settings.topic, number): Tenure(SourcePartition(settings.topic, view.topic_id, number), 0, 0)
+        TopicPartition(settings.topic, number): Tenure(SourcePartition(settings.topic, topic_id, number), 0, 0)
         for number in sorted(view.partitions)
     }
     try:

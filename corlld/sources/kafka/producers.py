@@ -11,6 +11,7 @@ from corlld.records import DeadLetter
 from corlld.settings.sections import DeadLetterSettings, KafkaSettings
 from corlld.sources.dead_letters import RECORD_KEY_HEADER, letter_headers, letter_key
 from corlld.sources.kafka.client import TopicLookup, connect
+from corlld.sources.kafka.features import IDEMPOTENCE
 from corlld.sources.kafka.options import LOOKUP_SECONDS, producer_options
 
 PAYLOAD_DROPPED_HEADER = "corlld.payload"
@@ -39,7 +40,8 @@ class TopicProducer:
 
         Raises UnavailableError after `timeout_seconds`, ConfigurationError if the broker refuses access.
         """
-        lookup = TopicLookup(self._settings, self._topic)
+        needs = IDEMPOTENCE if self._idempotent else ()
+        lookup = TopicLookup(self._settings, self._topic, needs=needs)
         try:
             lookup.wait_for_topic(timeout_seconds)
         finally:

@@ -16,11 +16,17 @@ from kafka.errors import (
     UnsupportedCodecError,
     UnsupportedCompressionTypeError,
     UnsupportedSaslMechanismError,
+    UnsupportedVersionError,
 )
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.unpacking import UnreadableBatch, missing_packages
+
+NO_IDS_REMEDY = (
+    "The cluster gives topics no ids, so states take the new topic's records for those of before, and skip them. "
+    "Create the topic under another name, and set kafka.topic to that"
+)
 
 
 def explain_refusal(error: BaseException) -> str | None:
@@ -31,6 +37,8 @@ def explain_refusal(error: BaseException) -> str | None:
         return "the broker refused the user name or the password: check kafka.sasl_plain_username and its password"
     if isinstance(error, AuthorizationError):
         return f"the broker's access rules forbid it ({type(error).__name__}): topic or group is not allowed"
+    if isinstance(error, UnsupportedVersionError):
+        return f"the broker does not understand what kafka-python asks: {error}"
     tls = _tls_error(error)
     if isinstance(tls, ssl.SSLCertVerificationError):
         return f"the broker's certificate is not trusted ({tls.verify_message}): check kafka.ssl_cafile and the name"
@@ -99,6 +107,20 @@ def recreated(settings: KafkaSettings) -> FatalError:
         "again",
         ExitCode.DATA,
     )
+
+
+def ends_before(settings: KafkaSettings) -> FatalError:
+    """Return the error for a topic without an id that ends before an offset that it had."""
+    return FatalError(
+        f"topic {settings.topic} ends before an offset that it had: it was deleted and created again, or its log was "
+        f"truncated. {NO_IDS_REMEDY}",
+        ExitCode.DATA,
+    )
+
+
+def without_ids(error: FatalError) -> FatalError:
+    """Return the error about lost offsets with what it means for a topic without an id."""
+    return FatalError(f"{error}. Or the topic was deleted and created again. {NO_IDS_REMEDY}", error.exit_code)
 
 
 def _out_of_range(partition: TopicPartition, place: str, settings: KafkaSettings) -> FatalError:

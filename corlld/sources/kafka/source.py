@@ -10,16 +10,18 @@ from typing import Any
 
 import structlog
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 from kafka.structs import MemberState
 
-from corlld.errors import ConfigurationError, UnavailableError
+from corlld.errors import ConfigurationError, RetriableError, UnavailableError
+from corlld.protocols import PositionStore
 from corlld.records import Polled, Tenure
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.client import TopicLookup, TopicView, connect
 from corlld.sources.kafka.options import LOOKUP_SECONDS, consumer_options
-from corlld.sources.kafka.refusals import fatal_error, recreated
+from corlld.sources.kafka.refusals import ends_before, fatal_error, recreated, without_ids
 from corlld.sources.kafka.tenures import RebalanceListener, Tenures, as_record, keep_joining
+from corlld.sources.kafka.topic_identity import TopicIdentity
 from corlld.sources.kafka.unpacking import make_consumer
 
 log = structlog.get_logger("corlld.kafka")
@@ -36,9 +38,13 @@ class KafkaSource:
 
     A second connection, with a thread of its own, asks about topic and commits: a poll never waits for an answer that
     does not come. A newly assigned partition is parked until such an answer says where it begins.
+
+    Args:
+        settings: how to reach the topic, and the group.
+        positions: where it is stored what states call a topic without an id; None for a reader that keeps no states.
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, positions: PositionStore | None = None) -> None:
         self._settings = settings
         self._servers = ", ".join(settings.bootstrap_servers)
         self._lookup = TopicLookup(settings, settings.topic, settings.group_id)
@@ -50,6 +56,7 @@ class KafkaSource:
         self._listener: RebalanceListener
         self._tenures: Tenures
         self._first_view: TopicView
+        self._identity = TopicIdentity(settings.topic, positions)
         self._ends: Mapping[int, int] = {}  # by partition, as last answered
         self._cluster_id = ""
         self._paused = False
@@ -63,6 +70,11 @@ class KafkaSource:
     @property
     def cluster_id(self) -> str:
         return self._cluster_id
+
+    @property
+    def topic_has_id(self) -> bool:
+        """Return whether its id tells a recreated topic. Without one, only offsets tell. Known after `start`."""
+        return self._identity.topic_id is not None
 
     @property
     def exhausted(self) -> bool:
@@ -91,11 +103,13 @@ class KafkaSource:
         """Reach cluster and topic. The first poll joins the group, not this: loading the model may take minutes."""
         deadline = time.monotonic() + timeout_seconds
         self._first_view = self._lookup.wait_for_topic(timeout_seconds)
-        self._tenures = Tenures(self._settings.topic, self._settings.start_at, self._first_view)
+        self._cluster_id = self._lookup.cluster_id()
         try:
-            self._cluster_id = self._lookup.cluster_id()
-        except KafkaError as error:
-            raise UnavailableError(f"{self._servers} did not report its cluster id ({type(error).__name__})") from None
+            self._identity.load(self._first_view.topic_id, has_commits=self.has_commits())
+        except RetriableError as error:
+            raise UnavailableError(f"the name of topic {self._settings.topic} can't be loaded: {error}") from None
+        name = self._identity.name
+        self._tenures = Tenures(self._settings.topic, name, self._settings.start_at, self._first_view)
         left = max(1.0, deadline - time.monotonic())
         self._consumer = connect(make_consumer, consumer_options(self._settings), left)
         self._listener = RebalanceListener(self._consumer)
@@ -176,7 +190,11 @@ class KafkaSource:
     def _away_or_fatal(self, error: KafkaError) -> None:
         if (fatal := fatal_error(error, self._settings)) is not None:
             # A recreated topic shows as lost offsets too. Its id tells which it is, and so what to do.
-            raise (recreated(self._settings) if self._is_another_topic() else fatal) from None
+            if self._is_another_topic():
+                raise recreated(self._settings) from None
+            if isinstance(error, OffsetOutOfRangeError | LogTruncationError) and not self.topic_has_id:
+                raise without_ids(fatal) from None
+            raise fatal from None
         self._away(error)
 
     def _is_another_topic(self) -> bool:
@@ -184,13 +202,18 @@ class KafkaSource:
             view = self._asking.submit(self._lookup.look).result(LOOKUP_SECONDS)
         except (KafkaError, UnavailableError, ConfigurationError, TimeoutError):
             return False
-        return view is not None and view.topic_id != self._first_view.topic_id
+        return view is not None and not self._identity.note(view.topic_id)
 
     def _away(self, error: Exception) -> None:
         if self._reached:
             log.warning("kafka_away", error=type(error).__name__)
         self._reached = False
         self._next_question = min(self._next_question, time.monotonic() + RETRY_SECONDS)
+
+    def _ask_again(self, error: Exception) -> None:
+        self._away(error)
+        self._answer_serves = 0
+        self._next_question = time.monotonic() + RETRY_SECONDS
 
     # --- tenures ------------------------------------------------------------------------------------------------------
 
@@ -215,20 +238,29 @@ class KafkaSource:
         answer, self._answer = self._answer, None
         error = answer.exception()
         if isinstance(error, KafkaError | UnavailableError | ConfigurationError):
-            self._away(error)
-            self._answer_serves = 0
-            self._next_question = time.monotonic() + RETRY_SECONDS
+            self._ask_again(error)
             return begun
         if (view := answer.result()) is None:  # deleted: a topic that comes back is another one
             self._reached = False
             return begun
-        if view.topic_id != self._first_view.topic_id:
-            raise recreated(self._settings)
+        self._check_identity(view)
+        try:
+            self._identity.save()
+        except RetriableError as error:  # nothing may be applied before
+            self._ask_again(error)
+            return begun
         if not self._reached:
             log.info("kafka_reached")
         self._reached = True
         self._ends = {**self._ends, **view.ends}
         return self._begin(view)
+
+    def _check_identity(self, view: TopicView) -> None:
+        """Raise FatalError if the topic is not the one that was read before."""
+        if not self._identity.note(view.topic_id):
+            raise recreated(self._settings)
+        if not self.topic_has_id and any(end < self._ends.get(index, 0) for index, end in view.ends.items()):
+            raise ends_before(self._settings)
 
     def _begin(self, view: TopicView) -> list[Tenure]:
         known, chosen = self._tenures.starts(view, self._answer_serves)

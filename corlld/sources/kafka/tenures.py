@@ -77,14 +77,17 @@ class Tenures:
 
     Args:
         topic: its name.
+        known_as: the name under which states know it.
         start_at: where a new group starts.
         first_view: the topic at the start. A group without a commit then is new for the partitions of then, even if
             another member commits before this member looks again.
     """
 
-    def __init__(self, topic: str, start_at: Literal["earliest", "latest"], first_view: TopicView) -> None:
+    def __init__(
+        self, topic: str, known_as: str, start_at: Literal["earliest", "latest"], first_view: TopicView
+    ) -> None:
         self._topic = topic
-        self._topic_id = first_view.topic_id
+        self._known_as = known_as
         self._start_at = start_at
         self._new_partitions = frozenset() if first_view.committed else first_view.partitions
         self._numbers = itertools.count(1)
@@ -145,7 +148,7 @@ class Tenures:
         begun: list[Tenure] = []
         for partition, offset in starts.items():
             del self._parked[partition]
-            place = SourcePartition(self._topic, self._topic_id, partition.partition)
+            place = SourcePartition(self._topic, self._known_as, partition.partition)
             tenure = Tenure(place, next(self._numbers), offset)
             self.live[partition] = tenure
             self.positions[tenure] = self.committed[tenure] = offset

@@ -12,7 +12,7 @@ from corlld.settings.sections import Settings
 
 
 class KafkaInput:
-    """Implements `corlld.protocols.Input`. The group keeps the commits, so that no position is stored."""
+    """Implements `corlld.protocols.Input`. The group keeps the commits: only what the topic is called is stored."""
 
     kind = "kafka"
     has_keys = True
@@ -42,11 +42,19 @@ class KafkaInput:
     def source(self, positions: PositionStore) -> Source:
         from corlld.sources.kafka.source import KafkaSource
 
-        return KafkaSource(self._kafka)
+        return KafkaSource(self._kafka, positions)
 
     def describe(self, source: Source) -> str:
+        from corlld.sources.kafka.source import KafkaSource
+
         known = "has committed before" if source.has_commits() else "is new"
-        return f"topic {self._kafka.topic} of cluster {source.cluster_id}{self._codec()}; group {self.group} {known}"
+        found = f"topic {self._kafka.topic} of cluster {source.cluster_id}{self._codec()}; group {self.group} {known}"
+        if isinstance(source, KafkaSource) and not source.topic_has_id:
+            found += (
+                "\nThe cluster gives topics no ids (Kafka has them since 2.8). A topic that is deleted and made again"
+                "\nis noticed only if it ends before an offset that it had: never use this topic's name again."
+            )
+        return found
 
     def _codec(self) -> str:
         """Return what is known of the topic's own codec. Empty if its producers choose. Raises ConfigurationError."""

@@ -1,5 +1,6 @@
-"""A real Apache Kafka broker (KRaft, one node) as a plain Java process on loopback, for the tests.
+"""A real Apache Kafka broker (one node) as a plain Java process on loopback, for the tests.
 
+It is KRaft's; before Kafka 3 it has ZooKeeper beside it. CORLLD_TEST_KAFKA_VERSION names another version than pom.xml.
 The jars come by Maven into a cache outside the checkout. Nothing is skipped where Java or Maven is missing: the tests
 that need a broker fail with a sentence that says what to install.
 """
@@ -78,10 +79,12 @@ class KafkaBroker(KafkaCluster):
     Args:
         folder: for its data, settings and log.
         security: adds the listeners `ssl_bootstrap` and `sasl_bootstrap`.
+        version: of Kafka. By default that of CORLLD_TEST_KAFKA_VERSION, or of pom.xml.
     """
 
-    def __init__(self, folder: Path, security: Security | None = None) -> None:
+    def __init__(self, folder: Path, security: Security | None = None, version: str | None = None) -> None:
         ports = free_ports(4)
+        self._version = version or os.environ.get("CORLLD_TEST_KAFKA_VERSION")
         super().__init__(f"127.0.0.1:{ports[0]}")
         self._controller = f"127.0.0.1:{ports[1]}"
         self.ssl_bootstrap = f"localhost:{ports[2]}"
@@ -89,6 +92,7 @@ class KafkaBroker(KafkaCluster):
         self._folder = folder
         self._security = security
         self._process: subprocess.Popen[bytes] | None = None
+        self._zookeeper: subprocess.Popen[bytes] | None = None
 
     @property
     def log(self) -> Path:
@@ -103,28 +107,33 @@ class KafkaBroker(KafkaCluster):
         """Returns once the broker answers. Formats its storage at the first start."""
         properties = self._folder / "server.properties"
         if not properties.exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            properties.write_text("".join(f"{key}={value}\n" for key, value in self._settings().items()))
-            scram = [f"SCRAM-SHA-512=[name={n},password={p}]" for n, p in self._users.items()]
-            cluster_id = uuid.uuid4().hex[:22]
-            add = [part for credential in scram for part in ("--add-scram", credential)]
-            self._run_format(["format", "-t", cluster_id, "-c", str(properties), *add])
+            self.configure({})
+        if self._has_zookeeper:
+            self._start_zookeeper()
+        elif not (self._folder / "data").exists():
+            self._format(properties)
         with self.log.open("ab") as log:
-            command = [*tied_to_our_life(), *java("kafka.Kafka"), str(properties)]
+            command = [*tied_to_our_life(), *java("kafka.Kafka", self._version), str(properties)]
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         self._wait_until_it_answers()
 
+    def configure(self, more: Mapping[str, object], version: str | None = None) -> None:
+        """Write the settings for the next start, on the same data: `more` comes over the usual ones.
+
+        version: of Kafka, from the next start on; None for the same as before.
+        """
+        self._version = version or self._version
+        settings = self._settings() | dict(more)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "server.properties").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+
     def stop(self) -> None:
-        """Ends the process, orderly where it can. The data stay."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        """Ends the processes, orderly where they can. The data stay."""
+        processes = (self._process, self._zookeeper)
+        self._process = self._zookeeper = None
+        for process in processes:
+            if process is not None:
+                _end(process)
 
     def kill(self) -> None:
         """Ends the process without a goodbye to its clients."""
@@ -137,10 +146,30 @@ class KafkaBroker(KafkaCluster):
     def _users(self) -> Mapping[str, str]:
         return self._security.users if self._security else {}
 
-    def _run_format(self, arguments: list[str]) -> None:
-        done = subprocess.run(
-            [*java("kafka.tools.StorageTool"), *arguments], capture_output=True, text=True, check=False
-        )
+    @property
+    def _has_zookeeper(self) -> bool:
+        return self._version is not None and self._version.startswith("2.")
+
+    def _start_zookeeper(self) -> None:
+        if self._zookeeper is not None:
+            return
+        host, port = self._controller.split(":")
+        settings = {"dataDir": self._folder / "zookeeper", "clientPort": port, "clientPortAddress": host}
+        file = self._folder / "zookeeper.properties"
+        file.write_text("".join(f"{key}={value}\n" for key, value in settings.items()) + "admin.enableServer=false\n")
+        with (self._folder / "zookeeper.log").open("ab") as log:
+            command = [*java("org.apache.zookeeper.server.quorum.QuorumPeerMain", self._version), str(file)]
+            self._zookeeper = subprocess.Popen(
+                [*tied_to_our_life(), *command], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
+        wait_until(lambda: _accepts(self._controller), "ZooKeeper", START_SECONDS)
+
+    def _format(self, properties: Path) -> None:
+        scram = [f"SCRAM-SHA-512=[name={n},password={p}]" for n, p in self._users.items()]
+        add = [part for credential in scram for part in ("--add-scram", credential)]
+        arguments = ["format", "-t", uuid.uuid4().hex[:22], "-c", str(properties), *add]
+        command = [*java("kafka.tools.StorageTool", self._version), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.fail(f"the broker's storage could not be formatted:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
@@ -166,12 +195,20 @@ class KafkaBroker(KafkaCluster):
         return self.log.read_text(errors="replace")[-3000:]
 
     def _settings(self) -> dict[str, object]:
-        listeners = {"PLAINTEXT": self.bootstrap, "CONTROLLER": self._controller}
-        settings: dict[str, object] = {
-            "process.roles": "broker,controller",
-            "node.id": 1,
-            "controller.quorum.voters": f"1@{self._controller}",
-            "controller.listener.names": "CONTROLLER",
+        listeners = {"PLAINTEXT": self.bootstrap}
+        if self._has_zookeeper:
+            cluster = {"broker.id": 1, "zookeeper.connect": self._controller, "zookeeper.session.timeout.ms": 3000}
+        else:
+            listeners["CONTROLLER"] = self._controller
+            cluster = {
+                "process.roles": "broker,controller",
+                "node.id": 1,
+                "controller.quorum.voters": f"1@{self._controller}",
+                "controller.listener.names": "CONTROLLER",
+                "broker.session.timeout.ms": 3000,  # a restarted broker waits for its old registration to end
+                "broker.heartbeat.interval.ms": 500,
+            }
+        settings: dict[str, object] = cluster | {
             "log.dirs": self._folder / "data",
             "num.partitions": 1,
             "default.replication.factor": 1,
@@ -185,8 +222,6 @@ class KafkaBroker(KafkaCluster):
             "share.coordinator.state.topic.num.partitions": 1,
             "group.initial.rebalance.delay.ms": 0,
             "group.min.session.timeout.ms": 1000,  # a killed member is noticed within a test's patience
-            "broker.session.timeout.ms": 3000,  # a restarted broker waits for its old registration to end
-            "broker.heartbeat.interval.ms": 500,
         }
         if self._security:
             listeners |= {"SSL": self.ssl_bootstrap, "SASL_SSL": self.sasl_bootstrap}
@@ -213,23 +248,33 @@ class KafkaBroker(KafkaCluster):
         return settings
 
 
-def java(main_class: str) -> list[str]:
-    """The command that runs one of Kafka's programs."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def java(main_class: str, version: str | None = None) -> list[str]:
+    """The command that runs one of Kafka's programs. version: of Kafka; None for that of pom.xml."""
     log4j = f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"
-    return [_need("java"), *JVM_OPTIONS, log4j, "-cp", f"{libraries()}/*", main_class]
+    return [_need("java"), *JVM_OPTIONS, log4j, "-cp", f"{libraries(version)}/*", main_class]
 
 
-def libraries() -> Path:
-    """The folder of Kafka's jars, filled by Maven at the first use."""
+def libraries(version: str | None = None) -> Path:
+    """The folder of Kafka's jars, filled by Maven at the first use. version: None for that of pom.xml."""
     digest = hashlib.sha256((HERE / "pom.xml").read_bytes()).hexdigest()[:12]  # other jars, another folder
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corlld-tests"
-    folder = cache / f"kafka-{digest}"
+    folder = cache / (f"kafka-{digest}-{version}" if version else f"kafka-{digest}")
     if folder.exists():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     # Beside its final place, and renamed when whole: another test run may be doing the same.
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=cache))
     command = [_need("mvn"), "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={unfinished}"]
+    command += [f"-Dkafka.version={version}"] if version else []
     done = subprocess.run(
         [*command, "-f", str(HERE / "pom.xml")], capture_output=True, text=True, timeout=MAVEN_SECONDS, check=False
     )
