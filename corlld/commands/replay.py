@@ -1,6 +1,7 @@
 """`corlld replay`: an archive of events through the daemon's own loop, on a temporary store."""
 
 import argparse
+import io
 import secrets
 import tempfile
 from collections import Counter
@@ -133,13 +134,13 @@ def select_lines(archive: Path, decoder: EventDecoder, users: int | None, limit:
     Raises FatalError for a file that can't be read, or is in another format.
     """
     try:
-        with archive.open("rb") as file:
-            refuse_other_formats(file, str(archive))
-            lines = list(texts(file))
+        file = io.BytesIO(archive.read_bytes())  # a pipe can't be looked at twice
     except OSError as error:
         raise FatalError(
             f"{archive}: {error.strerror}; `corlld replay` needs a file of events", ExitCode.USAGE
         ) from None
+    refuse_other_formats(file, str(archive))
+    lines = list(texts(file))
     owners: list[str | None] = []
     for line in lines:
         try:

@@ -36,9 +36,9 @@ operations.shutdown_timeout_seconds: nothing is lost, since what was not
 durable is not committed. The other exit codes are in `corlld --help`.
 """
 
-# Beyond the shutdown timeout, for the parts that the loop still closes. systemd waits longer: see `STOP_MARGIN_SECONDS`
-# in `operations.notify`.
-CLOSING_SECONDS = 5.0
+# Beyond the shutdown timeout, for the parts that the loop still closes: each takes seconds if the broker is away.
+# systemd waits longer: see `STOP_MARGIN_SECONDS` in `operations.notify`.
+CLOSING_SECONDS = 12.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

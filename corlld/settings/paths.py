@@ -29,7 +29,8 @@ def _absolute(value: object) -> object:
     return str(absolute_path(value)) if isinstance(value, str | Path) else value
 
 
-def _absolute_if_path(name: str) -> str:
+def absolute_if_path(name: str) -> str:
+    """Return the name with `~`, `./` and `../` resolved; any other name as it is. Raises ValueError as above."""
     return str(absolute_path(name)) if name.startswith(_SURELY_PATHS) else name
 
 
@@ -37,4 +38,4 @@ def _absolute_if_path(name: str) -> str:
 SettingPath = Annotated[Path, BeforeValidator(_absolute), Field(json_schema_extra={"allowed": "a path"})]
 
 # The type of a name that may be a path too: `org/model` may be on the hub, and stays as it is.
-NameOrPath = Annotated[str, Field(min_length=1), AfterValidator(_absolute_if_path)]
+NameOrPath = Annotated[str, Field(min_length=1), AfterValidator(absolute_if_path)]

@@ -405,8 +405,8 @@ class OperationsSettings(Section):
     )
     shutdown_timeout_seconds: PositiveSeconds = Field(
         60.0,
-        description="Longest time that a stop may take. A process that hangs, and has not ended 5 seconds later, ends "
-        "itself with exit code 70.",
+        description="Longest time that a stop may take. A process that hangs, and has not ended 12 seconds later, "
+        "ends itself with exit code 70.",
     )
     retry_max_seconds: PositiveSeconds = Field(30.0, description="Longest pause before a failed job is tried again.")
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, fields
 
 from corlld.errors import ConfigurationError
 from corlld.records import StoreIdentity
+from corlld.settings.paths import absolute_if_path
 
 IDENTITY_NAME = "store.json"
 FORMAT = 1
@@ -82,6 +83,10 @@ def check_identity(data: bytes, identity: StoreIdentity, *, where: str) -> None:
         raise ConfigurationError(
             f"{where} was written by another version of corlld: use that version, or another state store"
         )
+    if isinstance(model := stored.get("base_model"), str):
+        stored["base_model"] = absolute_if_path(
+            model
+        )  # versions before settings made paths absolute kept it as written
     differing = [field.name for field in fields(identity) if stored.get(field.name) != getattr(identity, field.name)]
     if differing:
         found = "; ".join(

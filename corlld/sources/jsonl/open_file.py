@@ -97,7 +97,8 @@ class OpenFile:
         """Read the file's beginning, by which it is recognised. Raises FatalError if it is in another format."""
         status = self.status
         head = self._bytes_at(0, min(status.st_size, HEAD_BYTES))
-        if (problem := other_format(head)) is not None:
+        # A file that was read before, also by a version that did not look at formats, goes on.
+        if self.position == 0 and (problem := other_format(head)) is not None:
             raise FatalError(f"{self._path}: {problem}", ExitCode.DATA)
         self.head = Head(len(head), hashlib.sha256(head).hexdigest())
         self._seen = (status.st_size, status.st_mtime_ns)

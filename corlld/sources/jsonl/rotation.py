@@ -5,13 +5,14 @@ renaming another one over it) is no rotation, nor is a symbolic link that points
 """
 
 import os
+import re
 import time
 from collections import deque
 from pathlib import Path
 
 import structlog
 
-from corlld.errors import ExitCode, FatalError
+from corlld.errors import ConfigurationError, ExitCode, FatalError
 from corlld.sources.jsonl.open_file import Head, OpenFile
 
 log = structlog.get_logger("corlld.jsonl")
@@ -27,6 +28,7 @@ class Successors:
         self._path = path
         self._waiting: deque[OpenFile] = deque()
         self._written_since: float | None = None  # monotonic seconds; None while all that wait are empty
+        self._refused_since: float | None = None  # monotonic seconds; None unless the new file can't be opened
 
     def look(self, current: OpenFile) -> None:
         """Look at the name once more. Raises FatalError if a file was deleted or replaced in place of rotated."""
@@ -35,12 +37,24 @@ class Successors:
             if not os.path.samestat(self._path.stat(), last.status):
                 if last.is_deleted or self._path.is_symlink():  # a position is named after the file behind a link
                     raise last.refused("was replaced")
-                self.add(OpenFile(self._path))
+                self._open()
         except FileNotFoundError:  # renamed, and the new file is not there yet
             if last.is_deleted:
                 raise last.refused("was removed") from None
         if self._written_since is None and self.nbytes:
             self._written_since = time.monotonic()
+
+    def _open(self) -> None:
+        """Open the file that has the name now. A rotation may create it first, and allow to read it a moment later."""
+        try:
+            self.add(OpenFile(self._path))
+        except ConfigurationError:
+            if self._refused_since is None:
+                self._refused_since = time.monotonic()
+            if time.monotonic() - self._refused_since >= WAIT_SECONDS:
+                raise
+        else:
+            self._refused_since = None
 
     def add(self, file: OpenFile) -> None:
         """Add the file that has the name now."""
@@ -109,4 +123,5 @@ def find_renamed(path: Path, present: OpenFile, head: Head, inode: int) -> OpenF
 
 def _is_of(path: Path, name: str) -> bool:
     """Return whether a file's name looks like that of a rotated file: `edits.jsonl.1`, `edits-2026-01-02.jsonl`."""
-    return name.startswith(path.stem)
+    whole, stem = re.escape(path.name), re.escape(path.stem)
+    return re.fullmatch(rf"{whole}[.-].+|{stem}[.-]\d.*", name) is not None

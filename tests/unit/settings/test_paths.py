@@ -1,12 +1,16 @@
 """Every path of the settings, and of the command line, is absolute once it is read."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from corlld.commands.shared import add_config
+from corlld.errors import ConfigurationError
+from corlld.records import StoreIdentity
 from corlld.settings.words import KEYS, allowed, variable
+from corlld.state.store_identity import check_identity, new_identity_file
 from tests.support.settings_files import load, problems
 
 PATHS = sorted(name for name in KEYS if allowed(name) == "a path")
@@ -66,3 +70,14 @@ def test_the_option_config_expands_a_home_folder() -> None:
     parser = argparse.ArgumentParser()
     add_config(parser)
     assert parser.parse_args(["--config=~/corlld.toml"]).config == Path("/home/ann/corlld.toml")
+
+
+def test_a_store_that_kept_a_models_relative_name_as_written_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = StoreIdentity("secret", "cluster", "group", "./models/x", "revision", "adapter")
+    now = replace(before, base_model=str(tmp_path / "models/x"))
+    check_identity(new_identity_file(before), now, where="store.json")
+    with pytest.raises(ConfigurationError, match="base model"):
+        check_identity(new_identity_file(before), replace(now, base_model="/srv/other"), where="store.json")

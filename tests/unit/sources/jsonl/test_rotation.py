@@ -1,5 +1,6 @@
 """A followed file that is rotated by rename and create is read to its end, and then the file that took its name."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from corlld.errors import ExitCode, FatalError
+from corlld.errors import ConfigurationError, ExitCode, FatalError
 from corlld.records import Record
 from corlld.sources.jsonl import rotation
+from corlld.sources.jsonl.open_file import OpenFile
 from corlld.sources.jsonl.source import JsonlSource
 from tests.support.fakes import MemoryPositions
 
@@ -312,3 +314,53 @@ def test_a_new_file_of_another_format_is_refused(opened: Open, path: Path) -> No
     rotate(path, content=b"[{}]\n")
     with pytest.raises(FatalError, match="JSON array"):
         read(source)
+
+
+def test_another_file_of_a_like_name_beside_it_is_no_rotation(opened: Open, path: Path) -> None:
+    source = opened()
+    read(source)
+    commit(source)
+    source.close({}, 1)
+    old = rotate(path)
+    os.utime(old, ns=(1, 1))
+    path.with_name("edits-dead-letters.jsonl").write_bytes(b"newer\n")
+    assert values(read(opened())) == NEW
+
+
+def test_a_new_file_that_may_not_be_read_yet_is_waited_for(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = opened()
+    read(source)
+    commit(source)
+    rotate(path)
+
+    def forbidden(path: Path) -> OpenFile:
+        raise ConfigurationError(f"source.path = {path} can't be read: Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rotation, "OpenFile", forbidden)
+        patched.setattr(rotation, "WAIT_SECONDS", 60.0)
+        assert read(source) == []
+        patched.setattr(rotation, "WAIT_SECONDS", 0.0)
+        with pytest.raises(ConfigurationError, match="Permission denied"):
+            read(source)
+    assert values(read(source)) == NEW
+
+
+def test_a_file_that_was_read_before_goes_on_whatever_its_first_line_looks_like(
+    opened: Open, path: Path, positions: MemoryPositions
+) -> None:
+    source = opened()
+    read(source)
+    commit(source)
+    source.close({}, 1)
+    content = b"[" + path.read_bytes()[1:]
+    path.write_bytes(content)
+    for name, saved in positions.saved.items():
+        positions.saved[name] = json.dumps(
+            {**json.loads(saved), "head_bytes": len(content), "head_sha256": hashlib.sha256(content).hexdigest()}
+        )
+    with path.open("ab") as more:
+        more.write(NEW[0])
+    assert values(read(opened())) == NEW[:1]
