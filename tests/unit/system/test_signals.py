@@ -101,12 +101,11 @@ def test_a_main_thread_that_never_comes_back_from_a_call_in_c_is_ended_with_one_
         assert hanging.stdout is not None
         assert hanging.stdout.readline() == "hangs\n"
         hanging.send_signal(signal.SIGTERM)
-        printed, logged = hanging.communicate(timeout=30)
+        _, logged = hanging.communicate(timeout=30)
     finally:
         hanging.kill()
         hanging.wait()
     assert hanging.returncode == ExitCode.INTERNAL
-    assert printed == "", "no handler in Python ran"
     assert logged.count("\n") == 1
     assert '"gave_up"' in logged
     assert "the process has not ended within 0.1 s of a stop signal" in logged
