@@ -1,6 +1,7 @@
-# make demo | bench | test | test-brokers | test-real | test-soak | test-install | lint | docs
+# make demo | bench | test | test-lowest | test-brokers | test-real | test-soak | test-install | lint | docs
 # (make help explains each)
 VENV   ?= .venv
+LOWEST ?= .venv-lowest
 # The first of these that runs and is new enough: Debian 13 and Ubuntu 24.04 have no python3.11.
 PYTHONS := python3.11 python3.13 python3.12 python3
 PYTHON ?= $(shell for each in $(PYTHONS); do \
@@ -19,10 +20,11 @@ BROKER_TESTS := $(addprefix tests/,contract/test_sources.py contract/test_inputs
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench test test-brokers test-real test-soak test-install lint docs system-packages
+.PHONY: help demo bench test test-lowest test-brokers test-real test-soak test-install lint docs system-packages
 help:
 	@echo "make demo          two simulated users edit gemma3-270m's drafts; corlld learns from each (a few minutes)"
 	@echo "make test          run all tests but test-real, test-soak and bench; needs and installs Java, Maven, Prometheus"
+	@echo "make test-lowest   run the unit tests with the lowest versions that pyproject.toml allows (downloads about 6 GB)"
 	@echo "make test-brokers  run the tests with a broker on each of $(BROKERS) (half an hour)"
 	@echo "make test-real     test the real model: the demo with its controls, and real edits if present (about 45 minutes)"
 	@echo "make test-soak     check that memory stays flat: 10,000 users, a tiny model, CORLLD_SOAK_MINUTES (30)"
@@ -51,6 +53,14 @@ test: system-packages $(STAMP)
 
 bench: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m bench -s --timeout 14400 tests/bench
+
+# The oldest version of each direct dependency, with what it needs itself at its newest, which is why an old library's
+# warnings of deprecated calls are no errors here.
+test-lowest:
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip install --quiet --resolution lowest-direct --python $(LOWEST)/bin/python -e '.[dev]'
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -W ignore::DeprecationWarning tests/unit
 
 test-brokers: system-packages $(STAMP)
 	set -e; for version in $(BROKERS); do \

@@ -225,8 +225,11 @@ def gguf(tmp_path: Path) -> Path:
     return make_gguf(tmp_path / "tiny.gguf")
 
 
-def make_gguf(path: Path) -> Path:
-    """A Llama with random float32 weights and a byte-level tokenizer, in the format that llama.cpp reads."""
+def make_gguf(path: Path, *, begins: bool = False) -> Path:
+    """A Llama with random float32 weights and a byte-level tokenizer, in the format that llama.cpp reads.
+
+    begins: contexts start with the token of beginning.
+    """
     import gguf
     import numpy as np
     from tokenizers import pre_tokenizers
@@ -250,6 +253,7 @@ def make_gguf(path: Path) -> Path:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)
+    writer.add_add_bos_token(begins)
     random = np.random.default_rng(0)
 
     def tensor(name: str, *shape: int) -> None:
@@ -286,6 +290,13 @@ def test_a_gguf_file_is_converted_once_and_loads_as_the_same_model(
 
     monkeypatch.setattr(model_files, "_convert", None)  # would fail if it were called
     assert load_resident_model(settings(gguf, cache_folder=cache), ADAPTER).info == first.info
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_context_begins_as_the_gguf_file_says(begins: bool, tmp_path: Path) -> None:
+    model = settings(make_gguf(tmp_path / "tiny.gguf", begins=begins), cache_folder=tmp_path / "cache")
+    ids = load_resident_model(model, ADAPTER).tokenizer("the")["input_ids"]
+    assert (ids[0] == 1) == begins
 
 
 def test_the_revision_of_a_gguf_model_is_that_of_its_file_and_not_of_the_conversion(gguf: Path, tmp_path: Path) -> None:
