@@ -4,13 +4,14 @@ import argparse
 import os
 import signal
 import sys
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from corlld import __version__
 from corlld.commands.ending import give_up, settle
 from corlld.commands.shared import add_config, load
 from corlld.errors import ExitCode, FatalError
-from corlld.system.signals import stop_on_signals, watched_stop
+from corlld.system.signals import STOP_SIGNALS, let_the_next_end_the_process, stop_on_signals, watched_stop
 
 if TYPE_CHECKING:
     from corlld.settings.sections import Settings
@@ -51,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     import structlog
 
     log = structlog.get_logger("corlld")
-    # Until the loop runs nothing has begun that would have to be finished.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(ExitCode.OK))
+    for number in STOP_SIGNALS:
+        signal.signal(number, _leave)
     try:
         settings = load(arguments)
         with watched_stop(settings.operations.shutdown_timeout_seconds + CLOSING_SECONDS, _give_up):
@@ -62,6 +63,14 @@ def run(arguments: argparse.Namespace) -> int:
     except Exception:  # nothing goes on after it: a bug is logged without its message, which could quote a text
         log.exception("bug")
         raise FatalError("this is a bug in corlld; the log has its frames", ExitCode.INTERNAL) from None
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End the start at once. Until the loop runs nothing has begun that would have to be finished."""
+    let_the_next_end_the_process()
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(ExitCode.OK)
 
 
 def _run(settings: "Settings") -> int:

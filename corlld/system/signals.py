@@ -20,13 +20,24 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OBEYED_WITHIN_SECONDS = 1.0
 
 
+def let_the_next_end_the_process() -> None:
+    """Give the stop signals their default effect: a handler calls it as it obeys the first one."""
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+
+
 @contextmanager
 def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """Call `request_stop` on the first signal while the block runs; it may only set a flag."""
+    """Call `request_stop` on the first signal while the block runs; it may only set a flag.
+
+    A second signal ends the process, also after the block: its end is a part of the stop.
+    """
+    obeyed = False
 
     def first(number: int, frame: FrameType | None) -> None:
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        nonlocal obeyed
+        obeyed = True
+        let_the_next_end_the_process()
         request_stop()
 
     before = {number: signal.signal(number, first) for number in STOP_SIGNALS}
@@ -34,7 +45,8 @@ def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if not obeyed:
+                signal.signal(number, handler)
 
 
 @contextmanager

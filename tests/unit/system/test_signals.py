@@ -110,3 +110,51 @@ def test_a_main_thread_that_never_comes_back_from_a_call_in_c_is_ended_with_one_
     assert '"gave_up"' in logged
     assert "the process has not ended within 0.1 s of a stop signal" in logged
     assert "in hang_in_c" in logged
+
+
+SLOW_END = """
+import signal, threading
+from corlld.commands import run
+from corlld.commands.ending import give_up
+from corlld.system import signals
+
+def slow_end():
+    print("ends", flush=True)
+    threading.Event().wait()
+
+def start():
+    for number in signals.STOP_SIGNALS:
+        signal.signal(number, run._leave)
+    try:
+        print("runs", flush=True)
+        signal.pause()
+    finally:
+        slow_end()
+
+def loop():
+    with signals.stop_on_signals(lambda: None):
+        print("runs", flush=True)
+        signal.pause()
+    slow_end()
+
+signals.OBEYED_WITHIN_SECONDS = 0.0
+with signals.watched_stop(60.0, give_up):
+    {part}()
+"""
+
+
+@pytest.mark.parametrize("part", ["start", "loop"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once_what_obeys_the_first_and_is_no_hang(part: str, number: signal.Signals) -> None:
+    code = SLOW_END.replace("{part}", part)
+    ending = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert ending.stdout is not None
+        for line in ("runs\n", "ends\n"):
+            assert ending.stdout.readline() == line
+            ending.send_signal(number)
+        _, logged = ending.communicate(timeout=30)
+    finally:
+        ending.kill()
+        ending.wait()
+    assert (ending.returncode, logged) == (-number, "")
