@@ -8,6 +8,8 @@ import os
 import re
 import time
 from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -97,28 +99,57 @@ def find_renamed(path: Path, present: OpenFile, head: Head, inode: int) -> OpenF
         head: the beginning of the file that was read before.
         inode: its inode; 0 if a version of corlld saved the position that did not keep it.
 
-    Raises FatalError if another file was rotated since. It was never seen under `path`.
+    The inode decides: a new file may begin as the one that was read before. Only without a file of that inode it may
+    still be the file under `path`, copied back.
+
+    Raises FatalError if another file was rotated since: it was never seen under `path`. ConfigurationError if the
+    folder can't be searched.
     """
-    if not inode or present.status.st_ino == inode or (head.length and present.begins_with(head)):
+    if not inode or present.status.st_ino == inode:
         return None
+    others = _other_files(path, present)
     # An empty beginning recognises nothing, so the name has to.
-    others = [each for each in os.scandir(path.parent) if each.is_file() and each.inode() != present.status.st_ino]
-    for found in [each for each in others if each.inode() == inode and (head.length or _is_of(path, each.name))]:
-        file = OpenFile(Path(found.path))
+    for found in [each for each in others if each.inode == inode and (head.length or _is_of(path, each.path.name))]:
+        file = OpenFile(found.path)
         if not file.begins_with(head):
             file.close()
             continue
         written = file.status.st_mtime_ns
         for other in others:
-            if other.inode() != inode and _is_of(path, other.name) and other.stat().st_mtime_ns > written:
+            if other.inode != inode and _is_of(path, other.path.name) and other.written_ns > written:
                 file.close()
                 raise FatalError(
-                    f"{path} was rotated more than once while nobody read it, and lines of {other.name} would be left "
-                    "out. Send them in another way; then move that file to another folder",
+                    f"{path} was rotated more than once while nobody read it, and lines of {other.path.name} would be "
+                    "left out. Send them in another way; then move that file to another folder",
                     ExitCode.DATA,
                 )
         return file
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file of the folder. written_ns: when it was written last."""
+
+    path: Path
+    inode: int
+    written_ns: int
+
+
+def _other_files(path: Path, present: OpenFile) -> list[_Found]:
+    """Return the regular files of the folder but the present one. Raises ConfigurationError if it can't be listed."""
+    found = []
+    try:
+        for each in os.scandir(path.parent):
+            with suppress(FileNotFoundError):  # it has just been removed: old files are, as a log is rotated
+                if each.inode() != present.status.st_ino and each.is_file():
+                    found.append(_Found(Path(each.path), each.inode(), each.stat().st_mtime_ns))
+    except OSError as error:
+        raise ConfigurationError(
+            f"source.path = {path}: another file has this name now, and the folder can't be searched for the one that "
+            f"was read before: {error.strerror}"
+        ) from None
+    return found
 
 
 def _is_of(path: Path, name: str) -> bool:

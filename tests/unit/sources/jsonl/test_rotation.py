@@ -364,3 +364,68 @@ def test_a_file_that_was_read_before_goes_on_whatever_its_first_line_looks_like(
     with path.open("ab") as more:
         more.write(NEW[0])
     assert values(read(opened())) == NEW[:1]
+
+
+def test_a_new_file_that_begins_as_the_renamed_one_does_not_hide_it(opened: Open, path: Path) -> None:
+    path.write_bytes(OLD[0])
+    source = opened()
+    read(source)
+    commit(source)
+    source.close({}, 1)
+    with path.open("ab") as file:
+        file.write(OLD[1])
+    os.utime(rotate(path, content=OLD[0] + NEW[0]), ns=(1, 1))
+    source = opened()
+    assert values(read(source)) == [OLD[1]]
+    commit(source)
+    assert values(read(source)) == [OLD[0], NEW[0]]
+
+
+def test_a_file_that_was_copied_back_goes_on_if_the_old_one_is_gone(opened: Open, path: Path) -> None:
+    source = opened()
+    read(source)
+    commit(source)
+    source.close({}, 1)
+    rotate(path, content=b"".join(OLD + NEW)).unlink()
+    assert values(read(opened())) == NEW
+
+
+def test_a_file_that_is_removed_while_the_folder_is_searched_is_passed_over(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = opened()
+    read(source)
+    commit(source)
+    source.close({}, 1)
+    rotate(path)
+    gone = path.with_name("edits.jsonl.9")
+    gone.write_bytes(b"")
+
+    class Vanishing:
+        def __init__(self, entry: "os.DirEntry[str]") -> None:
+            self.path, self.inode, self.is_file, self._entry = entry.path, entry.inode, entry.is_file, entry
+
+        def stat(self) -> os.stat_result:
+            if self.path == str(gone):
+                raise FileNotFoundError(self.path)
+            return self._entry.stat()
+
+    entries = os.scandir
+    monkeypatch.setattr(rotation.os, "scandir", lambda folder: map(Vanishing, entries(folder)))
+    assert values(read(opened())) == NEW
+
+
+def test_a_folder_that_can_not_be_searched_is_one_sentence(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = opened()
+    read(source)
+    source.close({}, 1)
+    rotate(path)
+
+    def forbidden(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(rotation.os, "scandir", forbidden)
+    with pytest.raises(ConfigurationError, match=r"source\.path .* can't be searched .*: Permission denied"):
+        opened()
