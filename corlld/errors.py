@@ -33,6 +33,7 @@ class InvalidReason(StrEnum):
     KEY_MISSING = "key_missing"
     KEY_MISMATCH = "key_mismatch"
     NO_CHAT_TEMPLATE = "no_chat_template"  # `messages` for a model without a chat template
+    UNSUPPORTED_CONTENT = "unsupported_content"  # an image, a sound or another part that is no text
     STATE_UNREADABLE = "state_unreadable"  # the user is set aside until the state is repaired
 
 

@@ -44,7 +44,7 @@ class Sample:
     erasures: int = 0
     acceptances: int = 0
     with_version: int = 0
-    prompt_chars: list[int] = field(default_factory=list)  # of the prompt, or of all messages together
+    prompt_chars: list[int] = field(default_factory=list)  # of the prompt, or of all that belongs to the chat
     proposed_chars: list[int] = field(default_factory=list)
     edited_chars: list[int] = field(default_factory=list)
     edit_ratios: list[float] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Sample:
             return
         self.acceptances += event.is_acceptance
         self.with_version += event.adapter_version is not None
-        self.prompt_chars.append(event.chars - len(event.proposed) - len(event.edited))
+        self.prompt_chars.append(event.context_chars)
         self.proposed_chars.append(len(event.proposed))
         self.edited_chars.append(len(event.edited))
         self.edit_ratios.append(edit_ratio(event))

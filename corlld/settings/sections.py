@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, model_validator
 
 from corlld.settings.paths import NameOrPath, SettingPath
+from corlld.settings.template_arguments import reserved_among
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
@@ -214,6 +215,13 @@ class ModelSettings(Section):
     served_name: NonEmpty | None = Field(
         None, description="`base_model_name_or_path` in published adapters, exactly as served. Default: `name`."
     )
+    chat_template_kwargs: dict[str, JsonValue] = Field(
+        {},
+        description="Arguments of the chat template in every chat, as the engine's server has them (vLLM: "
+        "`--default-chat-template-kwargs`); for example `{enable_thinking = false}` for Qwen3. An event's own "
+        "`chat_template_kwargs` override them. In the environment: a JSON object.",
+        json_schema_extra={"allowed": "a table of the template's arguments"},
+    )
     device: NonEmpty = Field(
         "auto", description="`auto` (cuda if there is a GPU, else cpu), `cpu`, `cuda`, `cuda:1`, ..."
     )
@@ -227,6 +235,10 @@ class ModelSettings(Section):
     activation_checkpointing: bool = Field(
         False, description="Compute layers again in the backward pass: a third more work for a fraction of the memory."
     )
+
+    def problems(self) -> Iterator[str]:
+        if (name := reserved_among(self.chat_template_kwargs)) is not None:
+            yield f"chat_template_kwargs: found {name}, allowed: only arguments that corlld does not pass itself"
 
 
 class AdapterSettings(Section):
