@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from jinja2 import TemplateError
-
 from corlld.errors import RejectReason
+from corlld.learning.model.chat_template import render
 from corlld.records import EditEvent
 
 _SENTINEL = "corlldanswer"
@@ -115,7 +114,7 @@ class PairEncoder:
     def _context(self, event: EditEvent) -> tuple[int, ...] | None:
         if event.messages is not None:
             turns = [{"role": m.role, "content": m.content} for m in event.messages]
-            rendered = _render(self._tokenizer, turns, add_generation_prompt=True)
+            rendered = render(self._tokenizer, turns)
             # The template wrote the special tokens already.
             return None if rendered is None else self._plain(rendered)
         ids = tuple(self._tokenizer(_well_formed(event.prompt or ""))["input_ids"])
@@ -145,7 +144,7 @@ def _end_of_turn(tokenizer: Any) -> tuple[int, ...]:
     if not tokenizer.chat_template:
         return ()
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _SENTINEL}]
-    _, found, after = (_render(tokenizer, turns) or "").rpartition(_SENTINEL)
+    _, found, after = (render(tokenizer, turns, add_generation_prompt=False) or "").rpartition(_SENTINEL)
     if not found:
         return ()
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
@@ -154,17 +153,6 @@ def _end_of_turn(tokenizer: Any) -> tuple[int, ...]:
         if token in special:
             return tuple(ids[: index + 1])
     return ()
-
-
-def _render(tokenizer: Any, turns: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str | None:
-    """Return the turns as text; None if the template refuses them. Its error may quote a user: it goes no further."""
-    try:
-        rendered: str = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=add_generation_prompt, tokenize=False
-        )
-    except (TemplateError, TypeError, ValueError):
-        return None
-    return rendered
 
 
 def _common_prefix(chosen: Sequence[int], rejected: Sequence[int]) -> int:
