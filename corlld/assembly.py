@@ -226,6 +226,7 @@ def _reach(
 def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel, CorllLearner]":
     # Imported here, as torch and transformers take seconds: what can be wrong without them has been found by now.
     from corlld.learning.learner import CorllLearner
+    from corlld.learning.model.conversation import refuse_unread
     from corlld.learning.model.resident import load_resident_model
 
     resident = load_resident_model(settings.model, settings.adapter)
@@ -233,7 +234,10 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
     observer.model_loaded(info, device, dtype)
     if not resident.collator.shares_prefixes:
         log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
-    learner = CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots)
+    arguments = settings.model.chat_template_kwargs
+    refuse_unread(resident.tokenizer.chat_template, arguments)
+    slots = settings.adapter.device_slots
+    learner = CorllLearner(resident, settings.learning, settings.guard, slots, template_kwargs=arguments)
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
     return resident, learner
 

@@ -89,13 +89,9 @@ class EditEvent:
         return self.proposed == self.edited
 
     @property
-    def context_chars(self) -> int:
-        texts = (self.prompt, self.tools, self.chat_template_kwargs)
-        return sum(len(text or "") for text in texts) + sum(message.chars for message in self.messages or ())
-
-    @property
     def chars(self) -> int:
-        return self.context_chars + len(self.proposed) + len(self.edited)
+        texts = (self.prompt, self.tools, self.chat_template_kwargs, self.proposed, self.edited)
+        return sum(len(text or "") for text in texts) + sum(message.chars for message in self.messages or ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,12 +131,14 @@ class Check:
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
+        from corlld.learning.model.conversation import refuse_unread
         from corlld.learning.model.resident import load_resident_model
         from corlld.learning.passages import passages
         from corlld.learning.rehearsal import rehearsals
 
         passages(self._settings.learning)  # a file that can't be used is reported before the model is loaded
         resident = load_resident_model(self._settings.model, self._settings.adapter)
+        refuse_unread(resident.tokenizer.chat_template, self._settings.model.chat_template_kwargs)
         self._model = resident.info
         self._plan = plan_memory(
             resident,

@@ -65,7 +65,7 @@ class Sample:
             return
         self.acceptances += event.is_acceptance
         self.with_version += event.adapter_version is not None
-        self.prompt_chars.append(event.context_chars)
+        self.prompt_chars.append(event.chars - len(event.proposed) - len(event.edited))
         self.proposed_chars.append(len(event.proposed))
         self.edited_chars.append(len(event.edited))
         self.edit_ratios.append(edit_ratio(event))

@@ -202,8 +202,9 @@ class EventDecoder:
             raise InvalidEvent(InvalidReason.INVALID_FIELD, field=_path(name, cloud), detail=f"it belongs {place}")
 
     def _check_length(self, event: EditEvent, cloud: bool) -> None:
+        responses = {"proposed": len(event.proposed), "edited": len(event.edited)}
         context = "prompt" if event.messages is None else "messages"
-        chars = {context: event.context_chars, "proposed": len(event.proposed), "edited": len(event.edited)}
+        chars = {context: event.chars - sum(responses.values()), **responses}
         for field, count in chars.items():
             if count > self._settings.max_text_chars:
                 raise _too_large(_path(field, cloud), self._settings.max_text_chars, "characters")

@@ -8,6 +8,8 @@ from pydantic_core import PydanticCustomError
 
 from corlld.errors import InvalidReason
 
+MAX_JSON_DEPTH = 100  # what was read is read again where the stack is deeper, and by templates
+
 _PREFIX = "corlld."
 
 
@@ -33,7 +35,13 @@ Text = Annotated[str, AfterValidator(encodable)]  # its UnicodeEncodeError is a 
 def json_text(value: object) -> str:
     """Write JSON again, its keys in their order, which templates show. Raises PydanticCustomError."""
     try:
-        return encodable(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
-    except (ValueError, RecursionError):
+        if _is_nested_at_most(MAX_JSON_DEPTH, value):
+            return encodable(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    except ValueError:
         pass
-    raise refusal("JSON with texts in UTF-8 and finite numbers, not nested too deeply")
+    raise refusal(f"JSON with texts in UTF-8, finite numbers and at most {MAX_JSON_DEPTH} levels")
+
+
+def _is_nested_at_most(levels: int, value: object) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_nested_at_most(levels - 1, item) for item in inner)

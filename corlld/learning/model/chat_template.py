@@ -8,6 +8,11 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from corlld.learning.model.conversation import Conversation, with_content_for
+
+# A template is a program of others. It refuses on purpose (TemplateError), or fails at what it did not expect.
+_REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
 
 def render(
     tokenizer: Any,
@@ -23,19 +28,32 @@ def render(
 
     Args:
         tokenizer: a transformers tokenizer with a chat template.
-        messages: as the template takes them: `role`, `content`, and what else the template reads.
+        messages: `role`, `content` (a text, or a list of text parts), and what else the template reads.
         tools: the functions that the model may call, as JSON schemas.
         template_kwargs: further variables of the template, as engines pass them (`chat_template_kwargs`).
         add_generation_prompt: end with the beginning of an assistant's message.
     """
     try:
+        template: str = tokenizer.get_chat_template(tools=tools)
+    except ValueError:  # it has several, and none for this case
+        return None
+    given = with_content_for(template, messages)
+    try:
         rendered: str = tokenizer.apply_chat_template(
-            list(messages),
+            given,
             tools=None if tools is None else list(tools),
             add_generation_prompt=add_generation_prompt,
             tokenize=False,
             **(template_kwargs or {}),
         )
-    except (TemplateError, TypeError, ValueError):
+    except _REFUSALS:
         return None
     return rendered
+
+
+def render_conversation(tokenizer: Any, conversation: Conversation) -> str | None:
+    """Return an event's context as text. None if the template refuses it, or reads a field that engines may drop."""
+    given: dict[str, Any] = {"tools": conversation.tools, "template_kwargs": conversation.template_kwargs}
+    rendered = render(tokenizer, conversation.messages, **given)
+    extra = conversation.with_extra
+    return rendered if extra is None or rendered == render(tokenizer, extra, **given) else None

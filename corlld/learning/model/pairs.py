@@ -1,12 +1,13 @@
 """Edit events as token ids: a prompt (the context and the responses' common prefix), and the two tails that differ."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
 from corlld.errors import RejectReason
-from corlld.learning.model.chat_template import render
+from corlld.learning.model.chat_template import render, render_conversation
+from corlld.learning.model.conversation import conversation_of
 from corlld.records import EditEvent
 
 _SENTINEL = "corlldanswer"
@@ -50,6 +51,7 @@ class PairEncoder:
         max_response_tokens: a longer response, end token included, is `too_long`: responses are never cut.
         max_positions: how many positions the model has; None if there is no limit.
         vocabulary: how many ids the model has an embedding for; None if that is all of the tokenizer's.
+        template_kwargs: arguments of the chat template in every chat; None if there are none.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class PairEncoder:
         max_response_tokens: int,
         max_positions: int | None = None,
         vocabulary: int | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._max_context_tokens = max_context_tokens
@@ -68,7 +71,8 @@ class PairEncoder:
         self._vocabulary = vocabulary
         self._bos: int | None = tokenizer.bos_token_id
         self._eos: int | None = tokenizer.eos_token_id
-        self._turn_end = _end_of_turn(tokenizer)
+        self._template_kwargs = template_kwargs or {}
+        self._turn_end = _end_of_turn(tokenizer, self._template_kwargs)
 
     def encode(self, event: EditEvent) -> PreferencePair | NoPair | RejectReason:
         """Return the event as a pair, or the reason why there is none.
@@ -113,8 +117,7 @@ class PairEncoder:
 
     def _context(self, event: EditEvent) -> tuple[int, ...] | None:
         if event.messages is not None:
-            turns = [{"role": m.role, "content": m.content} for m in event.messages]
-            rendered = render(self._tokenizer, turns)
+            rendered = render_conversation(self._tokenizer, conversation_of(event, self._template_kwargs))
             # The template wrote the special tokens already.
             return None if rendered is None else self._plain(rendered)
         ids = tuple(self._tokenizer(_well_formed(event.prompt or ""))["input_ids"])
@@ -135,7 +138,7 @@ class PairEncoder:
         return (self._eos,)
 
 
-def _end_of_turn(tokenizer: Any) -> tuple[int, ...]:
+def _end_of_turn(tokenizer: Any, template_kwargs: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the ids that the chat template puts after an assistant message, up to its first special token.
 
     () if they are unknown. Generation stops at that token: what templates write behind it (a line break) never belongs
@@ -144,7 +147,8 @@ def _end_of_turn(tokenizer: Any) -> tuple[int, ...]:
     if not tokenizer.chat_template:
         return ()
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _SENTINEL}]
-    _, found, after = (render(tokenizer, turns, add_generation_prompt=False) or "").rpartition(_SENTINEL)
+    rendered = render(tokenizer, turns, template_kwargs=template_kwargs, add_generation_prompt=False)
+    _, found, after = (rendered or "").rpartition(_SENTINEL)
     if not found:
         return ()
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
