@@ -8,7 +8,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from corlld.learning.model.conversation import Conversation, with_content_for
+from corlld.learning.model.conversation import Conversation, conversation_of, with_content_for
+from corlld.records import EditEvent
 
 # A template is a program of others. It refuses on purpose (TemplateError), or fails at what it did not expect.
 _REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -57,3 +58,8 @@ def render_conversation(tokenizer: Any, conversation: Conversation) -> str | Non
     rendered = render(tokenizer, conversation.messages, **given)
     extra = conversation.with_extra
     return rendered if extra is None or rendered == render(tokenizer, extra, **given) else None
+
+
+def is_renderable(tokenizer: Any, defaults: Mapping[str, Any], event: EditEvent) -> bool:
+    """Return whether an edit's context can be rendered. defaults: arguments of the template in every chat."""
+    return event.messages is None or render_conversation(tokenizer, conversation_of(event, defaults)) is not None
