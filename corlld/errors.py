@@ -45,7 +45,8 @@ class RejectReason(StrEnum):
     DRIFT = "drift"
     REPETITIVE = "repetitive"  # the edited text repeats itself far more than the draft
     OUT_OF_MEMORY = "out_of_memory"
-    UNRENDERABLE = "unrenderable"  # the chat template refuses the messages, or the model has no embedding for a token
+    # The chat template refuses the chat, or reads a field that engines may drop; or a token has no embedding.
+    UNRENDERABLE = "unrenderable"
 
 
 class CorlldError(Exception):

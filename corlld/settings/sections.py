@@ -149,7 +149,10 @@ class EventSettings(Section):
     """Limits and types of valid events."""
 
     max_record_bytes: Positive = Field(1_000_000, description="A larger record becomes a dead letter (`too_large`).")
-    max_text_chars: Positive = Field(20_000, description="Longest text: prompt, all messages, proposed, edited.")
+    max_text_chars: Positive = Field(
+        20_000,
+        description="Longest text: proposed, edited, and the context (the prompt, or messages, tools and arguments).",
+    )
     tombstones_erase: bool = Field(
         False, description="A record with a user's key, no value and no CloudEvents headers erases that user."
     )

@@ -79,16 +79,14 @@ def _content(message: Mapping[str, Any], as_parts: bool) -> str | list[dict[str,
 
 @lru_cache(maxsize=8)
 def takes_parts(template: str) -> bool:
-    """Return whether the template goes through a message's content part by part."""
+    """Return whether the template goes through a message's content part by part, as far as vLLM can see."""
     try:
         tree = _parse(template)
-    except TemplateSyntaxError:
+        chats = _aliases(tree, "messages")
+        loops = list(tree.find_all(nodes.For))
+        messages = {_name(loop.target) for loop in loops if _is_name(loop.iter, chats)}
+    except (TemplateSyntaxError, ValueError):
         return False
-    loops = list(tree.find_all(nodes.For))
-    chats = _aliases(tree, "messages")
-    messages = {
-        loop.target.name for loop in loops if _is_name(loop.iter, chats) and isinstance(loop.target, nodes.Name)
-    }
     return any(_is_content(loop.iter, messages) for loop in loops)
 
 
@@ -129,9 +127,15 @@ def _aliases(tree: nodes.Template, name: str) -> set[str]:
     found = {name}
     while found - names:
         names |= found
-        assigns = (node for node in tree.find_all(nodes.Assign) if _is_name(node.node, names))
-        found = {node.target.name for node in assigns if isinstance(node.target, nodes.Name)}
+        found = {_name(node.target) for node in tree.find_all(nodes.Assign) if _is_name(node.node, names)}
     return names
+
+
+def _name(target: nodes.Node) -> str:
+    """Return the name that is assigned to. Raises ValueError for an attribute or several names: vLLM gives up then."""
+    if isinstance(target, nodes.Name):
+        return target.name
+    raise ValueError
 
 
 def _is_name(node: nodes.Node, names: set[str]) -> bool:

@@ -48,6 +48,8 @@ def test_a_template_that_goes_through_the_parts_of_a_content_takes_parts(templat
         CHAT_TEMPLATE,
         THINKING,
         over("tools"),
+        "{% set ns = namespace() %}{% set ns.rest = messages[1:] %}" + over("messages"),
+        "{% for a, b in messages %}{% endfor %}" + over("messages"),
         "{% for m in messages %}" + parts_of("m.tool_calls") + "{% endfor %}",
         "{% for m in messages %}" + parts_of("n.content") + "{% endfor %}",
         "{% for m in messages %}{% set content = m.content %}" + parts_of("content") + "{% endfor %}",
