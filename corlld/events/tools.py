@@ -81,11 +81,15 @@ ToolsText = Annotated[str | None, BeforeValidator(_tools_text)]  # as JSON
 TemplateArgumentsText = Annotated[str | None, BeforeValidator(_arguments_text)]  # as JSON
 
 _ELSEWHERE = "in chat_template_kwargs"
-# Fields of a request that change an engine's prompt: the value that changes nothing, and where such a thing goes.
+_OF_THE_DRAFT = "nowhere: corlld can't learn from a draft that the model wrote behind its own reasoning"
+# Fields of a request, or of its answer, that change what a draft followed: the value that changes nothing, and where
+# such a thing goes.
 _OF_REQUESTS: dict[str, tuple[object, str]] = {
     "documents": (None, _ELSEWHERE),
     "reasoning_effort": (None, _ELSEWHERE),
     "functions": (None, "in tools, each as type and function"),
+    "reasoning": (None, _OF_THE_DRAFT),
+    "reasoning_content": (None, _OF_THE_DRAFT),
     "chat_template": (None, "nowhere: corlld has the template that comes with the model"),
     "add_generation_prompt": (True, "nowhere: the draft begins an assistant's message"),
     "continue_final_message": (False, "nowhere: the draft begins an assistant's message"),
@@ -94,7 +98,7 @@ _OF_REQUESTS: dict[str, tuple[object, str]] = {
 
 
 def misplaced(fields: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Find a field that would have changed the engine's prompt, and that no event has.
+    """Find a field that changed what the draft followed, and that no event has.
 
     Returns its name, and where it belongs; None if there is none.
     """

@@ -225,7 +225,7 @@ def test_arguments_that_corlld_passes_itself_are_refused_by_name(name: str) -> N
     assert f"but {name}," in detail_of(record)
 
 
-@pytest.mark.parametrize("name", ["documents", "reasoning_effort", "functions", "chat_template"])
+@pytest.mark.parametrize("name", ["documents", "reasoning_effort", "functions", "chat_template", "reasoning"])
 def test_a_field_of_a_request_that_changes_the_prompt_is_refused_with_where_it_belongs(name: str) -> None:
     record = chat(**{name: CANARY})
     assert refused(record) == (InvalidReason.INVALID_FIELD, name)
