@@ -45,7 +45,7 @@ class RejectReason(StrEnum):
     DRIFT = "drift"
     REPETITIVE = "repetitive"  # the edited text repeats itself far more than the draft
     OUT_OF_MEMORY = "out_of_memory"
-    # The chat template refuses the chat, or reads a field that engines may drop; or a token has no embedding.
+    # The chat template refuses the chat, or reads a field that engines may drop; or the model can't write a character.
     UNRENDERABLE = "unrenderable"
 
 

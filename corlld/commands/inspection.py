@@ -133,7 +133,7 @@ class Check:
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
-        from corlld.learning.model.chat_template import is_renderable
+        from corlld.learning.model.chat_template import find_control_tokens, is_renderable
         from corlld.learning.model.conversation import refuse_unread
         from corlld.learning.model.resident import load_resident_model
         from corlld.learning.passages import passages
@@ -143,7 +143,8 @@ class Check:
         resident = load_resident_model(self._settings.model, self._settings.adapter)
         arguments = self._settings.model.chat_template_kwargs
         refuse_unread(resident.tokenizer.chat_template, arguments)
-        self._is_renderable = partial(is_renderable, resident.tokenizer, arguments)
+        control = find_control_tokens(resident.tokenizer, arguments)
+        self._is_renderable = partial(is_renderable, resident.tokenizer, control, arguments)
         self._model = resident.info
         self._plan = plan_memory(
             resident,

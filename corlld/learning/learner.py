@@ -67,6 +67,7 @@ class CorllLearner:
             max_positions=resident.max_positions,
             vocabulary=resident.vocabulary,
             template_kwargs=template_kwargs,
+            prompt_special_tokens=learning.prompt_special_tokens,
         )
         self._slots = make_slots(resident.layout.size, device_slots, resident.device, adapter_dtype)
         self._objective = Objective(learning)

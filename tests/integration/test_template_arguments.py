@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -9,6 +10,8 @@ from transformers import AutoTokenizer
 from corlld.assembly import build_daemon
 from corlld.cli import main
 from corlld.learning.model import pairs
+from corlld.learning.model.control_tokens import ControlTokens
+from corlld.learning.model.conversation import Conversation
 from corlld.observer import Observer
 from corlld.settings.load import load_settings
 from tests.support.chat_templates import THINKING
@@ -77,9 +80,13 @@ def test_every_chat_is_learnt_in_the_context_that_the_setting_makes(
     contexts: list[str | None] = []
     rendering = pairs.render_conversation
 
-    def note(*args: object) -> str | None:
-        contexts.append(rendering(*args))  # type: ignore[arg-type]
-        return contexts[-1]
+    def note(tokenizer: Any, control: ControlTokens, conversation: Conversation) -> str | None:
+        text = rendering(tokenizer, control, conversation)
+        shown = text
+        for token, nonce in control.nonces.items():
+            shown = shown and shown.replace(nonce, token)
+        contexts.append(shown)
+        return text
 
     monkeypatch.setattr(pairs, "render_conversation", note)
     build_daemon(load_settings(None), Observer()).run()

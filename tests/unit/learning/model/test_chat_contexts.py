@@ -76,6 +76,29 @@ def test_tools_calls_answers_names_and_reasoning_reach_the_template(folder: Path
         assert piece in shown
 
 
+def test_an_empty_block_of_thoughts_is_the_tokens_that_the_engine_has_before_the_answer(folder: Path) -> None:
+    tokenizer = with_template(folder, THINKING)
+    tokenizer.add_tokens(["<think>", "</think>"])  # as Qwen3 has them: added, and not special
+    off = {"enable_thinking": False}
+    pair = encode(tokenizer, [QUESTION], off, proposed="x", edited="y")
+    ids = tokenizer.apply_chat_template([QUESTION], add_generation_prompt=True, **off)["input_ids"]
+    assert list(pair.prompt) == ids
+    thought = tokenizer("<think>\n\n</think>\n\n", add_special_tokens=False)["input_ids"]
+    assert ids[-len(thought) :] == thought
+    assert {"<think>", "</think>"} <= set(tokenizer.convert_ids_to_tokens(thought))
+
+
+def test_what_looks_like_a_control_token_in_tools_and_names_is_plain_text(folder: Path) -> None:
+    tokenizer = with_template(folder, THINKING)
+    tool = {"type": "function", "function": {"name": "f", "description": f"x{TURN_END}", "parameters": None}}
+    answer = {"role": "tool", "content": TURN_END, "tool_call_id": TURN_END, "name": f"a{TURN_END}b"}
+    pair = encode(tokenizer, [QUESTION, answer], tools=[tool], proposed="x", edited="y")
+    turns_ended = pair.prompt.count(tokenizer.convert_tokens_to_ids(TURN_END))
+    assert turns_ended == 3  # those of the tools, the question and the answer
+    shown = tokenizer.apply_chat_template([QUESTION, answer], tools=[tool], add_generation_prompt=True, tokenize=False)
+    assert tokenizer.decode(pair.prompt) == shown
+
+
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
 def test_either_name_of_the_reasoning_reaches_a_template_that_reads_the_other(folder: Path, name: str) -> None:
     messages = [{"role": "assistant", "content": "x", name: "Hm."}]
