@@ -10,6 +10,7 @@ from corlld.errors import ConfigurationError
 from corlld.learning.model.chat_template import end_of_answer, find_control_tokens, render, render_as_words
 from corlld.learning.model.continuation import ContinuationEncoder
 from corlld.learning.model.control_tokens import ControlTokens
+from corlld.learning.model.conversation import with_content_for
 
 _CONTEXTS = ("Report", "Report. ", "Report:\n", "Report.\n\n")
 _RESPONSES = (
@@ -117,7 +118,8 @@ def _conversation(
 
 
 def _ordinary(tokenizer: Any, turns: list[dict[str, str]]) -> list[int]:
-    ids: list[int] = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+    given = with_content_for(tokenizer.get_chat_template(), turns)
+    ids: list[int] = tokenizer.apply_chat_template(given, add_generation_prompt=True, tokenize=True, return_dict=False)
     return ids
 
 

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from corlld.errors import RejectReason
 from corlld.learning.model.pairs import PairEncoder, PreferencePair
+from corlld.learning.model.token_check import check_tokens
 from tests.support.chat_templates import PARTS, THINKING
 from tests.support.decoding import EDIT, as_edit, decode, without
 from tests.support.tiny_models import TURN_END, make_tiny_model
@@ -131,6 +132,11 @@ def test_text_parts_are_joined_by_line_breaks_or_given_as_parts_as_the_template_
     assert "user\nWeather?<turn|>" in context_of(with_template(folder, PARTS), [QUESTION])
     pair = encode(with_template(folder, PARTS), [QUESTION])
     assert pair.chosen[-1] == with_template(folder, PARTS).convert_tokens_to_ids(TURN_END)
+
+
+def test_the_start_accepts_templates_of_either_kind(folder: Path) -> None:
+    for template in (THINKING, PARTS, {"default": PARTS, "tool_use": THINKING}):
+        check_tokens(with_template(folder, template))
 
 
 def test_tools_choose_among_a_model_s_templates(folder: Path) -> None:
