@@ -134,8 +134,8 @@ class Check:
         from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
         from corlld.learning.model.chat_template import find_control_tokens, is_renderable
-        from corlld.learning.model.conversation import refuse_unread
         from corlld.learning.model.resident import load_resident_model
+        from corlld.learning.model.template_syntax import refuse_unread
         from corlld.learning.passages import passages
         from corlld.learning.rehearsal import rehearsals
 
