@@ -227,13 +227,17 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
     # Imported here, as torch and transformers take seconds: what can be wrong without them has been found by now.
     from corlld.learning.learner import CorllLearner
     from corlld.learning.model.resident import load_resident_model
+    from corlld.learning.model.template_syntax import refuse_unread
 
     resident = load_resident_model(settings.model, settings.adapter)
     info, device, dtype = resident.info, str(resident.device), str(resident.model.dtype).removeprefix("torch.")
     observer.model_loaded(info, device, dtype)
     if not resident.collator.shares_prefixes:
         log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
-    learner = CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots)
+    arguments = settings.model.chat_template_kwargs
+    refuse_unread(resident.tokenizer.chat_template, arguments)
+    slots = settings.adapter.device_slots
+    learner = CorllLearner(resident, settings.learning, settings.guard, slots, template_kwargs=arguments)
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
     return resident, learner
 

@@ -33,6 +33,7 @@ class InvalidReason(StrEnum):
     KEY_MISSING = "key_missing"
     KEY_MISMATCH = "key_mismatch"
     NO_CHAT_TEMPLATE = "no_chat_template"  # `messages` for a model without a chat template
+    UNSUPPORTED_CONTENT = "unsupported_content"  # an image, a sound or another part that is no text
     STATE_UNREADABLE = "state_unreadable"  # the user is set aside until the state is repaired
 
 
@@ -44,7 +45,8 @@ class RejectReason(StrEnum):
     DRIFT = "drift"
     REPETITIVE = "repetitive"  # the edited text repeats itself far more than the draft
     OUT_OF_MEMORY = "out_of_memory"
-    UNRENDERABLE = "unrenderable"  # the chat template refuses the messages, or the model has no embedding for a token
+    # The chat template refuses the chat, or reads a field that engines may drop; or the model can't write a character.
+    UNRENDERABLE = "unrenderable"
 
 
 class CorlldError(Exception):

@@ -56,8 +56,16 @@ class Polled:
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """A message of a chat. JSON stays text here: it is hashable, and its size is known."""
+
     role: str
     content: str
+    fields: str = ""  # what engines pass on beside role and content, as a JSON object: see `events/messages.py`
+    extra: str = ""  # fields that not all engines pass on, as a JSON object
+
+    @property
+    def chars(self) -> int:
+        return len(self.content) + len(self.fields) + len(self.extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,8 @@ class EditEvent:
     edited: str
     adapter_version: int | None = None  # the version that produced `proposed`; 0 is the base model
     truncated: bool = False  # `proposed` stopped at its length limit
+    tools: str | None = None  # the functions that the model could call, a JSON list; only with `messages`
+    chat_template_kwargs: str | None = None  # arguments of the chat template, a JSON object; only with `messages`
 
     @property
     def is_acceptance(self) -> bool:
@@ -80,8 +90,8 @@ class EditEvent:
 
     @property
     def chars(self) -> int:
-        context = len(self.prompt or "") + sum(len(m.content) for m in self.messages or ())
-        return context + len(self.proposed) + len(self.edited)
+        texts = (self.prompt, self.tools, self.chat_template_kwargs, self.proposed, self.edited)
+        return sum(len(text or "") for text in texts) + sum(message.chars for message in self.messages or ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ model into the cache, as a run would.
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -24,7 +25,7 @@ from corlld.commands.sample import Sample, sample_table
 from corlld.errors import ConfigurationError, ExitCode, FatalError, MissingTopicError, UnavailableError
 from corlld.events.decoder import EventDecoder
 from corlld.protocols import Source, StateStore
-from corlld.records import ModelInfo
+from corlld.records import EditEvent, ModelInfo
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import Settings
 from corlld.state.store import LocalFolderStore
@@ -54,6 +55,7 @@ class Check:
         self._source: Source | None = None  # set once it is reached
         self._away: frozenset[str] = frozenset()  # the servers of an input that was not reached
         self._model: ModelInfo | None = None
+        self._is_renderable: Callable[[EditEvent], bool] | None = None
         self._plan: MemoryPlan | None = None
         self._sample: Sample | None = None
         self.exit_code = ExitCode.OK
@@ -131,12 +133,18 @@ class Check:
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
+        from corlld.learning.model.chat_template import find_control_tokens, is_renderable
         from corlld.learning.model.resident import load_resident_model
+        from corlld.learning.model.template_syntax import refuse_unread
         from corlld.learning.passages import passages
         from corlld.learning.rehearsal import rehearsals
 
         passages(self._settings.learning)  # a file that can't be used is reported before the model is loaded
         resident = load_resident_model(self._settings.model, self._settings.adapter)
+        arguments = self._settings.model.chat_template_kwargs
+        refuse_unread(resident.tokenizer.chat_template, arguments)
+        control = find_control_tokens(resident.tokenizer, arguments)
+        self._is_renderable = partial(is_renderable, resident.tokenizer, control, arguments)
         self._model = resident.info
         self._plan = plan_memory(
             resident,
@@ -200,7 +208,7 @@ class Check:
             supports_messages=supports_messages,
             key_required=self._input.has_keys,
         )
-        sample = self._sample = Sample(decoder)
+        sample = self._sample = Sample(decoder, self._is_renderable)
         deadline = time.monotonic() + SAMPLE_SECONDS
         with closing(self._input.newest_records(self._sample_limit or 0, SAMPLE_SECONDS)) as records:
             for record in records:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -37,6 +37,7 @@ class Sample:
     """Figures of the records that were added. Texts are measured and not kept; user ids are only counted."""
 
     decoder: EventDecoder
+    is_renderable: Callable[[EditEvent], bool] | None = None  # by the model's chat template; None: it is not known
     records: int = 0
     refused: Counter[Refusal] = field(default_factory=Counter)
     last_refused: dict[Refusal, Record] = field(default_factory=dict)  # without key, value and headers
@@ -44,7 +45,8 @@ class Sample:
     erasures: int = 0
     acceptances: int = 0
     with_version: int = 0
-    prompt_chars: list[int] = field(default_factory=list)  # of the prompt, or of all messages together
+    unrenderable: int = 0  # valid edits that the learner would reject
+    prompt_chars: list[int] = field(default_factory=list)  # of the prompt, or of all that belongs to the chat
     proposed_chars: list[int] = field(default_factory=list)
     edited_chars: list[int] = field(default_factory=list)
     edit_ratios: list[float] = field(default_factory=list)
@@ -65,6 +67,7 @@ class Sample:
             return
         self.acceptances += event.is_acceptance
         self.with_version += event.adapter_version is not None
+        self.unrenderable += self.is_renderable is not None and not self.is_renderable(event)
         self.prompt_chars.append(event.chars - len(event.proposed) - len(event.edited))
         self.proposed_chars.append(len(event.proposed))
         self.edited_chars.append(len(event.edited))
@@ -111,6 +114,8 @@ def sample_table(sample: Sample, *, has_keys: bool) -> Group:
         )
     if (more := len(sample.refused) - SHOWN_REFUSALS) > 0:
         facts.add_row("dead letters", f"for {more} more reasons")
+    if sample.unrenderable:
+        facts.add_row("unrenderable", f"{_share(sample.unrenderable, sample.edits)}  the chat template refuses them")
     facts.add_row("wrong keys", _share(sample.wrong_keys, sample.records) if has_keys else "a file has no keys")
     facts.add_row("users", f"{len(sample.events_of):,}")
     facts.add_row("erasures", f"{sample.erasures:,}")

@@ -9,13 +9,16 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from corlld.errors import InvalidEvent, InvalidReason
 from corlld.events.cloud_events import Envelope, from_binary, from_structured, is_binary, is_structured
+from corlld.events.messages import MAX_ROLE_CHARS, ChatMessage
 from corlld.events.strict_json import parse_object, parse_time
+from corlld.events.tools import TemplateArgumentsText, ToolsText, misplaced
+from corlld.events.wire import Text, reason_of
 from corlld.records import EditEvent, EraseEvent, Message
 from corlld.settings.sections import EventSettings
 
@@ -24,7 +27,6 @@ TOMBSTONE_EVENT_ID = ""
 
 MAX_EVENT_ID_CHARS = 512
 MAX_USER_ID_CHARS = 256
-MAX_ROLE_CHARS = 64
 
 _VERSION = re.compile(r"v?([0-9]{1,18})")
 _MAX_VERSION = 10**18 - 1
@@ -34,12 +36,14 @@ _ALLOWED = {
     "user_id": f"a text of 1 to {MAX_USER_ID_CHARS} characters",
     "occurred_at": "an RFC 3339 time with an offset",
     "prompt": "a text",
-    "messages": f"a list, not empty, of objects with two texts: role (1 to {MAX_ROLE_CHARS} characters) and content",
+    "messages": f"a list, not empty, of objects with role (a text of 1 to {MAX_ROLE_CHARS} characters) and content; "
+    "name, tool_call_id, reasoning and reasoning_content are texts",
     "proposed": "a text",
     "edited": "a text",
     "adapter_version": 'an integer of 0 or more, or a text like "v000012"',
     "truncated": "true or false",
 }
+_WITH_MESSAGES = ("tools", "chat_template_kwargs")
 _ATTRIBUTE_OF_FIELD = {"event_id": "source and id", "occurred_at": "time"}  # their names in a CloudEvent
 
 
@@ -48,24 +52,10 @@ def _parse_version(value: object) -> object:
     return int(match[1]) if match else value
 
 
-def _encodable(text: str) -> str:
-    """Refuse a lone surrogate: JSON can write it, UTF-8 can't, so the text could not be hashed, tokenised or stored."""
-    text.encode()
-    return text
-
-
-Text = Annotated[str, AfterValidator(_encodable)]  # its UnicodeEncodeError is a ValueError, as pydantic expects
-
-
 class _Wire(BaseModel):
     """Fields of an event as JSON has them. Strict, since JSON has types."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-
-class _WireMessage(_Wire):
-    role: Text = Field(min_length=1, max_length=MAX_ROLE_CHARS)
-    content: Text
 
 
 class _WireErase(_Wire):
@@ -76,7 +66,9 @@ class _WireErase(_Wire):
 
 class _WireEdit(_WireErase):
     prompt: Text | None = None
-    messages: Annotated[list[_WireMessage], Field(min_length=1)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    tools: ToolsText = None
+    chat_template_kwargs: TemplateArgumentsText = None
     proposed: Text
     edited: Text
     adapter_version: Annotated[int, Field(ge=0, le=_MAX_VERSION), BeforeValidator(_parse_version)] | None = None
@@ -174,35 +166,45 @@ class EventDecoder:
             erasure = _validate(_WireErase, fields, cloud=cloud)
             return EraseEvent(erasure.event_id, erasure.user_id, erasure.occurred_at)
         wire = _validate(_WireEdit, fields, cloud=cloud)
-        self._check_context(wire, cloud)
-        self._check_length(wire, cloud)
-        return EditEvent(
+        self._check_context(wire, fields, cloud)
+        event = EditEvent(
             event_id=wire.event_id,
             user_id=wire.user_id,
             occurred_at=wire.occurred_at,
             prompt=wire.prompt,
-            messages=None if wire.messages is None else tuple(Message(m.role, m.content) for m in wire.messages),
+            messages=None if wire.messages is None else cast(tuple[Message, ...], tuple(wire.messages)),
             proposed=wire.proposed,
             edited=wire.edited,
             adapter_version=wire.adapter_version,
             truncated=bool(wire.truncated),
+            tools=wire.tools,
+            chat_template_kwargs=wire.chat_template_kwargs,
         )
+        self._check_length(event, cloud)
+        return event
 
-    def _check_context(self, wire: _WireEdit, cloud: bool) -> None:
+    def _check_context(self, wire: _WireEdit, fields: Mapping[str, Any], cloud: bool) -> None:
         if (wire.prompt is None) == (wire.messages is None):
             reason = InvalidReason.MISSING_FIELD if wire.prompt is None else InvalidReason.INVALID_FIELD
             raise InvalidEvent(reason, field=_path("prompt", cloud), detail="exactly one of prompt and messages")
-        if wire.messages is not None and not self._supports_messages:
+        if wire.messages is None:
+            for name in _WITH_MESSAGES:
+                if fields.get(name):
+                    raise InvalidEvent(
+                        InvalidReason.INVALID_FIELD, field=_path(name, cloud), detail="only with messages"
+                    )
+            return
+        if not self._supports_messages:
             detail = "the base model has no chat template: send prompt in place of messages"
             raise InvalidEvent(InvalidReason.NO_CHAT_TEMPLATE, field=_path("messages", cloud), detail=detail)
+        if (found := misplaced(fields)) is not None:
+            name, place = found
+            raise InvalidEvent(InvalidReason.INVALID_FIELD, field=_path(name, cloud), detail=f"it belongs {place}")
 
-    def _check_length(self, wire: _WireEdit, cloud: bool) -> None:
-        chars = {
-            "prompt": len(wire.prompt or ""),
-            "messages": sum(len(message.content) for message in wire.messages or ()),
-            "proposed": len(wire.proposed),
-            "edited": len(wire.edited),
-        }
+    def _check_length(self, event: EditEvent, cloud: bool) -> None:
+        responses = {"proposed": len(event.proposed), "edited": len(event.edited)}
+        context = "prompt" if event.messages is None else "messages"
+        chars = {context: event.chars - sum(responses.values()), **responses}
         for field, count in chars.items():
             if count > self._settings.max_text_chars:
                 raise _too_large(_path(field, cloud), self._settings.max_text_chars, "characters")
@@ -216,12 +218,10 @@ def _validate(model: type[W], fields: Mapping[str, Any], *, cloud: bool) -> W:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     name = str(problem["loc"][0])
     path = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"][1:])
-    missing = problem["type"] == "missing"
-    raise InvalidEvent(
-        InvalidReason.MISSING_FIELD if missing else InvalidReason.INVALID_FIELD,
-        field=_path(path, cloud),
-        detail=_ALLOWED[name],
-    )
+    if (known := reason_of(problem["type"])) is not None:
+        raise InvalidEvent(known, field=_path(path, cloud), detail=problem["msg"])
+    reason = InvalidReason.MISSING_FIELD if problem["type"] == "missing" else InvalidReason.INVALID_FIELD
+    raise InvalidEvent(reason, field=_path(path, cloud), detail=_ALLOWED[name])
 
 
 def _path(field: str, cloud: bool) -> str:

@@ -1,7 +1,8 @@
 """The learner: `update(batches) -> outcomes` learns each user's edits into that user's adapter, and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -40,6 +41,7 @@ class CorllLearner:
         learning: the rule.
         guard: when a step is undone.
         device_slots: how many users' tensors stay on the device.
+        template_kwargs: arguments of the chat template in every chat (`model.chat_template_kwargs`).
         adapter_dtype: float32, but for tests of exactness.
     """
 
@@ -50,6 +52,7 @@ class CorllLearner:
         guard: GuardSettings,
         device_slots: int,
         *,
+        template_kwargs: Mapping[str, Any] | None = None,
         adapter_dtype: torch.dtype = torch.float32,
     ) -> None:
         self._resident = resident
@@ -63,6 +66,8 @@ class CorllLearner:
             max_response_tokens=learning.max_response_tokens,
             max_positions=resident.max_positions,
             vocabulary=resident.vocabulary,
+            template_kwargs=template_kwargs,
+            prompt_special_tokens=learning.prompt_special_tokens,
         )
         self._slots = make_slots(resident.layout.size, device_slots, resident.device, adapter_dtype)
         self._objective = Objective(learning)

@@ -56,7 +56,8 @@ def load_settings(config: Path | None, environ: Mapping[str, str] = os.environ) 
 
     Args:
         config: a TOML file that must exist. None: /etc/corlld/corlld.toml if it exists.
-        environ: environment variables. An empty variable counts as not set; a list is JSON or comma-separated.
+        environ: environment variables. An empty variable counts as not set; a list is JSON or comma-separated, a
+            table is JSON.
 
     Raises ConfigurationError, with a line for each problem.
     """
@@ -158,13 +159,14 @@ class _Layout(Settings, BaseSettings):
 
 class _EnvironmentSource(EnvSettingsSource):
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """Read a list: JSON or comma-separated. A default that is a word (`all-linear`) stays a word."""
+        """Read a list: JSON or comma-separated; or a table: JSON. A default that is a word (`all-linear`) stays one."""
         if value == field.default:
             return value
         try:
             return super().decode_complex_value(field_name, field, value)
         except ValueError:
-            return [part.strip() for part in value.split(",")]
+            is_table = isinstance(field.default, dict)
+            return value if is_table else [part.strip() for part in value.split(",")]  # a text is no table: refused
 
 
 def _read_environment(environ: Mapping[str, str], problems: list[str]) -> _Layer:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, model_validator
 
 from corlld.settings.paths import NameOrPath, SettingPath
+from corlld.settings.template_arguments import reserved_among
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
@@ -148,7 +149,10 @@ class EventSettings(Section):
     """Limits and types of valid events."""
 
     max_record_bytes: Positive = Field(1_000_000, description="A larger record becomes a dead letter (`too_large`).")
-    max_text_chars: Positive = Field(20_000, description="Longest text: prompt, all messages, proposed, edited.")
+    max_text_chars: Positive = Field(
+        20_000,
+        description="Longest text: proposed, edited, and the context (the prompt, or messages, tools and arguments).",
+    )
     tombstones_erase: bool = Field(
         False, description="A record with a user's key, no value and no CloudEvents headers erases that user."
     )
@@ -214,6 +218,13 @@ class ModelSettings(Section):
     served_name: NonEmpty | None = Field(
         None, description="`base_model_name_or_path` in published adapters, exactly as served. Default: `name`."
     )
+    chat_template_kwargs: dict[str, JsonValue] = Field(
+        {},
+        description="Arguments of the chat template in every chat, as the engine's server has them (vLLM: "
+        "`--default-chat-template-kwargs`); for example `{enable_thinking = false}` for Qwen3. An event's own "
+        "`chat_template_kwargs` override them. In the environment: a JSON object.",
+        json_schema_extra={"allowed": "a table of the template's arguments"},
+    )
     device: NonEmpty = Field(
         "auto", description="`auto` (cuda if there is a GPU, else cpu), `cpu`, `cuda`, `cuda:1`, ..."
     )
@@ -227,6 +238,10 @@ class ModelSettings(Section):
     activation_checkpointing: bool = Field(
         False, description="Compute layers again in the backward pass: a third more work for a fraction of the memory."
     )
+
+    def problems(self) -> Iterator[str]:
+        if (name := reserved_among(self.chat_template_kwargs)) is not None:
+            yield f"chat_template_kwargs: found {name}, allowed: only arguments that corlld does not pass itself"
 
 
 class AdapterSettings(Section):
@@ -297,6 +312,11 @@ class LearningSettings(Section):
     steps_per_batch: Positive = Field(1, description="Number of passes over a micro-batch.")
     max_response_tokens: Positive = Field(1024, description="An edit with a longer response is rejected as `too_long`.")
     max_context_tokens: Positive = Field(1024, description="A longer context loses its beginning.")
+    prompt_special_tokens: bool = Field(
+        True,
+        description="A control token (`</s>`, `<|im_end|>`) that is written in a `prompt` is one, as in vLLM and other "
+        "engines. Off: its characters are plain, as they always are in `messages`, `proposed` and `edited`.",
+    )
     max_row_tokens: Positive | Literal["auto"] = Field(
         "auto",
         description="Tokens per forward and backward pass, over the pairs of several users. `auto`: on a CPU 896 in "

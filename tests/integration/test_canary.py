@@ -62,6 +62,11 @@ def good_bodies() -> Iterator[dict[str, Any]]:
     chat = {k: v for k, v in body("chat").items() if k != "prompt"}
     yield chat | {"messages": [*messages, messages[0]]}
     yield chat | {"event_id": "unrenderable", "messages": [{"role": CANARY, "content": CANARY}]}
+    answer = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": CANARY, "arguments": ""}}]}
+    part = {"type": "text", "text": CANARY, CANARY: CANARY}
+    tools = [{"type": "function", "function": {"name": CANARY, "parameters": {CANARY: CANARY}}}]
+    whole = {"messages": [{"role": "user", "content": [part], "name": CANARY, CANARY: CANARY}, answer]}
+    yield chat | whole | {"event_id": "whole", "tools": tools, "chat_template_kwargs": {CANARY: CANARY}}
     yield body("accepted") | {"edited": f"{CANARY} draft"}
     yield body("unknown-fields") | {CANARY: CANARY, "context": {CANARY: [CANARY]}}
 
@@ -92,6 +97,9 @@ def bad_values() -> Iterator[bytes]:
         {"prompt": CANARY, "messages": [{"role": "user", "content": CANARY}]},
         {"prompt": None, "messages": [{CANARY: CANARY}]},
         {"prompt": None, "messages": CANARY},
+        *({"prompt": None, "messages": [{"role": "user", "content": "x", **wrong}]} for wrong in bad_of_messages()),
+        *({"prompt": None, "messages": [{"role": "user", "content": "x"}], **wrong} for wrong in bad_of_chats()),
+        {"tools": [CANARY]},
         {"occurred_at": CANARY},
         {"adapter_version": CANARY},
         {"truncated": CANARY},
@@ -108,6 +116,23 @@ def bad_values() -> Iterator[bytes]:
         yield json.dumps(body("wrong") | fields).encode()
     for missing in ("event_id", "user_id", "occurred_at", "prompt", "proposed", "edited"):
         yield json.dumps({name: value for name, value in body("less").items() if name != missing}).encode()
+
+
+def bad_of_messages() -> Iterator[dict[str, Any]]:
+    """Fields that are wrong in a message."""
+    for part in ({"type": "image_url", "image_url": CANARY}, {"type": CANARY}, {"type": "text", "text": [CANARY]}):
+        yield {"content": [part]}
+    yield {"role": "assistant", "reasoning": CANARY, "reasoning_content": f"{CANARY}x"}
+    yield {"tool_calls": [{"function": {"name": CANARY, "arguments": CANARY}}]}
+    yield from ({name: [CANARY]} for name in ("name", "tool_call_id", "tool_calls", "tools"))
+    yield {CANARY: f"\ud800{CANARY}"}
+
+
+def bad_of_chats() -> Iterator[dict[str, Any]]:
+    """Fields that are wrong beside messages."""
+    yield from ({"tools": [wrong]} for wrong in (CANARY, {CANARY: CANARY}, {"function": {"name": [CANARY]}}))
+    yield from ({"chat_template_kwargs": wrong} for wrong in (CANARY, {"tokenize": CANARY}, {CANARY: [float("nan")]}))
+    yield from ({name: CANARY} for name in ("documents", "chat_template", "functions"))
 
 
 def bad_records() -> Iterator[Sent]:

@@ -20,6 +20,7 @@ from corlld.learning.model.norms import fuse_norms
 from corlld.learning.model.packing import Collator, Item, Row
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora, choose_modules
+from corlld.learning.model.token_check import check_tokens
 from corlld.learning.model.vocabulary import VocabularyHead
 from corlld.records import ModelInfo
 from corlld.settings.sections import AdapterSettings, ModelSettings
@@ -98,6 +99,7 @@ def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> Resid
         torch.set_num_threads(model.threads)
     device = choose_device(model.device)
     loaded, tokenizer, revision = _load(model, device)
+    check_tokens(tokenizer)
     try:
         loaded.to(device)
     except RuntimeError as error:

@@ -1,6 +1,7 @@
 """The description of a sample of records: figures that can be counted by hand, and never a text or a user id."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from rich.console import Console
 from corlld.commands.sample import SHOWN_REFUSALS, Refusal, Sample, quantile, sample_table
 from corlld.errors import InvalidReason
 from corlld.events.decoder import EventDecoder
-from corlld.records import Record, SourcePartition, Tenure
+from corlld.records import EditEvent, Record, SourcePartition, Tenure
 from corlld.settings.sections import EventSettings
 from tests.support.commands import row
 from tests.support.edits import edit, erasure
@@ -17,9 +18,11 @@ from tests.support.edits import edit, erasure
 SECRET = "kanari7731"
 
 
-def sample_of(*records: tuple[bytes | None, dict[str, Any] | bytes]) -> Sample:
+def sample_of(
+    *records: tuple[bytes | None, dict[str, Any] | bytes], is_renderable: Callable[[EditEvent], bool] | None = None
+) -> Sample:
     """Return a sample of (key, event or raw value), at the offsets from 0."""
-    sample = Sample(EventDecoder(EventSettings(), supports_messages=True))
+    sample = Sample(EventDecoder(EventSettings(), supports_messages=True), is_renderable)
     tenure = Tenure(SourcePartition("edits", "id", 2), 0, 0)
     for offset, (key, event) in enumerate(records):
         value = event if isinstance(event, bytes) else json.dumps(event).encode()
@@ -90,6 +93,14 @@ def test_each_reason_is_counted_with_its_field_and_a_place() -> None:
     assert "2 of 8 (25.0%) invalid_field: edited; for example at edits, partition 2, offset 4" in " ".join(text.split())
     assert row(text, "wrong keys") == "2 of 8 (25.0%)"
     assert row(shown(sample, has_keys=False), "wrong keys") == "a file has no keys"
+
+
+def test_edits_that_the_chat_template_refuses_are_counted_where_a_model_is_known() -> None:
+    records = [own(edit(number)) for number in range(4)]
+    sample = sample_of(*records, is_renderable=lambda event: event.event_id not in ("ann-1", "ann-3"))
+    assert row(shown(sample), "unrenderable") == "2 of 4 (50.0%) the chat template refuses them"
+    for judge in (None, lambda event: True):
+        assert "unrenderable" not in shown(sample_of(*records, is_renderable=judge))
 
 
 def test_there_are_never_more_rows_of_reasons_than_a_reader_wants() -> None:

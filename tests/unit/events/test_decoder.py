@@ -35,7 +35,7 @@ def test_texts_may_be_empty_and_equal_texts_are_an_acceptance() -> None:
 
 
 def test_messages_become_a_tuple_of_roles_and_contents() -> None:
-    chat = [{"role": "system", "content": ""}, {"role": "user", "content": "Hi", "name": "x"}]
+    chat = [{"role": "system", "content": ""}, {"role": "user", "content": "Hi"}]
     event = as_edit(decode({**without(EDIT, "prompt"), "messages": chat}))
     assert event.prompt is None
     assert event.messages == (Message("system", ""), Message("user", "Hi"))
@@ -92,7 +92,7 @@ def test_a_wrong_field_is_refused_by_name_and_never_quoted(name: str, value: obj
         ([], "messages"),
         (CANARY, "messages"),
         ([{"role": "user", "content": "x"}, {"role": "", "content": "x"}], "messages[1].role"),
-        ([{"role": "user", "content": [{"type": "text", "text": CANARY}]}], "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "text", "text": [CANARY]}]}], "messages[0].content"),
         ([CANARY], "messages[0]"),
     ],
 )

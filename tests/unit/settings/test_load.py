@@ -12,6 +12,7 @@ from corlld.errors import ConfigurationError
 from corlld.settings import load as loading
 from corlld.settings.load import check_for_run, load_settings
 from corlld.settings.sections import Settings
+from corlld.settings.template_arguments import RESERVED
 from corlld.settings.words import render_default_toml, variable
 from tests.support.settings_files import SECRET, load, problems
 
@@ -72,6 +73,44 @@ def test_texts_of_the_environment_become_what_the_setting_is(tmp_path: Path) -> 
     assert settings.adapter.target_modules == ("q_proj", "v_proj")
     assert settings.kafka.client_id == "5"
     assert load(tmp_path, CORLLD_ADAPTER__TARGET_MODULES="all-linear").adapter.target_modules == "all-linear"
+
+
+def test_a_table_of_any_values_is_read_from_the_file_and_as_json_from_the_environment(tmp_path: Path) -> None:
+    inline = "[model]\nchat_template_kwargs = {enable_thinking = false, documents = [{title = 1}]}"
+    own = "[model.chat_template_kwargs]\nenable_thinking = false\n[[model.chat_template_kwargs.documents]]\ntitle = 1"
+    read = {"enable_thinking": False, "documents": [{"title": 1}]}
+    for toml in (inline, own):
+        assert load(tmp_path, toml).model.chat_template_kwargs == read
+    environ = {"CORLLD_MODEL__CHAT_TEMPLATE_KWARGS": json.dumps(read)}
+    assert load(tmp_path, "[model]\nchat_template_kwargs = {x = 1}", **environ).model.chat_template_kwargs == read
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("enable_thinking=false", "'enable_thinking=false'"),
+        ("[1, 2]", "[1, 2]"),
+        ("7", "7"),
+        ('{"x": NaN}', '{"x": NaN}'),
+    ],
+)
+def test_what_is_no_table_is_refused(tmp_path: Path, text: str, found: str) -> None:
+    line = f"model.chat_template_kwargs: found {found}, allowed: a table of the template's arguments; in "
+    variable_name = "CORLLD_MODEL__CHAT_TEMPLATE_KWARGS"
+    assert problems(tmp_path, **{variable_name: text}) == [f"{line}environment variable {variable_name}"]
+
+
+def test_a_table_can_hold_only_what_json_can(tmp_path: Path) -> None:
+    for value in ("2026-01-01", "inf"):
+        (line,) = problems(tmp_path, f"[model]\nchat_template_kwargs = {{x = {value}}}")
+        assert line.endswith("allowed: a table of the template's arguments; in corlld.toml")
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_an_argument_of_the_template_that_corlld_passes_itself_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    (line,) = problems(tmp_path, f"[model]\nchat_template_kwargs = {{enable_thinking = false, {name} = 1}}")
+    allowed = "allowed: only arguments that corlld does not pass itself"
+    assert line == f"model.chat_template_kwargs: found {name}, {allowed}; in corlld.toml"
 
 
 def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
