@@ -226,7 +226,7 @@ def _reach(
 def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel, CorllLearner]":
     # Imported here, as torch and transformers take seconds: what can be wrong without them has been found by now.
     from corlld.learning.learner import CorllLearner
-    from corlld.learning.model.resident import load_resident_model
+    from corlld.learning.model.loading import load_resident_model
 
     resident = load_resident_model(settings.model, settings.adapter)
     info, device, dtype = resident.info, str(resident.device), str(resident.model.dtype).removeprefix("torch.")

@@ -131,7 +131,7 @@ class Check:
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
-        from corlld.learning.model.resident import load_resident_model
+        from corlld.learning.model.loading import load_resident_model
         from corlld.learning.passages import passages
         from corlld.learning.rehearsal import rehearsals
 

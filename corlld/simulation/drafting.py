@@ -14,7 +14,7 @@ from peft import PeftModel
 from peft.utils.hotswap import hotswap_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from corlld.learning.model.resident import choose_device, choose_dtype
+from corlld.learning.model.loading import choose_device, choose_dtype
 from corlld.settings.sections import ModelSettings
 
 DRAFTS_EACH = 4  # per user and round: one batch for the engine, one micro-batch and one step for the learner

@@ -1,4 +1,4 @@
-"""The resident base model: loaded once, frozen, with LoRA injected, and checked to score rows as plain texts."""
+"""The resident base model: frozen, with LoRA injected, and checked to score rows as plain texts."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,14 +7,12 @@ from hashlib import sha256
 from typing import Any
 
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError
 
 from corlld.adapters.layout import AdapterLayout
-from corlld.errors import ConfigurationError, UnavailableError
+from corlld.errors import ConfigurationError
 from corlld.learning.model.attention import SegmentAttention
 from corlld.learning.model.checkpointing import checkpoint_layers
-from corlld.learning.model.files import find_model_files, first_line
+from corlld.learning.model.files import first_line
 from corlld.learning.model.gates import fuse_gates
 from corlld.learning.model.norms import fuse_norms
 from corlld.learning.model.packing import Collator, Item, Row
@@ -22,7 +20,7 @@ from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora, choose_modules
 from corlld.learning.model.vocabulary import VocabularyHead
 from corlld.records import ModelInfo
-from corlld.settings.sections import AdapterSettings, ModelSettings
+from corlld.settings.sections import AdapterSettings
 
 # Largest relative difference between a packed row and two plain ones; a wrong mask or position is off by far more.
 _CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
@@ -80,71 +78,6 @@ class ResidentModel:
             return self.token_logps(row)
 
 
-def _hub_is_away(error: Exception) -> bool:
-    """Return whether the hub was asked and did not answer: it may answer later. In offline mode it is not asked."""
-    missing = error.__cause__
-    return isinstance(missing, LocalEntryNotFoundError) and missing.__cause__ is not None
-
-
-def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> ResidentModel:
-    """Load the base model that the settings name.
-
-    Raises:
-        ConfigurationError: the model can't be found, read, placed on its device, or trained on shared prefixes.
-        UnavailableError: the hub did not answer, and the model is not in its cache.
-        FatalError: the cache of converted models can't be written.
-    """
-    if model.threads:
-        torch.set_num_threads(model.threads)
-    device = choose_device(model.device)
-    loaded, tokenizer, revision = _load(model, device)
-    try:
-        loaded.to(device)
-    except RuntimeError as error:
-        raise ConfigurationError(f"model.device: {model.name} can't be placed on {device}") from error
-    resident = make_resident(
-        loaded,
-        tokenizer,
-        adapter,
-        name=model.served_name or str(model.name),
-        revision=revision,
-        checkpointing=model.activation_checkpointing,
-    )
-    _check_rows(resident)
-    return resident
-
-
-def _load(model: ModelSettings, device: torch.device) -> tuple[Any, Any, str]:
-    """Return the model, in host memory, its tokenizer and the revision that names its content."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    files = find_model_files(model)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(files.source, revision=files.hub_revision)
-        loaded, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            files.source,
-            revision=files.hub_revision,
-            dtype=choose_dtype(model.dtype, device),
-            use_safetensors=True,  # the other format is pickle
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        problem = f"model.name: {model.name} can't be loaded: {first_line(error)}"
-        if files.revision is None:
-            problem = (
-                f"model.name: there is no folder {model.name}, and as a hub id it can't be loaded: {first_line(error)}"
-            )
-        raise (UnavailableError if _hub_is_away(error) else ConfigurationError)(problem) from error
-    if loading["missing_keys"]:
-        # transformers would go on with random numbers in their place.
-        raise ConfigurationError(f"model.name: {model.name} lacks weights, among them {min(loading['missing_keys'])}")
-    revision = files.revision or getattr(loaded.config, "_commit_hash", None)
-    if revision is None:
-        raise ConfigurationError(f"model.name: the commit of {model.name} is unknown; name a local folder instead")
-    return loaded, tokenizer, revision
-
-
 def make_resident(
     model: Any,
     tokenizer: Any,
@@ -196,32 +129,6 @@ def make_resident(
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device that `model.device` names.
-
-    Raises:
-        ConfigurationError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"model.device: unknown device {name!r}; `auto`, `cpu`, `cuda`, `cuda:1` ..."
-        ) from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(f"model.device: this machine has no {name}")
-    return device
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype that `model.dtype` names, for a model on this device."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-
-
 def can_share_prefixes(model: Any) -> bool:
     """Return whether two texts can go on from one prompt in the same row.
 
@@ -245,7 +152,7 @@ def _vocabulary_head(model: Any) -> VocabularyHead:
 
 
 @torch.no_grad()
-def _check_rows(resident: ResidentModel) -> None:
+def check_rows(resident: ResidentModel) -> None:
     """Score two texts in a row, and each alone by the model's own attention. Refuse a model that scores differently.
 
     Such a model ignores positions or segments, or attends in a way that is not known here.

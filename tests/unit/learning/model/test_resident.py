@@ -15,9 +15,10 @@ from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableE
 from corlld.learning.model import files as model_files
 from corlld.learning.model.attention import SegmentAttention
 from corlld.learning.model.files import find_model_files, folder_digest
+from corlld.learning.model.loading import load_resident_model
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PreferencePair
-from corlld.learning.model.resident import can_share_prefixes, load_resident_model
+from corlld.learning.model.resident import can_share_prefixes
 from corlld.settings.sections import AdapterSettings, ModelSettings
 from tests.support.tiny_models import FAMILIES, make_tiny_model
 
