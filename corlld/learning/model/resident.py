@@ -141,8 +141,8 @@ def _prepare(model: Any, checkpointing: bool) -> SegmentAttention | None:
 def decoder_of(model: Any) -> Any:
     """Return the part of a causal language model that computes hidden states: all but the output layer."""
     base = model.base_model
-    # Classes that a wrapper loads its language model with have the wrapper's word for their base model.
-    return model.get_decoder() if base is model else base
+    # A wrapper's language model (Llama 4, Mllama) calls its own base model by the wrapper's word: that finds itself.
+    return model.model if base is model else base
 
 
 def can_share_prefixes(model: Any) -> bool:
