@@ -17,7 +17,6 @@ from tests.support.commands import fails
 from tests.support.tiny_models import make_tokenizer
 
 WEIGHTS = "model.safetensors"
-CODE = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
 
 
 def _json(file: str, **fields: object) -> Callable[[Path], None]:
@@ -45,16 +44,21 @@ def _weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[P
     return changed
 
 
+def _write_code(folder: Path) -> None:
+    """Write code that leaves a trace when it is run, wherever it was copied to."""
+    (folder / "code.py").write_text(f"open({str(folder / 'ran')!r}, 'w').close()\n")
+
+
 def _own_code(folder: Path) -> None:
     names = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
     _json("config.json", model_type="own", auto_map=names)(folder)
-    (folder / "code.py").write_text(CODE)
+    _write_code(folder)
 
 
 def _own_tokenizer(folder: Path) -> None:
     names = {"AutoTokenizer": ["code.Tokenizer", None]}
     _json("tokenizer_config.json", tokenizer_class="OwnTokenizer", auto_map=names)(folder)
-    (folder / "code.py").write_text(CODE)
+    _write_code(folder)
 
 
 def _no_tokenizer(folder: Path) -> None:
@@ -123,6 +127,7 @@ def model(site: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """A copy of the site's model, to be broken."""
     copy = shutil.copytree(tiny_model, site / "model")
     monkeypatch.setenv("CORLLD_MODEL__NAME", str(copy))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whatever is asked
     return copy
 
 

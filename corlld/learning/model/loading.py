@@ -3,6 +3,7 @@
 Whatever is wrong with a model ends here, in one sentence. No code of a model's folder is ever run.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,7 @@ def _load(model: ModelSettings, dtype: torch.dtype) -> _Loaded:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    _quieten("transformers", "huggingface_hub")
     name = str(model.name)
     files = find_model_files(model)
     trouble = f"model.name: {name} can't be loaded"
@@ -134,6 +136,16 @@ def _read_config(name: str, files: ModelFiles) -> tuple[dict[str, Any], Any]:
             f"model.name: {name} is a model of type {kind}, which transformers can't load as a causal language model"
         )
     return content, config
+
+
+def _quieten(*libraries: str) -> None:
+    """Drop the libraries' warnings, unless the log is open for debugging: a hub's retries and unused weights, say.
+
+    What goes wrong in the end is said in a sentence.
+    """
+    if not logging.getLogger("corlld").isEnabledFor(logging.DEBUG):
+        for library in libraries:
+            logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def _place(name: str, model: Any, device: torch.device) -> None:
