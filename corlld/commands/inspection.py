@@ -159,7 +159,7 @@ class Check:
             f"adapter has {resident.layout.size:,} numbers; passages rehearsed: {len(rehearsed)}"
         )
         if slow := slow_dtype(resident.model.dtype, resident.device):
-            found += f"\nslow: {slow}"
+            found += f"\nslow, model.dtype = bfloat16: {slow}"
         return found
 
     def _check_memory(self) -> str:

@@ -186,12 +186,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def slow_dtype(dtype: torch.dtype, device: torch.device) -> str:
-    """Return a sentence if another dtype would be much faster on this device, else an empty text."""
+    """Return the reason why another dtype would be much faster on this device, or an empty text."""
     if dtype != torch.bfloat16 or device.type != "cpu" or bfloat16_units():
         return ""
     return (
-        f"model.dtype: this CPU has no units for bfloat16 ({', '.join(_BFLOAT16_UNITS)}), so that float32 is about ten "
-        "times faster"
+        f"this CPU has no units for bfloat16 ({', '.join(_BFLOAT16_UNITS)}), which is about ten times slower than "
+        "float32 here"
     )
 
 
