@@ -85,8 +85,9 @@ def _load(model: ModelSettings, dtype: torch.dtype) -> _Loaded:
     transformers.utils.logging.disable_progress_bar()
     _quieten("transformers", "huggingface_hub")
     name = str(model.name)
-    files = find_model_files(model)
     trouble = f"model.name: {name} can't be loaded"
+    with refusing(trouble):
+        files = find_model_files(model)
     if files.revision is None:
         trouble = f"model.name: there is no folder {name}, and as a hub id it can't be loaded"
     with refusing(trouble):
@@ -102,11 +103,16 @@ def _load(model: ModelSettings, dtype: torch.dtype) -> _Loaded:
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,  # the other format is pickle
+            ignore_mismatched_sizes=True,  # refused below, with the name
             output_loading_info=True,
         )
-    if loading["missing_keys"]:
-        # transformers would go on with random numbers in their place.
-        raise ConfigurationError(f"model.name: {name} lacks weights, among them {min(loading['missing_keys'])}")
+    # transformers would go on with random numbers in their place.
+    if missing := loading["missing_keys"]:
+        raise ConfigurationError(f"model.name: {name} lacks weights, among them {min(missing)}")
+    if other := loading["mismatched_keys"]:
+        raise ConfigurationError(
+            f"model.name: {name} has weights of other sizes than its config.json says, among them {min(other)[0]}"
+        )
     revision = files.revision or getattr(loaded.config, "_commit_hash", None)
     if revision is None:
         raise ConfigurationError(f"model.name: the commit of {name} is unknown; name a local folder instead")

@@ -66,7 +66,7 @@ def test_a_sentence_of_ours_passes_as_it_is() -> None:
     ("error", "words"),
     [
         (OSError("There is no such model.\nSee the manual."), "There is no such model."),
-        (ValueError("Choose one of: \n(1) this"), "Choose one of"),
+        (ValueError("Install one of: \n(1) this or\n(2) that"), "Install one of: (1) this or (2) that"),
         (KeyError("layers"), "KeyError: 'layers'"),
         (AttributeError(), "AttributeError"),
     ],
