@@ -15,7 +15,8 @@ from corlld.adapters.layout import AdapterTensors
 from corlld.bench.daemon_costs import daemon_settings, event_line, run_to_end
 from corlld.errors import FatalError
 from corlld.events.pseudonyms import Pseudonyms
-from corlld.learning.model.resident import ResidentModel, load_resident_model
+from corlld.learning.model.loading import load_resident_model
+from corlld.learning.model.resident import ResidentModel
 from corlld.records import EditEvent, StoreIdentity, UserState
 from corlld.settings.sections import AdapterSettings, BatchingSettings, LearningSettings, Settings, SourceSettings
 from corlld.sources.jsonl.file_input import GROUP

@@ -64,8 +64,10 @@ def _packed(model: str, edits: Path | None) -> tuple[int, Timed, int]:
 
 def _peft(model: str, edits: Path | None) -> tuple[int, Timed, int]:
     source = find_model_files(ModelSettings(name=model)).source
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    base = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).requires_grad_(False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.float32, trust_remote_code=False
+    ).requires_grad_(False)
     layout = AdapterLayout(ours.ADAPTER.r, ours.ADAPTER.lora_alpha, choose_modules(base, ours.ADAPTER.target_modules))
     workload = choose(read_edits(edits), ours.make_encoder(tokenizer))[FIRST]
     loaded = _start_from_here()

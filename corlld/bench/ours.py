@@ -12,8 +12,9 @@ from corlld.bench.ways import RULE, Took, settle
 from corlld.bench.workloads import PAIRS, Workload
 from corlld.errors import FatalError
 from corlld.learning.learner import CorllLearner
+from corlld.learning.model.loading import load_resident_model
 from corlld.learning.model.pairs import PairEncoder
-from corlld.learning.model.resident import ResidentModel, load_resident_model
+from corlld.learning.model.resident import ResidentModel
 from corlld.records import EditEvent, PairStatus, TrainingBatch
 from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
 

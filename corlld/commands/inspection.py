@@ -24,7 +24,11 @@ from corlld.assembly import (
 from corlld.commands.sample import Sample, sample_table
 from corlld.errors import ConfigurationError, ExitCode, FatalError, MissingTopicError, UnavailableError
 from corlld.events.decoder import EventDecoder
+from corlld.learning.model.files import check_model_name
+from corlld.learning.model.unsupported import refusing
+from corlld.learning.passages import passages
 from corlld.protocols import Source, StateStore
+from corlld.publishing.peft_format import published_name
 from corlld.records import EditEvent, ModelInfo
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import Settings
@@ -57,6 +61,7 @@ class Check:
         self._model: ModelInfo | None = None
         self._is_renderable: Callable[[EditEvent], bool] | None = None
         self._plan: MemoryPlan | None = None
+        self._example: str | None = None  # path of a module as it is published
         self._sample: Sample | None = None
         self.exit_code = ExitCode.OK
 
@@ -102,6 +107,8 @@ class Check:
     def _check_settings(self) -> str:
         if problems := check_for_run(self._settings, self._input.problems()):
             raise ConfigurationError("\n".join(problems))
+        passages(self._settings.learning)  # both are reported before the wait for input and model
+        check_model_name(self._settings.model)
         return f"complete; users' pseudonyms are made with the secret {pseudonyms(self._settings).fingerprint}"
 
     def _check_source(self) -> str:
@@ -134,30 +141,34 @@ class Check:
         from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
         from corlld.learning.model.chat_template import find_control_tokens, is_renderable
-        from corlld.learning.model.resident import load_resident_model
+        from corlld.learning.model.loading import load_resident_model, slow_dtype
         from corlld.learning.model.template_syntax import refuse_unread
-        from corlld.learning.passages import passages
         from corlld.learning.rehearsal import rehearsals
 
-        passages(self._settings.learning)  # a file that can't be used is reported before the model is loaded
-        resident = load_resident_model(self._settings.model, self._settings.adapter)
-        arguments = self._settings.model.chat_template_kwargs
+        settings = self._settings
+        resident = load_resident_model(settings.model, settings.adapter, settings.publishing)
+        arguments = settings.model.chat_template_kwargs
         refuse_unread(resident.tokenizer.chat_template, arguments)
         control = find_control_tokens(resident.tokenizer, arguments)
         self._is_renderable = partial(is_renderable, resident.tokenizer, control, arguments)
-        self._model = resident.info
-        self._plan = plan_memory(
-            resident,
-            row_tokens(self._settings.learning, resident.device, resident.model.dtype),
-            self._settings.batching.max_users_per_step,
-            self._settings.state.host_memory_bytes,
+        with refusing(f"model.name: {settings.model.name} can't be trained"):
+            self._plan = plan_memory(
+                resident,
+                row_tokens(settings.learning, resident.device, resident.model.dtype),
+                settings.batching.max_users_per_step,
+                settings.state.host_memory_bytes,
+            )
+            rehearsed = rehearsals(settings.learning, resident)  # refuses passages that can't be used
+        info = self._model = resident.info
+        self._example = published_name(resident.layout.modules[0].name, info.module_names)
+        templates = "with" if info.supports_messages else "without"
+        found = (
+            f"{info.name}, revision {info.revision[:12]}, {templates} a chat template, on {resident.device}; an "
+            f"adapter has {resident.layout.size:,} numbers; passages rehearsed: {len(rehearsed)}"
         )
-        rehearsed = rehearsals(self._settings.learning, resident)  # refuses passages that can't be used
-        templates = "with" if resident.info.supports_messages else "without"
-        return (
-            f"{resident.info.name}, revision {resident.info.revision[:12]}, {templates} a chat template, on "
-            f"{resident.device}; an adapter has {resident.layout.size:,} numbers; passages rehearsed: {len(rehearsed)}"
-        )
+        if slow := slow_dtype(resident.model.dtype, resident.device):
+            found += f"\nslow, model.dtype = bfloat16: {slow}"
+        return found
 
     def _check_memory(self) -> str:
         if (plan := self._plan) is None:
@@ -197,7 +208,10 @@ class Check:
     def _check_adapters(self) -> str:
         if not self._settings.publishing.enabled:
             return "not published, as publishing.enabled is off"
-        return f"published to {build_target(self._settings).check()}"
+        found = f"published to {build_target(self._settings).check()}"
+        if self._example is not None:
+            found += f"; the first tensor's name: base_model.model.{self._example}.lora_A.weight"
+        return found
 
     def _check_sample(self) -> str:
         if self._source is None:

@@ -11,7 +11,7 @@ import math
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors
 from corlld.adapters.tensor_file import write_tensors
-from corlld.records import ModelInfo, Release, Statistics, UserState
+from corlld.records import ModelInfo, ModuleNames, Release, Statistics, UserState
 
 TENSORS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -23,6 +23,18 @@ MANIFEST_FORMAT = 1
 def adapter_name(uid: str, version: int) -> str:
     """Return the name of a version, the same everywhere. It is never used again for other tensors."""
     return f"{uid}/v{version:06d}"
+
+
+def published_name(module: str, names: ModuleNames | None) -> str:
+    """Return the path of a module of the loaded model as published adapters have it.
+
+    Raises ValueError for a module outside of the decoder: nobody knows its path in the served model.
+    """
+    if names is None:
+        return module
+    if not module.startswith(f"{names.loaded}."):
+        raise ValueError(f"{module} is not part of {names.loaded}")
+    return names.published + module.removeprefix(names.loaded)
 
 
 def adapter_files(state: UserState, layout: AdapterLayout, model: ModelInfo) -> dict[str, bytes]:
@@ -40,8 +52,9 @@ def adapter_files(state: UserState, layout: AdapterLayout, model: ModelInfo) -> 
         raise ValueError("the state has no release")
     tensors = {}
     for module, a, b in layout.views(state.adapter.weights):
-        tensors[f"base_model.model.{module.name}.lora_A.weight"] = a
-        tensors[f"base_model.model.{module.name}.lora_B.weight"] = b
+        name = published_name(module.name, model.module_names)
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b
     tensors_file = write_tensors(tensors, {"format": "pt"})
     digest = hashlib.sha256(tensors_file).hexdigest()
     return {
@@ -63,7 +76,7 @@ def _config(layout: AdapterLayout, model: ModelInfo) -> dict[str, object]:
         "lora_alpha": layout.lora_alpha,
         "lora_dropout": 0.0,
         # Whole paths: a leaf name could also fit a module that carries no adapter (an output head, a vision tower).
-        "target_modules": sorted(module.name for module in layout.modules),
+        "target_modules": sorted(published_name(module.name, model.module_names) for module in layout.modules),
         "modules_to_save": None,
         "bias": "none",
         "fan_in_fan_out": any(module.transposed for module in layout.modules),

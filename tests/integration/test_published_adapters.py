@@ -9,7 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from corlld.learning.model.resident import load_resident_model
+from corlld.learning.model.loading import load_resident_model
 from corlld.settings.load import load_settings
 from tests.support import oracle, traffic
 from tests.support.daemon_process import ENVIRON, Launcher, Site

@@ -15,7 +15,7 @@ from corlld.adapters.layout import AdapterTensors
 from corlld.assembly import pseudonyms
 from corlld.events.decoder import EventDecoder
 from corlld.learning.learner import CorllLearner
-from corlld.learning.model.resident import load_resident_model
+from corlld.learning.model.loading import load_resident_model
 from corlld.records import EditEvent, TrainingBatch
 from corlld.settings.load import load_settings
 from tests.support.daemon_process import ENVIRON

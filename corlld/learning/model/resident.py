@@ -1,4 +1,4 @@
-"""The resident base model: loaded once, frozen, with LoRA injected, and checked to score rows as plain texts."""
+"""The resident base model: frozen, with LoRA injected, and checked to score rows as plain texts."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,26 +7,24 @@ from hashlib import sha256
 from typing import Any
 
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError
 
 from corlld.adapters.layout import AdapterLayout
-from corlld.errors import ConfigurationError, UnavailableError
+from corlld.errors import ConfigurationError
 from corlld.learning.model.attention import SegmentAttention
 from corlld.learning.model.checkpointing import checkpoint_layers
-from corlld.learning.model.files import find_model_files, first_line
 from corlld.learning.model.gates import fuse_gates
 from corlld.learning.model.norms import fuse_norms
 from corlld.learning.model.packing import Collator, Item, Row
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora, choose_modules
-from corlld.learning.model.token_check import check_tokens
 from corlld.learning.model.vocabulary import VocabularyHead
-from corlld.records import ModelInfo
-from corlld.settings.sections import AdapterSettings, ModelSettings
+from corlld.records import ModelInfo, ModuleNames
+from corlld.settings.sections import AdapterSettings
 
 # Largest relative difference between a packed row and two plain ones; a wrong mask or position is off by far more.
 _CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+_CHECK_TAIL = 4  # tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +68,7 @@ class ResidentModel:
         `row` must be bound. The vocabulary is computed only where a tail token is predicted.
         """
         positions = {} if row.position_ids is None else {"position_ids": row.position_ids}
-        hidden = self.model.base_model(input_ids=row.input_ids, use_cache=False, **positions).last_hidden_state
+        hidden = decoder_of(self.model)(input_ids=row.input_ids, use_cache=False, **positions).last_hidden_state
         # (texts, longest, hidden) -> (U, hidden)
         return self.head.logps(hidden.flatten(0, 1)[row.states], row.predictions)
 
@@ -81,72 +79,6 @@ class ResidentModel:
             return self.token_logps(row)
 
 
-def _hub_is_away(error: Exception) -> bool:
-    """Return whether the hub was asked and did not answer: it may answer later. In offline mode it is not asked."""
-    missing = error.__cause__
-    return isinstance(missing, LocalEntryNotFoundError) and missing.__cause__ is not None
-
-
-def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> ResidentModel:
-    """Load the base model that the settings name.
-
-    Raises:
-        ConfigurationError: the model can't be found, read, placed on its device, or trained on shared prefixes.
-        UnavailableError: the hub did not answer, and the model is not in its cache.
-        FatalError: the cache of converted models can't be written.
-    """
-    if model.threads:
-        torch.set_num_threads(model.threads)
-    device = choose_device(model.device)
-    loaded, tokenizer, revision = _load(model, device)
-    check_tokens(tokenizer)
-    try:
-        loaded.to(device)
-    except RuntimeError as error:
-        raise ConfigurationError(f"model.device: {model.name} can't be placed on {device}") from error
-    resident = make_resident(
-        loaded,
-        tokenizer,
-        adapter,
-        name=model.served_name or str(model.name),
-        revision=revision,
-        checkpointing=model.activation_checkpointing,
-    )
-    _check_rows(resident)
-    return resident
-
-
-def _load(model: ModelSettings, device: torch.device) -> tuple[Any, Any, str]:
-    """Return the model, in host memory, its tokenizer and the revision that names its content."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    files = find_model_files(model)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(files.source, revision=files.hub_revision)
-        loaded, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            files.source,
-            revision=files.hub_revision,
-            dtype=choose_dtype(model.dtype, device),
-            use_safetensors=True,  # the other format is pickle
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        problem = f"model.name: {model.name} can't be loaded: {first_line(error)}"
-        if files.revision is None:
-            problem = (
-                f"model.name: there is no folder {model.name}, and as a hub id it can't be loaded: {first_line(error)}"
-            )
-        raise (UnavailableError if _hub_is_away(error) else ConfigurationError)(problem) from error
-    if loading["missing_keys"]:
-        # transformers would go on with random numbers in their place.
-        raise ConfigurationError(f"model.name: {model.name} lacks weights, among them {min(loading['missing_keys'])}")
-    revision = files.revision or getattr(loaded.config, "_commit_hash", None)
-    if revision is None:
-        raise ConfigurationError(f"model.name: the commit of {model.name} is unknown; name a local folder instead")
-    return loaded, tokenizer, revision
-
-
 def make_resident(
     model: Any,
     tokenizer: Any,
@@ -155,6 +87,7 @@ def make_resident(
     name: str,
     revision: str,
     checkpointing: bool = False,
+    module_names: ModuleNames | None = None,
 ) -> ResidentModel:
     """Freeze a loaded model on its device, and inject LoRA.
 
@@ -165,17 +98,35 @@ def make_resident(
         name: `base_model_name_or_path` of published adapters.
         revision: a name of the model's content.
         checkpointing: compute each layer again in the backward pass, and keep nothing of it.
+        module_names: the paths of modules in published adapters; None: as the loaded model has them.
 
     Raises:
         ConfigurationError: model, tokenizer and settings don't fit each other.
     """
     model.eval()
     model.requires_grad_(False)
-    if tokenizer.eos_token_id is None:
-        raise ConfigurationError("model.name: the tokenizer has no end-of-text token")
+    embeddings = model.get_input_embeddings().weight
+    if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= embeddings.shape[0]:
+        raise ConfigurationError("model.name: the tokenizer has no end-of-text token that the model knows")
     layout = AdapterLayout(adapter.r, adapter.lora_alpha, choose_modules(model, adapter.target_modules))
     fingerprint = sha256(f"{revision}\0{layout.fingerprint}".encode()).hexdigest()[:16]
-    embeddings = model.get_input_embeddings().weight
+    attention = _prepare(model, checkpointing)
+    return ResidentModel(
+        model=model,
+        tokenizer=tokenizer,
+        lora=StackedLora(model, layout),
+        head=_vocabulary_head(model),
+        attention=attention,
+        collator=Collator(embeddings.device, shares_prefixes=attention is not None),
+        info=ModelInfo(name, revision, fingerprint, bool(tokenizer.chat_template), module_names),
+        device=embeddings.device,
+        max_positions=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        vocabulary=embeddings.shape[0],
+    )
+
+
+def _prepare(model: Any, checkpointing: bool) -> SegmentAttention | None:
+    """Change the layers for training. Return the attention that they use now; None if they keep their own."""
     attention = None
     if can_share_prefixes(model):
         attention = SegmentAttention()
@@ -184,44 +135,14 @@ def make_resident(
     fuse_gates(model, keep_product=checkpointing)
     if checkpointing:
         checkpoint_layers(model)
-    return ResidentModel(
-        model=model,
-        tokenizer=tokenizer,
-        lora=StackedLora(model, layout),
-        head=_vocabulary_head(model),
-        attention=attention,
-        collator=Collator(embeddings.device, shares_prefixes=attention is not None),
-        info=ModelInfo(name, revision, fingerprint, supports_messages=bool(tokenizer.chat_template)),
-        device=embeddings.device,
-        max_positions=getattr(model.config.get_text_config(), "max_position_embeddings", None),
-        vocabulary=embeddings.shape[0],
-    )
+    return attention
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device that `model.device` names.
-
-    Raises:
-        ConfigurationError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"model.device: unknown device {name!r}; `auto`, `cpu`, `cuda`, `cuda:1` ..."
-        ) from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(f"model.device: this machine has no {name}")
-    return device
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype that `model.dtype` names, for a model on this device."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+def decoder_of(model: Any) -> Any:
+    """Return the part of a causal language model that computes hidden states: all but the output layer."""
+    base = model.base_model
+    # A wrapper's language model (Llama 4, Mllama) calls its own base model by the wrapper's word: that finds itself.
+    return model.model if base is model else base
 
 
 def can_share_prefixes(model: Any) -> bool:
@@ -247,23 +168,35 @@ def _vocabulary_head(model: Any) -> VocabularyHead:
 
 
 @torch.no_grad()
-def _check_rows(resident: ResidentModel) -> None:
+def check_rows(resident: ResidentModel) -> None:
     """Score two texts in a row, and each alone by the model's own attention. Refuse a model that scores differently.
 
     Such a model ignores positions or segments, or attends in a way that is not known here.
+
+    Raises:
+        ConfigurationError: it does, or a token's probability is no number or depends on the tokens after it.
+        Exception: anything that a model or a tokenizer raises which can't do this.
     """
     ids = resident.tokenizer("The cat sat on the mat and looked out", add_special_tokens=False)["input_ids"]
-    prompt, chosen, rejected = tuple(ids[:-4]), tuple(ids[-4:]), tuple(reversed(ids[-4:]))
-    try:
-        row = resident.collator.row([Item(0, PreferencePair(prompt, chosen, rejected))], [0], users=1)
-        packed = torch.cat(row.sums(resident.scored(row, None)))
-        with _own_attention(resident):
-            alone = torch.stack([_plain_logp(resident, prompt, tail) for tail in (chosen, rejected)])
-    except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"model.name: this model can't be trained on packed rows: {first_line(error)}"
-        ) from error
+    if len(ids) <= _CHECK_TAIL or len(set(ids)) == 1 or max(ids) >= resident.vocabulary:
+        raise ConfigurationError("model.name: the tokenizer does not fit the model: it has no tokens for plain English")
+    prompt, chosen, rejected = tuple(ids[:-_CHECK_TAIL]), tuple(ids[-_CHECK_TAIL:]), tuple(reversed(ids[-_CHECK_TAIL:]))
+    other_end = (*chosen[:-1], next(token for token in ids if token != chosen[-1]))
     tolerance = _CHECK_TOLERANCE.get(resident.model.dtype, 1e-3)
+    with _own_attention(resident):
+        each = [_plain_logps(resident, prompt, tail) for tail in (chosen, rejected)]
+        changed = _plain_logps(resident, prompt, other_end)
+    if not torch.cat(each).isfinite().all():
+        dtype = str(resident.model.dtype).removeprefix("torch.")
+        raise ConfigurationError(
+            f"model.name: this model gives no finite probabilities in {dtype}: its weights are damaged, or too large "
+            "for this model.dtype"
+        )
+    if not torch.allclose(changed[:-1], each[0][:-1], rtol=tolerance, atol=tolerance):
+        raise ConfigurationError("model.name: this model looks ahead (an encoder?), and corlld trains decoders")
+    row = resident.collator.row([Item(0, PreferencePair(prompt, chosen, rejected))], [0], users=1)
+    packed = torch.cat(row.sums(resident.scored(row, None)))
+    alone = torch.stack([logps.sum() for logps in each])
     if not torch.allclose(packed, alone, rtol=tolerance, atol=tolerance):
         raise ConfigurationError(
             "model.name: this model can't be trained on packed rows: it scores them differently from plain texts"
@@ -282,7 +215,8 @@ def _own_attention(resident: ResidentModel) -> Iterator[None]:
         resident.model.set_attn_implementation(resident.attention.name)
 
 
-def _plain_logp(resident: ResidentModel, prompt: tuple[int, ...], tail: tuple[int, ...]) -> torch.Tensor:
+def _plain_logps(resident: ResidentModel, prompt: tuple[int, ...], tail: tuple[int, ...]) -> torch.Tensor:
+    """Return log pi of each token of the tail in nats, (tail,), by the model's own forward pass."""
     ids = torch.tensor([prompt + tail], device=resident.device)
     logits: torch.Tensor = resident.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
-    return logits.float().log_softmax(-1).gather(1, ids[0, len(prompt) :, None]).sum()
+    return logits.float().log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model.files import find_model_files
-from corlld.learning.model.resident import ResidentModel, load_resident_model
+from corlld.learning.model.loading import load_resident_model
+from corlld.learning.model.resident import ResidentModel
 from corlld.publishing.peft_format import adapter_files
 from corlld.records import Adapter, EditEvent, Release, Statistics, UserState
 from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from corlld.learning.model.resident import ResidentModel, load_resident_model
+from corlld.learning.model.loading import load_resident_model
+from corlld.learning.model.resident import ResidentModel
 from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
 from corlld.simulation.language.frontier import best_within
 from corlld.simulation.language.grammar import PROMPTS, parse

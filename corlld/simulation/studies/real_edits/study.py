@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from corlld.errors import ExitCode, FatalError
-from corlld.learning.model.resident import ResidentModel, load_resident_model
+from corlld.learning.model.loading import load_resident_model
+from corlld.learning.model.resident import ResidentModel
 from corlld.settings.sections import AdapterSettings, ModelSettings
 from corlld.simulation.baselines import WordCountPerceptron, longer_wins
 from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit

@@ -15,9 +15,10 @@ from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableE
 from corlld.learning.model import files as model_files
 from corlld.learning.model.attention import SegmentAttention
 from corlld.learning.model.files import find_model_files, folder_digest
+from corlld.learning.model.loading import load_resident_model
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PreferencePair
-from corlld.learning.model.resident import can_share_prefixes, load_resident_model
+from corlld.learning.model.resident import can_share_prefixes
 from corlld.settings.sections import AdapterSettings, ModelSettings
 from tests.support.tiny_models import FAMILIES, make_tiny_model
 
@@ -111,7 +112,7 @@ def test_a_hub_that_does_not_answer_may_do_so_later(monkeypatch: pytest.MonkeyPa
         except LocalEntryNotFoundError as missing:
             raise OSError("We couldn't connect to the hub.\nCheck your connection.") from missing
 
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", unanswered)
+    monkeypatch.setattr("transformers.PreTrainedConfig.get_config_dict", unanswered)
     with pytest.raises(
         UnavailableError,
         match=r"there is no folder some/model, and as a hub id it can't be loaded: We couldn't connect to the hub\.$",
@@ -313,6 +314,17 @@ def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         load_resident_model(settings(broken, cache_folder=tmp_path / "cache"), ADAPTER)
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "cache" / "models").iterdir()) == []
+
+
+def test_a_model_that_can_not_be_written_as_a_folder_is_one_sentence(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise NotImplementedError("no way back")
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.save_pretrained", fail)
+    with pytest.raises(ConfigurationError, match="can't be loaded: NotImplementedError: no way back"):
+        load_resident_model(settings(gguf, cache_folder=tmp_path / "cache"), ADAPTER)
 
 
 def test_two_processes_that_convert_at_once_both_end_with_the_whole_folder(gguf: Path, tmp_path: Path) -> None:

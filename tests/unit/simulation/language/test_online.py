@@ -9,7 +9,8 @@ import pytest
 
 from corlld.adapters.layout import AdapterTensors
 from corlld.learning.learner import CorllLearner
-from corlld.learning.model.resident import ResidentModel, load_resident_model
+from corlld.learning.model.loading import load_resident_model
+from corlld.learning.model.resident import ResidentModel
 from corlld.records import EditEvent, TrainingBatch
 from corlld.settings.sections import AdapterSettings, GuardSettings, ModelSettings
 from corlld.simulation.language.grammar import (
