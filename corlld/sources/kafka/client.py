@@ -82,17 +82,17 @@ class TopicLookup:
                     return view
                 missing = True
             except KafkaError as error:
-                if (refusal := explain_refusal(error)) is not None:
-                    raise ConfigurationError(f"{self._servers}: {refusal}") from None
                 if self._diagnosis.problem is None or time.monotonic() < deadline:
                     self._diagnosis.look_at_brokers(self._advertised)
+                if (refusal := explain_refusal(error)) is not None:
+                    raise ConfigurationError(f"{self._servers}: {refusal}") from None
                 this_try = min(2 * this_try, SETUP_SECONDS)
             if time.monotonic() >= deadline:
                 break
             threading.Event().wait(RETRY_SECONDS)
         waited = f"(waited {timeout_seconds:.3g} s)"
         if missing:
-            raise MissingTopicError(f"topic {self._topic} does not exist at {self._servers} {waited}: create it")
+            raise MissingTopicError(f"topic {self._topic} does not exist at {self._servers}: create it {waited}")
         problem = self._diagnosis.problem or f"{self._servers} gave no answer about topic {self._topic}"
         raise UnavailableError(f"{problem} {waited}")
 

@@ -92,7 +92,10 @@ def producer_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 class TlsSocket(ssl.SSLSocket):
-    """Fails if a TLS handshake takes longer than HANDSHAKE_SECONDS. kafka-python 3.0 waits for ever for an answer."""
+    """Fails if a TLS handshake takes longer than HANDSHAKE_SECONDS, and closes itself if a handshake fails.
+
+    kafka-python 3.0 would wait for an answer for ever, and leave what failed to the garbage collector.
+    """
 
     _limit: threading.Timer | None = None
 
@@ -107,8 +110,9 @@ class TlsSocket(ssl.SSLSocket):
             super().do_handshake(block)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
-        except BaseException:
+        except OSError:
             self._limit.cancel()
+            self.close()
             raise
         self._limit.cancel()
 
