@@ -14,9 +14,12 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
         listening = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
 
         def serve() -> None:
-            with suppress(OSError):  # it ends when the block does
-                while True:
+            while True:
+                try:
                     connection = opened.enter_context(listening.accept()[0])
+                except OSError:  # the block has ended
+                    return
+                with suppress(OSError):  # the other side has gone
                     answer(connection)
 
         thread = threading.Thread(target=serve)
@@ -43,12 +46,7 @@ def closing() -> Iterator[str]:
 @contextmanager
 def greeting(banner: bytes) -> Iterator[str]:
     """Says something of its own to whoever connects, as servers of mail or SSH do."""
-
-    def greet(connection: socket.socket) -> None:
-        with suppress(OSError):
-            connection.sendall(banner)
-
-    with answering(greet) as there:
+    with answering(lambda connection: connection.sendall(banner)) as there:
         yield there
 
 
