@@ -24,9 +24,11 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield address(listening)
-        listening.shutdown(socket.SHUT_RDWR)  # wakes `accept`
-        thread.join()
+        try:
+            yield address(listening)
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+            thread.join()
 
 
 @contextmanager
@@ -61,9 +63,11 @@ def http() -> Iterator[str]:
     with HTTPServer(("127.0.0.1", 0), Quiet) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield address(server.socket)
-        server.shutdown()
-        thread.join()
+        try:
+            yield address(server.socket)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from corlld.sources.kafka.options import admin_options
 from corlld.sources.kafka.source import KafkaSource
 from tests.support.kafka import impostors
 from tests.support.kafka.topics import kafka_settings
-from tests.support.waiting import PATIENCE_SECONDS
+
+PATIENCE_SECONDS = 20.0
 
 
 @pytest.fixture(autouse=True)
