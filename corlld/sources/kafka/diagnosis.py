@@ -176,6 +176,8 @@ def _no_answer(place: Place, error: Exception, options: Mapping[str, Any]) -> Fi
             other = probes.ask_otherwise(place, tls=with_tls, options=options)
         except NotKafkaError as something:
             other, speaks = None, something.speaks
+        if other is None and speaks == probes.TLS:
+            other = Listener(tls=True, mechanisms=None)
         if other is not None and (finding := compare(other, options)) is not None:
             return finding
         if probes.is_http(place):

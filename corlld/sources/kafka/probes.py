@@ -23,7 +23,8 @@ from corlld.sources.kafka.features import MISREADINGS
 CONNECT_SECONDS = 2.0  # longer than the second after which a lost first packet is sent again
 ANSWER_SECONDS = 1.5
 MAX_ANSWER_BYTES = 1_000_000
-HTTP, OTHER = "an HTTP server", "some other program"
+HTTP, TLS, OTHER = "an HTTP server", "a server of TLS", "some other program"
+ALERT = b"\x15\x03"  # begins a TLS alert, the answer of many a TLS listener to what is not TLS
 
 
 class NotKafkaError(Exception):
@@ -175,6 +176,8 @@ class _Conversation:
         head = self.read(4)
         if head == b"HTTP":
             raise NotKafkaError(HTTP)
+        if head.startswith(ALERT):
+            raise NotKafkaError(TLS)
         (size,) = struct.unpack(">i", head)
         if not 4 < size <= MAX_ANSWER_BYTES:
             raise NotKafkaError(OTHER)

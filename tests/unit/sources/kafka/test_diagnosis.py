@@ -175,6 +175,18 @@ def test_a_service_that_does_not_know_every_request_is_taken_as_it_is() -> None:
         assert probe(Place.look_up(address), options(address)) is None
 
 
+def test_a_tls_listener_that_is_too_busy_for_a_handshake_is_told_by_its_alert() -> None:
+    def serve(connection: socket.socket) -> None:
+        is_handshake = connection.recv(1) == b"\x16"
+        if not is_handshake:
+            connection.sendall(b"\x15\x03\x03\x00\x02\x02\x50")
+
+    with impostors.answering(serve) as address:
+        found = probe(Place.look_up(address), options(address))
+    assert found is not None
+    assert found.seen.startswith("the listener speaks TLS")
+
+
 def test_a_probe_sends_no_credentials() -> None:
     received = bytearray()
 
