@@ -232,8 +232,16 @@ def quoted() -> dict[str, str]:
 
 def expected(case: Case, addresses: Mapping[str, str]) -> str:
     """Return the quoted sentence as a pattern. REASON stands for what the operating system or OpenSSL says."""
-    words = {"ADDRESS": addresses[case.place], "OTHER": addresses.get(case.other, ""), "TOPIC": case.kafka.get("topic")}
-    words |= {"MECHANISM": case.kafka.get("sasl_mechanism"), "OFFERED": "PLAIN"}
+    kafka = case.kafka
+    words = {
+        "ADDRESS": addresses[case.place],
+        "OTHER": addresses.get(case.other),
+        "TOPIC": kafka.get("topic", TOPIC),
+        "GROUP": "corlld",
+        "USER": kafka.get("sasl_plain_username"),
+        "MECHANISM": kafka.get("sasl_mechanism"),
+        "OFFERED": "PLAIN",
+    }
     pattern = re.escape(quoted()[case.wrong]).replace("REASON", "[^()]+")
     return re.sub(r"\b[A-Z]{4,}\b", lambda word: re.escape(words.get(word[0]) or word[0]), pattern)
 
