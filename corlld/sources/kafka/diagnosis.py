@@ -2,7 +2,7 @@
 
 import ssl
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from corlld.sources.kafka.probes import ClosedError, Listener, NotKafkaError, Pl
 log = structlog.get_logger("corlld.kafka")
 
 PROBE_SECONDS = 6.0  # longer than a probe takes, unless the name service hangs
+SHOWN = 3  # addresses with the same cause: a cluster may have a hundred brokers
 BOOTSTRAP = "kafka.bootstrap_servers"
 ADVERTISED = "advertised.listeners of that broker"
 KINDS = {
@@ -79,11 +80,11 @@ class Diagnosis:
         self.problem = None
 
     def _note(self, found: Mapping[str, Finding], probed: Iterable[str], sentence: str | None) -> None:
-        if sentence is not None and all(address in found and found[address].certain for address in probed):
-            raise ConfigurationError(sentence)
         if sentence is not None and sentence != self.problem:
             log.warning("kafka_not_reached", problem=sentence)
         self.problem = sentence
+        if sentence is not None and all(address in found and found[address].certain for address in probed):
+            raise ConfigurationError(sentence)
 
 
 def find(addresses: Iterable[str], options: Mapping[str, Any]) -> dict[str, Finding]:
@@ -234,14 +235,19 @@ def _untrusted(error: ssl.SSLCertVerificationError) -> Finding:
 
 def bootstrap_sentence(found: Mapping[str, Finding]) -> str | None:
     """Return the sentence for addresses of the settings; None if nothing was found."""
-    parts = [f"{', '.join(same)}: {f.seen}: {f.advice(BOOTSTRAP)}" for f, same in _grouped(found).items()]
+    parts = [f"{_few(same)}: {f.seen}: {f.advice(BOOTSTRAP)}" for f, same in _grouped(found).items()]
     return "; ".join(parts) or None
 
 
 def advertised_sentence(found: Mapping[str, Finding], servers: Iterable[str]) -> str | None:
     """Return the sentence for addresses that a broker advertises; None if nothing was found."""
-    parts = [f"{', '.join(same)}, but {f.seen}: {f.advice(ADVERTISED)}" for f, same in _grouped(found).items()]
+    parts = [f"{_few(same)}, but {f.seen}: {f.advice(ADVERTISED)}" for f, same in _grouped(found).items()]
     return f"{', '.join(servers)} answers and advertises {'; and '.join(parts)}" if parts else None
+
+
+def _few(addresses: Sequence[str]) -> str:
+    more = len(addresses) - SHOWN
+    return ", ".join(addresses[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _grouped(found: Mapping[str, Finding]) -> dict[Finding, list[str]]:
