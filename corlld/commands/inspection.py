@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 SKIPPED = "skipped: "
 BROKER_AWAY = "it is looked for at the input's broker, which could not be reached"
-TOPIC_SECONDS = 5.0  # at least, per topic: a missing input topic uses up the whole time of the start
+REACH_SECONDS = 7.0  # a person waits; `run` waits for longer, since a broker may just be starting
+TOPIC_SECONDS = 5.0  # at least, per topic: a missing input topic uses up the whole time
 SAMPLE_SECONDS = 30.0  # at most, to read and decode the sample
 
 
@@ -52,7 +53,7 @@ class Check:
         self._input = build_input(settings)
         self._sample_limit = sample
         self._console = console
-        self._deadline = time.monotonic() + settings.operations.startup_timeout_seconds
+        self._deadline = time.monotonic() + min(REACH_SECONDS, settings.operations.startup_timeout_seconds)
         # Replaced once the settings are known to be complete.
         self._store: StateStore = LocalFolderStore(settings.state.path)
         self._opened: Source | None = None

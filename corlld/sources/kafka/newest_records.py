@@ -9,7 +9,9 @@ from kafka.errors import KafkaError
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.records import Record, SourcePartition, Tenure
 from corlld.settings.sections import KafkaSettings
-from corlld.sources.kafka.client import TopicLookup, connect
+from corlld.sources.kafka.client import TopicLookup
+from corlld.sources.kafka.connecting import connect
+from corlld.sources.kafka.features import answers_understood
 from corlld.sources.kafka.options import consumer_options
 from corlld.sources.kafka.refusals import explain_refusal, unreadable
 from corlld.sources.kafka.tenures import as_record
@@ -39,7 +41,8 @@ def newest_records(settings: KafkaSettings, limit: int, timeout_seconds: float) 
         for number in sorted(view.partitions)
     }
     try:
-        yield from _read(consumer, tenures, limit, deadline)
+        with answers_understood(", ".join(settings.bootstrap_servers)):
+            yield from _read(consumer, tenures, limit, deadline)
     except KafkaError as error:
         if (fatal := unreadable(error, settings)) is not None:
             raise fatal from None

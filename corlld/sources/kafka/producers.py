@@ -10,7 +10,8 @@ from corlld.errors import ConfigurationError, RetriableError, TooLargeForTopic, 
 from corlld.records import DeadLetter
 from corlld.settings.sections import DeadLetterSettings, KafkaSettings
 from corlld.sources.dead_letters import RECORD_KEY_HEADER, letter_headers, letter_key
-from corlld.sources.kafka.client import TopicLookup, connect
+from corlld.sources.kafka.client import TopicLookup
+from corlld.sources.kafka.connecting import connect
 from corlld.sources.kafka.features import IDEMPOTENCE
 from corlld.sources.kafka.options import LOOKUP_SECONDS, producer_options
 

@@ -17,7 +17,9 @@ from corlld.errors import ConfigurationError, RetriableError, UnavailableError
 from corlld.protocols import PositionStore
 from corlld.records import Polled, Tenure
 from corlld.settings.sections import KafkaSettings
-from corlld.sources.kafka.client import TopicLookup, TopicView, connect
+from corlld.sources.kafka.client import TopicLookup, TopicView
+from corlld.sources.kafka.connecting import connect
+from corlld.sources.kafka.features import answers_understood
 from corlld.sources.kafka.options import LOOKUP_SECONDS, consumer_options
 from corlld.sources.kafka.refusals import ends_before, fatal_error, recreated, without_ids
 from corlld.sources.kafka.tenures import RebalanceListener, Tenures, as_record, keep_joining
@@ -169,7 +171,8 @@ class KafkaSource:
         """Poll kafka-python. Return None after an error that will pass; raises FatalError for the others."""
         keep_joining(self._consumer)
         try:
-            return dict(self._consumer.poll(timeout_ms=round(timeout_seconds * 1000)))
+            with answers_understood(self._servers):
+                return dict(self._consumer.poll(timeout_ms=round(timeout_seconds * 1000)))
         except KafkaError as error:
             self._away_or_fatal(error)
             return None
