@@ -209,7 +209,7 @@ def answers(places: Places, tmp_path_factory: pytest.TempPathFactory) -> dict[st
             {
                 "kafka": kafka,
                 "identity": {"secret": SECRET},
-                "model": {"name": str(folder / "none")},
+                "model": {"name": "nobody/none"},
                 "state": {"path": folder / "state"},
                 "publishing": {"path": folder / "adapters"},
             }
