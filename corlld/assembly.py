@@ -233,6 +233,8 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
     observer.model_loaded(info, device, dtype)
     if not resident.collator.shares_prefixes:
         log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
+    for reason in resident.adapted.sentences():
+        log.warning("not_adapted", reason=reason)
     learner = CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots)
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
     return resident, learner

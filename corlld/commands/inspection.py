@@ -146,10 +146,12 @@ class Check:
         )
         rehearsed = rehearsals(self._settings.learning, resident)  # refuses passages that can't be used
         templates = "with" if resident.info.supports_messages else "without"
-        return (
+        found = (
             f"{resident.info.name}, revision {resident.info.revision[:12]}, {templates} a chat template, on "
-            f"{resident.device}; an adapter has {resident.layout.size:,} numbers; passages rehearsed: {len(rehearsed)}"
+            f"{resident.device}; an adapter has {resident.layout.size:,} numbers, in {len(resident.layout.modules):,} "
+            f"modules; passages rehearsed: {len(rehearsed)}"
         )
+        return "\n".join([found, *resident.adapted.sentences()])
 
     def _check_memory(self) -> str:
         if (plan := self._plan) is None:

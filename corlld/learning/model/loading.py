@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.learning.model.files import find_model_files, first_line
 from corlld.learning.model.resident import ResidentModel, check_rows, make_resident
+from corlld.learning.model.start_probe import check_adapters
 from corlld.settings.sections import AdapterSettings, ModelSettings
 
 
@@ -16,7 +17,8 @@ def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> Resid
     """Load the base model that the settings name.
 
     Raises:
-        ConfigurationError: the model can't be found, read, placed on its device, or trained on shared prefixes.
+        ConfigurationError: the model can't be found, read, placed on its device, trained on shared prefixes, or adapted
+            as PEFT would load it.
         UnavailableError: the hub did not answer, and the model is not in its cache.
         FatalError: the cache of converted models can't be written.
     """
@@ -37,6 +39,7 @@ def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> Resid
         checkpointing=model.activation_checkpointing,
     )
     check_rows(resident)
+    check_adapters(resident)
     return resident
 
 

@@ -10,6 +10,7 @@ import torch
 
 from corlld.adapters.layout import AdapterLayout
 from corlld.errors import ConfigurationError
+from corlld.learning.model.adapted_modules import AdaptedModules, adapt_modules, sample_ids
 from corlld.learning.model.attention import SegmentAttention
 from corlld.learning.model.checkpointing import checkpoint_layers
 from corlld.learning.model.files import first_line
@@ -17,7 +18,7 @@ from corlld.learning.model.gates import fuse_gates
 from corlld.learning.model.norms import fuse_norms
 from corlld.learning.model.packing import Collator, Item, Row
 from corlld.learning.model.pairs import PreferencePair
-from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora, choose_modules
+from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.model.vocabulary import VocabularyHead
 from corlld.records import ModelInfo
 from corlld.settings.sections import AdapterSettings
@@ -31,6 +32,7 @@ class ResidentModel:
     """The base model and what belongs to it.
 
     model: in eval mode, every parameter frozen.
+    adapted: which modules carry LoRA, and why others don't.
     head: the model's own output layer.
     attention: None if the model's own is used, for padded rows.
     max_positions: None if the model names no limit.
@@ -40,6 +42,7 @@ class ResidentModel:
     model: Any
     tokenizer: Any
     lora: StackedLora
+    adapted: AdaptedModules
     head: VocabularyHead
     attention: SegmentAttention | None
     collator: Collator
@@ -98,14 +101,14 @@ def make_resident(
         checkpointing: compute each layer again in the backward pass, and keep nothing of it.
 
     Raises:
-        ConfigurationError: model, tokenizer and settings don't fit each other.
+        ConfigurationError: model, tokenizer and settings don't fit each other, or too little can be adapted.
     """
     model.eval()
     model.requires_grad_(False)
     if tokenizer.eos_token_id is None:
         raise ConfigurationError("model.name: the tokenizer has no end-of-text token")
-    layout = AdapterLayout(adapter.r, adapter.lora_alpha, choose_modules(model, adapter.target_modules))
-    fingerprint = sha256(f"{revision}\0{layout.fingerprint}".encode()).hexdigest()[:16]
+    adapted = adapt_modules(model, sample_ids(tokenizer), adapter)
+    fingerprint = sha256(f"{revision}\0{adapted.layout.fingerprint}".encode()).hexdigest()[:16]
     embeddings = model.get_input_embeddings().weight
     attention = None
     if can_share_prefixes(model):
@@ -118,7 +121,8 @@ def make_resident(
     return ResidentModel(
         model=model,
         tokenizer=tokenizer,
-        lora=StackedLora(model, layout),
+        lora=StackedLora(model, adapted.layout),
+        adapted=adapted,
         head=_vocabulary_head(model),
         attention=attention,
         collator=Collator(embeddings.device, shares_prefixes=attention is not None),
