@@ -1,7 +1,7 @@
 """Writes a release as the files of a PEFT adapter: a pure function of the state, so that it can be repeated.
 
 The bytes of a version that is out must never change. PEFT's own writer adds its version number, and sets in any order.
-This module does not know where the files go.
+So only the fields that matter are written. This module does not know where the files go.
 """
 
 import hashlib
@@ -38,12 +38,13 @@ def adapter_files(state: UserState, layout: AdapterLayout, model: ModelInfo) -> 
     """
     if state.release is None or not isinstance(state.adapter, AdapterTensors):
         raise ValueError("the state has no release")
-    tensors_file = write_tensors(peft_tensors(layout, state.adapter.weights), {"format": "pt"})
+    tensors = peft_tensors(layout, state.adapter.weights, model.module_names)
+    tensors_file = write_tensors(tensors, {"format": "pt"})
     digest = hashlib.sha256(tensors_file).hexdigest()
     return {
         TENSORS_FILE: tensors_file,
         MANIFEST_FILE: _json(_manifest(state.uid, state.release, layout, model, digest)),
-        CONFIG_FILE: _json(peft_config(layout, model.name)),
+        CONFIG_FILE: _json(peft_config(layout, model.name, model.module_names)),
     }
 
 

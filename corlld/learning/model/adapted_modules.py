@@ -17,18 +17,19 @@ from torch import nn
 
 from corlld.adapters.layout import AdapterLayout, LoraModule
 from corlld.errors import ConfigurationError
-from corlld.learning.model.files import first_line
+from corlld.learning.model.linear_modules import choose_modules, fits, special_linears
 from corlld.learning.model.peft_twin import PeftTwin
-from corlld.learning.model.stacked_lora import choose_modules, fits, special_linears
+from corlld.learning.model.unsupported import reason
 from corlld.settings.sections import AdapterSettings
 
-# What transformers, PEFT and a model's own code raise if a model can't do what it is asked.
-MODEL_ERRORS = (TypeError, ValueError, LookupError, RuntimeError, AttributeError, AssertionError, ImportError)
+# What PEFT raises for a module that it can't adapt.
+_PEFT_ERRORS = (TypeError, ValueError, LookupError, RuntimeError, AttributeError, ImportError)
 
-_NOT_LOADED = "PEFT does not load an adapter for them in this model"
-_NOT_CALLED = "the training pass does not call them"
-_PARTLY_CALLED = "they are not called with each token of a text once"
+_NOT_LOADED = "PEFT does not load an adapter there in this model"
+_NOT_CALLED = "not called in a training pass"
+_PARTLY_CALLED = "not called once with each token of a text"
 _SAMPLE = "The cat sat on the mat and looked out"
+_LEAST_IDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class LeftOut:
     reason: str
 
     def __str__(self) -> str:
-        return f"{len(self.modules)} linear modules carry no LoRA, since {self.reason}: {_summary(self.modules)}"
+        count = len(self.modules)
+        modules = "1 linear module carries" if count == 1 else f"{count:,} linear modules carry"
+        return f"{modules} no LoRA ({self.reason}): {_summary(self.modules)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,20 @@ class AdaptedModules:
         return found
 
 
-def sample_ids(tokenizer: Any) -> tuple[int, ...]:
-    """Return the ids of a short text, to look at what a model computes."""
-    return tuple(tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"])
+def sample_ids(tokenizer: Any, vocabulary: int) -> tuple[int, ...]:
+    """Return the ids of a short text, to look at what a model computes: at least 5.
+
+    Args:
+        tokenizer: the model's.
+        vocabulary: how many ids the model has an embedding for.
+
+    Raises:
+        ConfigurationError: the tokenizer has no such ids for plain English.
+    """
+    ids = tuple(tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"])
+    if len(ids) < _LEAST_IDS or len(set(ids)) == 1 or max(ids) >= vocabulary:
+        raise ConfigurationError("model.name: the tokenizer does not fit the model: it has no tokens for plain English")
+    return ids
 
 
 def adapt_modules(model: Any, ids: Sequence[int], adapter: AdapterSettings) -> AdaptedModules:
@@ -83,6 +97,7 @@ def adapt_modules(model: Any, ids: Sequence[int], adapter: AdapterSettings) -> A
     Raises:
         ConfigurationError: a module that the settings name can't be adapted, or nothing is left, or the model's
             attention is not.
+        Exception: anything that a model raises which can't be trained.
     """
     special = special_linears(model, adapter.target_modules)
     chosen = AdapterLayout(adapter.r, adapter.lora_alpha, choose_modules(model, adapter.target_modules))
@@ -113,10 +128,10 @@ def _without_lost(model: nn.Module, layout: AdapterLayout) -> PeftTwin | None:
             lost = twin.lost()
             if not lost:
                 return twin
-        except MODEL_ERRORS as error:  # for the sake of some of them, without saying which
+        except _PEFT_ERRORS as error:  # for the sake of some of them, without saying which
             lost = _lost_by_kind(model, layout)
             if not lost:
-                raise ConfigurationError(f"model.name: PEFT loads no adapter for it: {first_line(error)}") from error
+                raise ConfigurationError(f"model.name: PEFT loads no adapter for it: {reason(error)}") from error
         kept = tuple(module for module in layout.modules if module.name not in lost)
         if len(kept) == len(layout.modules):
             raise ConfigurationError(f"model.name: PEFT would also adapt other modules of it: {_summary(lost)}")
@@ -131,7 +146,7 @@ def _lost_by_kind(model: nn.Module, layout: AdapterLayout) -> set[str]:
         own = replace(layout, modules=tuple(group))
         try:
             lost |= PeftTwin(model, own).lost()
-        except MODEL_ERRORS:
+        except _PEFT_ERRORS:
             lost |= {module.name for module in own.modules}
     return lost
 
@@ -143,11 +158,8 @@ def _unused(twin: PeftTwin, ids: Sequence[int]) -> dict[str, str]:
     """
     twin.load(torch.zeros(twin.layout.size))
     calls: dict[str, list[int]] = {}
-    try:
-        with twin.counting(calls):
-            gradients = twin.gradients(ids, len(ids) - 1)
-    except MODEL_ERRORS as error:
-        raise ConfigurationError(f"model.name: this model can't be trained: {first_line(error)}") from error
+    with twin.counting(calls):
+        gradients = twin.gradients(ids, len(ids) - 1)
     partly = {_kind(name) for name, counts in calls.items() if any(count != len(ids) for count in counts)}
     reached = {name for name, of_factors in gradients.items() if all(found is not None for found in of_factors)}
     unused = {}

@@ -6,93 +6,16 @@ own tokens. With nothing bound the base model alone is computed: that is the ref
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
-from corlld.adapters.layout import AdapterLayout, LoraModule, UserVectors
-from corlld.errors import ConfigurationError
+from corlld.adapters.layout import AdapterLayout, UserVectors
 from corlld.learning.model.grouped import UserGroups, user_groups
-
-
-def choose_modules(model: Any, target_modules: Literal["all-linear"] | Sequence[str]) -> tuple[LoraModule, ...]:
-    """Return the linear modules that can carry LoRA, in the model's order.
-
-    A module whose class computes in a way of its own (a router, a quantised layer) is not among them.
-
-    Args:
-        model: a transformers causal language model.
-        target_modules: "all-linear" (all but the output head), or names as PEFT takes them: a module's whole path, or
-            the end of it.
-
-    Raises:
-        ConfigurationError: a name fits no such module, or fits the output head. The message lists those that exist.
-    """
-    linear = {name: module for name, module in _linear(model) if has_plain_forward(module)}
-    head = next((name for name, module in linear.items() if module is _output_head(model)), None)
-    chosen = set(linear) - {head}
-    if target_modules != "all-linear":
-        for target in target_modules:
-            if head is not None and fits(head, target):
-                raise ConfigurationError(
-                    f"adapter.target_modules: {target!r} is the output layer, which can carry no adapter; leave it out"
-                )
-            if not any(fits(name, target) for name in linear):
-                raise ConfigurationError(f"adapter.target_modules: {_no_linear(model, target, linear)}")
-        chosen = {name for name in chosen if any(fits(name, target) for target in target_modules)}
-    if not chosen:
-        raise ConfigurationError("adapter.target_modules: the model has no linear module to adapt")
-    return tuple(_describe(name, module) for name, module in linear.items() if name in chosen)
-
-
-def special_linears(model: Any, target_modules: Literal["all-linear"] | Sequence[str]) -> dict[str, str]:
-    """Return the targeted linear modules that compute in a way of their own: the class's name by module name."""
-    special = {name: type(m).__name__ for name, m in _linear(model) if not has_plain_forward(m)}
-    if target_modules == "all-linear":
-        return special
-    return {name: kind for name, kind in special.items() if any(fits(name, target) for target in target_modules)}
-
-
-def fits(name: str, target: str) -> bool:
-    """Return whether a module of this name is meant by a name of `adapter.target_modules`."""
-    return name == target or name.endswith(f".{target}")
-
-
-def has_plain_forward(module: nn.Module) -> bool:
-    """Return whether a module computes x W.T + bias and nothing else: a class that only inherits may do more."""
-    return type(module).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in vars(module)
-
-
-def _linear(model: Any) -> list[tuple[str, nn.Module]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-
-
-def _output_head(model: Any) -> nn.Module | None:
-    head: nn.Module | None = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    return head
-
-
-def _no_linear(model: Any, target: str, linear: Iterable[str]) -> str:
-    for name, module in model.named_modules():
-        if fits(name, target) and isinstance(module, nn.Embedding):
-            return f"{target!r} is an embedding, which can carry no adapter; leave it out"
-        if fits(name, target) and isinstance(module, nn.Linear | Conv1D):
-            return f"{target!r} is a {type(module).__name__}, which computes in a way of its own and can't be adapted"
-    exist = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-    return f"the model has no linear {target!r}; it has {exist}"
-
-
-def _describe(name: str, module: nn.Module) -> LoraModule:
-    if isinstance(module, Conv1D):
-        rows, columns = module.weight.shape
-        return LoraModule(name, in_features=rows, out_features=columns, transposed=True)
-    assert isinstance(module, nn.Linear)  # noqa: S101 - for the type checker
-    return LoraModule(name, in_features=module.in_features, out_features=module.out_features)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,7 @@ import torch
 
 from corlld.adapters.layout import AdapterLayout
 from corlld.errors import ConfigurationError
-from corlld.learning.model.adapted_modules import MODEL_ERRORS, sample_ids
-from corlld.learning.model.files import first_line
+from corlld.learning.model.adapted_modules import sample_ids
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.peft_twin import PeftTwin
@@ -27,17 +26,9 @@ def check_adapters(resident: ResidentModel) -> None:
 
     Raises:
         ConfigurationError: an adapter would not compute what was trained, or a part of it would not be trained.
+        Exception: anything that a model raises which can't do this.
     """
-    try:
-        _check(resident)
-    except MODEL_ERRORS as error:
-        raise ConfigurationError(
-            f"model.name: an adapter of this model can't be compared with PEFT's: {first_line(error)}"
-        ) from error
-
-
-def _check(resident: ResidentModel) -> None:
-    ids = sample_ids(resident.tokenizer)
+    ids = sample_ids(resident.tokenizer, resident.vocabulary)
     middle = len(ids) // 2
     pairs = [
         PreferencePair(ids[:-4], ids[-4:], ids[:-5:-1]),
@@ -47,13 +38,13 @@ def _check(resident: ResidentModel) -> None:
     gradient = torch.zeros_like(weights)
     row = resident.collator.row([Item(user, pair) for user, pair in enumerate(pairs)], range(len(pairs)), len(pairs))
     adapters = resident.lora.stack(weights, gradient)
-    with resident.bound(row, adapters):
+    with torch.enable_grad(), resident.bound(row, adapters):
         logps = resident.token_logps(row)
         torch.autograd.backward(logps.sum())
     base = resident.scored(row, None)
     twin = PeftTwin(resident.model, resident.layout, attention="eager" if resident.attention else None)
     if lost := twin.lost():
-        raise ValueError(f"PEFT loads {min(lost)} in another way")
+        raise ConfigurationError(f"model.name: PEFT does not load an adapter for {min(lost)}")
     theirs = []
     for item in row.items:
         twin.load(weights[item.user])
@@ -65,7 +56,7 @@ def _check(resident: ResidentModel) -> None:
         text = row.items[-1].pair.prompt + row.items[-1].pair.chosen
         learnt = twin.gradients(text, len(text) - 1)
         if missed := [name for name in silent if any(of is not None and of.any() for of in learnt[name])]:
-            raise ValueError(f"no gradient reaches {missed[0]}")
+            raise ConfigurationError(f"model.name: this model can't be trained: no gradient reaches {missed[0]}")
 
 
 def _adapter(resident: ResidentModel, seed: int) -> torch.Tensor:
@@ -87,7 +78,10 @@ def _compare(ours: torch.Tensor, theirs: torch.Tensor, base: torch.Tensor, dtype
     off, change = (ours - theirs).norm().item(), (theirs - base).norm().item()
     limit = _OF_CHANGE.get(dtype, 1e-3) * change + _OF_ALL.get(dtype, 1e-5) * theirs.norm().item()
     if not off <= limit:  # NaN is not
-        raise ValueError(f"the log-probabilities differ by {off:.2g} nats, where adapters change them by {change:.2g}")
+        raise ConfigurationError(
+            "model.name: an adapter of this model scores differently where PEFT loads it: by "
+            f"{off:.2g} nats, of the {change:.2g} that it changes"
+        )
 
 
 def _silent(layout: AdapterLayout, gradient: torch.Tensor) -> Sequence[str]:

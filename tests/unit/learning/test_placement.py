@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from corlld.adapters.layout import AdapterLayout, AdapterTensors
 from corlld.learning.model import resident as resident_model
 from corlld.learning.model.adapted_modules import AdaptedModules
+from corlld.learning.model.linear_modules import choose_modules
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.resident import make_resident
-from corlld.learning.model.stacked_lora import choose_modules
 from corlld.learning.objective import Objective, Sums
 from corlld.learning.slots import SlotArena
 from corlld.learning.steps import StepRunner
