@@ -53,6 +53,11 @@ def mixtral() -> PreTrainedConfig:
     return transformers.MixtralConfig(**SIZES, **EXPERTS)
 
 
+def jetmoe() -> PreTrainedConfig:
+    sizes = {name: size for name, size in SIZES.items() if name not in ("head_dim", "num_attention_heads")}
+    return transformers.JetMoeConfig(**sizes, **EXPERTS, kv_channels=8)
+
+
 def mamba() -> PreTrainedConfig:
     return transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4)
 

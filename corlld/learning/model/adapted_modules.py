@@ -196,14 +196,14 @@ def _expert_parameters(model: nn.Module, adapted: set[str]) -> int:
     found = {
         id(parameter): parameter.numel()
         for name, module in model.named_modules()
-        if name not in adapted and (_is_routed(name) or "Expert" in type(module).__name__)
+        if name not in adapted and ("experts" in name.split(".") or "Expert" in type(module).__name__)
         for parameter in module.parameters(recurse=False)
     }
     return sum(found.values())
 
 
 def _is_routed(name: str) -> bool:
-    return "experts" in name.split(".")
+    return re.search(r"\bexperts\.\d+\.", name) is not None
 
 
 def _leaf(module: LoraModule) -> str:

@@ -26,6 +26,7 @@ from tests.support.odd_families import (
     gemma3,
     glm4_moe,
     gpt2,
+    jetmoe,
     llama,
     llama4_text,
     mamba,
@@ -59,6 +60,7 @@ def kinds(names: Any) -> tuple[str, ...]:
         (gpt2, 8, {}),
         (falcon, 8, {}),  # its linear class has a forward of its own that computes the same
         (mixtral, 8, {}),
+        (jetmoe, 6, {}),  # its attention's experts are called `experts`, and have routers
         (glm4_moe, 8, {NOT_LOADED: tuple(sorted((*DENSE, *SHARED)))}),
         (deepseek_v3, 10, {NOT_LOADED: tuple(sorted((*DENSE, *SHARED)))}),
         (qwen3_moe, 8, {NOT_LOADED: DENSE}),
