@@ -191,6 +191,35 @@ def test_a_model_that_peft_refuses_as_a_whole_is_refused_with_its_reason(monkeyp
         adapt(build(llama))
 
 
+class QuantisedLinear(nn.Linear):
+    """As bitsandbytes and fp8 have them: integers in place of the weights, and a forward pass that knows the scale."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__(plain.in_features, plain.out_features, bias=False)
+        self.scale = plain.weight.abs().max() / 127
+        self.weight = nn.Parameter((plain.weight / self.scale).round().to(torch.int8), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight.to(x.dtype) * self.scale)
+
+
+class DoublingLinear(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(2 * x)
+
+
+@pytest.mark.parametrize("kind", [QuantisedLinear, DoublingLinear])
+def test_a_linear_class_that_computes_something_else_is_left_out(kind: type[nn.Linear]) -> None:
+    model = build(llama)
+    for layer in model.model.layers:
+        plain = layer.mlp.up_proj
+        layer.mlp.up_proj = QuantisedLinear(plain) if kind is QuantisedLinear else kind(32, 64, bias=False)
+    model.requires_grad_(False)
+    (left_out,) = adapt(model).left_out
+    assert left_out.reason == f"{kind.__name__} computes in a way of its own"
+    assert kinds(left_out.modules) == ("mlp.up_proj",)
+
+
 def test_a_kind_of_which_some_see_a_part_of_the_tokens_is_left_out_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     def forward(mlp: Any, x: torch.Tensor) -> torch.Tensor:
         parts = x.split(7, dim=1) if mlp.routes else [x]
