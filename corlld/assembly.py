@@ -237,6 +237,8 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
     observer.model_loaded(info, device, dtype)
     if not resident.collator.shares_prefixes:
         log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
+    for reason in resident.adapted.sentences():
+        log.warning("not_adapted", reason=reason)
     arguments = settings.model.chat_template_kwargs
     refuse_unread(resident.tokenizer.chat_template, arguments)
     slots = settings.adapter.device_slots

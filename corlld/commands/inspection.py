@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from corlld.adapters.peft_config import published_name
 from corlld.assembly import (
     build_announcements,
     build_input,
@@ -28,7 +29,6 @@ from corlld.learning.model.files import check_model_name
 from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import passages
 from corlld.protocols import Source, StateStore
-from corlld.publishing.peft_format import published_name
 from corlld.records import EditEvent, ModelInfo
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import Settings
@@ -165,11 +165,12 @@ class Check:
         templates = "with" if info.supports_messages else "without"
         found = (
             f"{info.name}, revision {info.revision[:12]}, {templates} a chat template, on {resident.device}; an "
-            f"adapter has {resident.layout.size:,} numbers; passages rehearsed: {len(rehearsed)}"
+            f"adapter has {resident.layout.size:,} numbers, in {len(resident.layout.modules):,} modules; passages "
+            f"rehearsed: {len(rehearsed)}"
         )
         if slow := slow_dtype(resident.model.dtype, resident.device):
             found += f"\nslow, model.dtype = bfloat16: {slow}"
-        return found
+        return "\n".join([found, *resident.adapted.sentences()])
 
     def _check_memory(self) -> str:
         if (plan := self._plan) is None:
