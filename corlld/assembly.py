@@ -107,6 +107,11 @@ def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicPr
         raise ConfigurationError("kafka.bootstrap_servers: not set, needed: `host:port` of one or more brokers")
     producer = TopicProducer(settings.kafka, settings.kafka.topic, idempotent=True)  # retries keep a user's order
     producer.start(timeout_seconds)
+    try:
+        producer.refuse_problem()
+    except ConfigurationError:
+        producer.close(0)
+        raise
     return producer
 
 

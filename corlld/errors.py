@@ -98,6 +98,10 @@ class ConfigurationError(FatalError):
         super().__init__(message, ExitCode.CONFIGURATION)
 
 
+class MissingRightError(ConfigurationError):
+    """The broker answers, and its access rules refuse what is needed. Other topics can still be checked."""
+
+
 class UnavailableError(FatalError):
     """Something that the start needs could not be reached before the deadline."""
 

@@ -1,6 +1,5 @@
 """Reads a topic as a member of a consumer group. Commits offsets when it is asked to, per tenure."""
 
-import itertools
 import threading
 import time
 from collections.abc import Mapping
@@ -9,17 +8,20 @@ from concurrent.futures import wait as wait_for
 from typing import Any
 
 import structlog
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import AuthorizationError, KafkaError, LogTruncationError, OffsetOutOfRangeError
 from kafka.structs import MemberState
 
-from corlld.errors import ConfigurationError, RetriableError, UnavailableError
+from corlld.errors import ConfigurationError, MissingRightError, RetriableError, UnavailableError
 from corlld.protocols import PositionStore
 from corlld.records import Polled, Tenure
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.client import TopicLookup, TopicView, connect
+from corlld.sources.kafka.commits import Commits, with_metadata
 from corlld.sources.kafka.options import LOOKUP_SECONDS, consumer_options
 from corlld.sources.kafka.refusals import ends_before, fatal_error, recreated, without_ids
+from corlld.sources.kafka.rights import missing_rights, reading, refuse_missing, refused_rights, unknown_rights
+from corlld.sources.kafka.standing import Standing
 from corlld.sources.kafka.tenures import RebalanceListener, Tenures, as_record, keep_joining
 from corlld.sources.kafka.topic_identity import TopicIdentity
 from corlld.sources.kafka.unpacking import make_consumer
@@ -30,7 +32,6 @@ CHECK_SECONDS = 5.0  # how often the cluster is asked whether the topic is there
 RETRY_SECONDS = 1.0  # ... after a question without an answer
 UNSTABLE_SECONDS = 10.0  # a member that has not been settled in its group for so long is not healthy
 FIRST_COMMIT_SECONDS = 5.0
-COMMIT_GRACE_SECONDS = 5.0  # a commit without an answer is given up so long after its request timed out
 
 
 class KafkaSource:
@@ -52,18 +53,19 @@ class KafkaSource:
         self._answer: Future[TopicView | None] | None = None
         self._answer_serves = 0  # the newest assignment when the question was asked
         self._next_question = 0.0
+        self._not_before = 0.0  # no question is asked earlier, even about a new assignment
         self._consumer: KafkaConsumer = None
         self._listener: RebalanceListener
         self._tenures: Tenures
+        self._commits: Commits
         self._first_view: TopicView
         self._identity = TopicIdentity(settings.topic, positions)
         self._ends: Mapping[int, int] = {}  # by partition, as last answered
         self._cluster_id = ""
         self._paused = False
-        self._reached = False
+        self._standing = Standing()
+        self._was_allowed = False  # to read and to commit: the broker said so, or it has been done
         self._stable_at = float("inf")  # nothing is expected of the group before the first poll
-        self._commit_numbers = itertools.count(1)
-        self._outstanding: tuple[int, float] | None = None  # the commit under way, and when it is given up
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -77,12 +79,17 @@ class KafkaSource:
         return self._identity.topic_id is not None
 
     @property
+    def unknown_rights(self) -> str | None:
+        """Return the sentence on rights that could not be asked; None if all are there. Known after `start`."""
+        return unknown_rights(self._first_view.granted)
+
+    @property
     def exhausted(self) -> bool:
         return False
 
     @property
     def healthy(self) -> bool:
-        return self._reached and time.monotonic() - self._stable_at < UNSTABLE_SECONDS
+        return self._standing.good and time.monotonic() - self._stable_at < UNSTABLE_SECONDS
 
     def has_commits(self) -> bool:
         return bool(self._first_view.committed)
@@ -100,9 +107,14 @@ class KafkaSource:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def start(self, timeout_seconds: float) -> None:
-        """Reach cluster and topic. The first poll joins the group, not this: loading the model may take minutes."""
+        """Reach cluster and topic. The first poll joins the group, not this: loading the model may take minutes.
+
+        Raises MissingRightError if the broker says that reading or committing is not allowed.
+        """
         deadline = time.monotonic() + timeout_seconds
         self._first_view = self._lookup.wait_for_topic(timeout_seconds)
+        refuse_missing(self._first_view.granted, self._settings)
+        self._was_allowed = not self._first_view.granted.untold
         self._cluster_id = self._lookup.cluster_id()
         try:
             self._identity.load(self._first_view.topic_id, has_commits=self.has_commits())
@@ -114,7 +126,8 @@ class KafkaSource:
         self._consumer = connect(make_consumer, consumer_options(self._settings), left)
         self._listener = RebalanceListener(self._consumer)
         self._consumer.subscribe([self._settings.topic], listener=self._listener)
-        self._reached = True
+        self._commits = Commits(self._consumer, self._tenures, self._settings.request_timeout_seconds)
+        self._standing.reached()
 
     def close(self, next_offsets: Mapping[Tenure, int], timeout_seconds: float) -> None:
         deadline = time.monotonic() + timeout_seconds
@@ -124,7 +137,7 @@ class KafkaSource:
             return
         if offsets := self._tenures.offsets(next_offsets):
             try:
-                self._consumer.commit(_commits(offsets), timeout_ms=_left_ms(deadline))
+                self._consumer.commit(with_metadata(offsets), timeout_ms=_left_ms(deadline))
             except KafkaError as error:  # the next owner replays, and filters what was applied
                 log.warning("last_commit_failed", error=type(error).__name__)
         self._consumer.close(autocommit=False, timeout_ms=_left_ms(deadline))
@@ -137,6 +150,9 @@ class KafkaSource:
         if self._stable_at == float("inf"):
             self._stable_at = time.monotonic()
         batches = self._poll(timeout_seconds)
+        self._was_allowed = self._was_allowed or bool(batches)
+        if (refusal := self._commits.take_refusal()) is not None:
+            self._refuse(refusal)
         ended = self._tenures.apply(self._listener.take_changes())
         if batches is None:
             self._rewind()
@@ -188,14 +204,25 @@ class KafkaSource:
             self._consumer.seek(partition, self._tenures.positions[tenure])
 
     def _away_or_fatal(self, error: KafkaError) -> None:
-        if (fatal := fatal_error(error, self._settings)) is not None:
+        if isinstance(error, AuthorizationError):
+            self._refuse(error)
+        elif (fatal := fatal_error(error, self._settings)) is not None:
             # A recreated topic shows as lost offsets too. Its id tells which it is, and so what to do.
             if self._is_another_topic():
                 raise recreated(self._settings) from None
             if isinstance(error, OffsetOutOfRangeError | LogTruncationError) and not self.topic_has_id:
                 raise without_ids(fatal) from None
             raise fatal from None
-        self._away(error)
+        else:
+            self._away(error)
+
+    def _refuse(self, error: AuthorizationError) -> None:
+        """Note that something is not allowed any more. Raises MissingRightError if it never was."""
+        needed = reading(self._settings.topic, self._settings.group_id)
+        problem = missing_rights(refused_rights(error, needed), self._settings)
+        if not self._was_allowed:
+            raise MissingRightError(problem) from None
+        self._standing.refused(problem)
 
     def _is_another_topic(self) -> bool:
         try:
@@ -205,15 +232,17 @@ class KafkaSource:
         return view is not None and not self._identity.note(view.topic_id)
 
     def _away(self, error: Exception) -> None:
-        if self._reached:
-            log.warning("kafka_away", error=type(error).__name__)
-        self._reached = False
+        self._standing.away(type(error).__name__)
         self._next_question = min(self._next_question, time.monotonic() + RETRY_SECONDS)
 
     def _ask_again(self, error: Exception) -> None:
         self._away(error)
+        self._pause_questions(RETRY_SECONDS)
+
+    def _pause_questions(self, seconds: float) -> None:
+        """Wait before the next question. The last answer serves no assignment."""
         self._answer_serves = 0
-        self._next_question = time.monotonic() + RETRY_SECONDS
+        self._not_before = self._next_question = time.monotonic() + seconds
 
     # --- tenures ------------------------------------------------------------------------------------------------------
 
@@ -222,7 +251,7 @@ class KafkaSource:
         begun: list[Tenure] = []
         now = time.monotonic()
         newly_parked = self._tenures.waiting and self._answer_serves < self._tenures.newest_assignment
-        if self._answer is None and (newly_parked or now >= self._next_question):
+        if self._answer is None and now >= self._not_before and (newly_parked or now >= self._next_question):
             self._answer_serves = self._tenures.newest_assignment
             self._next_question = now + min(CHECK_SECONDS, self._settings.metadata_max_age_seconds)
             self._answer = self._asking.submit(self._lookup.look)
@@ -241,7 +270,12 @@ class KafkaSource:
             self._ask_again(error)
             return begun
         if (view := answer.result()) is None:  # deleted: a topic that comes back is another one
-            self._reached = False
+            self._standing.away("the topic does not exist")
+            return begun
+        if view.granted.missing:
+            problem = missing_rights(view.granted.missing, self._settings, hidden=view.granted.hidden)
+            self._standing.refused(problem)
+            self._pause_questions(CHECK_SECONDS)
             return begun
         self._check_identity(view)
         try:
@@ -249,9 +283,7 @@ class KafkaSource:
         except RetriableError as error:  # nothing may be applied before
             self._ask_again(error)
             return begun
-        if not self._reached:
-            log.info("kafka_reached")
-        self._reached = True
+        self._standing.reached()
         self._ends = {**self._ends, **view.ends}
         return self._begin(view)
 
@@ -266,7 +298,12 @@ class KafkaSource:
         known, chosen = self._tenures.starts(view, self._answer_serves)
         if chosen:
             try:
-                self._consumer.commit(_commits(chosen), timeout_ms=round(FIRST_COMMIT_SECONDS * 1000))
+                self._consumer.commit(with_metadata(chosen), timeout_ms=round(FIRST_COMMIT_SECONDS * 1000))
+                self._was_allowed = True
+            except AuthorizationError as error:
+                self._refuse(error)
+                self._pause_questions(CHECK_SECONDS)
+                chosen = {}
             except KafkaError as error:  # the group is rebalancing again, or the coordinator is away
                 log.info("first_commit_failed", error=type(error).__name__)
                 chosen = {}
@@ -281,35 +318,7 @@ class KafkaSource:
     # --- committing ---------------------------------------------------------------------------------------------------
 
     def commit(self, next_offsets: Mapping[Tenure, int]) -> bool:
-        now = time.monotonic()
-        if self._outstanding is not None and now < self._outstanding[1]:
-            return False
-        offsets = self._tenures.offsets(next_offsets)
-        if not offsets:
-            return False
-        tenures = {tenure: next_offsets[tenure] for tenure in self._tenures.live.values() if tenure in next_offsets}
-        number = next(self._commit_numbers)
-        self._outstanding = (number, now + self._settings.request_timeout_seconds + COMMIT_GRACE_SECONDS)
-
-        def answered(_: object, result: object) -> None:
-            if self._outstanding is not None and self._outstanding[0] == number:
-                self._outstanding = None
-            if isinstance(result, Exception):
-                return
-            for tenure, next_offset in tenures.items():
-                if self._tenures.is_live(tenure):
-                    self._tenures.committed[tenure] = next_offset
-
-        try:
-            self._consumer.commit_async(_commits(offsets), callback=answered)
-        except KafkaError:  # the next poll raises it too, and knows what to do
-            self._outstanding = None
-            return False
-        return True
-
-
-def _commits(offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
-    return {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
+        return self._commits.begin(next_offsets)
 
 
 def _left_ms(deadline: float) -> int:
