@@ -376,7 +376,7 @@ def test_what_a_failed_poll_had_taken_already_is_delivered_by_a_later_one(
 def test_a_commit_that_is_never_answered_is_given_up(
     kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corlld.sources.kafka.source.COMMIT_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("corlld.sources.kafka.commits.GRACE_SECONDS", 0.1)
     topic = new_topic(kafka_broker)
     with started(kafka_settings(kafka_broker.bootstrap, topic, request_timeout_seconds=1.0)) as reader:
         reader.poll_until(lambda: bool(reader.begun), "the tenure begins")

@@ -3,8 +3,6 @@
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from typing import Any
 
 import structlog
@@ -18,7 +16,8 @@ from corlld.records import Polled, Tenure
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.client import TopicLookup, TopicView, connect
 from corlld.sources.kafka.commits import Commits, with_metadata
-from corlld.sources.kafka.options import LOOKUP_SECONDS, consumer_options
+from corlld.sources.kafka.options import consumer_options
+from corlld.sources.kafka.questions import Questions
 from corlld.sources.kafka.refusals import ends_before, fatal_error, recreated, without_ids
 from corlld.sources.kafka.rights import missing_rights, reading, refuse_missing, refused_rights, unknown_rights
 from corlld.sources.kafka.standing import Standing
@@ -49,11 +48,7 @@ class KafkaSource:
         self._settings = settings
         self._servers = ", ".join(settings.bootstrap_servers)
         self._lookup = TopicLookup(settings, settings.topic, settings.group_id)
-        self._asking = ThreadPoolExecutor(1, "kafka-lookup")
-        self._answer: Future[TopicView | None] | None = None
-        self._answer_serves = 0  # the newest assignment when the question was asked
-        self._next_question = 0.0
-        self._not_before = 0.0  # no question is asked earlier, even about a new assignment
+        self._questions = Questions(self._lookup.look, min(CHECK_SECONDS, settings.metadata_max_age_seconds))
         self._consumer: KafkaConsumer = None
         self._listener: RebalanceListener
         self._tenures: Tenures
@@ -131,7 +126,7 @@ class KafkaSource:
 
     def close(self, next_offsets: Mapping[Tenure, int], timeout_seconds: float) -> None:
         deadline = time.monotonic() + timeout_seconds
-        self._asking.shutdown(wait=True, cancel_futures=True)  # a question is bounded by its own timeouts
+        self._questions.close()
         self._lookup.close()
         if self._consumer is None:
             return
@@ -226,45 +221,32 @@ class KafkaSource:
 
     def _is_another_topic(self) -> bool:
         try:
-            view = self._asking.submit(self._lookup.look).result(LOOKUP_SECONDS)
+            view = self._questions.ask_now()
         except (KafkaError, UnavailableError, ConfigurationError, TimeoutError):
             return False
         return view is not None and not self._identity.note(view.topic_id)
 
     def _away(self, error: Exception) -> None:
         self._standing.away(type(error).__name__)
-        self._next_question = min(self._next_question, time.monotonic() + RETRY_SECONDS)
+        self._questions.hasten(RETRY_SECONDS)
 
     def _ask_again(self, error: Exception) -> None:
         self._away(error)
-        self._pause_questions(RETRY_SECONDS)
-
-    def _pause_questions(self, seconds: float) -> None:
-        """Wait before the next question. The last answer serves no assignment."""
-        self._answer_serves = 0
-        self._not_before = self._next_question = time.monotonic() + seconds
+        self._questions.pause(RETRY_SECONDS)
 
     # --- tenures ------------------------------------------------------------------------------------------------------
 
     def _ask(self, deadline: float) -> list[Tenure]:
         """Keep asking about topic and commits. Begin the tenures that an answer allows, and return them."""
         begun: list[Tenure] = []
-        now = time.monotonic()
-        newly_parked = self._tenures.waiting and self._answer_serves < self._tenures.newest_assignment
-        if self._answer is None and now >= self._not_before and (newly_parked or now >= self._next_question):
-            self._answer_serves = self._tenures.newest_assignment
-            self._next_question = now + min(CHECK_SECONDS, self._settings.metadata_max_age_seconds)
-            self._answer = self._asking.submit(self._lookup.look)
-            if self._settings.group_instance_id is not None:
-                # kafka-python does not report that another member took its place until a commit is refused.
-                self.commit(self._tenures.committed)
-        if self._answer is None:
+        waiting = self._tenures.waiting
+        asked = self._questions.ask_if_due(self._tenures.newest_assignment, waiting=waiting)
+        if asked and self._settings.group_instance_id is not None:
+            # kafka-python does not report that another member took its place until a commit is refused.
+            self.commit(self._tenures.committed)
+        # Mostly it waits for milliseconds; without an answer nothing can be read.
+        if (answer := self._questions.take_answer(deadline if waiting else None)) is None:
             return begun
-        if self._tenures.waiting:  # mostly for milliseconds; without an answer nothing can be read
-            wait_for([self._answer], max(0.0, deadline - time.monotonic()))
-        if not self._answer.done():
-            return begun
-        answer, self._answer = self._answer, None
         error = answer.exception()
         if isinstance(error, KafkaError | UnavailableError | ConfigurationError):
             self._ask_again(error)
@@ -275,7 +257,7 @@ class KafkaSource:
         if view.granted.missing:
             problem = missing_rights(view.granted.missing, self._settings, hidden=view.granted.hidden)
             self._standing.refused(problem)
-            self._pause_questions(CHECK_SECONDS)
+            self._questions.pause(CHECK_SECONDS)
             return begun
         self._check_identity(view)
         try:
@@ -295,19 +277,19 @@ class KafkaSource:
             raise ends_before(self._settings)
 
     def _begin(self, view: TopicView) -> list[Tenure]:
-        known, chosen = self._tenures.starts(view, self._answer_serves)
+        known, chosen = self._tenures.starts(view, self._questions.serves)
         if chosen:
             try:
                 self._consumer.commit(with_metadata(chosen), timeout_ms=round(FIRST_COMMIT_SECONDS * 1000))
                 self._was_allowed = True
             except AuthorizationError as error:
                 self._refuse(error)
-                self._pause_questions(CHECK_SECONDS)
+                self._questions.pause(CHECK_SECONDS)
                 chosen = {}
             except KafkaError as error:  # the group is rebalancing again, or the coordinator is away
                 log.info("first_commit_failed", error=type(error).__name__)
                 chosen = {}
-                self._answer_serves = 0
+                self._questions.pause(0)
         starts = known | chosen
         for partition, offset in starts.items():
             self._consumer.seek(partition, offset)
