@@ -1,5 +1,6 @@
 """Access rules of a real broker: what is missing is named in one sentence, and what is given later is used."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,14 +10,17 @@ from structlog.testing import capture_logs
 from corlld.cli import main
 from corlld.errors import ConfigurationError, ExitCode, InvalidEvent, InvalidReason, MissingRightError, RetriableError
 from corlld.records import DeadLetter, Record, SourcePartition, Tenure
-from corlld.settings.sections import DeadLetterSettings
+from corlld.settings.sections import DeadLetterSettings, Settings
 from corlld.sources.kafka.newest_records import newest_records
 from corlld.sources.kafka.producers import KafkaAnnouncements, KafkaDeadLetters, TopicProducer
 from corlld.sources.kafka.rights import Granted, reading
 from corlld.sources.kafka.source import KafkaSource
+from corlld.sources.kafka.topic_input import KafkaInput
+from tests.support.commands import fails
+from tests.support.daemon_process import ENVIRON, Launcher, Site, http_get, http_port, wait_while_running
 from tests.support.fakes import MemoryPositions
 from tests.support.kafka.broker import KafkaCluster
-from tests.support.kafka.guarded import PASSWORD, USER, GuardedBroker
+from tests.support.kafka.guarded import PASSWORD, SASL, USER, GuardedBroker
 from tests.support.kafka.topics import Reader, kafka_settings, produce, unique
 from tests.support.waiting import wait_until
 
@@ -181,6 +185,14 @@ def test_a_topic_that_the_rules_hide_may_also_be_misspelt(guarded: GuardedBroker
     letters.close(1)
 
 
+def use_broker(monkeypatch: pytest.MonkeyPatch, guarded: GuardedBroker, topic: str) -> None:
+    """Let a command read the topic in place of a file."""
+    monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    for name, value in (SASL | {"bootstrap_servers": guarded.sasl_bootstrap, "topic": topic}).items():
+        monkeypatch.setenv(f"CORLLD_KAFKA__{name.upper()}", value)
+    monkeypatch.setenv("CORLLD_KAFKA__GROUP_ID", f"{topic}-group")
+
+
 def test_check_names_the_missing_rule_of_each_topic_and_what_it_could_not_ask(
     guarded: GuardedBroker,
     topic: str,
@@ -189,16 +201,9 @@ def test_check_names_the_missing_rule_of_each_topic_and_what_it_could_not_ask(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     parts = {"input": topic, "dead letters": unique("letters"), "announcements": unique("adapters")}
-    kafka = {"BOOTSTRAP_SERVERS": guarded.sasl_bootstrap, "TOPIC": topic, "GROUP_ID": f"{topic}-group"}
-    kafka |= {"SECURITY_PROTOCOL": "SASL_PLAINTEXT", "SASL_MECHANISM": "PLAIN"}
-    kafka |= {"SASL_PLAIN_USERNAME": USER, "SASL_PLAIN_PASSWORD": PASSWORD}
-    environ = {f"KAFKA__{name}": value for name, value in kafka.items()} | {
-        "SOURCE__KIND": "kafka",
-        "DEAD_LETTERS__TOPIC": parts["dead letters"],
-        "PUBLISHING__ANNOUNCE_TOPIC": parts["announcements"],
-    }
-    for name, value in environ.items():
-        monkeypatch.setenv(f"CORLLD_{name}", value)
+    use_broker(monkeypatch, guarded, topic)
+    monkeypatch.setenv("CORLLD_DEAD_LETTERS__TOPIC", parts["dead letters"])
+    monkeypatch.setenv("CORLLD_PUBLISHING__ANNOUNCE_TOPIC", parts["announcements"])
     for name in parts.values():
         guarded.create_topic(name, 1)
         guarded.allow("TOPIC", name, "DESCRIBE")
@@ -219,6 +224,66 @@ def test_check_names_the_missing_rule_of_each_topic_and_what_it_could_not_ask(
     assert f"could not be asked: that needs DescribeConfigs on topic {parts['dead letters']}" in out
     assert f"could not be asked: that needs DescribeConfigs on topic {parts['announcements']}" in out
     assert "what a user may do" not in out, "the rights were told"
+
+
+def test_run_ends_at_once_without_a_right_to_read(
+    guarded: GuardedBroker,
+    topic: str,
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use_broker(monkeypatch, guarded, topic)
+    guarded.allow("TOPIC", topic, "DESCRIBE")
+    code, sentence = fails(capsys, "run")
+    assert code == ExitCode.CONFIGURATION
+    assert command(guarded, "Read", f"--topic {topic} --group {topic}-group") in sentence
+    assert PASSWORD not in sentence
+
+
+def test_a_daemon_is_not_ready_until_it_may_write(
+    guarded: GuardedBroker, tiny_model: Path, tmp_path: Path, launcher: Launcher
+) -> None:
+    place = Site.make(tmp_path, guarded, tiny_model, 1)
+    letters, adapters = f"{place.topic}.dead-letters", f"{place.topic}.adapters"
+    guarded.allow("TOPIC", place.topic, "READ")
+    guarded.allow("GROUP", place.group, "READ")
+    for name in (letters, adapters):
+        guarded.allow("TOPIC", name, "DESCRIBE")
+    sasl = {name: value for name, value in SASL.items() if name != "sasl_plain_password"}
+    config = place.write_settings(kafka=sasl | {"bootstrap_servers": [guarded.sasl_bootstrap]})
+    daemon = launcher.start(config, place.log(), environ=ENVIRON | {"CORLLD_KAFKA__SASL_PLAIN_PASSWORD": PASSWORD})
+    port = http_port(daemon)
+
+    def says(status: int, text: str) -> None:
+        wait_while_running(daemon, lambda: http_get(port, "/readyz") == (status, text), text, SECONDS)
+
+    says(503, "waiting for: publishing, dead_letters\n")
+    guarded.allow("TOPIC", letters, "WRITE")
+    guarded.allow("TOPIC", adapters, "WRITE")
+    says(200, "ready\n")
+    assert daemon.stop() == 0
+    lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line.startswith("{")]
+    said = [(line["level"], line["problem"]) for line in lines if line["event"] == "right_missing"]
+    assert [level for level, _ in said] == ["warning"] * 2
+    for name, (_, problem) in zip((letters, adapters), said, strict=True):
+        assert f"lacks Write on topic {name}." in problem
+
+
+def test_letters_that_lose_their_payload_are_said_by_check_and_logged_by_a_run(kafka_broker: KafkaCluster) -> None:
+    letters = unique("letters")
+    kafka_broker.create_topic(letters, 1, {"max.message.bytes": "5000"})
+    kafka = kafka_settings(kafka_broker.bootstrap, "edits")
+    settings = Settings.model_validate({"kafka": kafka, "dead_letters": {"topic": letters}})
+    sentence = f"Dead letters of large records lose their payload: max.message.bytes of topic {letters} is 5,000"
+    assert sentence in KafkaInput(settings).check_dead_letters(SECONDS)
+    with capture_logs() as lines:
+        KafkaInput(settings).dead_letters(SECONDS).close(5)
+    ((event, problem),) = [(line["event"], line["problem"]) for line in lines if line["log_level"] == "warning"]
+    assert event == "dead_letters_cut"
+    assert sentence in problem
+    without = settings.model_copy(update={"dead_letters": DeadLetterSettings(topic=letters, payload=False)})
+    assert KafkaInput(without).check_dead_letters(SECONDS) == f"topic {letters}"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,12 @@ from tests.support.kafka.topics import kafka_settings
 from tests.support.waiting import wait_until
 
 USER, PASSWORD = "corlld", "pass-0f-the-tests"
+SASL = {  # settings of `kafka`
+    "security_protocol": "SASL_PLAINTEXT",
+    "sasl_mechanism": "PLAIN",
+    "sasl_plain_username": USER,
+    "sasl_plain_password": PASSWORD,
+}
 ZOOKEEPERS_AUTHORIZER = "kafka.security.authorizer.AclAuthorizer"
 AUTHORIZER = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
 
@@ -48,13 +54,7 @@ class GuardedBroker(KafkaBroker):
 
     def user_settings(self, topic: str, **more: Any) -> KafkaSettings:
         """The settings by which `USER` reads the topic."""
-        sasl = {
-            "security_protocol": "SASL_PLAINTEXT",
-            "sasl_mechanism": "PLAIN",
-            "sasl_plain_username": USER,
-            "sasl_plain_password": PASSWORD,
-        }
-        return kafka_settings(self.sasl_bootstrap, topic, **(sasl | more))
+        return kafka_settings(self.sasl_bootstrap, topic, **(SASL | more))
 
     def allow(self, kind: str, name: str, *operations: str) -> None:
         """Let `USER` do these operations ("READ") on a resource of a kind ("TOPIC"). Returns once the broker knows."""
