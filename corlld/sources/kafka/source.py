@@ -30,7 +30,6 @@ log = structlog.get_logger("corlld.kafka")
 CHECK_SECONDS = 5.0  # how often the cluster is asked whether the topic is there, and is still the same
 RETRY_SECONDS = 1.0  # ... after a question without an answer
 UNSTABLE_SECONDS = 10.0  # a member that has not been settled in its group for so long is not healthy
-FIRST_COMMIT_SECONDS = 5.0
 
 
 class KafkaSource:
@@ -280,16 +279,14 @@ class KafkaSource:
         known, chosen = self._tenures.starts(view, self._questions.serves)
         if chosen:
             try:
-                self._consumer.commit(with_metadata(chosen), timeout_ms=round(FIRST_COMMIT_SECONDS * 1000))
-                self._was_allowed = True
+                pause = self._commits.commit_starts(chosen)
+                self._was_allowed = self._was_allowed or pause is None
             except AuthorizationError as error:
                 self._refuse(error)
-                self._questions.pause(CHECK_SECONDS)
+                pause = CHECK_SECONDS
+            if pause is not None:
+                self._questions.pause(pause)
                 chosen = {}
-            except KafkaError as error:  # the group is rebalancing again, or the coordinator is away
-                log.info("first_commit_failed", error=type(error).__name__)
-                chosen = {}
-                self._questions.pause(0)
         starts = known | chosen
         for partition, offset in starts.items():
             self._consumer.seek(partition, offset)
