@@ -9,6 +9,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import AuthorizationError, CommitFailedError, KafkaError, RebalanceInProgressError
 
 from corlld.records import Tenure
+from corlld.sources.kafka.rights import READING_REFUSED
 from corlld.sources.kafka.tenures import Tenures
 
 log = structlog.get_logger("corlld.kafka")
@@ -40,12 +41,12 @@ class Commits:
     def commit_starts(self, starts: Mapping[TopicPartition, int]) -> float | None:
         """Commit where partitions without a commit begin, and wait for the answer.
 
-        Returns None once it is committed; if that failed, the seconds after which to try again. Raises
-        AuthorizationError.
+        Returns None once it is committed; if that failed, the seconds after which to try again. Raises what is in
+        READING_REFUSED.
         """
         try:
             self._consumer.commit(with_metadata(starts), timeout_ms=round(FIRST_COMMIT_SECONDS * 1000))
-        except AuthorizationError:
+        except READING_REFUSED:
             raise
         except KafkaError as error:  # the group is rebalancing again, or the coordinator is away
             problem, before = type(error).__name__, self._first_commit_error
@@ -95,7 +96,7 @@ class Commits:
 
     def _note_failure(self, error: Exception) -> None:
         # After a rebalance the tenures have ended. Other failures may stay, and are logged once.
-        if isinstance(error, AuthorizationError):
+        if isinstance(error, READING_REFUSED):
             self._refusal = error
         elif not self._failing and not isinstance(error, CommitFailedError | RebalanceInProgressError):
             self._failing = True

@@ -24,6 +24,7 @@ from corlld.errors import MissingRightError
 from corlld.settings.sections import KafkaSettings
 
 NO_GENERATION, NO_MEMBER, NO_PRODUCER = -1, "", -1
+READING_REFUSED = (TopicAuthorizationFailedError, GroupAuthorizationFailedError)
 _ERRORS = {  # what a broker answers to a request that the access rules forbid
     "topic": TopicAuthorizationFailedError,
     "group": GroupAuthorizationFailedError,

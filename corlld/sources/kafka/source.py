@@ -19,7 +19,14 @@ from corlld.sources.kafka.commits import Commits, with_metadata
 from corlld.sources.kafka.options import consumer_options
 from corlld.sources.kafka.questions import Questions
 from corlld.sources.kafka.refusals import ends_before, fatal_error, recreated, without_ids
-from corlld.sources.kafka.rights import missing_rights, reading, refuse_missing, refused_rights, unknown_rights
+from corlld.sources.kafka.rights import (
+    READING_REFUSED,
+    missing_rights,
+    reading,
+    refuse_missing,
+    refused_rights,
+    unknown_rights,
+)
 from corlld.sources.kafka.standing import Standing
 from corlld.sources.kafka.tenures import RebalanceListener, Tenures, as_record, keep_joining
 from corlld.sources.kafka.topic_identity import TopicIdentity
@@ -198,7 +205,7 @@ class KafkaSource:
             self._consumer.seek(partition, self._tenures.positions[tenure])
 
     def _away_or_fatal(self, error: KafkaError) -> None:
-        if isinstance(error, AuthorizationError):
+        if isinstance(error, READING_REFUSED):
             self._refuse(error)
         elif (fatal := fatal_error(error, self._settings)) is not None:
             # A recreated topic shows as lost offsets too. Its id tells which it is, and so what to do.
@@ -211,7 +218,10 @@ class KafkaSource:
             self._away(error)
 
     def _refuse(self, error: AuthorizationError) -> None:
-        """Note that something is not allowed any more. Raises MissingRightError if it never was."""
+        """Note that reading or committing is not allowed any more. Raises MissingRightError if it never was.
+
+        error: one of READING_REFUSED.
+        """
         needed = reading(self._settings.topic, self._settings.group_id)
         problem = missing_rights(refused_rights(error, needed), self._settings)
         if not self._was_allowed:
@@ -281,7 +291,7 @@ class KafkaSource:
             try:
                 pause = self._commits.commit_starts(chosen)
                 self._was_allowed = self._was_allowed or pause is None
-            except AuthorizationError as error:
+            except READING_REFUSED as error:
                 self._refuse(error)
                 pause = CHECK_SECONDS
             if pause is not None:
