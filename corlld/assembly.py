@@ -224,6 +224,9 @@ def _reach(
     announcements = build_announcements(settings, left())
     if announcements is not None:
         opened.callback(announcements.close, CLOSE_SECONDS)
+    for part in (dead_letters, announcements):
+        if part is not None and part.problem is not None:  # it may be given later
+            log.warning("right_missing", problem=part.problem)
     log.info("input_reached", kind=the_input.kind)
     return source, dead_letters, announcements
 

@@ -61,7 +61,7 @@ class TopicProducer:
         finally:
             lookup.close()
         refuse_unacknowledged(self._topic, view.replicas, self.limits)
-        self._right.note(view.granted)
+        self._right.begin(view.granted)
         unknown = (unknown_rights(view.granted), unknown_limits(self._topic, self.limits))
         self._unknown = tuple(sentence for sentence in unknown if sentence is not None)
         self._producer = self._connect(timeout_seconds)

@@ -15,7 +15,8 @@ class Standing:
 
     def __init__(self) -> None:
         self._reached = False
-        self._refused: set[str] = set()  # the sentences that were logged since the last good time
+        self._complained = False  # since the last good time
+        self._refused: set[str] = set()  # the sentences that were logged since then
         self._refused_at = 0.0
 
     @property
@@ -25,18 +26,20 @@ class Standing:
 
     def reached(self) -> None:
         """Note a good answer."""
-        if self._refused and time.monotonic() - self._refused_at >= REFUSED_SECONDS:
-            self._refused.clear()
-            self._reached = False
-        if not self._reached and not self._refused:
-            log.info("kafka_reached")
         self._reached = True
+        if self._refused and time.monotonic() - self._refused_at < REFUSED_SECONDS:
+            return
+        self._refused.clear()
+        if self._complained:
+            log.info("kafka_reached")
+        self._complained = False
 
     def away(self, problem: str) -> None:
         """Note a question without an answer. problem: the type of an error, or a few words."""
         if self.good:
             log.warning("kafka_away", error=problem)
         self._reached = False
+        self._complained = True
 
     def refused(self, problem: str) -> None:
         """Note that the access rules refuse what is needed. problem: the sentence that says so."""
@@ -44,3 +47,4 @@ class Standing:
             log.warning("kafka_refuses", problem=problem)
         self._refused.add(problem)
         self._refused_at = time.monotonic()
+        self._complained = True

@@ -17,7 +17,7 @@ ASK_AGAIN_SECONDS = 5.0
 
 
 class WriteRight:
-    """Logs once that the right is missing, and once that it is there again. Thread-safe.
+    """Logs once that the right was lost, and once that it is there. Thread-safe.
 
     While it is missing, a thread asks for it: there may be nothing to send, by which it would show.
 
@@ -41,17 +41,15 @@ class WriteRight:
         """Return the sentence that names what is missing; None if nothing is known to be missing."""
         return self._problem
 
-    def note(self, granted: Granted) -> None:
-        """Note a broker's answer. What it does not tell stays as it is known."""
+    def begin(self, granted: Granted) -> None:
+        """Note the first answer of a broker. It is not logged: who asked says what is missing."""
         if granted.missing:
-            self._missing(missing_rights(granted.missing, self._settings, hidden=granted.hidden))
-        elif not granted.untold:
-            self.acknowledged()
+            self._missing(missing_rights(granted.missing, self._settings, hidden=granted.hidden), logged=False)
 
     def refused(self, error: AuthorizationError) -> None:
         """Note that a record was refused."""
         if rights := refused_rights(error, self.needed):
-            self._missing(missing_rights(rights, self._settings))
+            self._missing(missing_rights(rights, self._settings), logged=True)
 
     def acknowledged(self) -> None:
         """Note that a record was acknowledged, or would be."""
@@ -64,11 +62,11 @@ class WriteRight:
         """Ask no more."""
         self._closed.set()
 
-    def _missing(self, problem: str) -> None:
+    def _missing(self, problem: str, *, logged: bool) -> None:
         with self._lock:
             known, self._problem = self._problem, problem
             asking, self._asking = self._asking, True
-        if known is None:
+        if known is None and logged:
             log.warning("right_missing", problem=problem)
         if not asking:
             # A daemon thread, since waiting for a broker must not keep the process from ending.
@@ -82,6 +80,7 @@ class WriteRight:
                     self._asking = False
                     break
             with suppress(KafkaError, UnavailableError, ConfigurationError):  # the broker is away: a send tells
-                if (view := lookup.look()) is not None:
-                    self.note(view.granted)
+                view = lookup.look()
+                if view is not None and not view.granted.missing and not view.granted.untold:
+                    self.acknowledged()
         lookup.close()
