@@ -109,6 +109,11 @@ def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicPr
         raise ConfigurationError("kafka.bootstrap_servers: not set, needed: `host:port` of one or more brokers")
     producer = TopicProducer(settings.kafka, settings.kafka.topic, idempotent=True)  # retries keep a user's order
     producer.start(timeout_seconds)
+    try:
+        producer.refuse_problem()
+    except ConfigurationError:
+        producer.close(0)
+        raise
     return producer
 
 
@@ -222,6 +227,9 @@ def _reach(
     announcements = build_announcements(settings, left())
     if announcements is not None:
         opened.callback(announcements.close, CLOSE_SECONDS)
+    for part in (dead_letters, announcements):
+        if part is not None and part.problem is not None:  # it may be given later
+            log.warning("right_missing", problem=part.problem)
     log.info("input_reached", kind=the_input.kind)
     return source, dead_letters, announcements
 

@@ -23,7 +23,14 @@ from corlld.assembly import (
     store_identity,
 )
 from corlld.commands.sample import Sample, sample_table
-from corlld.errors import ConfigurationError, ExitCode, FatalError, MissingTopicError, UnavailableError
+from corlld.errors import (
+    ConfigurationError,
+    ExitCode,
+    FatalError,
+    MissingRightError,
+    MissingTopicError,
+    UnavailableError,
+)
 from corlld.events.decoder import EventDecoder
 from corlld.learning.model.files import check_model_name
 from corlld.learning.model.unsupported import refusing
@@ -117,7 +124,7 @@ class Check:
         source = self._opened = self._input.source(store)
         try:
             source.start(self._left())
-        except MissingTopicError:  # its broker answers
+        except (MissingTopicError, MissingRightError):  # its broker answers
             raise
         except (UnavailableError, ConfigurationError):
             self._away = frozenset(self._input.servers)
@@ -135,8 +142,10 @@ class Check:
             return SKIPPED + BROKER_AWAY
         if (announcements := build_announcements(self._settings, self._topic_seconds())) is None:
             return "off, as publishing.enabled is"
-        announcements.close(self._left())
-        return f"topic {self._settings.publishing.announce_topic}"
+        try:
+            return announcements.describe()
+        finally:
+            announcements.close(self._left())
 
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens

@@ -19,9 +19,11 @@ from corlld.sources.kafka.diagnosis import Diagnosis
 from corlld.sources.kafka.features import READING, STATIC_MEMBERS, Feature, answers_understood, refuse_lacking
 from corlld.sources.kafka.options import LOOKUP_SECONDS, admin_options
 from corlld.sources.kafka.refusals import explain_refusal
+from corlld.sources.kafka.rights import Granted, Right, ask_rights, reading
 
 RETRY_SECONDS = 0.2
-UNKNOWN_TOPIC_OR_PARTITION = 3  # Kafka's error code
+UNKNOWN_TOPIC_OR_PARTITION = 3  # Kafka's error codes
+TOPIC_AUTHORIZATION_FAILED = 29
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class TopicView:
     committed: offsets that the group committed.
     beginnings: first offsets of the partitions without a commit.
     ends: where read_committed readers stop. Partitions without a commit are always in it, others if they are known.
+    granted: the rights that are missing. If there are any, nothing is known of commits, beginnings and ends.
+    replicas: of the partition that has the fewest; 0 if the topic is hidden.
     """
 
     topic_id: str | None
@@ -39,6 +43,8 @@ class TopicView:
     committed: Mapping[int, int] = field(default_factory=dict)
     beginnings: Mapping[int, int] = field(default_factory=dict)
     ends: Mapping[int, int] = field(default_factory=dict)
+    granted: Granted = field(default_factory=Granted)
+    replicas: int = 0
 
 
 class TopicLookup:
@@ -51,16 +57,23 @@ class TopicLookup:
         topic: the topic to ask about.
         group: the group to ask about; None for none.
         needs: features that the broker must have beside those for reading.
+        rights: those that the broker is asked for; None for those that it takes to read the topic in the group.
     """
 
     def __init__(
-        self, settings: KafkaSettings, topic: str, group: str | None = None, needs: Sequence[Feature] = ()
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        group: str | None = None,
+        needs: Sequence[Feature] = (),
+        rights: Sequence[Right] | None = None,
     ) -> None:
         self._options = admin_options(settings)
         self._servers = ", ".join(settings.bootstrap_servers)
         self._topic = topic
         self._group = group
         self._needs = (*READING, *needs, *(STATIC_MEMBERS if group and settings.group_instance_id else ()))
+        self._rights = reading(topic, group) if rights is None else rights
         self._cluster_id: str | None = None
         self._admin: KafkaAdminClient | None = None
         self._diagnosis = Diagnosis(self._options)
@@ -130,6 +143,23 @@ class TopicLookup:
             )
         return self._cluster_id
 
+    def configs(self, *names: str) -> dict[str, str]:
+        """Return some of the topic's settings by their names.
+
+        Those that the access rules do not let this user ask for, or that got no answer, are left out.
+
+        Raises UnavailableError, ConfigurationError as `connect`.
+        """
+        if self._admin is None:
+            self._admin = connect(KafkaAdminClient, self._options, LOOKUP_SECONDS)
+        asked = ConfigResource("topic", self._topic, list(names))
+        try:
+            with answers_understood(self._servers):
+                answer = self._admin.describe_configs([asked], config_filter="all")
+        except KafkaError:
+            return {}
+        return {name: str(found["value"]) for name, found in answer["topic"][self._topic].items()}
+
     def close(self) -> None:
         admin, self._admin = self._admin, None
         if admin is not None:
@@ -142,12 +172,14 @@ class TopicLookup:
         (topic,) = metadata["topics"]
         if topic["error_code"] == UNKNOWN_TOPIC_OR_PARTITION:
             return None
-        if topic["error_code"]:
+        if topic["error_code"] not in (0, TOPIC_AUTHORIZATION_FAILED):
             raise for_code(topic["error_code"])()
         topic_id = _topic_id(topic)
         partitions = frozenset(int(p["partition_index"]) for p in topic["partitions"])
-        if self._group is None:
-            return TopicView(topic_id, partitions)
+        replicas = min((len(p["replica_nodes"]) for p in topic["partitions"]), default=0)
+        granted = ask_rights(admin, topic, self._rights)
+        if self._group is None or granted.missing:
+            return TopicView(topic_id, partitions, granted=granted, replicas=replicas)
         asked = [TopicPartition(self._topic, partition) for partition in partitions]
         answer = admin.list_group_offsets({self._group: asked})[self._group]
         committed = {tp.partition: commit.offset for tp, commit in answer.items() if commit.offset >= 0}
@@ -157,7 +189,7 @@ class TopicLookup:
         # The ends of the others serve to show the lag only; a partition without a leader fails the whole question.
         with suppress(KafkaError):
             ends |= self._offsets(admin, [tp for tp in asked if tp.partition in committed], OffsetSpec.LATEST)
-        return TopicView(topic_id, partitions, committed, beginnings, ends)
+        return TopicView(topic_id, partitions, committed, beginnings, ends, granted, replicas)
 
     @staticmethod
     def _offsets(admin: KafkaAdminClient, asked: list[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
@@ -172,17 +204,11 @@ def topic_compression(settings: KafkaSettings) -> str | None:
 
     Raises UnavailableError, ConfigurationError as `connect`.
     """
-    admin = connect(KafkaAdminClient, admin_options(settings), LOOKUP_SECONDS)
-    asked = ConfigResource("topic", settings.topic, ["compression.type"])
+    lookup = TopicLookup(settings, settings.topic)
     try:
-        with answers_understood(", ".join(settings.bootstrap_servers)):
-            answer = admin.describe_configs([asked], config_filter="all")
-    except KafkaError:  # nothing depends on it
-        return None
+        return lookup.configs("compression.type").get("compression.type")
     finally:
-        admin.close()
-    found = answer["topic"][settings.topic].get("compression.type")  # what may not be asked is left out
-    return str(found["value"]) if found else None
+        lookup.close()
 
 
 def _topic_id(topic: Mapping[str, Any]) -> str | None:

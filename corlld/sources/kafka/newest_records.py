@@ -14,6 +14,7 @@ from corlld.sources.kafka.connecting import connect
 from corlld.sources.kafka.features import answers_understood
 from corlld.sources.kafka.options import consumer_options
 from corlld.sources.kafka.refusals import explain_refusal, unreadable
+from corlld.sources.kafka.rights import refuse_missing
 from corlld.sources.kafka.tenures import as_record
 from corlld.sources.kafka.unpacking import make_consumer
 
@@ -30,6 +31,7 @@ def newest_records(settings: KafkaSettings, limit: int, timeout_seconds: float) 
     lookup = TopicLookup(settings, settings.topic)
     try:
         view = lookup.wait_for_topic(timeout_seconds)
+        refuse_missing(view.granted, settings)
     finally:
         lookup.close()
     options = consumer_options(settings) | {"group_id": None, "group_instance_id": None}
