@@ -75,7 +75,7 @@ def connect(
             if (refusal := explain_refusal(failure)) is not None:
                 raise ConfigurationError(f"{servers}: {refusal}")
         if time.monotonic() >= deadline:
-            problem = diagnosis.problem or _unexplained(servers, attempt.failures)
+            problem = diagnosis.problem or _unexplained(servers, attempt.failures, options)
             raise UnavailableError(f"{problem} (waited {timeout_seconds:.3g} s)")
         this_try *= 2
 
@@ -166,8 +166,16 @@ def _collected(failures: list[BaseException], threads: Callable[[], set[int | No
         logger.removeHandler(handler)
 
 
-def _unexplained(servers: str, failures: list[BaseException]) -> str:
-    """Return the sentence if each address answers as it should, and kafka-python still reaches none."""
+def _unexplained(servers: str, failures: list[BaseException], options: Mapping[str, Any]) -> str:
+    """Return the sentence if each address answers as it should, and kafka-python still reaches none.
+
+    A broker closes the connection behind its answer to a wrong password. kafka-python may see that before the answer.
+    """
+    if options.get("sasl_mechanism") and any("disconnected" in str(failure) for failure in failures):
+        return (
+            f"{servers}: the broker refused the user name or the password, as it seems: it closes connections in the "
+            "middle of the authentication. Check kafka.sasl_plain_username and its password"
+        )
     reason = next(filter(None, map(_reason, reversed(failures))), None)
     return f"{servers}: no broker could be reached" + (f" ({reason})" if reason else "")
 

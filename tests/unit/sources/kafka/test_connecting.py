@@ -48,6 +48,20 @@ def test_a_client_that_hangs_while_it_is_made_is_given_up_and_closed_when_it_com
     assert closed.wait(PATIENCE_SECONDS)
 
 
+@pytest.mark.parametrize(
+    ("mechanism", "said"),
+    [("PLAIN", "the broker refused the user name or the password, as it seems"), (None, "no broker could be reached")],
+)
+def test_a_broker_that_closes_connections_in_the_middle_of_the_authentication_refuses_the_password(
+    mechanism: str | None, said: str
+) -> None:
+    def make(**_: Any) -> Any:
+        raise KafkaConnectionError("socket disconnected")
+
+    with pytest.raises(UnavailableError, match=f"^kafka:9092: {said}"):
+        connect(make, OPTIONS | {"sasl_mechanism": mechanism}, 0.2)
+
+
 @pytest.mark.parametrize("misreading", [KeyError("endpoint_type"), ValueError("not a UUID")])
 def test_an_answer_that_is_misread_while_a_client_is_made_is_a_sentence(misreading: Exception) -> None:
     def make(**_: Any) -> Any:
