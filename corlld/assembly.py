@@ -269,5 +269,11 @@ def _open_publisher(
     if announcements is not None:
         announcer = Announcer(announcements, store.head, target, settings.operations.retry_max_seconds)
     return AdapterPublisher(
-        target, resident.layout, resident.info, settings.publishing.keep_versions, announcer, head=store.head
+        target,
+        resident.layout,
+        resident.info,
+        settings.publishing.keep_versions,
+        settings.publishing.keep_seconds,
+        announcer,
+        head=store.head,
     )

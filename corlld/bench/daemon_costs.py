@@ -80,7 +80,7 @@ def daemon_settings(folder: Path, model: str, *, secret: str, **sections: Any) -
         "model": ModelSettings(name=model),
         "dead_letters": DeadLetterSettings(path=folder / "dead-letters.jsonl", payload=False),
         "state": StateSettings(path=folder / "state"),
-        "publishing": PublishingSettings(path=folder / "adapters"),
+        "publishing": PublishingSettings(path=folder / "adapters", keep_seconds=0),
     }
     return Settings(**(own | sections))
 

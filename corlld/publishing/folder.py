@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, adapter_name
-from corlld.publishing.target import PublishedVersion, integrity_alarm
+from corlld.publishing.target import PublishedVersion, integrity_alarm, prunable
 from corlld.system.durable_files import (
     SHARED,
     check_permission,
@@ -18,6 +20,7 @@ from corlld.system.durable_files import (
     retriable,
 )
 
+_UID = re.compile(r"[0-9a-f]{32}")  # not `lost+found`, say, which may not be read
 _VERSION = re.compile(r"v(\d{6,})")
 
 
@@ -63,11 +66,22 @@ class FolderTarget:
         with retriable(self._path):
             return max((version for version, _ in _versions(self._path / uid)), default=0)
 
-    def prune(self, uid: str, keep_versions: int) -> None:
+    def uids(self) -> Iterator[str]:
         """See `Target`."""
+        with retriable(self._path), os.scandir(self._path) as entries:
+            for entry in entries:
+                if _UID.fullmatch(entry.name):
+                    yield entry.name
+
+    def prune(self, uid: str, keep_versions: int, keep_seconds: float) -> None:
+        """See `Target`. A version was complete when its config was written."""
         with retriable(self._path):
-            for _, folder in _versions(self._path / uid)[:-keep_versions]:
-                _remove(folder)
+            folders = dict(_versions(self._path / uid))
+            if len(folders) <= keep_versions:
+                return
+            completed = {version: _modified(folder / CONFIG_FILE) for version, folder in folders.items()}
+            for version in prunable(completed, keep_versions, self._now() - keep_seconds):
+                _remove(folders[version])
 
     def withdraw(self, uid: str, through: int) -> None:
         """See `Target`."""
@@ -83,6 +97,11 @@ class FolderTarget:
 
     def _folder(self, uid: str, version: int) -> Path:
         return (self._path / adapter_name(uid, version)).absolute()
+
+    def _now(self) -> float:
+        """Return the time by the clock that also dates the versions: a file server's may differ from this machine's."""
+        with tempfile.TemporaryFile(dir=self._path) as new:
+            return os.fstat(new.fileno()).st_mtime
 
 
 def _put_file(path: Path, data: bytes) -> bool:
@@ -102,6 +121,13 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
+def _modified(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
 def _versions(folder: Path) -> list[tuple[int, Path]]:
     """Return the user's versions with their folders, also partly published ones, oldest first."""
     try:
@@ -112,9 +138,10 @@ def _versions(folder: Path) -> list[tuple[int, Path]]:
 
 def _remove(folder: Path) -> None:
     """Remove a version, its config first: what a kill leaves is no adapter to any engine."""
-    (folder / CONFIG_FILE).unlink(missing_ok=True)
-    fsync_folder(folder)
-    for path in folder.iterdir():
-        path.unlink(missing_ok=True)
-    folder.rmdir()
-    fsync_folder(folder.parent)
+    with contextlib.suppress(FileNotFoundError):  # another process removes it too, and was faster
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
+        fsync_folder(folder)
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+        fsync_folder(folder.parent)

@@ -1,7 +1,8 @@
 """Makes durable states visible: publishes their releases at the target, prunes old versions, asks for announcements."""
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 from corlld.adapters.layout import AdapterLayout
 from corlld.errors import StateUnreadable
@@ -19,6 +20,7 @@ class AdapterPublisher:
         layout: what the adapters' numbers mean.
         model: the base model of every adapter.
         keep_versions: how many of the newest versions are kept per user.
+        keep_seconds: for how long a version is kept, at least, after the next one was published.
         announcer: asked after every publication. A version that was out already may have lost its announcement.
         head: reads the head of a user's newest state. If given, a version that a late owner publishes after the
             user's erasure is removed again.
@@ -30,6 +32,7 @@ class AdapterPublisher:
         layout: AdapterLayout,
         model: ModelInfo,
         keep_versions: int,
+        keep_seconds: float,
         announcer: Announcer | None = None,
         *,
         head: Callable[[str], Head | None] | None = None,
@@ -38,8 +41,11 @@ class AdapterPublisher:
         self._layout = layout
         self._model = model
         self._keep_versions = keep_versions
+        self._keep_seconds = keep_seconds
         self._announcer = announcer
         self._head = head
+        self._round: Iterator[str] = iter(())
+        self._round_lock = threading.Lock()
 
     @property
     def problem(self) -> str | None:
@@ -58,7 +64,7 @@ class AdapterPublisher:
             self._target.withdraw(state.uid, through)
         if state.release.version <= through:
             return None
-        self._target.prune(state.uid, self._keep_versions)
+        self._prune(state.uid)
         if self._announcer is not None:
             self._announcer.announce(state.uid)
         return AdapterVersion(state.uid, state.release.version, location, json.loads(files[MANIFEST_FILE])["digest"])
@@ -75,8 +81,23 @@ class AdapterPublisher:
 
     def close(self, timeout_seconds: float) -> None:
         """Send pending announcements, for at most `timeout_seconds`."""
+        with self._round_lock:
+            self._round = iter(())
         if self._announcer is not None:
             self._announcer.close(timeout_seconds)
+
+    def _prune(self, uid: str) -> None:
+        """Prune the user, and another one: users who publish nothing any more have their turn, too.
+
+        Their versions were too young to go when the last one was published. Round after round all users at the target
+        are looked at. So nothing is remembered about them, and a restart loses nothing.
+        """
+        with self._round_lock:
+            other = next(self._round, None)
+            if other is None:
+                self._round = self._target.uids()
+        for each in {uid, uid if other is None else other}:
+            self._target.prune(each, self._keep_versions, self._keep_seconds)
 
     def _erased_through(self, uid: str) -> int:
         """Return the newest erased version; 0 if there is none or the state can't be read.

@@ -4,7 +4,8 @@ To add a target, write a class that keeps this protocol in a file of this folder
 `assembly.build_target`. The contract suite of publishing targets then runs over it.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,11 +54,42 @@ class Target(Protocol):
     def newest(self, uid: str) -> int:
         """Return the newest version that is out, wholly or partly; 0 if there is none. Raises RetriableError."""
 
-    def prune(self, uid: str, keep_versions: int) -> None:
-        """Remove all but the newest versions of the user. Raises RetriableError."""
+    def uids(self) -> Iterator[str]:
+        """Yield the users who have versions, in any order, without a list of all in memory.
+
+        A user who comes or goes meanwhile may be missing. Raises RetriableError.
+        """
+
+    def prune(self, uid: str, keep_versions: int, keep_seconds: float) -> None:
+        """Remove the user's versions that are `prunable`, by the target's own clock. Raises RetriableError.
+
+        Two processes may prune the same user at the same time.
+        """
 
     def withdraw(self, uid: str, through: int) -> None:
         """Remove the user's versions up to `through`, also partly published ones. Raises RetriableError."""
+
+
+def prunable(completed: Mapping[int, float | None], keep_versions: int, superseded_until: float) -> list[int]:
+    """Return the versions of a user that no engine may ask for any more, oldest first.
+
+    Both must hold: the version is not among the newest `keep_versions`, and the next newer one was complete at
+    `superseded_until` or before. A version that is not whole counts as a version, but supersedes nothing. No engine can
+    load it, so its age does not matter.
+
+    Args:
+        completed: each version with the time at which it was complete; None if it is not whole.
+        keep_versions: at least 1.
+        superseded_until: in the clock of `completed`.
+    """
+    due: list[int] = []
+    superseded = math.inf
+    for place, version in enumerate(sorted(completed, reverse=True)):
+        complete = completed[version]
+        if place >= keep_versions and (complete is None or superseded <= superseded_until):
+            due.append(version)
+        superseded = superseded if complete is None else complete
+    return due[::-1]
 
 
 def integrity_alarm(uid: str, version: int, file_name: str) -> FatalError:

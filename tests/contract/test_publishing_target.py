@@ -35,6 +35,8 @@ class Backend(Protocol):
 
     def remove(self, name: str) -> None: ...
 
+    def let_pass(self, seconds: float) -> None: ...
+
     def forbid_writing(self, monkeypatch: pytest.MonkeyPatch) -> None: ...
 
 
@@ -53,6 +55,10 @@ class Folder:
 
     def remove(self, name: str) -> None:
         (self._folder / name).unlink()
+
+    def let_pass(self, seconds: float) -> None:
+        for path in self._folder.rglob("*"):
+            os.utime(path, times=(path.stat().st_atime, path.stat().st_mtime - seconds))
 
     def forbid_writing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Refuse writes, as the kernel does to a process without the right. Root, who may run this test, has it."""
@@ -78,7 +84,10 @@ class Memory:
         self._place.objects[name] = data
 
     def remove(self, name: str) -> None:
-        del self._place.objects[name]
+        self._place.remove(name)
+
+    def let_pass(self, seconds: float) -> None:
+        self._place.now += seconds
 
     def forbid_writing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._place.writable = False
@@ -106,6 +115,11 @@ def files_of(version: int, uid: str = UID) -> dict[str, bytes]:
 def put(target: Target, versions: Iterable[int], uid: str = UID) -> None:
     for version in versions:
         target.put(uid, version, files_of(version, uid))
+
+
+def versions_out(backend: Backend, uid: str = UID) -> list[int]:
+    names = (name.split("/") for name in backend.published())
+    return sorted({int(version[1:]) for user, version, _ in names if user == uid})
 
 
 def at_once(backend: Backend, contents: Sequence[Mapping[str, bytes]]) -> list[str | FatalError]:
@@ -220,7 +234,7 @@ def test_the_newest_version_is_the_highest_number_also_of_a_partly_published_one
 def test_only_the_newest_versions_stay(backend: Backend, target: Target) -> None:
     put(target, [8, 9, 10, 11])
     put(target, [4], OTHER_UID)
-    target.prune(UID, 2)
+    target.prune(UID, 2, 0)
     assert {name.rpartition("/")[0] for name in backend.published()} == {
         f"{UID}/v000010",
         f"{UID}/v000011",
@@ -230,9 +244,66 @@ def test_only_the_newest_versions_stay(backend: Backend, target: Target) -> None
 
 def test_the_newest_version_is_never_pruned_also_past_six_digits(target: Target) -> None:
     put(target, [999_999, 1_000_000])
-    target.prune(UID, 1)
+    target.prune(UID, 1, 0)
     assert target.get(UID, 999_999) is None
     assert target.get(UID, 1_000_000) is not None
+
+
+def test_a_version_that_was_superseded_lately_stays_beyond_the_newest(backend: Backend, target: Target) -> None:
+    for version in (8, 9, 10, 11):
+        put(target, [version])
+        backend.let_pass(100)
+    # Superseded 300, 200 and 100 seconds ago; the newest is not superseded.
+    target.prune(UID, 1, 350)
+    assert versions_out(backend) == [8, 9, 10, 11]
+    target.prune(UID, 1, 250)
+    assert versions_out(backend) == [9, 10, 11]
+    target.prune(UID, 3, 50)
+    assert versions_out(backend) == [9, 10, 11]
+    backend.let_pass(200)
+    target.prune(UID, 1, 250)
+    assert versions_out(backend) == [11]
+
+
+def test_the_newest_version_stays_however_old_it_is(backend: Backend, target: Target) -> None:
+    put(target, [8, 9])
+    backend.let_pass(1e9)
+    target.prune(UID, 1, 3600)
+    assert versions_out(backend) == [9]
+
+
+def test_a_version_that_is_not_whole_supersedes_nothing_and_goes_at_once(backend: Backend, target: Target) -> None:
+    put(target, [8])
+    backend.let_pass(5000)
+    put(target, [9, 10, 11])
+    backend.remove(f"{UID}/v000009/{CONFIG_FILE}")  # half pruned, or half published: no engine can load it
+    target.prune(UID, 1, 3600)
+    assert versions_out(backend) == [8, 10, 11]
+
+
+def test_of_owners_that_prune_the_same_user_at_once_all_succeed(backend: Backend, target: Target) -> None:
+    put(target, range(1, 13))
+    start = threading.Barrier(4, timeout=10)
+
+    def owner() -> None:
+        view = backend.connect()
+        start.wait()
+        view.prune(UID, 1, 0)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(owner) for _ in range(4)]:
+            done.result()
+    assert versions_out(backend) == [12]
+
+
+def test_the_users_who_have_versions_are_known(backend: Backend, target: Target) -> None:
+    target.open()
+    assert list(target.uids()) == []
+    put(target, [3, 4])
+    put(target, [4], OTHER_UID)
+    assert sorted(target.uids()) == sorted([UID, OTHER_UID])
+    target.withdraw(UID, 99)
+    assert list(target.uids()) == [OTHER_UID]
 
 
 def test_i8_a_withdrawn_user_leaves_nothing(backend: Backend, target: Target) -> None:
@@ -324,7 +395,7 @@ def test_a_full_disk_is_tried_again(
 
 
 def test_a_release_is_published_and_old_versions_go(backend: Backend, target: Target) -> None:
-    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2)
+    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2, keep_seconds=0)
     for version in (1, 2, 3):
         out = publisher.publish(released_state(version))
     assert out is not None
@@ -335,8 +406,36 @@ def test_a_release_is_published_and_old_versions_go(backend: Backend, target: Ta
     assert {name.split("/")[1] for name in backend.published()} == {"v000002", "v000003"}
 
 
+def test_a_version_that_an_engine_may_still_ask_for_stays(backend: Backend, target: Target) -> None:
+    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=1, keep_seconds=3600)
+    for version in (1, 2, 3):
+        publisher.publish(released_state(version))
+        backend.let_pass(1000)
+    assert versions_out(backend) == [1, 2, 3]
+    backend.let_pass(1601)  # now 1 was superseded 3,601 seconds ago, 2 not yet
+    publisher.publish(released_state(4))
+    assert versions_out(backend) == [2, 3, 4]
+
+
+def test_what_a_quiet_user_left_goes_while_others_publish_also_after_a_restart(
+    backend: Backend, target: Target
+) -> None:
+    quiet = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=1, keep_seconds=3600)
+    for version in (1, 2, 3):
+        quiet.publish(released_state(version, uid=OTHER_UID))
+    quiet.close(0)
+    backend.let_pass(3601)
+    restarted = AdapterPublisher(backend.connect(), SMALL_LAYOUT, MODEL, keep_versions=1, keep_seconds=3600)
+    users = 2
+    for version in range(1, users + 3):
+        restarted.publish(released_state(version))
+    restarted.close(0)
+    assert versions_out(backend, OTHER_UID) == [3]
+    assert versions_out(backend) == [1, 2, 3, 4]
+
+
 def test_a_state_without_a_release_publishes_nothing(backend: Backend, target: Target) -> None:
-    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2)
+    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2, keep_seconds=0)
     assert publisher.publish(UserState(UID)) is None
     assert publisher.publish(tombstone()) is None
     assert not backend.published()
@@ -344,7 +443,7 @@ def test_a_state_without_a_release_publishes_nothing(backend: Backend, target: T
 
 def test_i8_what_a_late_owner_publishes_after_an_erasure_is_taken_back(backend: Backend, target: Target) -> None:
     head = Head(3, erased=True, erased_through=3)
-    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2, head=lambda uid: head)
+    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2, keep_seconds=0, head=lambda uid: head)
     assert publisher.publish(released_state(3)) is None
     assert not backend.published()
 
@@ -353,7 +452,7 @@ def test_i8_a_late_owner_leaves_nothing_of_before_the_erasure_although_the_user_
     backend: Backend, target: Target
 ) -> None:
     head = Head(4, erased=False, erased_through=3)
-    late = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=3, head=lambda uid: head)
+    late = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=3, keep_seconds=0, head=lambda uid: head)
     put(target, [4])
     assert late.publish(released_state(3)) is None
     assert {name.split("/")[1] for name in backend.published()} == {"v000004"}
@@ -364,7 +463,7 @@ def test_i8_what_a_late_owner_that_was_killed_left_goes_with_the_next_publicatio
 ) -> None:
     put(target, [3])  # by the late owner, killed before it looked at the head
     back = replace(released_state(4), erased_through=3)
-    AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=3).publish(back)
+    AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=3, keep_seconds=0).publish(back)
     assert {name.split("/")[1] for name in backend.published()} == {"v000004"}
 
 

@@ -119,7 +119,7 @@ def settings_of(folder: Path, model: Path) -> Settings:
                 "recent_event_ids": 16,
             },
             "snapshot": {"every_updates": 3, "every_seconds": 5.0},
-            "publishing": {"path": folder / "adapters", "keep_versions": 1},
+            "publishing": {"path": folder / "adapters", "keep_versions": 1, "keep_seconds": 0},
             "operations": {"http_address": ""},
         }
     )

@@ -129,7 +129,12 @@ class Site:
             # A pair a row: who shares a pass, which traffic decides, would show in the last bits.
             "learning": {"lr": 1e-3, "pairs_per_step": 1, "max_row_tokens": 1},
             "state": {"path": str(self.states)},
-            "publishing": {"path": str(self.adapters), "announce_topic": f"{self.topic}.adapters"},
+            # No time for engines: so the oracle sees versions go.
+            "publishing": {
+                "path": str(self.adapters),
+                "announce_topic": f"{self.topic}.adapters",
+                "keep_seconds": 0,
+            },
             "operations": {
                 "log_format": "json",
                 "startup_timeout_seconds": START_SECONDS,

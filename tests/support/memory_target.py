@@ -3,12 +3,12 @@
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from corlld.errors import ExitCode, FatalError
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, adapter_name
-from corlld.publishing.target import PublishedVersion, integrity_alarm
+from corlld.publishing.target import PublishedVersion, integrity_alarm, prunable
 
 
 @dataclass
@@ -16,12 +16,15 @@ class MemoryPlace:
     """The place that the targets of several processes share: objects by name, each created by one writer alone."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
+    created: dict[str, float] = field(default_factory=dict)
+    now: float = 0.0
     writable: bool = True
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def create(self, name: str, data: bytes) -> bytes:
         """Create the object unless it is there. Return its content, whoever wrote it."""
         with self.lock:
+            self.created.setdefault(name, self.now)
             return self.objects.setdefault(name, bytes(data))
 
     def names(self, prefix: str) -> list[str]:
@@ -31,6 +34,7 @@ class MemoryPlace:
     def remove(self, name: str) -> None:
         with self.lock:
             self.objects.pop(name, None)
+            self.created.pop(name, None)
 
 
 class MemoryTarget:
@@ -67,8 +71,13 @@ class MemoryTarget:
     def newest(self, uid: str) -> int:
         return max(self._versions(uid), default=0)
 
-    def prune(self, uid: str, keep_versions: int) -> None:
-        self._remove(uid, sorted(self._versions(uid))[:-keep_versions])
+    def uids(self) -> Iterator[str]:
+        yield from {name.partition("/")[0] for name in self._place.names("")}
+
+    def prune(self, uid: str, keep_versions: int, keep_seconds: float) -> None:
+        configs = {version: f"{adapter_name(uid, version)}/{CONFIG_FILE}" for version in self._versions(uid)}
+        completed = {version: self._place.created.get(name) for version, name in configs.items()}
+        self._remove(uid, prunable(completed, keep_versions, self._place.now - keep_seconds))
 
     def withdraw(self, uid: str, through: int) -> None:
         self._remove(uid, [version for version in self._versions(uid) if version <= through])

