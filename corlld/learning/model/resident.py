@@ -17,6 +17,7 @@ from corlld.learning.model.gates import fuse_gates
 from corlld.learning.model.norms import fuse_norms
 from corlld.learning.model.packing import Collator, Item, Row
 from corlld.learning.model.pairs import PreferencePair
+from corlld.learning.model.positions import longest_text
 from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora, choose_modules
 from corlld.learning.model.vocabulary import VocabularyHead
 from corlld.records import ModelInfo
@@ -33,7 +34,7 @@ class ResidentModel:
     model: in eval mode, every parameter frozen.
     head: the model's own output layer.
     attention: None if the model's own is used, for padded rows.
-    max_positions: None if the model names no limit.
+    max_positions: tokens of the longest text, see `positions`; None if the model names no limit.
     vocabulary: how many ids the model has an embedding for; some tokenizers know more.
     """
 
@@ -124,7 +125,7 @@ def make_resident(
         collator=Collator(embeddings.device, shares_prefixes=attention is not None),
         info=ModelInfo(name, revision, fingerprint, supports_messages=bool(tokenizer.chat_template)),
         device=embeddings.device,
-        max_positions=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        max_positions=longest_text(model.config.get_text_config()),
         vocabulary=embeddings.shape[0],
     )
 
