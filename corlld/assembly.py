@@ -11,6 +11,8 @@ import structlog
 from corlld.errors import ConfigurationError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.learning.model.files import check_model_name
+from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import passages
 from corlld.loop.daemon import Daemon
 from corlld.observer import Observer, Observers
@@ -179,6 +181,7 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
     deadline = time.monotonic() + settings.operations.startup_timeout_seconds
     observer.starting(Stage.INPUT)
     passages(settings.learning)  # a file that can't be used is reported before the wait for input and model
+    check_model_name(settings.model)
     names = pseudonyms(settings)
     store = build_store(settings)
     source, dead_letters, announcements = _reach(settings, the_input, store, deadline, opened)
@@ -228,12 +231,15 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
     from corlld.learning.learner import CorllLearner
     from corlld.learning.model.loading import load_resident_model
 
-    resident = load_resident_model(settings.model, settings.adapter)
+    resident = load_resident_model(settings.model, settings.adapter, settings.publishing)
     info, device, dtype = resident.info, str(resident.device), str(resident.model.dtype).removeprefix("torch.")
     observer.model_loaded(info, device, dtype)
     if not resident.collator.shares_prefixes:
         log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
-    learner = CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots)
+    for reason in resident.adapted.sentences():
+        log.warning("not_adapted", reason=reason)
+    with refusing(f"model.name: {settings.model.name} can't be trained"):
+        learner = CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots)
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
     return resident, learner
 

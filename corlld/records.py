@@ -256,6 +256,18 @@ class AdapterVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class ModuleNames:
+    """The beginning of modules' paths, which is another one in the loaded model than in the model that engines serve.
+
+    loaded: path of the decoder in the class that was loaded, such as `model`.
+    published: its path in the served class, such as `model.language_model`.
+    """
+
+    loaded: str
+    published: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """The base model that an adapter belongs to."""
 
@@ -263,6 +275,7 @@ class ModelInfo:
     revision: str  # hub commit, or a digest of a local model's config
     fingerprint: str  # of base model, revision and adapter shape; another fingerprint can't use the same store
     supports_messages: bool  # the tokenizer has a chat template
+    module_names: ModuleNames | None = None  # None: adapters are published with the loaded model's own paths
 
 
 @dataclass(frozen=True, slots=True)

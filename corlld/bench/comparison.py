@@ -197,7 +197,9 @@ class Comparison:
     def _base(self, dtype: str) -> Any:
         """Return another copy of the model for a peer, on the same device."""
         resident = self._resident(dtype)
-        base = transformers.AutoModelForCausalLM.from_pretrained(self._source, dtype=resident.model.dtype)
+        base = transformers.AutoModelForCausalLM.from_pretrained(
+            self._source, dtype=resident.model.dtype, trust_remote_code=False
+        )
         return base.to(resident.device).eval()
 
 

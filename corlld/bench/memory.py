@@ -18,7 +18,7 @@ from corlld.bench.ways import UNGUARDED, Timed
 from corlld.bench.workloads import FIRST, Workload, choose, read_edits
 from corlld.errors import FatalError
 from corlld.learning.model.files import find_model_files
-from corlld.learning.model.stacked_lora import choose_modules
+from corlld.learning.model.linear_modules import choose_modules
 from corlld.settings.sections import ModelSettings
 
 _STATUS = Path("/proc/self/status")
@@ -64,8 +64,10 @@ def _packed(model: str, edits: Path | None) -> tuple[int, Timed, int]:
 
 def _peft(model: str, edits: Path | None) -> tuple[int, Timed, int]:
     source = find_model_files(ModelSettings(name=model)).source
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    base = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).requires_grad_(False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.float32, trust_remote_code=False
+    ).requires_grad_(False)
     layout = AdapterLayout(ours.ADAPTER.r, ours.ADAPTER.lora_alpha, choose_modules(base, ours.ADAPTER.target_modules))
     workload = choose(read_edits(edits), ours.make_encoder(tokenizer))[FIRST]
     loaded = _start_from_here()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from corlld.adapters.peft_config import published_name
 from corlld.assembly import (
     build_announcements,
     build_input,
@@ -23,6 +24,9 @@ from corlld.assembly import (
 from corlld.commands.sample import Sample, sample_table
 from corlld.errors import ConfigurationError, ExitCode, FatalError, MissingTopicError, UnavailableError
 from corlld.events.decoder import EventDecoder
+from corlld.learning.model.files import check_model_name
+from corlld.learning.model.unsupported import refusing
+from corlld.learning.passages import passages
 from corlld.protocols import Source, StateStore
 from corlld.records import ModelInfo
 from corlld.settings.load import check_for_run
@@ -55,6 +59,7 @@ class Check:
         self._away: frozenset[str] = frozenset()  # the servers of an input that was not reached
         self._model: ModelInfo | None = None
         self._plan: MemoryPlan | None = None
+        self._example: str | None = None  # path of a module as it is published
         self._sample: Sample | None = None
         self.exit_code = ExitCode.OK
 
@@ -100,6 +105,8 @@ class Check:
     def _check_settings(self) -> str:
         if problems := check_for_run(self._settings, self._input.problems()):
             raise ConfigurationError("\n".join(problems))
+        passages(self._settings.learning)  # both are reported before the wait for input and model
+        check_model_name(self._settings.model)
         return f"complete; users' pseudonyms are made with the secret {pseudonyms(self._settings).fingerprint}"
 
     def _check_source(self) -> str:
@@ -131,25 +138,30 @@ class Check:
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens
         from corlld.learning.memory_plan import plan_memory
-        from corlld.learning.model.loading import load_resident_model
-        from corlld.learning.passages import passages
+        from corlld.learning.model.loading import load_resident_model, slow_dtype
         from corlld.learning.rehearsal import rehearsals
 
-        passages(self._settings.learning)  # a file that can't be used is reported before the model is loaded
-        resident = load_resident_model(self._settings.model, self._settings.adapter)
-        self._model = resident.info
-        self._plan = plan_memory(
-            resident,
-            row_tokens(self._settings.learning, resident.device, resident.model.dtype),
-            self._settings.batching.max_users_per_step,
-            self._settings.state.host_memory_bytes,
+        settings = self._settings
+        resident = load_resident_model(settings.model, settings.adapter, settings.publishing)
+        with refusing(f"model.name: {settings.model.name} can't be trained"):
+            self._plan = plan_memory(
+                resident,
+                row_tokens(settings.learning, resident.device, resident.model.dtype),
+                settings.batching.max_users_per_step,
+                settings.state.host_memory_bytes,
+            )
+            rehearsed = rehearsals(settings.learning, resident)  # refuses passages that can't be used
+        info = self._model = resident.info
+        self._example = published_name(resident.layout.modules[0].name, info.module_names)
+        templates = "with" if info.supports_messages else "without"
+        found = (
+            f"{info.name}, revision {info.revision[:12]}, {templates} a chat template, on {resident.device}; an "
+            f"adapter has {resident.layout.size:,} numbers, in {len(resident.layout.modules):,} modules; passages "
+            f"rehearsed: {len(rehearsed)}"
         )
-        rehearsed = rehearsals(self._settings.learning, resident)  # refuses passages that can't be used
-        templates = "with" if resident.info.supports_messages else "without"
-        return (
-            f"{resident.info.name}, revision {resident.info.revision[:12]}, {templates} a chat template, on "
-            f"{resident.device}; an adapter has {resident.layout.size:,} numbers; passages rehearsed: {len(rehearsed)}"
-        )
+        if slow := slow_dtype(resident.model.dtype, resident.device):
+            found += f"\nslow: {slow}"
+        return "\n".join([found, *resident.adapted.sentences()])
 
     def _check_memory(self) -> str:
         if (plan := self._plan) is None:
@@ -189,7 +201,10 @@ class Check:
     def _check_adapters(self) -> str:
         if not self._settings.publishing.enabled:
             return "not published, as publishing.enabled is off"
-        return f"published to {build_target(self._settings).check()}"
+        found = f"published to {build_target(self._settings).check()}"
+        if self._example is not None:
+            found += f"; the first tensor's name: base_model.model.{self._example}.lora_A.weight"
+        return found
 
     def _check_sample(self) -> str:
         if self._source is None:

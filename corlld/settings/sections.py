@@ -26,6 +26,13 @@ TopicName = Annotated[
         json_schema_extra={"allowed": "at most 249 letters, digits, dots, underscores and hyphens"},
     ),
 ]
+ModulePath = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$",
+        json_schema_extra={"allowed": "names of modules, joined by dots: `language_model.model`"},
+    ),
+]
 
 
 class Section(BaseModel):
@@ -371,6 +378,12 @@ class PublishingSettings(Section):
     keep_versions: Positive = Field(3, description="Number of newest versions kept per user.")
     announce_topic: TopicName | None = Field(
         None, description="Compacted Kafka topic for announcements of new versions. Default: no announcements."
+    )
+    module_prefix: ModulePath | None = Field(
+        None,
+        description="Path of the decoder in the model that engines serve, such as `model.language_model`: published "
+        "names of modules begin with it. Default: as in the class that config.json names in `architectures`. Change it "
+        "only between a clean stop and a start.",
     )
     threads: Positive = Field(2, description="Number of threads that write states and adapters.")
 

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from corlld.learning.model.files import find_model_files
+from corlld.learning.model.loading import bfloat16_units
 from corlld.records import PairOutcome
 from corlld.settings.sections import IdentitySettings, Settings
 from corlld.simulation.closed_loop import ClosedLoop, Editor, Engine, Exchange, loop_settings
@@ -79,18 +80,13 @@ def demo_settings(settings: Settings, folder: Path) -> Settings:
     model, identity = settings.model, settings.identity
     if model.name is None:
         model = model.model_copy(update={"name": "demo"})
-    if model.dtype == "auto" and model.device in ("auto", "cpu") and _cpu_has_bfloat16():
+    on_cpu = model.device == "cpu" or (model.device == "auto" and not torch.cuda.is_available())
+    if model.dtype == "auto" and on_cpu and bfloat16_units():
         model = model.model_copy(update={"dtype": "bfloat16"})
     if identity.secret is None:
         identity = IdentitySettings(secret=SecretStr(secrets.token_hex(32)))
     own = settings.model_copy(update={"model": model, "identity": identity})
     return loop_settings(own, folder, DRAFTS_EACH)
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Return whether the model runs on a CPU that multiplies bfloat16 matrices itself. On others float32 is faster."""
-    has = torch.cpu.get_capabilities()
-    return not torch.cuda.is_available() and any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def run(

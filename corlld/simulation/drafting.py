@@ -41,8 +41,10 @@ class PeftEngine:
 
     def __init__(self, folder: str | Path, settings: ModelSettings, max_new_tokens: int) -> None:
         self._device = choose_device(settings.device)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=choose_dtype(settings.dtype, self._device))
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=choose_dtype(settings.dtype, self._device), trust_remote_code=False
+        )
         self._model: Any = model.to(self._device).eval()
         self._max_new_tokens = max_new_tokens
         self._ends = _line_ends(self._tokenizer)

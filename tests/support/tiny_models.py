@@ -58,7 +58,7 @@ def make_tiny_model(folder: Path, family: str = "llama", *, chat_template: bool 
     Returns:
         The folder.
     """
-    tokenizer = tiny_tokenizer(chat_template)
+    tokenizer = make_tokenizer(chat_template)
     config = _config(family, tokenizer)
     with seeded(seed):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -76,7 +76,7 @@ def make_tiny_model(folder: Path, family: str = "llama", *, chat_template: bool 
     return folder
 
 
-def tiny_tokenizer(chat_template: bool = False) -> PreTrainedTokenizerFast:
+def make_tokenizer(chat_template: bool = False) -> PreTrainedTokenizerFast:
     specials = [PAD, BOS, EOS, UNKNOWN, TURN_START, TURN_END]
     pieces = specials + sorted(pre_tokenizers.ByteLevel.alphabet()) + ["".join(merge) for merge in MERGES]
     vocab = {piece: index for index, piece in enumerate(pieces)}

@@ -1,15 +1,19 @@
 """Files of the base model: finding them, naming their content, and converting GGUF files once into a cache."""
 
 import contextlib
+import errno
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError
+from corlld.learning.model.unsupported import refuse_config, refusing
 from corlld.settings.sections import ModelSettings
 
 DEMO = "demo"
@@ -39,24 +43,51 @@ def find_model_files(settings: ModelSettings) -> ModelFiles:
         ConfigurationError: there is no such folder or file, it is no model, or the extra `demo` is missing.
         FatalError: the cache can't be written.
     """
-    name = settings.name
-    if name is None:
-        raise ConfigurationError("model.name: not set; a local folder, a hub id, a .gguf file, or `demo`")
+    check_model_name(settings)
+    name = str(settings.name)
     if name == DEMO:
         return _demo(settings)
     path = Path(name)
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ConfigurationError(f"model.name: {name} is not a model folder: it has no config.json")
         return ModelFiles(str(path), None, folder_digest(path))
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ConfigurationError(f"model.name: there is no file {name}")
         digest = _file_digest(path)
         return ModelFiles(str(_converted(path, digest, settings)), None, digest)
-    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise ConfigurationError(f"model.name: there is no folder {name}")
     return ModelFiles(name, settings.revision, None)
+
+
+def check_model_name(settings: ModelSettings) -> None:
+    """Refuse a `model.name` that can't work. Quick: reads no weights, asks no hub, imports neither torch nor others.
+
+    Raises:
+        ConfigurationError: there is no such folder or file, or it holds no model that corlld can train.
+    """
+    name = settings.name
+    if name is None:
+        raise ConfigurationError("model.name: not set; a local folder, a hub id, a .gguf file, or `demo`")
+    path = Path(name)
+    with refusing(f"model.name: {name} can't be read"):
+        if path.is_dir():
+            refuse_config(name, _read_config(path))
+        elif path.suffix == ".gguf":
+            if not path.is_file():
+                raise ConfigurationError(f"model.name: there is no file {name}")
+        elif path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+            raise ConfigurationError(f"model.name: there is no folder {name}")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except FileNotFoundError:
+        raise ConfigurationError(f"model.name: {folder} is not a model folder: it has no config.json") from None
+    except ValueError:
+        raise ConfigurationError(f"model.name: {folder}/config.json is not JSON") from None
+    if not isinstance(config, dict):
+        raise ConfigurationError(f"model.name: {folder}/config.json is not a JSON object")
+    if (folder / "adapter_config.json").exists():  # transformers would load another model, and the adapter into it
+        raise ConfigurationError(f"model.name: {folder} holds a PEFT adapter; merge it into the model, and name that")
+    return config
 
 
 def folder_digest(folder: Path) -> str:
@@ -75,12 +106,6 @@ def _file_digest(file: Path) -> str:
             stream.seek(max(0, size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
             digest.update(stream.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:40]
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of a library's message, to stand in a sentence of ours."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def cache_folder(settings: ModelSettings) -> Path:
@@ -131,22 +156,21 @@ def _work_folder(parent: Path) -> Iterator[Path]:
 
 def _convert(gguf: Path, target: Path, work: Path) -> None:
     """Dequantise `gguf` into `target`, which appears whole or not at all."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    try:
+    with refusing(f"model.name: {gguf.name} can't be read as a GGUF model"):
         # As stored: quantised weights become float32, and the cache serves every device and dtype.
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # transformers raises these if a file is torn or of an unknown architecture, or the package `gguf` is missing.
-    except (OSError, ValueError, KeyError, ImportError, NotImplementedError) as error:
-        raise ConfigurationError(
-            f"model.name: {gguf.name} can't be read as a GGUF model: {first_line(error)}"
-        ) from error
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     # Otherwise save_pretrained would try to write quantised weights.
     model.hf_quantizer = None
     del model.config.quantization_config
     converted = work / "converted"
-    model.save_pretrained(converted)
+    try:
+        model.save_pretrained(converted)
+    except SafetensorError as error:  # of a full disk, say
+        raise OSError(errno.EIO, str(error)) from error
     tokenizer.save_pretrained(converted)
     for file in converted.iterdir():
         with file.open("rb") as stream:

@@ -1,80 +1,152 @@
-"""Loads the base model that the settings name: its files, its tokenizer, its place on a device."""
+"""Loads the base model that the settings name: its files, its tokenizer, its place on a device.
 
+Whatever is wrong with a model ends here, in one sentence. No code of a model's folder is ever run.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
+import structlog
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError
 
-from corlld.errors import ConfigurationError, UnavailableError
-from corlld.learning.model.files import find_model_files, first_line
+from corlld.errors import ConfigurationError
+from corlld.learning.model.files import ModelFiles, find_model_files
 from corlld.learning.model.resident import ResidentModel, check_rows, make_resident
-from corlld.settings.sections import AdapterSettings, ModelSettings
+from corlld.learning.model.served_names import refuse_modules_outside, served_names
+from corlld.learning.model.start_probe import check_adapters
+from corlld.learning.model.unsupported import refuse_config, refusing
+from corlld.settings.sections import AdapterSettings, ModelSettings, PublishingSettings
+
+log = structlog.get_logger("corlld.start")
+
+_BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")  # flags of a CPU; any of them is enough
 
 
-def load_resident_model(model: ModelSettings, adapter: AdapterSettings) -> ResidentModel:
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A model in host memory, its tokenizer and the revision that names its content.
+
+    config, architectures: of its config.json.
+    """
+
+    model: Any
+    tokenizer: Any
+    revision: str
+    config: Any
+    architectures: tuple[str, ...]
+
+
+def load_resident_model(
+    model: ModelSettings, adapter: AdapterSettings, publishing: PublishingSettings | None = None
+) -> ResidentModel:
     """Load the base model that the settings name.
 
+    Args:
+        model: names it.
+        adapter: shape of every user's adapter.
+        publishing: None or off: adapters will not be published, so that no engine has to know their names.
+
     Raises:
-        ConfigurationError: the model can't be found, read, placed on its device, or trained on shared prefixes.
-        UnavailableError: the hub did not answer, and the model is not in its cache.
-        FatalError: the cache of converted models can't be written.
+        ConfigurationError: the model can't be found, read, placed on its device, or trained.
+        UnavailableError: the hub did not answer, and the model is not in its cache; or memory is short.
+        FatalError: the cache of models can't be written.
     """
     if model.threads:
         torch.set_num_threads(model.threads)
     device = choose_device(model.device)
-    loaded, tokenizer, revision = _load(model, device)
-    try:
-        loaded.to(device)
-    except RuntimeError as error:
-        raise ConfigurationError(f"model.device: {model.name} can't be placed on {device}") from error
-    resident = make_resident(
-        loaded,
-        tokenizer,
-        adapter,
-        name=model.served_name or str(model.name),
-        revision=revision,
-        checkpointing=model.activation_checkpointing,
-    )
-    check_rows(resident)
+    dtype = choose_dtype(model.dtype, device)
+    if problem := slow_dtype(dtype, device):
+        log.warning("dtype_is_slow", reason=problem)
+    loaded = _load(model, dtype)
+    name = str(model.name)
+    with refusing(f"model.device: {name} can't be placed on {device}"):
+        _place(name, loaded.model, device)
+    with refusing(f"model.name: {name} can't be trained"):
+        names = None
+        if publishing is not None and publishing.enabled:
+            names = served_names(loaded.model, loaded.config, loaded.architectures, publishing.module_prefix)
+        resident = make_resident(
+            loaded.model,
+            loaded.tokenizer,
+            adapter,
+            name=model.served_name or name,
+            revision=loaded.revision,
+            checkpointing=model.activation_checkpointing,
+            module_names=names,
+        )
+        refuse_modules_outside(resident.layout, names)
+        check_rows(resident)
+        check_adapters(resident)
     return resident
 
 
-def _load(model: ModelSettings, device: torch.device) -> tuple[Any, Any, str]:
-    """Return the model, in host memory, its tokenizer and the revision that names its content."""
+def _load(model: ModelSettings, dtype: torch.dtype) -> _Loaded:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    name = str(model.name)
     files = find_model_files(model)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(files.source, revision=files.hub_revision)
+    trouble = f"model.name: {name} can't be loaded"
+    if files.revision is None:
+        trouble = f"model.name: there is no folder {name}, and as a hub id it can't be loaded"
+    with refusing(trouble):
+        content, config = _read_config(name, files)
+    with refusing(f"model.name: {name} has no tokenizer that can be loaded"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            files.source, revision=files.hub_revision, trust_remote_code=False
+        )
+    with refusing(trouble):
         loaded, loading = transformers.AutoModelForCausalLM.from_pretrained(
             files.source,
             revision=files.hub_revision,
-            dtype=choose_dtype(model.dtype, device),
+            dtype=dtype,
+            trust_remote_code=False,
             use_safetensors=True,  # the other format is pickle
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        problem = f"model.name: {model.name} can't be loaded: {first_line(error)}"
-        if files.revision is None:
-            problem = (
-                f"model.name: there is no folder {model.name}, and as a hub id it can't be loaded: {first_line(error)}"
-            )
-        raise (UnavailableError if _hub_is_away(error) else ConfigurationError)(problem) from error
     if loading["missing_keys"]:
         # transformers would go on with random numbers in their place.
-        raise ConfigurationError(f"model.name: {model.name} lacks weights, among them {min(loading['missing_keys'])}")
+        raise ConfigurationError(f"model.name: {name} lacks weights, among them {min(loading['missing_keys'])}")
     revision = files.revision or getattr(loaded.config, "_commit_hash", None)
     if revision is None:
-        raise ConfigurationError(f"model.name: the commit of {model.name} is unknown; name a local folder instead")
-    return loaded, tokenizer, revision
+        raise ConfigurationError(f"model.name: the commit of {name} is unknown; name a local folder instead")
+    return _Loaded(loaded, tokenizer, revision, config, tuple(content.get("architectures") or ()))
 
 
-def _hub_is_away(error: Exception) -> bool:
-    """Return whether the hub was asked and did not answer: it may answer later. In offline mode it is not asked."""
-    missing = error.__cause__
-    return isinstance(missing, LocalEntryNotFoundError) and missing.__cause__ is not None
+def _read_config(name: str, files: ModelFiles) -> tuple[dict[str, Any], Any]:
+    """Return the content of the model's config.json, and transformers' config of it.
+
+    Raises:
+        ConfigurationError: the model shows in its config that corlld can't train it.
+        Exception: anything that transformers raises for a config that it can't read.
+    """
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    content, _ = transformers.PreTrainedConfig.get_config_dict(files.source, revision=files.hub_revision)
+    refuse_config(name, content)
+    kind = content.get("model_type")
+    if kind not in transformers.CONFIG_MAPPING and content.get("auto_map"):
+        raise ConfigurationError(
+            f"model.name: {name} brings code of its own for a model of type {kind}, and corlld runs no model's code"
+        )
+    config = transformers.AutoConfig.from_pretrained(files.source, revision=files.hub_revision, trust_remote_code=False)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigurationError(
+            f"model.name: {name} is a model of type {kind}, which transformers can't load as a causal language model"
+        )
+    return content, config
+
+
+def _place(name: str, model: Any, device: torch.device) -> None:
+    """Move the model to its device. Raises ConfigurationError for a model that can never fit."""
+    if device.type == "cuda":
+        needed, whole = model.get_memory_footprint(), torch.cuda.get_device_properties(device).total_memory
+        if needed > whole:
+            raise ConfigurationError(
+                f"model.name: {name} has {needed / 1e9:,.1f} GB of weights, and {device} has {whole / 1e9:,.1f} GB"
+            )
+    model.to(device)
 
 
 def choose_device(name: str) -> torch.device:
@@ -101,3 +173,19 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def slow_dtype(dtype: torch.dtype, device: torch.device) -> str:
+    """Return a sentence if another dtype would be much faster on this device, else an empty text."""
+    if dtype != torch.bfloat16 or device.type != "cpu" or bfloat16_units():
+        return ""
+    return (
+        f"model.dtype: this CPU has no units for bfloat16 ({', '.join(_BFLOAT16_UNITS)}), so that float32 is about ten "
+        "times faster"
+    )
+
+
+def bfloat16_units() -> list[str]:
+    """Return the CPU's flags that stand for units which multiply bfloat16 matrices. Without any, float32 is faster."""
+    has = torch.cpu.get_capabilities()
+    return [name for name in _BFLOAT16_UNITS if has.get(name, False)]

@@ -10,21 +10,23 @@ import torch
 
 from corlld.adapters.layout import AdapterLayout
 from corlld.errors import ConfigurationError
+from corlld.learning.model.adapted_modules import AdaptedModules, adapt_modules, sample_ids
 from corlld.learning.model.attention import SegmentAttention
 from corlld.learning.model.checkpointing import checkpoint_layers
-from corlld.learning.model.files import first_line
 from corlld.learning.model.gates import fuse_gates
 from corlld.learning.model.norms import fuse_norms
 from corlld.learning.model.packing import Collator, Item, Row
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.positions import longest_text
-from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora, choose_modules
+from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.model.vocabulary import VocabularyHead
-from corlld.records import ModelInfo
+from corlld.records import ModelInfo, ModuleNames
 from corlld.settings.sections import AdapterSettings
 
 # Largest relative difference between a packed row and two plain ones; a wrong mask or position is off by far more.
 _CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+_CHECK_TAIL = 4  # tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,7 @@ class ResidentModel:
     """The base model and what belongs to it.
 
     model: in eval mode, every parameter frozen.
+    adapted: which modules carry LoRA, and why others don't.
     head: the model's own output layer.
     attention: None if the model's own is used, for padded rows.
     max_positions: tokens of the longest text, see `positions`; None if the model names no limit.
@@ -41,6 +44,7 @@ class ResidentModel:
     model: Any
     tokenizer: Any
     lora: StackedLora
+    adapted: AdaptedModules
     head: VocabularyHead
     attention: SegmentAttention | None
     collator: Collator
@@ -68,7 +72,7 @@ class ResidentModel:
         `row` must be bound. The vocabulary is computed only where a tail token is predicted.
         """
         positions = {} if row.position_ids is None else {"position_ids": row.position_ids}
-        hidden = self.model.base_model(input_ids=row.input_ids, use_cache=False, **positions).last_hidden_state
+        hidden = decoder_of(self.model)(input_ids=row.input_ids, use_cache=False, **positions).last_hidden_state
         # (texts, longest, hidden) -> (U, hidden)
         return self.head.logps(hidden.flatten(0, 1)[row.states], row.predictions)
 
@@ -87,6 +91,7 @@ def make_resident(
     name: str,
     revision: str,
     checkpointing: bool = False,
+    module_names: ModuleNames | None = None,
 ) -> ResidentModel:
     """Freeze a loaded model on its device, and inject LoRA.
 
@@ -97,17 +102,36 @@ def make_resident(
         name: `base_model_name_or_path` of published adapters.
         revision: a name of the model's content.
         checkpointing: compute each layer again in the backward pass, and keep nothing of it.
+        module_names: the paths of modules in published adapters; None: as the loaded model has them.
 
     Raises:
-        ConfigurationError: model, tokenizer and settings don't fit each other.
+        ConfigurationError: model, tokenizer and settings don't fit each other, or too little can be adapted.
     """
     model.eval()
     model.requires_grad_(False)
-    if tokenizer.eos_token_id is None:
-        raise ConfigurationError("model.name: the tokenizer has no end-of-text token")
-    layout = AdapterLayout(adapter.r, adapter.lora_alpha, choose_modules(model, adapter.target_modules))
-    fingerprint = sha256(f"{revision}\0{layout.fingerprint}".encode()).hexdigest()[:16]
     embeddings = model.get_input_embeddings().weight
+    if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= embeddings.shape[0]:
+        raise ConfigurationError("model.name: the tokenizer has no end-of-text token that the model knows")
+    adapted = adapt_modules(model, sample_ids(tokenizer, embeddings.shape[0]), adapter)
+    fingerprint = sha256(f"{revision}\0{adapted.layout.fingerprint}".encode()).hexdigest()[:16]
+    attention = _prepare(model, checkpointing)
+    return ResidentModel(
+        model=model,
+        tokenizer=tokenizer,
+        lora=StackedLora(model, adapted.layout),
+        adapted=adapted,
+        head=_vocabulary_head(model),
+        attention=attention,
+        collator=Collator(embeddings.device, shares_prefixes=attention is not None),
+        info=ModelInfo(name, revision, fingerprint, bool(tokenizer.chat_template), module_names),
+        device=embeddings.device,
+        max_positions=longest_text(model.config.get_text_config()),
+        vocabulary=embeddings.shape[0],
+    )
+
+
+def _prepare(model: Any, checkpointing: bool) -> SegmentAttention | None:
+    """Change the layers for training. Return the attention that they use now; None if they keep their own."""
     attention = None
     if can_share_prefixes(model):
         attention = SegmentAttention()
@@ -116,18 +140,14 @@ def make_resident(
     fuse_gates(model, keep_product=checkpointing)
     if checkpointing:
         checkpoint_layers(model)
-    return ResidentModel(
-        model=model,
-        tokenizer=tokenizer,
-        lora=StackedLora(model, layout),
-        head=_vocabulary_head(model),
-        attention=attention,
-        collator=Collator(embeddings.device, shares_prefixes=attention is not None),
-        info=ModelInfo(name, revision, fingerprint, supports_messages=bool(tokenizer.chat_template)),
-        device=embeddings.device,
-        max_positions=longest_text(model.config.get_text_config()),
-        vocabulary=embeddings.shape[0],
-    )
+    return attention
+
+
+def decoder_of(model: Any) -> Any:
+    """Return the part of a causal language model that computes hidden states: all but the output layer."""
+    base = model.base_model
+    # A wrapper's language model (Llama 4, Mllama) calls its own base model by the wrapper's word: that finds itself.
+    return model.model if base is model else base
 
 
 def can_share_prefixes(model: Any) -> bool:
@@ -157,19 +177,29 @@ def check_rows(resident: ResidentModel) -> None:
     """Score two texts in a row, and each alone by the model's own attention. Refuse a model that scores differently.
 
     Such a model ignores positions or segments, or attends in a way that is not known here.
+
+    Raises:
+        ConfigurationError: it does, or a token's probability is no number or depends on the tokens after it.
+        Exception: anything that a model or a tokenizer raises which can't do this.
     """
-    ids = resident.tokenizer("The cat sat on the mat and looked out", add_special_tokens=False)["input_ids"]
-    prompt, chosen, rejected = tuple(ids[:-4]), tuple(ids[-4:]), tuple(reversed(ids[-4:]))
-    try:
-        row = resident.collator.row([Item(0, PreferencePair(prompt, chosen, rejected))], [0], users=1)
-        packed = torch.cat(row.sums(resident.scored(row, None)))
-        with _own_attention(resident):
-            alone = torch.stack([_plain_logp(resident, prompt, tail) for tail in (chosen, rejected)])
-    except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"model.name: this model can't be trained on packed rows: {first_line(error)}"
-        ) from error
+    ids = sample_ids(resident.tokenizer, resident.vocabulary)
+    prompt, chosen, rejected = ids[:-_CHECK_TAIL], ids[-_CHECK_TAIL:], ids[: -_CHECK_TAIL - 1 : -1]
+    other_end = (*chosen[:-1], next(token for token in ids if token != chosen[-1]))
     tolerance = _CHECK_TOLERANCE.get(resident.model.dtype, 1e-3)
+    with _own_attention(resident):
+        each = [_plain_logps(resident, prompt, tail) for tail in (chosen, rejected)]
+        changed = _plain_logps(resident, prompt, other_end)
+    if not torch.cat(each).isfinite().all():
+        dtype = str(resident.model.dtype).removeprefix("torch.")
+        raise ConfigurationError(
+            f"model.name: this model gives no finite probabilities in {dtype}: its weights are damaged, or too large "
+            "for this model.dtype"
+        )
+    if not torch.allclose(changed[:-1], each[0][:-1], rtol=tolerance, atol=tolerance):
+        raise ConfigurationError("model.name: this model looks ahead (an encoder?), and corlld trains decoders")
+    row = resident.collator.row([Item(0, PreferencePair(prompt, chosen, rejected))], [0], users=1)
+    packed = torch.cat(row.sums(resident.scored(row, None)))
+    alone = torch.stack([logps.sum() for logps in each])
     if not torch.allclose(packed, alone, rtol=tolerance, atol=tolerance):
         raise ConfigurationError(
             "model.name: this model can't be trained on packed rows: it scores them differently from plain texts"
@@ -188,7 +218,8 @@ def _own_attention(resident: ResidentModel) -> Iterator[None]:
         resident.model.set_attn_implementation(resident.attention.name)
 
 
-def _plain_logp(resident: ResidentModel, prompt: tuple[int, ...], tail: tuple[int, ...]) -> torch.Tensor:
+def _plain_logps(resident: ResidentModel, prompt: tuple[int, ...], tail: tuple[int, ...]) -> torch.Tensor:
+    """Return log pi of each token of the tail in nats, (tail,), by the model's own forward pass."""
     ids = torch.tensor([prompt + tail], device=resident.device)
     logits: torch.Tensor = resident.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
-    return logits.float().log_softmax(-1).gather(1, ids[0, len(prompt) :, None]).sum()
+    return logits.float().log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]

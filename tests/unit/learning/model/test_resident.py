@@ -112,7 +112,7 @@ def test_a_hub_that_does_not_answer_may_do_so_later(monkeypatch: pytest.MonkeyPa
         except LocalEntryNotFoundError as missing:
             raise OSError("We couldn't connect to the hub.\nCheck your connection.") from missing
 
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", unanswered)
+    monkeypatch.setattr("transformers.PreTrainedConfig.get_config_dict", unanswered)
     with pytest.raises(
         UnavailableError,
         match=r"there is no folder some/model, and as a hub id it can't be loaded: We couldn't connect to the hub\.$",
