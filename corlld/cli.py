@@ -32,13 +32,15 @@ exit codes:
       state that can't be read
   69  broker or topic could not be reached within
       operations.startup_timeout_seconds, the model or the bucket could not be
-      reached, or the port of operations.http_address is taken
+      reached, there is too little free memory for the model, or the port of
+      operations.http_address is taken
   70  a bug, an integrity alarm (a published version differs from its state),
       or a daemon that hung and did not end when it was stopped
   73  the state store, the adapters' folder, the log or standard output can't
       be written
-  78  wrong settings, a settings file that can't be read, a Python package that
-      is missing, or a state store that belongs to other settings
+  78  wrong settings, a settings file that can't be read, a model that corlld
+      can't train, a Python package that is missing, or a state store that
+      belongs to other settings
 A second SIGTERM or SIGINT ends the process at once. SIGINT before the loop
 runs gives 130.
 """

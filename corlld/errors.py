@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 69  # broker, topic, model or bucket could not be reached, or a port is taken
     INTERNAL = 70  # a bug, an integrity alarm, or a stop that never came to its end
     CANNOT_WRITE = 73  # no permission or no space at the start
-    CONFIGURATION = 78  # wrong settings, a missing package, or a store that belongs to other settings
+    CONFIGURATION = 78  # wrong settings, an unusable model, a missing package, or a store of other settings
 
 
 class InvalidReason(StrEnum):

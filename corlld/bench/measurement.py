@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 import transformers
 from rich.console import Console
 
 from corlld.bench import ours
-from corlld.bench.comparison import FP32, RATIOS, SHARES, Comparison, Series, gemm_shares, ratios, to_run
+from corlld.bench.comparison import BF16, FP32, RATIOS, SHARES, Comparison, Series, gemm_shares, ratios, to_run
 from corlld.bench.counted import operations_over_minimum, padding_share
 from corlld.bench.daemon_costs import commit_share, latencies_beyond
 from corlld.bench.decoding import decode_shares
@@ -24,6 +25,7 @@ from corlld.bench.minimum import ModelShape, forward_only, minimum, shape_of
 from corlld.bench.report import Report, plot, show, write_json
 from corlld.bench.workloads import FIRST, Workload, choose, read_edits
 from corlld.errors import ConfigurationError, ExitCode, FatalError
+from corlld.learning.model.loading import choose_device, slow_dtype
 from corlld.records import EditEvent
 from corlld.system.progress import Advance
 
@@ -96,10 +98,15 @@ def _wanted(request: Request) -> tuple[set[str], list[str]]:
     names = set(FIGURES if request.figures is None else request.figures)
     if unknown := sorted(names - set(FIGURES)):
         raise FatalError(f"--figures: no {', '.join(unknown)}; there are {', '.join(FIGURES)}", ExitCode.USAGE)
+    notes = []
     if request.kafka is None and "decode_share" in names:
         names.discard("decode_share")
-        return names, ["decode_share is left out: it needs a broker, --kafka host:port"]
-    return names, []
+        notes.append("decode_share is left out: it needs a broker, --kafka host:port")
+    halves = {name for name in names if any(each.dtype == BF16 for each in {**RATIOS, **SHARES}.get(name, ()))}
+    if halves and (slow := slow_dtype(torch.bfloat16, choose_device("auto"))):
+        names -= halves
+        notes.append(f"{', '.join(sorted(halves))}: left out, since {slow}")
+    return names, notes
 
 
 def _need(*packages: str) -> None:

@@ -21,6 +21,7 @@ from corlld.bench.workloads import Workload
 from corlld.simulation.drawing import new_picture
 
 _COLOURS = {"float32": "#1f77b4", "bfloat16": "#d9541e"}
+_MATRIX_FLAGS = ("amx", "asimd", "avx", "bf16", "fma", "i8mm", "neon", "sme", "sve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,19 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu": _cpu_name(),
+        "cpu_flags": _cpu_flags(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.platform(),
     }
+
+
+def _cpu_flags() -> list[str]:
+    """Return the CPU's flags that decide how fast it multiplies matrices."""
+    has = torch.cpu.get_capabilities()
+    return sorted(name for name, value in has.items() if value is True and name.startswith(_MATRIX_FLAGS))
 
 
 def _cpu_name() -> str:
@@ -74,6 +82,7 @@ def show(report: Report, console: Console) -> None:
         f"torch {own['torch']}; {report.model}; {report.began:%Y-%m-%d %H:%M}",
         soft_wrap=True,
     )
+    console.print(f"the CPU has {', '.join(own['cpu_flags'])}", soft_wrap=True)
     if report.ways:
         console.print(_speed_table(report))
     console.print(_figure_table(report.figures))

@@ -160,7 +160,7 @@ class Check:
             f"rehearsed: {len(rehearsed)}"
         )
         if slow := slow_dtype(resident.model.dtype, resident.device):
-            found += f"\nslow: {slow}"
+            found += f"\nslow, model.dtype = bfloat16: {slow}"
         return "\n".join([found, *resident.adapted.sentences()])
 
     def _check_memory(self) -> str:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.utils.hotswap import hotswap_adapter
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from corlld.learning.model.loading import choose_device, choose_dtype
+from corlld.learning.model.served_names import served_class
+from corlld.learning.model.unsupported import refusing
 from corlld.settings.sections import ModelSettings
 
 DRAFTS_EACH = 4  # per user and round: one batch for the engine, one micro-batch and one step for the learner
@@ -41,11 +43,11 @@ class PeftEngine:
 
     def __init__(self, folder: str | Path, settings: ModelSettings, max_new_tokens: int) -> None:
         self._device = choose_device(settings.device)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=choose_dtype(settings.dtype, self._device), trust_remote_code=False
-        )
-        self._model: Any = model.to(self._device).eval()
+        dtype = choose_dtype(settings.dtype, self._device)
+        with refusing(f"model.name: {folder} can't be served"):
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+            model = served_class(folder).from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+            self._model: Any = model.to(self._device).eval()
         self._max_new_tokens = max_new_tokens
         self._ends = _line_ends(self._tokenizer)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from corlld import cli
 from corlld.bench import measurement
@@ -40,6 +41,21 @@ def test_a_quick_run_shows_and_writes_its_figures(
     assert "over_peft_fp32" in out
     assert "decode_share is left out" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bfloat16_is_left_out_on_a_cpu_without_its_units_and_the_flags_are_named(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False, "l1d": 7})
+    target = tmp_path / "bench.json"
+    command = ["bench", "--model", str(tiny_model), "--repeats", "1", "--json", str(target)]
+    assert cli.main([*command, "--figures", "over_peft_bf16,bf16_over_fp32,padding_share"]) == ExitCode.OK
+    written = json.loads(target.read_text())
+    assert [figure["name"] for figure in written["figures"]] == ["padding_share"]
+    assert written["machine"]["cpu_flags"] == ["avx2"]
+    out = capsys.readouterr().out
+    assert "the CPU has avx2\n" in out
+    assert "bf16_over_fp32, over_peft_bf16: left out, since this CPU has no units for bfloat16" in out
 
 
 def test_a_figure_that_does_not_exist_is_said_with_those_that_do(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,6 @@ from tests.support.commands import fails
 from tests.support.tiny_models import make_tokenizer
 
 WEIGHTS = "model.safetensors"
-CODE = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
 
 
 def _json(file: str, **fields: object) -> Callable[[Path], None]:
@@ -45,16 +44,21 @@ def _weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[P
     return changed
 
 
+def _write_code(folder: Path) -> None:
+    """Write code that leaves a trace when it is run, wherever it was copied to."""
+    (folder / "code.py").write_text(f"open({str(folder / 'ran')!r}, 'w').close()\n")
+
+
 def _own_code(folder: Path) -> None:
     names = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
     _json("config.json", model_type="own", auto_map=names)(folder)
-    (folder / "code.py").write_text(CODE)
+    _write_code(folder)
 
 
 def _own_tokenizer(folder: Path) -> None:
     names = {"AutoTokenizer": ["code.Tokenizer", None]}
     _json("tokenizer_config.json", tokenizer_class="OwnTokenizer", auto_map=names)(folder)
-    (folder / "code.py").write_text(CODE)
+    _write_code(folder)
 
 
 def _no_tokenizer(folder: Path) -> None:
@@ -73,6 +77,12 @@ def _bert(folder: Path) -> None:
         torch.manual_seed(0)
         model = BertLMHeadModel(BertConfig(vocab_size=len(make_tokenizer()), **sizes, initializer_range=0.5))
     model.save_pretrained(folder)
+
+
+def _untied(folder: Path) -> None:
+    """Remove both matrices of which the other one could be made."""
+    _json("config.json", tie_word_embeddings=True)(folder)
+    _weights(lambda each: (each.pop("model.embed_tokens.weight"), each.pop("lm_head.weight")))(folder)
 
 
 def _end_beyond(folder: Path) -> None:
@@ -101,8 +111,12 @@ UNSUPPORTED: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "adapter": (_text("adapter_config.json", "{}"), "holds a PEFT adapter; merge it into the model"),
     "pickle": (_pickled, "can't be loaded"),
     "torn weights": (_text(WEIGHTS, "torn"), "can't be loaded: SafetensorError: "),
-    "weights of another size": (_json("config.json", vocab_size=100), "can't be loaded: RuntimeError: "),
+    "weights of another size": (
+        _json("config.json", vocab_size=100),
+        "weights of other sizes than its config.json says",
+    ),
     "missing weights": (_weights(lambda each: each.pop("model.norm.weight")), "lacks weights, among them model.norm"),
+    "missing tied weights": (_untied, "lacks weights, among them "),
     "no numbers": (
         _weights(lambda each: each["model.norm.weight"].fill_(torch.nan)),
         "gives no finite probabilities in float32: its weights are damaged",
@@ -123,6 +137,7 @@ def model(site: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """A copy of the site's model, to be broken."""
     copy = shutil.copytree(tiny_model, site / "model")
     monkeypatch.setenv("CORLLD_MODEL__NAME", str(copy))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whatever is asked
     return copy
 
 
@@ -215,4 +230,7 @@ def test_bfloat16_on_a_cpu_without_its_units_is_called_slow(
     monkeypatch.setenv("CORLLD_MODEL__DTYPE", "bfloat16")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     assert main(["check"]) == 0
-    assert ("float32 is about ten times faster" in capsys.readouterr().out) is slow
+    problem = "this CPU has no units for bfloat16 (avx512_bf16"
+    assert (f"slow, model.dtype = bfloat16: {problem}" in capsys.readouterr().out) is slow
+    assert main(["run"]) == 0
+    assert (problem in capsys.readouterr().err) is slow

@@ -3,6 +3,7 @@
 Whatever is wrong with a model ends here, in one sentence. No code of a model's folder is ever run.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,9 +85,11 @@ def _load(model: ModelSettings, dtype: torch.dtype) -> _Loaded:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    _quieten("transformers", "huggingface_hub")
     name = str(model.name)
-    files = find_model_files(model)
     trouble = f"model.name: {name} can't be loaded"
+    with refusing(trouble):
+        files = find_model_files(model)
     if files.revision is None:
         trouble = f"model.name: there is no folder {name}, and as a hub id it can't be loaded"
     with refusing(trouble):
@@ -102,11 +105,16 @@ def _load(model: ModelSettings, dtype: torch.dtype) -> _Loaded:
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,  # the other format is pickle
+            ignore_mismatched_sizes=True,  # refused below, with the name
             output_loading_info=True,
         )
-    if loading["missing_keys"]:
-        # transformers would go on with random numbers in their place.
-        raise ConfigurationError(f"model.name: {name} lacks weights, among them {min(loading['missing_keys'])}")
+    # transformers would go on with random numbers in their place.
+    if missing := loading["missing_keys"]:
+        raise ConfigurationError(f"model.name: {name} lacks weights, among them {min(missing)}")
+    if other := loading["mismatched_keys"]:
+        raise ConfigurationError(
+            f"model.name: {name} has weights of other sizes than its config.json says, among them {min(other)[0]}"
+        )
     revision = files.revision or getattr(loaded.config, "_commit_hash", None)
     if revision is None:
         raise ConfigurationError(f"model.name: the commit of {name} is unknown; name a local folder instead")
@@ -136,6 +144,16 @@ def _read_config(name: str, files: ModelFiles) -> tuple[dict[str, Any], Any]:
             f"model.name: {name} is a model of type {kind}, which transformers can't load as a causal language model"
         )
     return content, config
+
+
+def _quieten(*libraries: str) -> None:
+    """Drop the libraries' warnings, unless the log is open for debugging: a hub's retries and unused weights, say.
+
+    What goes wrong in the end is said in a sentence.
+    """
+    if not logging.getLogger("corlld").isEnabledFor(logging.DEBUG):
+        for library in libraries:
+            logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def _place(name: str, model: Any, device: torch.device) -> None:
@@ -176,12 +194,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def slow_dtype(dtype: torch.dtype, device: torch.device) -> str:
-    """Return a sentence if another dtype would be much faster on this device, else an empty text."""
+    """Return the reason why another dtype would be much faster on this device, or an empty text."""
     if dtype != torch.bfloat16 or device.type != "cpu" or bfloat16_units():
         return ""
     return (
-        f"model.dtype: this CPU has no units for bfloat16 ({', '.join(_BFLOAT16_UNITS)}), so that float32 is about ten "
-        "times faster"
+        f"this CPU has no units for bfloat16 ({', '.join(_BFLOAT16_UNITS)}), which is about ten times slower than "
+        "float32 here"
     )
 
 

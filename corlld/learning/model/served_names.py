@@ -7,6 +7,7 @@ do not know, without a word.
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +49,19 @@ def served_names(
         )
     # An empty path: the class is the decoder alone, which engines serve with the loaded class's output layer.
     return ModuleNames(loaded, published) if published not in ("", loaded) else None
+
+
+def served_class(folder: str | Path) -> Any:
+    """Return transformers' class of the model as engines serve it, to load it from this folder.
+
+    It is the first of `architectures` in config.json; if that does not generate texts, the one that is loaded here.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    named = getattr(transformers, next(iter(config.architectures or ()), ""), None)
+    generates = isinstance(named, type) and issubclass(named, transformers.GenerationMixin)
+    return named if generates else transformers.AutoModelForCausalLM
 
 
 def refuse_modules_outside(layout: AdapterLayout, names: ModuleNames | None) -> None:

@@ -70,10 +70,13 @@ def refusing(sentence: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of a library's message, to stand in a sentence of ours."""
-    line = next(iter(str(error).strip().splitlines()), "")
+    """Return the first line of a library's message, to stand in a sentence of ours; all of a list's lines."""
+    message = str(error).strip()
+    line = next(iter(message.splitlines()), "").strip()
+    if line.endswith(":"):
+        line = " ".join(message.split())
     kind = type(error).__name__
-    return line.strip(" :") if line and isinstance(error, _WORDED) else f"{kind}: {line}" if line else kind
+    return line if line and isinstance(error, _WORDED) else f"{kind}: {line}" if line else kind
 
 
 def _refusal(error: Exception, sentence: str) -> FatalError:

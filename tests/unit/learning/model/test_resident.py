@@ -305,6 +305,17 @@ def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "cache" / "models").iterdir()) == []
 
 
+def test_a_model_that_can_not_be_written_as_a_folder_is_one_sentence(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise NotImplementedError("no way back")
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.save_pretrained", fail)
+    with pytest.raises(ConfigurationError, match="can't be loaded: NotImplementedError: no way back"):
+        load_resident_model(settings(gguf, cache_folder=tmp_path / "cache"), ADAPTER)
+
+
 def test_two_processes_that_convert_at_once_both_end_with_the_whole_folder(gguf: Path, tmp_path: Path) -> None:
     target, work = tmp_path / "models" / "digest", tmp_path / "models" / "work"
     for folder in (work / "a", work / "b"):
