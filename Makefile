@@ -1,4 +1,4 @@
-# make demo | bench | test | test-brokers | test-real | test-soak | test-install | lint | docs
+# make demo | bench | test | test-brokers | test-families | test-real | test-soak | test-install | lint | docs
 # (make help explains each)
 VENV   ?= .venv
 # The first of these that runs and is new enough: Debian 13 and Ubuntu 24.04 have no python3.11.
@@ -19,11 +19,12 @@ BROKER_TESTS := $(addprefix tests/,contract/test_sources.py contract/test_inputs
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench test test-brokers test-real test-soak test-install lint docs system-packages
+.PHONY: help demo bench test test-brokers test-families test-real test-soak test-install lint docs system-packages
 help:
 	@echo "make demo          two simulated users edit gemma3-270m's drafts; corlld learns from each (a few minutes)"
-	@echo "make test          run all tests but test-real, test-soak and bench; needs and installs Java, Maven, Prometheus"
+	@echo "make test          run all tests but those below and bench; needs and installs Java, Maven, Prometheus"
 	@echo "make test-brokers  run the tests with a broker on each of $(BROKERS) (half an hour)"
+	@echo "make test-families train a tiny model of each family of models; writes deploy/MODELS.md (about 10 minutes)"
 	@echo "make test-real     test the real model: the demo with its controls, and real edits if present (about 45 minutes)"
 	@echo "make test-soak     check that memory stays flat: 10,000 users, a tiny model, CORLLD_SOAK_MINUTES (30)"
 	@echo "make test-install  install the wheel with its dependencies into an empty environment (downloads about 6 GB)"
@@ -47,7 +48,7 @@ demo: $(STAMP)
 	$(BIN)/corlld demo
 
 test: system-packages $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real and not soak and not bench"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real and not soak and not bench and not families"
 
 bench: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m bench -s --timeout 14400 tests/bench
@@ -57,6 +58,9 @@ test-brokers: system-packages $(STAMP)
 		echo "Kafka $$version"; \
 		CORLLD_TEST_KAFKA_VERSION=$$version $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(BROKER_TESTS); \
 	done
+
+test-families: $(STAMP)
+	CORLLD_FAMILIES=deploy/MODELS.md $(BIN)/python -m pytest -n $(WORKERS) --dist load tests/families
 
 test-real: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m real --timeout 5400

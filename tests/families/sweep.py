@@ -17,7 +17,13 @@ from corlld.learning.user_step import PairScore
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import adapter_files
 from corlld.records import EditEvent, Release, Statistics, TrainingBatch, UpdateOutcome, UserState
-from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
+from corlld.settings.sections import (
+    AdapterSettings,
+    GuardSettings,
+    LearningSettings,
+    ModelSettings,
+    PublishingSettings,
+)
 from tests.support.learning import EDITS, event
 
 # Far longer than the other edits, and than windows, chunks and convolutions of the tiny models.
@@ -38,7 +44,7 @@ class Start:
     @classmethod
     def of(cls, folder: Path) -> "Start":
         settings = ModelSettings(name=str(folder), device="cpu", dtype="float32")
-        return cls(folder, load_resident_model(settings, AdapterSettings(r=4, lora_alpha=8)))
+        return cls(folder, load_resident_model(settings, AdapterSettings(r=4, lora_alpha=8), PublishingSettings()))
 
     def learner(self) -> CorllLearner:
         return CorllLearner(self.resident, RULE, NOT_GUARDED, device_slots=2)

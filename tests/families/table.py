@@ -27,14 +27,21 @@ def _add(model_type: str, variant: str = "", **fields: Any) -> None:
     FAMILIES[f"{model_type}-{variant}" if variant else model_type] = Family(model_type, fields)
 
 
+def _add_plain(model_types: str) -> None:
+    for model_type in model_types.split():
+        _add(model_type)
+
+
 # Dense
-for _name in (
-    "apertus arcee bitnet cohere cohere2 cwm diffllama doge ernie4_5 exaone4 gemma gemma2 gemma3_text glm glm4 gpt2 "
-    "gpt_bigcode gpt_neox gpt_neox_japanese granite granite_swa helium hrm_text hyperclovax internlm3 jais2 llama lfm3 "
-    "mellum minicpm3 ministral3 mistral mpt nanochat olmo olmo2 olmo3 opt openai-gpt persimmon phi phi3 qwen2 qwen3 "
-    "seed_oss smollm3 stablelm starcoder2 vaultgemma xglm youtu bloom biogpt codegen ctrl gptj modernbert-decoder rwkv"
-).split():
-    _add(_name)
+_add_plain(
+    """
+    apertus arcee bitnet cohere cohere2 cwm diffllama doge ernie4_5 exaone4 gemma gemma2 gemma3_text glm glm4
+    gpt2 gpt_bigcode gpt_neox gpt_neox_japanese granite granite_swa helium hrm_text hyperclovax internlm3 jais2
+    llama lfm3 mellum minicpm3 ministral3 mistral mpt nanochat olmo olmo2 olmo3 opt openai-gpt persimmon phi
+    phi3 qwen2 qwen3 seed_oss smollm3 stablelm starcoder2 vaultgemma xglm youtu bloom biogpt codegen ctrl gptj
+    modernbert-decoder rwkv
+    """
+)
 _add("falcon", head_dim=None)
 _add("falcon", "alibi", head_dim=None, alibi=True)
 _add("falcon", "new", head_dim=None, new_decoder_architecture=True, num_kv_heads=2)
@@ -55,12 +62,14 @@ for _variant, _rope in (("dynamic", DYNAMIC), ("yarn", YARN), ("linear", LINEAR)
     _add("llama", _variant, rope_parameters=_rope)
 
 # Mixtures of experts
-for _name in (
-    "afmoe aria_text axk1 beam cohere2_moe deepseek_v2 deepseek_v3 deepseek_v32 ernie4_5_moe exaone_moe flex_olmo "
-    "glm4_moe glm4_moe_lite glm_moe_dsa gpt_oss granitemoe granitemoe_swa granitemoeshared hy_v3 hy_v4 jetmoe laguna "
-    "longcat_flash mimo_v2_flash minimax_m2 mixtral olmoe phimoe qwen2_moe qwen3_moe solar_open kolibri1"
-).split():
-    _add(_name)
+_add_plain(
+    """
+    afmoe aria_text axk1 beam cohere2_moe deepseek_v3 deepseek_v32 ernie4_5_moe exaone_moe flex_olmo
+    glm4_moe glm4_moe_lite glm_moe_dsa gpt_oss granitemoe granitemoe_swa granitemoeshared hy_v3 hy_v4 jetmoe
+    laguna longcat_flash mimo_v2_flash minimax_m2 mixtral olmoe phimoe qwen2_moe qwen3_moe solar_open kolibri1
+    """
+)
+_add("deepseek_v2", num_experts_per_tok=2)
 _add("dots1", n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1)
 _add("dbrx", attn_config={"kv_n_heads": 2, "rope_theta": 1e4}, ffn_config={"ffn_hidden_size": 32, "moe_num_experts": 4})
 _add("hunyuan_v1_moe", head_dim=8, rope_parameters=PLAIN_ROPE)
@@ -69,12 +78,15 @@ _add("zaya", num_experts_per_tok=1, router_hidden_size=16)
 _add("deepseek_v4")
 
 # Hybrids, and models with a state
-for _name in (
-    "bailing_hybrid bamba falcon_mamba granitemoehybrid jamba kimi_linear lfm2 mamba minimax nemotron_h olmo_hybrid "
-    "qwen3_5_text qwen3_5_moe_text qwen3_next recurrent_gemma inkling_text flint"
-).split():
-    _add(_name)
+_add_plain(
+    """
+    bailing_hybrid bamba falcon_mamba granitemoehybrid jamba mamba minimax nemotron_h
+    olmo_hybrid qwen3_5_text qwen3_5_moe_text qwen3_next recurrent_gemma flint
+    """
+)
 _add("falcon_h1", mamba_d_ssm=64)
+_add("kimi_linear")
+_add("lfm2", layer_types=["conv", "full_attention"])
 _add("lfm2_moe", layer_types=["conv", "full_attention"], num_dense_layers=1)
 _add("mamba2", num_heads=8, head_dim=8)
 _add("xlstm", v_head_dim=None, num_heads=4, num_blocks=2)
@@ -82,13 +94,34 @@ _add("zamba", layers_block_type=["linear_attention", "hybrid", "hybrid"], num_hi
 _add("zamba2", layers_block_type=["linear_attention", "hybrid"], num_key_value_heads=4, head_dim=None, n_mamba_heads=8)
 
 # Wrappers: a language model beside towers for pictures or sound
-for _name in "fuyu gemma3 git got_ocr2 llama4 mllama phi4_multimodal qwen3_5 qwen3_5_moe moshi emu3 blt".split():
-    _add(_name)
-_add("gemma4")
+_add_plain(
+    """
+    fuyu gemma3 git got_ocr2 llama4 mllama phi4_multimodal qwen3_5 qwen3_5_moe moshi emu3 blt
+    """
+)
+_add(
+    "gemma4",
+    text_config=GEMMA4,
+    vision_config={"position_embedding_size": 16, "head_dim": 8},
+    audio_config=None,
+)
 
 # Decoders of models that are not language models alone, and models that see what follows
-for _name in "bart bert big_bird marian opt trocr roberta electra xlm cpmant".split():
-    _add(_name)
+_add_plain(
+    """
+    bart bert big_bird marian opt trocr roberta electra xlm cpmant
+    """
+)
 _add("bert", "decoder", is_decoder=True)
 _add("roberta", "decoder", is_decoder=True)
 _add("reformer", is_decoder=True, attention_head_size=8, axial_pos_embds=False)
+
+# Those of `make test`: Conv1D, fused projections, windows, sinks, experts, states, positions by length, a refusal.
+_FEW = "gpt2 bloom falcon phi3 phi3-longrope gpt_neox gemma3_text gpt_oss mixtral glm4_moe mamba qwen3_5_text doge"
+REPRESENTATIVE = frozenset(_FEW.split())
+
+# What the start says of a family that can't be trained.
+REFUSED = {
+    "doge": "attention with a mask",
+    "modernbert-decoder": "it scores them differently from plain texts",
+}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
 
-from tests.support.tiny_models import seeded, tiny_tokenizer
+from tests.support.tiny_models import make_tokenizer, seeded
 
 POSITIONS = 128  # fewer than the longest text of the sweep has tokens: it is cut
 
@@ -56,6 +56,9 @@ SMALL: dict[str, Any] = {
     "mamba_d_state": 4,
     "mamba_n_heads": 4,
     "mamba_d_head": 16,
+    "index_n_heads": 2,
+    "index_head_dim": 16,
+    "index_topk": 16,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 8,
@@ -78,12 +81,15 @@ class Family:
 
     def config(self, vocabulary: int) -> PreTrainedConfig:
         kind = CONFIG_MAPPING[self.model_type]
-        fields = small_fields(kind(), vocabulary) | self.fields
+        fields = small_fields(kind(), vocabulary)
+        for name, value in self.fields.items():
+            inside = isinstance(value, dict) and name in fields
+            fields[name] = fields[name] | value if inside else value
         return kind(**{name: value for name, value in fields.items() if value is not None})
 
     def save(self, folder: Path, seed: int = 0) -> Path:
         """Save the model, float32, with a byte-level tokenizer, into `folder`. Return the folder."""
-        tokenizer = tiny_tokenizer()
+        tokenizer = make_tokenizer()
         config = self.config(len(tokenizer))
         for part in (config, config.get_text_config()):
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
