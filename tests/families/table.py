@@ -58,6 +58,18 @@ _add("nemotron", head_dim=8, num_key_value_heads=2)
 _add("phi3", "longrope", rope_parameters=LONGROPE, original_max_position_embeddings=96)
 _add("phimoe", "longrope", rope_parameters=LONGROPE | {"short_mscale": 1.1, "long_mscale": 1.4})
 _add("minicpm3", "longrope", rope_parameters=LONGROPE)
+# Attention that is scaled by each token's own position
+_add("ministral3", "scaled", rope_parameters=YARN | {"llama_4_scaling_beta": 0.1})
+_add(
+    "inkling_text",
+    swa_num_attention_heads=4,
+    swa_num_key_value_heads=2,
+    swa_head_dim=8,
+    d_rel=4,
+    rel_extent=64,
+    sliding_window_size=8,
+    log_scaling_n_floor=16,
+)
 for _variant, _rope in (("dynamic", DYNAMIC), ("yarn", YARN), ("linear", LINEAR), ("llama3", LLAMA3)):
     _add("llama", _variant, rope_parameters=_rope)
 
@@ -71,9 +83,8 @@ _add_plain(
 )
 _add("deepseek_v2", num_experts_per_tok=2)
 _add("dots1", n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1)
-_add("dbrx", attn_config={"kv_n_heads": 2, "rope_theta": 1e4}, ffn_config={"ffn_hidden_size": 32, "moe_num_experts": 4})
 _add("hunyuan_v1_moe", head_dim=8, rope_parameters=PLAIN_ROPE)
-_add("llama4_text", intermediate_size_mlp=64)
+_add("llama4_text", intermediate_size_mlp=64, floor_scale=16)
 _add("zaya", num_experts_per_tok=1, router_hidden_size=16)
 _add("deepseek_v4")
 
@@ -85,6 +96,7 @@ _add_plain(
     """
 )
 _add("falcon_h1", mamba_d_ssm=64)
+_add("nemotron_h", mamba_num_heads=4, mamba_head_dim=16, n_groups=1, ssm_state_size=4)
 _add("kimi_linear")
 _add("lfm2", layer_types=["conv", "full_attention"])
 _add("lfm2_moe", layer_types=["conv", "full_attention"], num_dense_layers=1)
@@ -96,7 +108,7 @@ _add("zamba2", layers_block_type=["linear_attention", "hybrid"], num_key_value_h
 # Wrappers: a language model beside towers for pictures or sound
 _add_plain(
     """
-    fuyu gemma3 git got_ocr2 llama4 mllama phi4_multimodal qwen3_5 qwen3_5_moe moshi emu3 blt
+    fuyu gemma3 git got_ocr2 llama4 mllama phi4_multimodal qwen3_5 qwen3_5_moe emu3
     """
 )
 _add(
@@ -121,7 +133,26 @@ _FEW = "gpt2 bloom falcon phi3 phi3-longrope gpt_neox gemma3_text gpt_oss mixtra
 REPRESENTATIVE = frozenset(_FEW.split())
 
 # What the start says of a family that can't be trained.
+_OTHER = "this model can't be trained on packed rows: it scores them differently from plain texts"
+_AHEAD = "this model looks ahead (an encoder?), and corlld trains decoders"
+_NOT_CAUSAL = "which transformers can't load as a causal language model"
 REFUSED = {
+    "bert": _AHEAD,
+    "big_bird": _AHEAD,
+    "roberta": _AHEAD,
+    "electra": _AHEAD,
+    "xlm": _AHEAD,
+    # A head of more layers than one
+    "bert-decoder": _OTHER,
+    "roberta-decoder": _OTHER,
+    "modernbert-decoder": _OTHER,
+    # Logits that are capped or scaled under another name
+    "inkling_text": _OTHER,
+    "recurrent_gemma": _OTHER,
     "doge": "attention with a mask",
-    "modernbert-decoder": "it scores them differently from plain texts",
+    "cpmant": "none of its linear modules can be adapted: not called once with each token of a text",
+    "emu3": _NOT_CAUSAL,
+    "mllama": _NOT_CAUSAL,
+    "reformer": "can't be trained: RuntimeError: element 0 of tensors does not require grad",
+    "xlstm": "an adapter of this model scores differently where PEFT loads it",
 }
