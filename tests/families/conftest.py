@@ -16,6 +16,12 @@ trained so is refused at the start.
 *packed*: users' texts lie end to end in a row, and share prompts. *padded*: each text is a row of its own, which takes
 about twice the work.
 
+Families with several kinds of rotary positions, by `rope_type` in the model's config.json:
+
+- `longrope` (Phi-3, Phi-3.5, Phi-4): a text has at most `original_max_position_embeddings` tokens. That is also vLLM's
+  default of `--max-model-len` for them. With a larger one vLLM uses other frequencies for all texts than were trained.
+- `dynamic` (InternLM 3): as transformers computes them. vLLM uses the frequencies of the longest text for all texts.
+
 | family | class | rows | adapted modules | left out |
 |---|---|---|---|---|
 """
