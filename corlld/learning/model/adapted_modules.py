@@ -1,9 +1,9 @@
-"""Which modules of a model carry LoRA: those that the training pass calls, and that PEFT loads again.
+"""Chooses the modules that carry LoRA: those that a training pass calls, and that PEFT loads again.
 
 PEFT drops or converts modules of some families when it loads an adapter (dense layers of mixtures of experts), and
 refuses others (Mamba's `out_proj`). A training pass on texts never calls a vision tower. What is trained there would be
-lost, or do nothing. It is left out, and the reason is kept for the log. A store that was made with such modules has
-another fingerprint, and is refused.
+lost, or do nothing. Such modules are left out, and the reason is kept for `check` and the log. A store that was made
+with them has another fingerprint, and is refused.
 """
 
 import re
@@ -30,6 +30,7 @@ _NOT_CALLED = "not called in a training pass"
 _PARTLY_CALLED = "not called once with each token of a text"
 _SAMPLE = "The cat sat on the mat and looked out"
 _LEAST_IDS = 5
+_MOST_NAMED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,8 @@ def adapt_modules(model: Any, ids: Sequence[int], adapter: AdapterSettings) -> A
     return AdaptedModules(
         layout=layout,
         left_out=tuple(
-            LeftOut(tuple(name for name, why in reasons.items() if why == reason), reason)
-            for reason in dict.fromkeys(reasons.values())
+            LeftOut(tuple(name for name, own in reasons.items() if own == why), why)
+            for why in dict.fromkeys(reasons.values())
         ),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         expert_parameters=_expert_parameters(model, {module.name for module in layout.modules}),
@@ -152,9 +153,10 @@ def _lost_by_kind(model: nn.Module, layout: AdapterLayout) -> set[str]:
 
 
 def _unused(twin: PeftTwin, ids: Sequence[int]) -> dict[str, str]:
-    """Return the modules that a training pass does not reach, and why. Routed ones are left out whole kinds at a time.
+    """Return the modules that a training pass does not reach, and why.
 
-    Which expert a token meets is chance; the layout must not depend on it.
+    The layout must not depend on chance, and chance decides on the experts that a token meets. So a kind of modules is
+    left out as a whole if some of them see a part of the tokens.
     """
     twin.load(torch.zeros(twin.layout.size))
     calls: dict[str, list[int]] = {}
@@ -164,7 +166,7 @@ def _unused(twin: PeftTwin, ids: Sequence[int]) -> dict[str, str]:
     reached = {name for name, of_factors in gradients.items() if all(found is not None for found in of_factors)}
     unused = {}
     for module in twin.layout.modules:
-        if _kind(module.name) in partly:
+        if _kind(module.name) in partly or _is_routed(module.name):
             unused[module.name] = _PARTLY_CALLED
         elif module.name not in reached:
             unused[module.name] = _NOT_CALLED
@@ -176,8 +178,8 @@ def _refuse_too_little(adapter: AdapterSettings, layout: AdapterLayout, reasons:
     if adapter.target_modules != "all-linear":
         for target in adapter.target_modules:
             if not any(fits(name, target) for name in kept):
-                reason = next(why for name, why in reasons.items() if fits(name, target))
-                raise ConfigurationError(f"adapter.target_modules: {target!r} can't be adapted: {reason}")
+                why = next(why for name, why in reasons.items() if fits(name, target))
+                raise ConfigurationError(f"adapter.target_modules: {target!r} can't be adapted: {why}")
     if not kept:
         raise ConfigurationError(f"model.name: none of its linear modules can be adapted: {_why(reasons.values())}")
     lost = {name: why for name, why in reasons.items() if _in_attention(name) and why == _NOT_LOADED}
@@ -190,15 +192,18 @@ def _why(reasons: Iterable[str]) -> str:
 
 
 def _expert_parameters(model: nn.Module, adapted: set[str]) -> int:
-    """Count the numbers of routed experts: they lie in stacks of matrices, or in modules called `experts`."""
-    found = {}
-    for name, module in model.named_modules():
-        if name in adapted or isinstance(module, nn.modules.conv._ConvNd):
-            continue
-        for parameter in module.parameters(recurse=False):
-            if (parameter.ndim == 3 and parameter.shape[0] > 1) or "experts" in name.split("."):
-                found[id(parameter)] = parameter.numel()
+    """Count the numbers of routed experts, by the names that families give to their modules or classes."""
+    found = {
+        id(parameter): parameter.numel()
+        for name, module in model.named_modules()
+        if name not in adapted and ("experts" in name.split(".") or "Expert" in type(module).__name__)
+        for parameter in module.parameters(recurse=False)
+    }
     return sum(found.values())
+
+
+def _is_routed(name: str) -> bool:
+    return re.search(r"\bexperts\.\d+\.", name) is not None
 
 
 def _leaf(module: LoraModule) -> str:
@@ -216,12 +221,13 @@ def _in_attention(name: str) -> bool:
 
 def _summary(names: Iterable[str]) -> str:
     """Name modules briefly: their kinds, by the list of layers that they are in."""
-    kinds: dict[str, None] = dict.fromkeys(map(_kind, names))
     by_place: dict[str, list[str]] = {}
-    for kind in kinds:
+    for kind in dict.fromkeys(map(_kind, names)):
         place, numbered, inner = kind.partition(".*.")
-        by_place.setdefault(place if numbered else "", []).append(inner if numbered else kind)
-    return "; ".join(
-        f"{', '.join(sorted(inner))} in {place}" if place else ", ".join(sorted(inner))
-        for place, inner in by_place.items()
-    )
+        by_place.setdefault(f" in {place}" if numbered else "", []).append(inner if numbered else kind)
+    return "; ".join(_listed(sorted(kinds)) + place for place, kinds in by_place.items())
+
+
+def _listed(kinds: Sequence[str]) -> str:
+    more = len(kinds) - _MOST_NAMED
+    return ", ".join(kinds[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

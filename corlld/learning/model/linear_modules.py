@@ -33,8 +33,8 @@ def choose_modules(model: Any, target_modules: Targets) -> tuple[LoraModule, ...
     Raises:
         ConfigurationError: a name fits no such module, or fits the output head. The message lists those that exist.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    linear = {name: module for name, module in _linear(model) if module is not head and _is_plain(module)}
+    head = model.get_output_embeddings()
+    linear = {name: module for name, module in _linear(model) if _is_plain(module)}
     chosen = set(linear)
     if target_modules != "all-linear":
         for target in target_modules:
@@ -66,7 +66,10 @@ def fits(name: str, target: str) -> bool:
 
 
 def _linear(model: Any) -> list[tuple[str, nn.Module]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    """Return all linear modules but the output head."""
+    head = model.get_output_embeddings()
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    return [(name, module) for name, module in linear if module is not head]
 
 
 @torch.no_grad()

@@ -42,9 +42,10 @@ class PeftTwin:
             self._peft = get_peft_model(twin, config, low_cpu_mem_usage=True)
 
     def lost(self) -> set[str]:
-        """Return the modules of the layout that PEFT would not load as they are published. Ask before `load`.
+        """Return the modules that PEFT would not load as they are published. Ask before `load`.
 
-        PEFT drops or converts some, by the model's family.
+        PEFT drops or converts some, by the model's family. If none of the layout's is among them, they are modules
+        that PEFT adapts beside those.
         """
         shapes = {name: (a.shape, b.shape) for name, a, b in self._factors()}
         meta = torch.empty(self.layout.size, device="meta")
@@ -56,7 +57,7 @@ class PeftTwin:
                 loaded = set_peft_model_state_dict(self._peft, peft_tensors(self.layout, meta), low_cpu_mem_usage=True)
             keys = (*loaded.unexpected_keys, *(key for key in loaded.missing_keys if ".lora_" in key))
             lost = {key.partition(".lora_")[0].removeprefix("base_model.model.") for key in keys}
-        return lost & {module.name for module in self.layout.modules} or lost
+        return lost
 
     def load(self, weights: torch.Tensor) -> None:
         """Give PEFT the tensors of an adapter, shape (layout.size,), as it would read them from published files."""

@@ -28,6 +28,12 @@ def check_adapters(resident: ResidentModel) -> None:
         ConfigurationError: an adapter would not compute what was trained, or a part of it would not be trained.
         Exception: anything that a model raises which can't do this.
     """
+    _check(resident)
+    if resident.device.type == "cuda":
+        torch.cuda.empty_cache()  # what is free is measured next
+
+
+def _check(resident: ResidentModel) -> None:
     ids = sample_ids(resident.tokenizer, resident.vocabulary)
     middle = len(ids) // 2
     pairs = [
