@@ -44,7 +44,7 @@ class RejectReason(StrEnum):
     DRIFT = "drift"
     REPETITIVE = "repetitive"  # the edited text repeats itself far more than the draft
     OUT_OF_MEMORY = "out_of_memory"
-    UNRENDERABLE = "unrenderable"  # the chat template refuses the messages, or the model has no embedding for a token
+    UNRENDERABLE = "unrenderable"  # the chat template refuses the messages, or the model has no token for a character
 
 
 class CorlldError(Exception):

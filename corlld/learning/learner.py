@@ -63,6 +63,7 @@ class CorllLearner:
             max_response_tokens=learning.max_response_tokens,
             max_positions=resident.max_positions,
             vocabulary=resident.vocabulary,
+            prompt_special_tokens=learning.prompt_special_tokens,
         )
         self._slots = make_slots(resident.layout.size, device_slots, resident.device, adapter_dtype)
         self._objective = Objective(learning)

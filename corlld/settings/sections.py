@@ -304,6 +304,11 @@ class LearningSettings(Section):
     steps_per_batch: Positive = Field(1, description="Number of passes over a micro-batch.")
     max_response_tokens: Positive = Field(1024, description="An edit with a longer response is rejected as `too_long`.")
     max_context_tokens: Positive = Field(1024, description="A longer context loses its beginning.")
+    prompt_special_tokens: bool = Field(
+        True,
+        description="A control token (`</s>`, `<|im_end|>`) that is written in a `prompt` is one, as in vLLM and other "
+        "engines. Off: its characters are plain, as they always are in `messages`, `proposed` and `edited`.",
+    )
     max_row_tokens: Positive | Literal["auto"] = Field(
         "auto",
         description="Tokens per forward and backward pass, over the pairs of several users. `auto`: on a CPU 896 in "

@@ -15,6 +15,7 @@ from corlld.learning.model.files import ModelFiles, find_model_files
 from corlld.learning.model.resident import ResidentModel, check_rows, make_resident
 from corlld.learning.model.served_names import refuse_modules_outside, served_names
 from corlld.learning.model.start_probe import check_adapters
+from corlld.learning.model.token_check import check_tokens
 from corlld.learning.model.unsupported import refuse_config, refusing
 from corlld.settings.sections import AdapterSettings, ModelSettings, PublishingSettings
 
@@ -60,6 +61,8 @@ def load_resident_model(
         log.warning("dtype_is_slow", reason=problem)
     loaded = _load(model, dtype)
     name = str(model.name)
+    with refusing(f"model.name: the tokenizer of {name} can't be used"):
+        check_tokens(loaded.tokenizer)
     with refusing(f"model.device: {name} can't be placed on {device}"):
         _place(name, loaded.model, device)
     with refusing(f"model.name: {name} can't be trained"):

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from jinja2 import TemplateError
-
 from corlld.errors import RejectReason
+from corlld.learning.model.chat_template import end_of_answer, find_control_tokens, render_as_words
+from corlld.learning.model.continuation import ContinuationEncoder
 from corlld.records import EditEvent
-
-_SENTINEL = "corlldanswer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,8 @@ class PairEncoder:
         max_response_tokens: a longer response, end token included, is `too_long`: responses are never cut.
         max_positions: how many positions the model has; None if there is no limit.
         vocabulary: how many ids the model has an embedding for; None if that is all of the tokenizer's.
+        prompt_special_tokens: whether a control token that is written in a prompt is one. In a response and in messages
+            it never is.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class PairEncoder:
         max_response_tokens: int,
         max_positions: int | None = None,
         vocabulary: int | None = None,
+        prompt_special_tokens: bool = True,
     ) -> None:
         self._tokenizer = tokenizer
         self._max_context_tokens = max_context_tokens
@@ -69,7 +70,10 @@ class PairEncoder:
         self._vocabulary = vocabulary
         self._bos: int | None = tokenizer.bos_token_id
         self._eos: int | None = tokenizer.eos_token_id
-        self._turn_end = _end_of_turn(tokenizer)
+        self._prompt_special_tokens = prompt_special_tokens
+        self._control = find_control_tokens(tokenizer)
+        self._encoder = ContinuationEncoder(tokenizer, self._control)
+        self._turn_end = self._encoder.part(self._control.reveal(end_of_answer(tokenizer, self._control)))
 
     def encode(self, event: EditEvent) -> PreferencePair | NoPair | RejectReason:
         """Return the event as a pair, or the reason why there is none.
@@ -80,7 +84,9 @@ class PairEncoder:
         context = self._context(event)
         if context is None:
             return RejectReason.UNRENDERABLE
-        chosen, rejected = self._plain(event.edited), self._plain(event.proposed)
+        chosen, rejected = (self._encoder.response(text, context) for text in (event.edited, event.proposed))
+        if self._encoder.has_control(chosen + rejected):
+            return RejectReason.UNRENDERABLE
         if not (event.truncated and chosen and rejected):
             end = self._end(event)
             chosen, rejected = chosen + end, rejected + end
@@ -115,17 +121,14 @@ class PairEncoder:
     def _context(self, event: EditEvent) -> tuple[int, ...] | None:
         if event.messages is not None:
             turns = [{"role": m.role, "content": m.content} for m in event.messages]
-            rendered = _render(self._tokenizer, turns, add_generation_prompt=True)
+            text = render_as_words(self._tokenizer, self._control, turns)
             # The template wrote the special tokens already.
-            return None if rendered is None else self._plain(rendered)
-        ids = tuple(self._tokenizer(_well_formed(event.prompt or ""))["input_ids"])
+            return None if text is None else self._encoder.conversation(text)
+        ids = self._encoder.prompt(event.prompt or "", special_tokens=self._prompt_special_tokens)
         if ids:
             return ids
         # Something must predict the first token; GPT-2 and its kin start their texts with eos.
         return (self._bos,) if self._bos is not None else self._eos_ids()
-
-    def _plain(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(_well_formed(text), add_special_tokens=False)["input_ids"])
 
     def _end(self, event: EditEvent) -> tuple[int, ...]:
         return self._turn_end if event.messages is not None and self._turn_end else self._eos_ids()
@@ -136,43 +139,7 @@ class PairEncoder:
         return (self._eos,)
 
 
-def _end_of_turn(tokenizer: Any) -> tuple[int, ...]:
-    """Return the ids that the chat template puts after an assistant message, up to its first special token.
-
-    () if they are unknown. Generation stops at that token: what templates write behind it (a line break) never belongs
-    to a response.
-    """
-    if not tokenizer.chat_template:
-        return ()
-    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _SENTINEL}]
-    _, found, after = (_render(tokenizer, turns) or "").rpartition(_SENTINEL)
-    if not found:
-        return ()
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    for index, token in enumerate(ids):
-        if token in special:
-            return tuple(ids[: index + 1])
-    return ()
-
-
-def _render(tokenizer: Any, turns: list[dict[str, str]], *, add_generation_prompt: bool = False) -> str | None:
-    """Return the turns as text; None if the template refuses them. Its error may quote a user: it goes no further."""
-    try:
-        rendered: str = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=add_generation_prompt, tokenize=False
-        )
-    except (TemplateError, TypeError, ValueError):
-        return None
-    return rendered
-
-
 def _common_prefix(chosen: Sequence[int], rejected: Sequence[int]) -> int:
     """Return the length of the common prefix, at least one id short of either."""
     limit = min(len(chosen), len(rejected)) - 1
     return next((i for i in range(limit) if chosen[i] != rejected[i]), max(limit, 0))
-
-
-def _well_formed(text: str) -> str:
-    """Replace halves of surrogate pairs: JSON can hold them, but no tokenizer takes them."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,102 @@
+"""Control tokens, and texts in which users' words can't become any.
+
+A control token is written by the tokenizer or by the chat template (`</s>`, `<|im_end|>`), and engines never return it
+as text. So if a user writes these characters, they are plain characters. A text for the tokenizer is made in two steps:
+
+    disguise   before the template is rendered: in users' words, characters that could begin a control token become
+               digits, which no template changes
+    reveal     in the rendered text: control tokens that are left are the template's own, and become their nonces;
+               then the disguised characters come back
+
+Digits and nonces are drawn by chance at each start, so that nobody can write them.
+"""
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_RANDOM_DIGITS = 20
+
+
+def _random_digits() -> str:
+    return str(10**_RANDOM_DIGITS + secrets.randbelow(10**_RANDOM_DIGITS))
+
+
+class ControlTokens:
+    """The control tokens of one tokenizer.
+
+    Args:
+        ids: their ids by their text, at least one; no text is empty.
+    """
+
+    def __init__(self, ids: Mapping[str, int]) -> None:
+        self.ids = dict(ids)
+        self._lengths = sorted({len(text) for text in ids}, reverse=True)
+        self._beginning = re.compile("|".join(re.escape(first) for first in sorted({text[0] for text in ids})))
+        self._heads = {text[:length] for text in ids for length in range(1, len(text))}
+        self._tails = {text[start:] for text in ids for start in range(1, len(text))}
+        self._mark = _random_digits()
+        self._marked = re.compile(self._mark + "([0-9]{7})")
+        nonce = _random_digits()
+        self.nonces = {text: f"{nonce}{index:07d}" for text, index in ids.items()}
+
+    def find(self, text: str) -> Iterator[str]:
+        """Yield the control tokens in a text, as the tokenizer finds them: from left to right, the longest first."""
+        for part in self._parts(text):
+            if part in self.ids:
+                yield part
+
+    def disguise(self, words: Any, *, every: bool = False) -> Any:
+        """Return users' words (a text, or a list or object of texts, at any depth) with no control token in them.
+
+        A text that begins or ends within a control token is disguised too, since a template may join texts, and trim
+        them before.
+
+        Args:
+            words: as JSON has it. Numbers and the like stay as they are.
+            every: disguise all characters that any control token begins with.
+        """
+        if isinstance(words, str):
+            places = {match.start() for match in self._beginning.finditer(words)}
+            if not every:
+                places = {place for place in places if self._length(words, place)}
+            places |= self._edges(words)
+            return "".join(self._disguised(c) if i in places else c for i, c in enumerate(words)) if places else words
+        if isinstance(words, Mapping):
+            return {self.disguise(k, every=every): self.disguise(v, every=every) for k, v in words.items()}
+        if isinstance(words, list | tuple):
+            return [self.disguise(word, every=every) for word in words]
+        return words
+
+    def reveal(self, text: str) -> str:
+        """Return a text with nonces for its control tokens, and its disguised characters as they were."""
+        marked = "".join(self.nonces.get(part, part) for part in self._parts(text))
+        return self._marked.sub(lambda match: chr(int(match[1])), marked)
+
+    def _parts(self, text: str) -> Iterator[str]:
+        """Yield the text in parts: control tokens, and what is between them."""
+        done = 0
+        for match in self._beginning.finditer(text):
+            start = match.start()
+            if start >= done and (length := self._length(text, start)):
+                yield text[done:start]
+                yield text[start : start + length]
+                done = start + length
+        yield text[done:]
+
+    def _length(self, text: str, start: int) -> int:
+        """Return the length of the longest control token that begins there; 0 if none does."""
+        return next((length for length in self._lengths if text[start : start + length] in self.ids), 0)
+
+    def _edges(self, text: str) -> set[int]:
+        """Return the places at the text's edges whose characters could be a part of a control token."""
+        begin, end = len(text) - len(text.lstrip()), len(text.rstrip())
+        lengths = range(1, min(self._lengths[0], end - begin + 1))
+        places = {end - length for length in lengths if text[end - length : end] in self._heads}
+        if any(text[begin : begin + length] in self._tails for length in lengths):
+            places.add(begin)
+        return places
+
+    def _disguised(self, character: str) -> str:
+        return f"{self._mark}{ord(character):07d}"
