@@ -1,6 +1,6 @@
 """The course of one family: start, two updates of two users, publication, PEFT; and the findings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from corlld.adapters.layout import AdapterLayout, AdapterTensors
+from corlld.adapters.layout import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model.loading import load_resident_model
 from corlld.learning.model.pairs import PairEncoder, PreferencePair
@@ -115,6 +115,12 @@ def base_sums(scores: Sequence[PairScore]) -> torch.Tensor:
     return torch.tensor([[score.base.chosen, score.base.rejected] for score in scores])
 
 
-def kinds(layout: AdapterLayout) -> str:
-    """Return the last names of the adapted modules."""
-    return ", ".join(sorted({module.name.rpartition(".")[2] for module in layout.modules}))
+def kinds(modules: Iterable[str]) -> str:
+    """Return the last names of modules."""
+    return ", ".join(sorted({module.rpartition(".")[2] for module in modules}))
+
+
+def left_out(resident: ResidentModel) -> str:
+    """Return what carries no LoRA, and why."""
+    found = [f"{kinds(part.modules)} ({part.reason})" for part in resident.adapted.left_out]
+    return "; ".join(found + ["routed experts"] * bool(resident.adapted.expert_parameters))

@@ -9,7 +9,7 @@ import structlog
 import torch
 
 from corlld.errors import ExitCode, FatalError
-from tests.families.sweep import USERS, Start, base_sums, kinds, peft_sums, publish, sums
+from tests.families.sweep import USERS, Start, base_sums, kinds, left_out, peft_sums, publish, sums
 from tests.families.table import FAMILIES, REFUSED, REPRESENTATIVE
 
 pytestmark = [
@@ -63,9 +63,9 @@ def test_what_is_published_is_what_was_trained_alone_and_in_company(
         torch.testing.assert_close(own, theirs, rtol=PEFT, atol=0)
 
     rows = "packed" if start.resident.collator.shares_prefixes else "padded"
-    left_out = "; ".join(start.resident.adapted.sentences()).replace("|", "\\|")
+    adapted = kinds(module.name for module in start.resident.layout.modules)
     kind = type(start.resident.model).__name__
-    record_property("family", f"| {name} | {kind} | {rows} | {kinds(start.resident.layout)} | {left_out} |")
+    record_property("family", f"| {name} | {kind} | {rows} | {adapted} | {left_out(start.resident)} |")
 
 
 @pytest.mark.parametrize("name", cases(dict(REFUSED)))

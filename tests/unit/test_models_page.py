@@ -1,4 +1,4 @@
-"""The page of families names the families of the sweep."""
+"""The page of families of models names the families of the sweep."""
 
 import re
 from pathlib import Path
