@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -90,9 +91,13 @@ def publish(start: Start, uid: str, adapter: AdapterTensors, folder: Path) -> Pa
 
 
 @torch.no_grad()
-def peft_sums(model_folder: Path, version: Path, pairs: Sequence[PreferencePair]) -> torch.Tensor:
-    """Return log pi of the pairs' tails, (pairs, 2), by PEFT on a freshly loaded model, each text by itself."""
-    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+def peft_sums(folder: Path, served: str, version: Path, pairs: Sequence[PreferencePair]) -> torch.Tensor:
+    """Return log pi of the pairs' tails, (pairs, 2), by PEFT on a freshly loaded model, each text by itself.
+
+    served: see `Family`.
+    """
+    kind = getattr(transformers, served) if served else AutoModelForCausalLM
+    base = kind.from_pretrained(folder, dtype=torch.float32).eval()
     model = PeftModel.from_pretrained(base, version).eval()
     return torch.stack(
         [torch.stack([_plain_sum(model, pair.prompt, tail) for tail in (pair.chosen, pair.rejected)]) for pair in pairs]

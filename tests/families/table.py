@@ -23,8 +23,8 @@ MIXED = ["linear_attention", "full_attention"]
 FAMILIES: dict[str, Family] = {}
 
 
-def _add(model_type: str, variant: str = "", **fields: Any) -> None:
-    FAMILIES[f"{model_type}-{variant}" if variant else model_type] = Family(model_type, fields)
+def _add(model_type: str, variant: str = "", served: str = "", **fields: Any) -> None:
+    FAMILIES[f"{model_type}-{variant}" if variant else model_type] = Family(model_type, fields, served)
 
 
 def _add_plain(model_types: str) -> None:
@@ -117,6 +117,10 @@ _add(
     vision_config={"position_embedding_size": 16, "head_dim": 8},
     audio_config=None,
 )
+# transformers loads these as their language model alone; engines serve the wrapper, whose modules have other names.
+_add("qwen3_5", "wrapper", served="Qwen3_5ForConditionalGeneration")
+_add("qwen3_5_moe", "wrapper", served="Qwen3_5MoeForConditionalGeneration")
+_add("llama4", "wrapper", served="Llama4ForConditionalGeneration")
 
 # Decoders of models that are not language models alone, and models that see what follows
 _add_plain(

@@ -59,7 +59,7 @@ def test_what_is_published_is_what_was_trained_alone_and_in_company(
         assert alone.loss == pytest.approx(among.loss, rel=PEFT)
         assert alone.gradient_norm == pytest.approx(among.gradient_norm, rel=PEFT)
         version = publish(start, uid, adapter, tmp_path / "adapters")
-        theirs = peft_sums(start.folder, version, start.pairs(USERS[uid]))
+        theirs = peft_sums(start.folder, FAMILIES[name].served, version, start.pairs(USERS[uid]))
         torch.testing.assert_close(own, theirs, rtol=PEFT, atol=0)
 
     rows = "packed" if start.resident.collator.shares_prefixes else "padded"

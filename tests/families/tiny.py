@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
 
 from tests.support.tiny_models import make_tokenizer, seeded
@@ -77,11 +78,13 @@ class Family:
     """A family of models, and what is special about its tiny member.
 
     model_type: transformers' name. fields: of the config, in place of `SMALL` and the defaults; None leaves a field of
-    `SMALL` at its default.
+    `SMALL` at its default. served: the class that is saved and served; "": the class that transformers loads for causal
+    language models.
     """
 
     model_type: str
     fields: dict[str, Any] = field(default_factory=dict)
+    served: str = ""
 
     def config(self, vocabulary: int) -> PreTrainedConfig:
         kind = CONFIG_MAPPING[self.model_type]
@@ -99,7 +102,10 @@ class Family:
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
                 setattr(part, name, getattr(tokenizer, name))
         with seeded(seed):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+            if self.served:
+                model = getattr(transformers, self.served)(config).float()
+            else:
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     if parameter.ndim > 1:
