@@ -24,7 +24,7 @@ help:
 	@echo "make demo          two simulated users edit gemma3-270m's drafts; corlld learns from each (a few minutes)"
 	@echo "make test          run all tests but those below and bench; needs and installs Java, Maven, Prometheus"
 	@echo "make test-brokers  run the tests with a broker on each of $(BROKERS) (half an hour)"
-	@echo "make test-families train a tiny model of each family of models; writes deploy/MODELS.md (about 10 minutes)"
+	@echo "make test-families train a tiny model of each family of models; writes deploy/MODELS.md (a few minutes)"
 	@echo "make test-real     test the real model: the demo with its controls, and real edits if present (about 45 minutes)"
 	@echo "make test-soak     check that memory stays flat: 10,000 users, a tiny model, CORLLD_SOAK_MINUTES (30)"
 	@echo "make test-install  install the wheel with its dependencies into an empty environment (downloads about 6 GB)"

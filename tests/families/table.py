@@ -121,6 +121,11 @@ _add(
 _add("qwen3_5", "wrapper", served="Qwen3_5ForConditionalGeneration")
 _add("qwen3_5_moe", "wrapper", served="Qwen3_5MoeForConditionalGeneration")
 _add("llama4", "wrapper", served="Llama4ForConditionalGeneration")
+_add("mllama", "wrapper", served="MllamaForConditionalGeneration")
+_add("idefics3", served="Idefics3ForConditionalGeneration")
+_add("llava", served="LlavaForConditionalGeneration")
+_add("mistral3", served="Mistral3ForConditionalGeneration")
+_add("qwen3_vl", served="Qwen3VLForConditionalGeneration")
 
 # Decoders of models that are not language models alone, and models that see what follows
 _add_plain(
@@ -156,7 +161,11 @@ REFUSED = {
     "doge": "attention with a mask",
     "cpmant": "none of its linear modules can be adapted: not called once with each token of a text",
     "emu3": _NOT_CAUSAL,
+    "idefics3": _NOT_CAUSAL,
+    "llava": _NOT_CAUSAL,
+    "mistral3": _NOT_CAUSAL,
     "mllama": _NOT_CAUSAL,
+    "qwen3_vl": _NOT_CAUSAL,
     "reformer": "can't be trained: RuntimeError: element 0 of tensors does not require grad",
     "xlstm": "an adapter of this model scores differently where PEFT loads it",
 }
