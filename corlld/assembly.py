@@ -238,6 +238,8 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
         log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
     for reason in resident.adapted.sentences():
         log.warning("not_adapted", reason=reason)
+    for reason in resident.served_positions:
+        log.warning("engine_must_agree", reason=reason)
     with refusing(f"model.name: {settings.model.name} can't be trained"):
         learner = CorllLearner(resident, settings.learning, settings.guard, settings.adapter.device_slots)
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)

@@ -33,6 +33,21 @@ def longest_text(config: Any) -> int | None:
     return min((limit for limit in limits if isinstance(limit, int)), default=None)
 
 
+def served_positions(config: Any) -> list[str]:
+    """Return what the engine must do to compute the same positions, a sentence each; empty for most models.
+
+    config: of the text model.
+    """
+    longest = longest_text(config)
+    told = {
+        "longrope": f"positions are of type longrope: texts have at most {longest:,} tokens here, and the engine must "
+        f"be limited to as many (vLLM: --max-model-len, whose default that is)",
+        "dynamic": "positions are of type dynamic, and computed as transformers does; vLLM computes others",
+    }
+    kinds = dict.fromkeys(rope.get("rope_type") for rope in _ropes(config) if not rope.get("alpha"))
+    return [told[kind] for kind in kinds if kind in told]
+
+
 def _ropes(config: Any) -> Iterator[Mapping[str, Any]]:
     """Yield the parameters of rotary positions: those of all layers, or those of each kind of layer."""
     parameters = getattr(config, "rope_parameters", None) or {}

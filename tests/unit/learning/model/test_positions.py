@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MptConfig, Phi3Confi
 
 from corlld.errors import RejectReason
 from corlld.learning.learner import CorllLearner
-from corlld.learning.model.positions import longest_text
+from corlld.learning.model.positions import longest_text, served_positions
 from corlld.learning.model.resident import make_resident
 from corlld.records import EditEvent, TrainingBatch
 from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings
@@ -51,6 +51,27 @@ def test_a_kind_of_layers_may_have_the_limit() -> None:
 
 def test_a_model_without_a_limit_has_none() -> None:
     assert longest_text(object()) is None
+
+
+@pytest.mark.parametrize(
+    ("rope", "sentences"),
+    [
+        ({"rope_type": "default"}, []),
+        ({"rope_type": "yarn", "factor": 4.0}, []),
+        (LONGROPE, ["longrope: texts have at most 48 tokens here, and the engine must be limited to as many"]),
+        ({"rope_type": "dynamic", "factor": 4.0}, ["dynamic, and computed as transformers does"]),
+        ({"rope_type": "dynamic", "factor": 1.0, "alpha": 1000.0}, []),  # HunYuan: the same for all texts everywhere
+    ],
+    ids=["default", "yarn", "longrope", "dynamic", "alpha"],
+)
+def test_what_the_engine_must_do_is_said(rope: dict[str, Any], sentences: list[str]) -> None:
+    class Config:
+        max_position_embeddings = 256
+        rope_parameters = rope
+
+    found = served_positions(Config())
+    assert len(found) == len(sentences)
+    assert all(part in sentence for part, sentence in zip(sentences, found, strict=True))
 
 
 def learner(rope: dict[str, Any]) -> CorllLearner:
