@@ -155,9 +155,8 @@ REFUSED = {
     "bert-decoder": _OTHER,
     "roberta-decoder": _OTHER,
     "modernbert-decoder": _OTHER,
-    # Logits that are capped or scaled under another name
+    # Logits that are scaled in a way of their own
     "inkling_text": _OTHER,
-    "recurrent_gemma": _OTHER,
     "doge": "attention with a mask",
     "cpmant": "none of its linear modules can be adapted: not called once with each token of a text",
     "emu3": _NOT_CAUSAL,

@@ -173,7 +173,7 @@ def _vocabulary_head(model: Any) -> VocabularyHead:
     return VocabularyHead(
         weight=output.weight,
         bias=getattr(output, "bias", None),
-        softcap=getattr(config, "final_logit_softcapping", None),
+        softcap=getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None),
         scale=scale,
     )
 
