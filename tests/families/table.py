@@ -92,9 +92,10 @@ _add("deepseek_v4")
 _add_plain(
     """
     bailing_hybrid bamba falcon_mamba granitemoehybrid jamba mamba minimax nemotron_h
-    olmo_hybrid qwen3_5_text qwen3_5_moe_text qwen3_next recurrent_gemma flint
+    olmo_hybrid qwen3_5_text qwen3_5_moe_text qwen3_next flint
     """
 )
+_add("recurrent_gemma", block_types=["recurrent", "attention"])
 _add("falcon_h1", mamba_d_ssm=64)
 _add("nemotron_h", mamba_num_heads=4, mamba_head_dim=16, n_groups=1, ssm_state_size=4)
 _add("kimi_linear")
