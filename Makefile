@@ -1,4 +1,5 @@
-# make demo | bench | test | test-lowest | test-brokers | test-real | test-engines | test-soak | test-install | lint | docs
+# make demo | bench | test | test-families | test-lowest | test-brokers | test-real | test-engines | test-soak |
+#      test-install | lint | docs
 # (make help explains each)
 VENV   ?= .venv
 LOWEST ?= .venv-lowest
@@ -24,12 +25,14 @@ ENGINES ?= .venv-engines
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench test test-lowest test-brokers test-real test-engines test-soak test-install lint docs system-packages
+.PHONY: help demo bench test test-families test-lowest test-brokers test-real test-engines test-soak test-install lint docs \
+	system-packages
 help:
 	@echo "make demo          two simulated users edit gemma3-270m's drafts; corlld learns from each (a few minutes)"
-	@echo "make test          run all tests but the real, engines, soak and bench ones; needs and installs Java, Maven, Prometheus"
+	@echo "make test          run all tests but those below and bench; needs and installs Java, Maven, Prometheus"
 	@echo "make test-lowest   run the unit tests with the lowest versions that pyproject.toml allows (downloads about 6 GB)"
 	@echo "make test-brokers  run the tests with a broker on each of $(BROKERS) (half an hour)"
+	@echo "make test-families train a tiny model of each family of models; writes deploy/MODELS.md (a few minutes)"
 	@echo "make test-real     test the real model: the demo with its controls, and real edits if present (about 45 minutes)"
 	@echo "make test-engines  compare adapters served by vLLM with PEFT; installs vLLM into $(ENGINES) (it takes about 6 GB)"
 	@echo "make test-soak     check that memory stays flat: 10,000 users, a tiny model, CORLLD_SOAK_MINUTES (30)"
@@ -56,7 +59,8 @@ demo: $(STAMP)
 	$(BIN)/corlld demo
 
 test: system-packages $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real and not engines and not soak and not bench"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+		-m "not real and not engines and not soak and not bench and not families"
 
 bench: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m bench -s --timeout 14400 tests/bench
@@ -74,6 +78,9 @@ test-brokers: system-packages $(STAMP)
 		echo "Kafka $$version"; \
 		CORLLD_TEST_KAFKA_VERSION=$$version $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(BROKER_TESTS); \
 	done
+
+test-families: $(STAMP)
+	CORLLD_FAMILIES=deploy/MODELS.md $(BIN)/python -m pytest -n $(WORKERS) --dist load tests/families
 
 test-real: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m real --timeout 5400

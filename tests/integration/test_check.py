@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from corlld.cli import main
+from tests.families.table import FAMILIES
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.odd_families import build, phimoe
 from tests.support.tiny_models import make_tokenizer
@@ -96,6 +97,18 @@ def test_check_and_run_say_what_of_the_model_is_not_adapted(
     assert main(["run"]) == 0
     logged = capsys.readouterr().err
     assert logged.count(left_out) == logged.count(experts) == logged.count("not_adapted") / 2 == 1
+
+
+def test_check_and_run_say_what_the_engine_must_do_for_the_same_positions(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FAMILIES["phi3-longrope"].save(site / "model")
+    monkeypatch.setenv("CORLLD_MODEL__NAME", str(site / "model"))
+    said = "texts have at most 96 tokens here, and the engine must be limited to as many (vLLM: --max-model-len"
+    assert main(["check"]) == 0
+    assert said in capsys.readouterr().out
+    assert main(["run"]) == 0
+    assert capsys.readouterr().err.count(said) == 1
 
 
 def test_a_check_blames_a_dead_broker_once(

@@ -60,7 +60,7 @@ def make_tiny_model(folder: Path, family: str = "llama", *, chat_template: bool 
     """
     tokenizer = make_tokenizer(chat_template)
     config = _config(family, tokenizer)
-    with _seeded(seed):
+    with seeded(seed):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -142,7 +142,7 @@ def _config(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed torch's global generator, and give it back as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

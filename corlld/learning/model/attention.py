@@ -185,19 +185,22 @@ class SegmentAttention:
         scaling: float | None = None,
         sliding_window: int | None = None,
         softcap: float | None = None,
+        s_aux: torch.Tensor | None = None,
         **others: Any,
     ) -> tuple[torch.Tensor, None]:
         """Query (B, heads, T, head), key (B, fewer, T, head), value (B, fewer, T, width) -> (B, T, heads, width).
 
+        s_aux: transformers' name for sinks, (heads,): what a head's softmax counts beside the scores, as in gpt-oss.
+
         Raises:
             ValueError: the model passes a mask, or wants a kind of attention that is not computed here.
         """
-        unknown = [name for name in ("s_aux", "position_bias", "head_mask") if others.get(name) is not None]
+        unknown = [name for name in ("position_bias", "head_mask") if others.get(name) is not None]
         if attention_mask is not None or others.get("dropout") or unknown:
             raise ValueError(f"attention with a mask, dropout or {unknown} is not computed by segments")
         segments = self._bound or Segments((query.shape[2],), (Tail((0,), 1),))
         short = query.shape[0] == 1 and segments.longest <= LONGEST_SHORT and query.device.type != "cuda"
-        if short and softcap is None:
+        if short and softcap is None and s_aux is None:
             mask = partial(segments.product_mask, window=sliding_window, like=query)
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
             return short_attention(query, key, value, segments.products, mask, scale), None
@@ -206,7 +209,7 @@ class SegmentAttention:
         for tail in segments.tails:
             q = _joined(queries, tail.segments[-tail.own :])
             k, v = (_joined(parts, tail.segments) for parts in (keys, values))
-            outputs.append(_attend(segments, q, k, v, scaling, sliding_window, softcap).transpose(1, 2))
+            outputs.append(_attend(segments, q, k, v, scaling, sliding_window, softcap, s_aux).transpose(1, 2))
         return torch.cat(outputs, dim=1), None
 
 
@@ -223,12 +226,13 @@ def _attend(
     scaling: float | None,
     window: int | None,
     softcap: float | None,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     queries, keys = query.shape[2], key.shape[2]
     if window is not None and keys <= window:
         window = None
-    if softcap is not None:
-        return _soft_capped(query, key, value, scaling, softcap, segments.mask(queries, keys, window, query))
+    if softcap is not None or sinks is not None:
+        return _by_products(query, key, value, scaling, softcap, sinks, segments.mask(queries, keys, window, query))
     whole = queries == keys and window is None
     return F.scaled_dot_product_attention(
         query,
@@ -241,18 +245,28 @@ def _attend(
     )
 
 
-def _soft_capped(
+def _by_products(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     scaling: float | None,
-    softcap: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """Attend with scores c tanh(s / c) in place of s, as Gemma 2 does. No fused kernel of torch knows that."""
+    """Attend in ways that no fused kernel of torch knows.
+
+    softcap: c, for scores c tanh(s / c) in place of s, as in Gemma 2. sinks: (heads,), one more score of each query,
+    which takes a share of the attention and adds nothing, as in gpt-oss.
+    """
     groups = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
     # (B, heads, queries, keys)
     scores = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = torch.tanh(scores / softcap) * softcap + mask
-    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype) @ value
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores + mask
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)], dim=-1)
+    shares = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    return shares[..., : key.shape[2]] @ value

@@ -61,7 +61,8 @@ def load_resident_model(
         log.warning("dtype_is_slow", reason=problem)
     loaded = _load(model, dtype)
     name = str(model.name)
-    check_tokens(loaded.tokenizer)
+    with refusing(f"model.name: the tokenizer of {name} can't be used"):
+        check_tokens(loaded.tokenizer)
     with refusing(f"model.device: {name} can't be placed on {device}"):
         _place(name, loaded.model, device)
     with refusing(f"model.name: {name} can't be trained"):

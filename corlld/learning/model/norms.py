@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 # By how much a form may differ from the module's own output, relatively; forms that are mixed up are off by far more.
 _TOLERANCE = {torch.bfloat16: 0.02, torch.float16: 0.005}
@@ -25,20 +26,27 @@ def fuse_norms(model: nn.Module) -> int:
     return fused
 
 
+@torch.no_grad()
 def _fused_forward(norm: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Return the norm as one function; None if it computes something else.
+
+    It is tried out with other weights than its own. A new norm's are all 1, and would hide that some norms ignore them.
+    """
     weight = getattr(norm, "weight", None)
     eps = getattr(norm, "eps", getattr(norm, "variance_epsilon", None))
     if not isinstance(weight, torch.Tensor) or weight.ndim != 1 or not isinstance(eps, float):
         return None
+    if weight.device.type == "meta":
+        return None
     wide = torch.promote_types(weight.dtype, torch.float32)
     sample = torch.linspace(-2, 3, 4 * weight.numel(), device=weight.device).reshape(4, -1).to(weight.dtype)
-    expected = norm(sample)
+    other = torch.linspace(0.5, 1.5, weight.numel(), device=weight.device).to(weight.dtype)
+    expected = functional_call(norm, {"weight": other}, (sample,))
+    tolerance = _TOLERANCE.get(weight.dtype, 1e-4)
     for offset in (0.0, 1.0):  # Llama and its kin; Gemma, whose weights are stored as differences from 1
-        scale = weight.detach().to(wide) + offset
-        found = rms_norm(sample, scale, eps)
-        tolerance = _TOLERANCE.get(weight.dtype, 1e-4)
-        if weight.device.type != "meta" and torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
-            return partial(rms_norm, scale=scale, eps=eps)
+        found = rms_norm(sample, other.to(wide) + offset, eps)
+        if torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
+            return partial(rms_norm, scale=weight.detach().to(wide) + offset, eps=eps)
     return None
 
 

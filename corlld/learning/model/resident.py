@@ -17,6 +17,7 @@ from corlld.learning.model.gates import fuse_gates
 from corlld.learning.model.norms import fuse_norms
 from corlld.learning.model.packing import Collator, Item, Row
 from corlld.learning.model.pairs import PreferencePair
+from corlld.learning.model.positions import longest_text, served_positions
 from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.model.vocabulary import VocabularyHead
 from corlld.records import ModelInfo, ModuleNames
@@ -26,6 +27,7 @@ from corlld.settings.sections import AdapterSettings
 _CHECK_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 _CHECK_TAIL = 4  # tokens
+_CHECK_LONGER = 3  # times the short prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,7 @@ class ResidentModel:
     adapted: which modules carry LoRA, and why others don't.
     head: the model's own output layer.
     attention: None if the model's own is used, for padded rows.
-    max_positions: None if the model names no limit.
+    max_positions: tokens of the longest text, see `positions`; None if the model names no limit.
     vocabulary: how many ids the model has an embedding for; some tokenizers know more.
     """
 
@@ -55,6 +57,11 @@ class ResidentModel:
     @property
     def layout(self) -> AdapterLayout:
         return self.lora.layout
+
+    @property
+    def served_positions(self) -> list[str]:
+        """What the engine must do to compute the same positions, a sentence each."""
+        return served_positions(self.model.config.get_text_config())
 
     @contextlib.contextmanager
     def bound(self, row: Row, adapters: StackedAdapters | None) -> Iterator[None]:
@@ -124,7 +131,7 @@ def make_resident(
         collator=Collator(embeddings.device, shares_prefixes=attention is not None),
         info=ModelInfo(name, revision, fingerprint, bool(tokenizer.chat_template), module_names),
         device=embeddings.device,
-        max_positions=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        max_positions=longest_text(model.config.get_text_config()),
         vocabulary=embeddings.shape[0],
     )
 
@@ -166,27 +173,29 @@ def _vocabulary_head(model: Any) -> VocabularyHead:
     return VocabularyHead(
         weight=output.weight,
         bias=getattr(output, "bias", None),
-        softcap=getattr(config, "final_logit_softcapping", None),
+        softcap=getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None),
         scale=scale,
     )
 
 
 @torch.no_grad()
 def check_rows(resident: ResidentModel) -> None:
-    """Score two texts in a row, and each alone by the model's own attention. Refuse a model that scores differently.
+    """Score two users' texts in a row, and each alone by the model's own attention. Refuse a model that differs.
 
-    Such a model ignores positions or segments, or attends in a way that is not known here.
+    Such a model ignores positions or segments, attends in a way that is not known here, or computes for a text what
+    depends on the longest text in the row.
 
     Raises:
         ConfigurationError: it does, or a token's probability is no number or depends on the tokens after it.
         Exception: anything that a model or a tokenizer raises which can't do this.
     """
     ids = sample_ids(resident.tokenizer, resident.vocabulary)
-    prompt, chosen, rejected = ids[:-_CHECK_TAIL], ids[-_CHECK_TAIL:], ids[: -_CHECK_TAIL - 1 : -1]
+    pairs = _check_pairs(ids, resident.max_positions)
+    prompt, chosen = pairs[0].prompt, pairs[0].chosen
     other_end = (*chosen[:-1], next(token for token in ids if token != chosen[-1]))
     tolerance = _CHECK_TOLERANCE.get(resident.model.dtype, 1e-3)
     with _own_attention(resident):
-        each = [_plain_logps(resident, prompt, tail) for tail in (chosen, rejected)]
+        each = [_plain_logps(resident, pair.prompt, tail) for pair in pairs for tail in (pair.chosen, pair.rejected)]
         changed = _plain_logps(resident, prompt, other_end)
     if not torch.cat(each).isfinite().all():
         dtype = str(resident.model.dtype).removeprefix("torch.")
@@ -196,13 +205,23 @@ def check_rows(resident: ResidentModel) -> None:
         )
     if not torch.allclose(changed[:-1], each[0][:-1], rtol=tolerance, atol=tolerance):
         raise ConfigurationError("model.name: this model looks ahead (an encoder?), and corlld trains decoders")
-    row = resident.collator.row([Item(0, PreferencePair(prompt, chosen, rejected))], [0], users=1)
-    packed = torch.cat(row.sums(resident.scored(row, None)))
+    row = resident.collator.row([Item(user, pair) for user, pair in enumerate(pairs)], range(len(pairs)), len(pairs))
+    packed = torch.stack(row.sums(resident.scored(row, None)), dim=1).flatten()
     alone = torch.stack([logps.sum() for logps in each])
     if not torch.allclose(packed, alone, rtol=tolerance, atol=tolerance):
         raise ConfigurationError(
             "model.name: this model can't be trained on packed rows: it scores them differently from plain texts"
         )
+
+
+def _check_pairs(ids: tuple[int, ...], max_positions: int | None) -> list[PreferencePair]:
+    """Return a short pair and one of another user that is several times as long, if the model has the positions."""
+    prompt, tail = ids[:-_CHECK_TAIL], ids[-_CHECK_TAIL:]
+    room = _CHECK_LONGER * len(prompt) if max_positions is None else max_positions - _CHECK_TAIL
+    return [
+        PreferencePair(prompt, tail, tail[::-1]),
+        PreferencePair((prompt * _CHECK_LONGER)[: max(1, room)], tail[::-1], tail),
+    ]
 
 
 @contextlib.contextmanager

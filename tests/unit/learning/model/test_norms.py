@@ -66,3 +66,16 @@ def test_a_norm_of_an_unknown_form_is_left_alone() -> None:
 
     model = torch.nn.Sequential(ShyRMSNorm(), WideRMSNorm(), torch.nn.LayerNorm(8))
     assert fuse_norms(model) == 0
+
+
+def test_a_norm_that_ignores_its_weights_is_left_alone_also_while_they_are_one() -> None:
+    class WeightlessRMSNorm(torch.nn.Module):  # FalconMamba's, for inputs of any width
+        def __init__(self) -> None:
+            super().__init__()
+            self.eps = 1e-6
+            self.register_buffer("weight", torch.ones(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+
+    assert fuse_norms(WeightlessRMSNorm()) == 0

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
 from corlld.learning.model import files as model_files
@@ -180,6 +181,19 @@ def test_a_model_with_an_output_layer_of_its_own_kind_is_refused(folder: Path, m
     forward = torch.nn.Linear.forward
     monkeypatch.setattr(
         torch.nn.Linear, "forward", lambda self, x: forward(self, x) * (2 if self.out_features > 200 else 1)
+    )
+    with pytest.raises(ConfigurationError, match="scores them differently from plain texts"):
+        load_resident_model(settings(folder), ADAPTER)
+
+
+def test_a_model_whose_positions_depend_on_the_longest_text_of_a_row_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotary = LlamaRotaryEmbedding.forward
+    monkeypatch.setattr(
+        LlamaRotaryEmbedding,
+        "forward",
+        lambda *_, position_ids: rotary(*_, position_ids * (2 if position_ids.max() >= 40 else 1)),
     )
     with pytest.raises(ConfigurationError, match="scores them differently from plain texts"):
         load_resident_model(settings(folder), ADAPTER)

@@ -74,9 +74,27 @@ def test_tails_whose_prompts_begin_alike_are_computed_together_unless_that_is_to
     assert len(Segments(SEGMENTS.lengths, SEGMENTS.tails).products) == products
 
 
-@pytest.mark.parametrize("unknown", ["attention_mask", "dropout", "s_aux", "position_bias", "head_mask"])
+@pytest.mark.parametrize("unknown", ["attention_mask", "dropout", "position_bias", "head_mask"])
 def test_attention_that_is_not_computed_here_is_refused(unknown: str) -> None:
     t = torch.zeros(1, 2, 3, 4)
     arguments = {"attention_mask": None, unknown: 0.1 if unknown == "dropout" else torch.zeros(1, 1, 3, 3)}
     with pytest.raises(ValueError, match="is not computed by segments"):
         SegmentAttention()(torch.nn.Identity(), t, t, t, **arguments)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_sink_takes_a_share_of_each_querys_attention_and_adds_nothing(window: int | None) -> None:
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = (
+        torch.randn(1, heads, 6, width, generator=generator, dtype=torch.float64)
+        for heads, width in ((HEADS, WIDTH), (KEY_HEADS, WIDTH), (KEY_HEADS, VALUE_WIDTH))
+    )
+    sinks = torch.randn(HEADS, generator=generator, dtype=torch.float64)
+    out, _ = SegmentAttention()(torch.nn.Identity(), q, k, v, None, scaling=0.7, sliding_window=window, s_aux=sinks)
+    for head in range(HEADS):
+        own = head * KEY_HEADS // HEADS  # its key head
+        for place in range(6):
+            seen = slice(0 if window is None else max(0, place - window + 1), place + 1)
+            powers = torch.exp(0.7 * k[0, own, seen] @ q[0, head, place])
+            expected = powers @ v[0, own, seen] / (powers.sum() + torch.exp(sinks[head]))
+            torch.testing.assert_close(out[0, place, head], expected, rtol=0, atol=1e-12)
