@@ -33,6 +33,7 @@ from corlld.state.store_identity import (
     check_identity,
     fingerprint_of,
     new_identity_file,
+    raised_identity_file,
 )
 from corlld.system.object_client import ObjectClient, StoredObject
 
@@ -63,7 +64,7 @@ class ObjectStore:
         """Create or verify `store.json`, and check that the bucket refuses writes whose condition does not hold.
 
         Raises:
-            ConfigurationError: the store belongs to other settings, is missing though
+            ConfigurationError: the store belongs to other settings, is in a newer format, is missing though
                 `must_exist`, refuses the credentials, or ignores conditions.
             UnavailableError: the store can't be reached.
         """
@@ -81,6 +82,8 @@ class ObjectStore:
                 self._create_identity(identity)
                 return
             self._objects.check_conditions(IDENTITY_NAME, existing)
+            if (raised := raised_identity_file(existing)) is not None:
+                self._objects.replace(IDENTITY_NAME, raised)
 
     def secret_fingerprint(self) -> str | None:
         """See the protocol."""
@@ -132,7 +135,7 @@ class ObjectStore:
             return None
         with contextlib.suppress(StateUnreadable):
             return decode_header(beginning, uid)
-        # In one read again: the header is longer, torn, or the state was replaced meanwhile.
+        # In one read again: the header is longer, torn, or in a newer format, or the state was replaced meanwhile.
         return self.load(uid)[0]
 
     def uids(self) -> Iterator[str]:
