@@ -11,6 +11,7 @@ import structlog
 
 from corlld.errors import LostSwap, StateUnreadable
 from corlld.loop.jobs import Jobs, Task, Timed, Unless
+from corlld.loop.store_breaker import StoreBreaker
 from corlld.observer import Observer
 from corlld.protocols import Publisher, StateStore
 from corlld.records import Arrival, Stage, UserState
@@ -24,6 +25,8 @@ class Durability:
     Args:
         jobs: runs the tries, and repeats them.
         pool: runs the calls of store and publisher.
+        store: keeps the states.
+        breaker: loads states from the store.
         publishing: if False, states are stored and no version is made visible.
     """
 
@@ -32,6 +35,7 @@ class Durability:
         jobs: Jobs,
         pool: Executor,
         store: StateStore,
+        breaker: StoreBreaker,
         publisher: Publisher,
         observer: Observer,
         *,
@@ -40,6 +44,7 @@ class Durability:
         self._jobs = jobs
         self._pool = pool
         self._store = store
+        self._breaker = breaker
         self._publisher = publisher
         self._observer = observer
         self._publishing = publishing
@@ -67,7 +72,7 @@ class Durability:
 
         self._jobs.until_done(
             Task(Stage.STATE, uid),
-            lambda: self._pool.submit(self._jobs.timed(self._store.load), uid),
+            lambda: self._pool.submit(self._jobs.timed(self._breaker.load), uid),
             read,
             unless=Unless(StateUnreadable, unreadable),
         )
