@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,6 +211,32 @@ def test_a_program_that_was_rolled_back_refuses_the_store_and_sets_nothing_aside
     monkeypatch.setattr("corlld.state.store_format.FORMAT", 2)
     assert main(["run"]) == 0
     assert json.loads(shown(capsys, "bob"))["recent_event_ids"][-1] == "bob-21"
+
+
+def test_i5_a_user_whose_state_was_lost_goes_on_above_all_versions_that_are_out(site: Path) -> None:
+    uid = Pseudonyms(SECRET).uid("ann")
+    out = site / "adapters" / uid
+    assert main(["run"]) == 0
+    for n in range(20, 23):
+        append_events(site / "events.jsonl", edit(n, "ann"))
+        assert main(["run"]) == 0
+    before = files_below(out)
+    newest = max(folder.name for folder in out.iterdir())
+    shutil.rmtree(site / "state" / "users" / uid)
+    append_events(site / "events.jsonl", edit(30, "ann"))
+    assert main(["run"]) == 0
+    next_version = f"v{int(newest[1:]) + 1:06d}"
+    assert max(folder.name for folder in out.iterdir()) == next_version
+    assert {name: data for name, data in files_below(out).items() if next_version not in name}.items() <= before.items()
+
+
+def test_i8_an_erasure_reaches_the_versions_of_a_user_whose_state_was_lost(site: Path) -> None:
+    names = Pseudonyms(SECRET)
+    assert main(["run"]) == 0
+    shutil.rmtree(site / "state" / "users" / names.uid("ann"))
+    append_events(site / "events.jsonl", erasure("ann"))
+    assert main(["run"]) == 0
+    assert [folder.name for folder in (site / "adapters").iterdir()] == [names.uid("bob")]
 
 
 def test_states_can_live_in_a_bucket(
