@@ -59,6 +59,7 @@ class ObjectStore:
         self._objects = ObjectClient(url, setting="state.url", max_retries=max_retries)
         self._moments = moments
         self._identity_url = f"{self._objects.url}/{IDENTITY_NAME}"
+        self._raised_identity: bytes | None = None  # to be written before the first state
 
     def open(self, identity: StoreIdentity, *, must_exist: bool) -> None:
         """Create or verify `store.json`, and check that the bucket refuses writes whose condition does not hold.
@@ -82,8 +83,7 @@ class ObjectStore:
                 self._create_identity(identity)
                 return
             self._objects.check_conditions(IDENTITY_NAME, existing)
-            if (raised := raised_identity_file(existing)) is not None:
-                self._objects.replace(IDENTITY_NAME, raised)
+            self._raised_identity = raised_identity_file(existing)
 
     def secret_fingerprint(self) -> str | None:
         """See the protocol."""
@@ -110,6 +110,7 @@ class ObjectStore:
         data = encode(state, write_id, self._moments)
         e_tag = None if token == NO_STATE else token
         with self._objects.retriable():
+            self._raise_format()
             if not state.erased and e_tag is not None:
                 # Without this look a stale owner would copy the newest state over the generation before.
                 if self._objects.e_tag(key) != e_tag:
@@ -203,6 +204,12 @@ class ObjectStore:
             if is_new:
                 self._objects.remove(IDENTITY_NAME)
             raise
+
+    def _raise_format(self) -> None:
+        if (raised := self._raised_identity) is not None:  # two threads may do it: the content is the same
+            self._check_present()
+            self._objects.replace(IDENTITY_NAME, raised)
+            self._raised_identity = None
 
     def _check_present(self) -> None:
         if self._objects.e_tag(IDENTITY_NAME) is None:

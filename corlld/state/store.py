@@ -67,6 +67,7 @@ class LocalFolderStore:
         self._positions = path / "positions"
         self._identity_file = path / IDENTITY_NAME
         self._opened = False
+        self._raised_identity: bytes | None = None  # to be written before the first state
 
     def open(self, identity: StoreIdentity, *, must_exist: bool) -> None:
         """Create or verify `store.json`, and check that the folder can be written.
@@ -95,8 +96,8 @@ class LocalFolderStore:
                 with contextlib.suppress(FileExistsError):  # another daemon of the group was first
                     create(self._identity_file, new_identity_file(identity), PERSONAL)
                 check_identity(self._identity_file.read_bytes(), identity, where=str(self._identity_file))
-            elif (raised := raised_identity_file(existing)) is not None:
-                replace(self._identity_file, raised, PERSONAL)
+            else:
+                self._raised_identity = raised_identity_file(existing)
             self._remove_left_overs()
         except OSError as error:
             raise FatalError(f"{self._path} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from error
@@ -137,6 +138,7 @@ class LocalFolderStore:
         number = int(token) + 1
         data = encode(state, moments=self._moments)
         with retriable(self._path):
+            self._raise_format()
             if number == 1:
                 # Not its parents: `open` made them. If they are missing, the folder is no longer mounted.
                 with contextlib.suppress(FileExistsError):
@@ -224,6 +226,12 @@ class LocalFolderStore:
             return self._identity_file.read_bytes()
         except FileNotFoundError:
             return None
+
+    def _raise_format(self) -> None:
+        if (raised := self._raised_identity) is not None:  # two threads may do it: the content is the same
+            self._check_mounted()
+            replace(self._identity_file, raised, PERSONAL)
+            self._raised_identity = None
 
     def _check_mounted(self) -> None:
         if not self._identity_file.exists():

@@ -34,8 +34,8 @@ def new_identity_file(identity: StoreIdentity) -> bytes:
 def raised_identity_file(data: bytes) -> bytes | None:
     """Return the content of a sound `store.json` under today's format; None if it has that already.
 
-    It must be written before the first state in today's format. An older program then refuses the whole store at its
-    start, and not the states one by one.
+    It must be written before the first state in today's format: an older program then refuses the whole store at its
+    start, and not the states one by one. And no earlier: until then the older program can still be used.
     """
     content = json.loads(data)
     return _written(content) if content["format"] < store_format.FORMAT else None

@@ -273,18 +273,35 @@ def test_a_store_in_a_newer_format_is_refused_at_its_opening(backend: Backend, m
     assert backend.stored() == before
 
 
-def test_a_newer_program_raises_the_format_of_the_store_before_it_writes_a_state(
+def test_a_newer_program_raises_the_format_of_the_store_before_it_writes_a_state_and_no_earlier(
     backend: Backend, store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store.save(UID, released_state(3), "0")
     was = json.loads(backend.stored()["store.json"])
-    opened(backend)
-    assert json.loads(backend.stored()["store.json"]) == was
     with monkeypatch.context() as patch:
         newer_program(patch)
-        opened(backend)
+        newer = opened(backend)
+        newer.load(OTHER_UID)
+        assert json.loads(backend.stored()["store.json"]) == was
+    opened(backend)
+    with monkeypatch.context() as patch:
+        newer_program(patch)
+        with pytest.raises(LostSwap):  # no state is written, and the format is raised already
+            newer.save(UID, released_state(4), "0")
     assert json.loads(backend.stored()["store.json"]) == {**was, "format": 2}
     with pytest.raises(NewerFormat):
         backend.connect().open(IDENTITY, must_exist=True)
+
+
+def test_a_store_that_went_away_gets_no_new_store_file(
+    backend: Backend, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer_program(monkeypatch)
+    newer = opened(backend)
+    backend.remove("store.json")
+    with pytest.raises(RetriableError, match=r"store\.json is not there"):
+        newer.save(UID, released_state(3), "0")
+    assert backend.stored() == {}
 
 
 def test_a_state_in_a_newer_format_is_never_taken_for_a_torn_one(
