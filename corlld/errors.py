@@ -12,7 +12,9 @@ class ExitCode(IntEnum):
 
     OK = 0
     USAGE = 2
-    DATA = 65  # the input was refused: too many dead letters, a replaced file, a recreated topic, a damaged batch
+    # The input was refused: too many dead letters, a replaced file, a recreated topic, a damaged batch. Or the states
+    # of too many users can't be read.
+    DATA = 65
     UNAVAILABLE = 69  # broker, topic, model or bucket could not be reached, or a port is taken
     INTERNAL = 70  # a bug, an integrity alarm, or a stop that never came to its end
     CANNOT_WRITE = 73  # no permission or no space at the start
@@ -102,6 +104,10 @@ class ConfigurationError(FatalError):
 
 class MissingRightError(ConfigurationError):
     """The broker answers, and its access rules refuse what is needed. Other topics can still be checked."""
+
+
+class NewerFormat(ConfigurationError):
+    """The state store, or a state in it, was written by a newer corlld. It is not the trouble of a single user."""
 
 
 class UnavailableError(FatalError):

@@ -226,7 +226,8 @@ class StateStore(Protocol):
     def open(self, identity: StoreIdentity, *, must_exist: bool) -> None:
         """Create `store.json`, or compare it with `identity`.
 
-        Raises ConfigurationError if they differ (it names what differs), or if there is none and it `must_exist`.
+        Raises ConfigurationError if they differ (it names what differs), or if there is none and it `must_exist`;
+        NewerFormat.
         """
 
     def secret_fingerprint(self) -> str | None:
@@ -238,7 +239,8 @@ class StateStore(Protocol):
     def load(self, uid: str) -> tuple[UserState | None, str]:
         """Return the newest state (None if there never was one), and the token for the next `save`.
 
-        Raises StateUnreadable (torn, wrong checksum, wrong uid), RetriableError.
+        Raises StateUnreadable (torn, wrong checksum, wrong uid), NewerFormat for a whole state of a newer corlld,
+        RetriableError.
         """
 
     def save(self, uid: str, state: UserState, token: str) -> str:

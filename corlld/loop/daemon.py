@@ -23,6 +23,7 @@ from corlld.loop.intake import Intake
 from corlld.loop.jobs import Jobs
 from corlld.loop.offsets import LowWatermarks
 from corlld.loop.stages import Stages
+from corlld.loop.store_breaker import StoreBreaker
 from corlld.observer import Observer
 from corlld.protocols import DeadLetters, Learner, Publisher, Source, StateStore
 from corlld.records import LoopStatus, PartitionStatus, Stage, Tenure
@@ -77,8 +78,9 @@ class Daemon:
         )
         self._trainer = ThreadPoolExecutor(1, "trainer")
         self._pool = ThreadPoolExecutor(settings.publishing.threads, "store")
+        breaker = StoreBreaker(store, settings.state.max_unreadable_share)
         durability = Durability(
-            self._jobs, self._pool, store, publisher, self._observer, publishing=settings.publishing.enabled
+            self._jobs, self._pool, store, breaker, publisher, self._observer, publishing=settings.publishing.enabled
         )
         stages = Stages(settings, self._batcher, self._watermarks, self._intake, durability, self._observer, clock)
         self._claims = Claims(

@@ -11,6 +11,7 @@ import structlog
 
 from corlld.errors import LostSwap, StateUnreadable
 from corlld.loop.jobs import Jobs, Task, Timed, Unless
+from corlld.loop.store_breaker import StoreBreaker
 from corlld.observer import Observer
 from corlld.protocols import Publisher, StateStore
 from corlld.records import Arrival, Stage, UserState
@@ -24,6 +25,8 @@ class Durability:
     Args:
         jobs: runs the tries, and repeats them.
         pool: runs the calls of store and publisher.
+        store: keeps the states.
+        breaker: loads states from the store.
         publishing: if False, states are stored and no version is made visible.
     """
 
@@ -32,6 +35,7 @@ class Durability:
         jobs: Jobs,
         pool: Executor,
         store: StateStore,
+        breaker: StoreBreaker,
         publisher: Publisher,
         observer: Observer,
         *,
@@ -40,6 +44,7 @@ class Durability:
         self._jobs = jobs
         self._pool = pool
         self._store = store
+        self._breaker = breaker
         self._publisher = publisher
         self._observer = observer
         self._publishing = publishing
@@ -50,24 +55,21 @@ class Durability:
         loaded: Callable[[UserState | None, str], None],
         unreadable: Callable[[StateUnreadable], None],
     ) -> None:
-        """Load the user's state, and make sure that its version is out.
+        """Load the user's state, make sure that its version is out, and number it at least as high as all that are out.
 
         Args:
             uid: the user's pseudonym.
-            loaded: called at the end with the state (None: the store has none) and its token.
+            loaded: called at the end with the state and its token. None: the store has no state, and no version is out.
             unreadable: called in its place if the state can't be read.
         """
 
         def read(stored: Timed[tuple[UserState | None, str]]) -> None:
             state, token = stored.result
-            if state is None:
-                loaded(None, token)
-            else:
-                self._catch_up(state, lambda current: loaded(current, token))
+            self._catch_up(uid, state, lambda current: loaded(current, token))
 
         self._jobs.until_done(
             Task(Stage.STATE, uid),
-            lambda: self._pool.submit(self._jobs.timed(self._store.load), uid),
+            lambda: self._pool.submit(self._jobs.timed(self._breaker.load), uid),
             read,
             unless=Unless(StateUnreadable, unreadable),
         )
@@ -112,22 +114,30 @@ class Durability:
             unless=Unless(LostSwap, lost_swap),
         )
 
-    def _catch_up(self, state: UserState, then: Callable[[UserState], None]) -> None:
+    def _catch_up(self, uid: str, state: UserState | None, then: Callable[[UserState | None], None]) -> None:
         """Publish what a kill between storing and publishing left out, and number the state above all versions.
 
-        A restored state is older than the versions that are out.
+        A state that was lost, or restored from a backup, is older than the versions that are out. Versions never go
+        back, so the next one gets a number above them. They stay as they are: the older one is not published again.
         """
+        own = 0 if state is None else state.version
 
         def newest_version() -> int:
-            self._make_visible(state)
-            return self._publisher.newest(state.uid)
+            newest = self._publisher.newest(uid)
+            if state is not None and (state.erased or newest <= own):
+                self._make_visible(state)
+            return newest
 
-        def seen(newest: Timed[int]) -> None:
-            # Versions never go back, also after a restore or a repair.
-            then(replace(state, version=max(state.version, newest.result)))
+        def seen(looked: Timed[int]) -> None:
+            newest = looked.result
+            if newest <= own:
+                then(state)
+                return
+            log.warning("state_older_than_versions", uid=uid, version=own, published=newest)
+            then(replace(state or UserState(uid), version=newest))
 
         self._jobs.until_done(
-            Task(Stage.PUBLISHING, state.uid), lambda: self._pool.submit(self._jobs.timed(newest_version)), seen
+            Task(Stage.PUBLISHING, uid), lambda: self._pool.submit(self._jobs.timed(newest_version)), seen
         )
 
     def _publish(self, state: UserState, arrivals: Sequence[Arrival], then: Callable[[], None]) -> None:

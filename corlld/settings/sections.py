@@ -371,6 +371,14 @@ class StateSettings(Section):
     host_memory_bytes: Positive = Field(
         2_000_000_000, description="Memory for states, stored or not. The least recently used leave it first."
     )
+    max_unreadable_share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="If the states of a larger share of users can't be read, the daemon stops before it sets the last "
+        "of them aside. Judged over the users loaded most recently, at least 20 if the store has as many. One user "
+        "alone never stops it. 1: never.",
+    )
     recent_event_ids: Positive = Field(1024, description="Number of event ids remembered per user, to find duplicates.")
 
 

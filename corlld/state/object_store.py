@@ -8,20 +8,38 @@
 Each write carries a random id, by which the object client recognises the own write when its answer is lost.
 """
 
+import contextlib
 import json
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 
-from corlld.adapters.tensor_file import header_end
-from corlld.errors import ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable, UnavailableError
+from corlld.errors import (
+    ConfigurationError,
+    ExitCode,
+    FatalError,
+    LostSwap,
+    RetriableError,
+    StateUnreadable,
+    UnavailableError,
+)
 from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.keys import NO_STATE, UID_PATTERN, checked_position_name, checked_uid, parse_position
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of, write_id_of
-from corlld.state.store_identity import IDENTITY_NAME, check_found, check_identity, fingerprint_of, new_identity_file
-from corlld.system.object_client import ObjectClient
+from corlld.state.store_identity import (
+    IDENTITY_NAME,
+    check_found,
+    check_identity,
+    fingerprint_of,
+    new_identity_file,
+    raised_identity_file,
+)
+from corlld.system.object_client import ObjectClient, StoredObject
 
 HEADER_GUESS_BYTES = 65_536  # most headers are whole within the first read
+READ_ATTEMPTS = 10
+TORN_PAUSE_SECONDS = 0.2  # a server has written an object by then, or shows more of it
 
 _STATE = re.compile(rf"users/({UID_PATTERN})/state\.safetensors")
 
@@ -41,13 +59,14 @@ class ObjectStore:
         self._objects = ObjectClient(url, setting="state.url", max_retries=max_retries)
         self._moments = moments
         self._identity_url = f"{self._objects.url}/{IDENTITY_NAME}"
+        self._raised_identity: bytes | None = None  # to be written before the first state
 
     def open(self, identity: StoreIdentity, *, must_exist: bool) -> None:
         """Create or verify `store.json`, and check that the bucket refuses writes whose condition does not hold.
 
         Raises:
-            ConfigurationError: the store belongs to other settings, is missing though `must_exist`, refuses the
-                credentials, or ignores conditions.
+            ConfigurationError: the store belongs to other settings, is in a newer format, is missing though
+                `must_exist`, refuses the credentials, or ignores conditions.
             UnavailableError: the store can't be reached.
         """
         with self._objects.needed("can't be used"), self._objects.accepted_credentials():
@@ -60,13 +79,11 @@ class ObjectStore:
                 where=self._identity_url,
                 remedy="an emptied bucket must not look like new users; check state.url, or restore the bucket",
             )
-            self._objects.check_conditions()
             if existing is None:
-                # If another daemon of the group was first, its file is compared.
-                self._objects.create(IDENTITY_NAME, new_identity_file(identity))
-                if (created := self._read_identity()) is None:
-                    raise UnavailableError(f"{self._objects.url}: what was written can't be read back")
-                check_identity(created, identity, where=self._identity_url)
+                self._create_identity(identity)
+                return
+            self._objects.check_conditions(IDENTITY_NAME, existing)
+            self._raised_identity = raised_identity_file(existing)
 
     def secret_fingerprint(self) -> str | None:
         """See the protocol."""
@@ -77,17 +94,14 @@ class ObjectStore:
     def load(self, uid: str) -> tuple[UserState | None, str]:
         """See the protocol. A torn state is never passed over for the generation before."""
         with self._objects.retriable():
-            found = self._objects.read(_state_key(uid))
+            found = self._read_state(uid)
             if found is None:
                 self._check_present()
                 return None, NO_STATE
-            try:
-                state = decode(found.data, uid)
-            except StateUnreadable as error:
-                raise self._unreadable(uid, error) from None
+            state, e_tag = found
             if state.erased:
                 self._objects.remove(_previous_key(uid))  # a kill may have come before it was removed
-        return state, found.e_tag
+        return state, e_tag
 
     def save(self, uid: str, state: UserState, token: str) -> str:
         """See the protocol."""
@@ -96,6 +110,7 @@ class ObjectStore:
         data = encode(state, write_id, self._moments)
         e_tag = None if token == NO_STATE else token
         with self._objects.retriable():
+            self._raise_format()
             if not state.erased and e_tag is not None:
                 # Without this look a stale owner would copy the newest state over the generation before.
                 if self._objects.e_tag(key) != e_tag:
@@ -117,14 +132,11 @@ class ObjectStore:
         """Return the newest state without its tensors. Quick: the checksum is not checked. Raises as `load`."""
         with self._objects.retriable():
             beginning = self._objects.read_beginning(_state_key(uid), HEADER_GUESS_BYTES)
-            if beginning is None:
-                return None
-            try:
-                if header_end(beginning) <= len(beginning):
-                    return decode_header(beginning, uid)
-            except (ValueError, StateUnreadable) as error:
-                raise self._unreadable(uid, error) from None
-        # In one read again: another owner may have replaced the state meanwhile.
+        if beginning is None:
+            return None
+        with contextlib.suppress(StateUnreadable):
+            return decode_header(beginning, uid)
+        # In one read again: the header is longer, torn, or in a newer format, or the state was replaced meanwhile.
         return self.load(uid)[0]
 
     def uids(self) -> Iterator[str]:
@@ -151,11 +163,53 @@ class ObjectStore:
         with self._objects.retriable():
             self._objects.replace(_position_key(name), json.dumps(dict(position), sort_keys=True).encode())
 
+    # --- one user -----------------------------------------------------------------------------------------------------
+
+    def _read_state(self, uid: str) -> tuple[UserState, str] | None:
+        """Return the newest state and its ETag; None if there is none.
+
+        A server may show a reader a part of an object that is just being written. So a state counts as torn only if
+        it is read twice alike, under one ETag and with a pause between.
+        """
+        torn: StoredObject | None = None
+        for _ in range(READ_ATTEMPTS):
+            found = self._objects.read(_state_key(uid))
+            if found is None and torn is None:
+                return None
+            if found is not None:
+                try:
+                    return decode(found.data, uid), found.e_tag
+                except StateUnreadable as error:
+                    if found == torn:
+                        raise self._unreadable(uid, error) from None
+                    torn = found
+            time.sleep(TORN_PAUSE_SECONDS)
+        raise RetriableError(f"{self._objects.url}: states change faster than they can be read")
+
     # --- the bucket as a whole ----------------------------------------------------------------------------------------
 
     def _read_identity(self) -> bytes | None:
         found = self._objects.read(IDENTITY_NAME)
         return None if found is None else found.data
+
+    def _create_identity(self, identity: StoreIdentity) -> None:
+        # If another daemon of the group was first, its file is compared.
+        is_new = self._objects.create(IDENTITY_NAME, new_identity_file(identity))
+        if (created := self._read_identity()) is None:
+            raise UnavailableError(f"{self._objects.url}: what was written can't be read back")
+        check_identity(created, identity, where=self._identity_url)
+        try:
+            self._objects.check_conditions(IDENTITY_NAME, created)
+        except ConfigurationError:
+            if is_new:
+                self._objects.remove(IDENTITY_NAME)
+            raise
+
+    def _raise_format(self) -> None:
+        if (raised := self._raised_identity) is not None:  # two threads may do it: the content is the same
+            self._check_present()
+            self._objects.replace(IDENTITY_NAME, raised)
+            self._raised_identity = None
 
     def _check_present(self) -> None:
         if self._objects.e_tag(IDENTITY_NAME) is None:

@@ -13,15 +13,22 @@ from typing import Any, Literal
 import torch
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors
-from corlld.adapters.tensor_file import canonical_json, read_header, read_tensors, tensor_bytes, write_tensors
+from corlld.adapters.tensor_file import (
+    canonical_json,
+    header_end,
+    read_header,
+    read_tensors,
+    tensor_bytes,
+    write_tensors,
+)
 from corlld.errors import StateUnreadable
 from corlld.records import DraftFigures, Head, Release, Statistics, UserState
+from corlld.state import store_format
 
 Moments = Literal["float32", "bfloat16"]
 
-FORMAT = 1
 STATE_KEY = "corlld.state"
-CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes in the order of their names
+CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes, which lie in the order of their names
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TENSORS = (*_MOMENTS, "weights")
@@ -43,7 +50,7 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
         raise TypeError("another type of adapter")
     text = canonical_json(
         {
-            "format": FORMAT,
+            "format": store_format.FORMAT,
             "uid": state.uid,
             "version": state.version,
             "optimizer_step": None if adapter is None else adapter.optimizer_step,
@@ -72,16 +79,14 @@ def decode(data: bytes, uid: str, layout: AdapterLayout | None = None) -> UserSt
         layout: if given, the tensors must be of its size.
 
     Raises:
-        StateUnreadable: the file is torn, corrupt, of another user, or of a format that this corlld does not know.
+        StateUnreadable: the file is torn, corrupt or of another user.
+        NewerFormat: the file is whole, and of a format that only a newer corlld knows.
     """
     try:
-        metadata, tensors = read_tensors(data)
-        text = metadata[STATE_KEY]
-        if not hmac.compare_digest(_checksum(text, tensors), metadata[CHECKSUM_KEY]):
-            raise StateUnreadable("its checksum does not match its content")
-        fields = _fields(text, uid)
-        return replace(_state(fields), adapter=_adapter(fields["optimizer_step"], tensors, layout))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return _decode(data, uid, layout)
+    except (StateUnreadable, ValueError, KeyError, TypeError, AttributeError) as error:
+        if (newer := _newer_format_of(data)) is not None:
+            raise store_format.newer_format(f"the state of user {uid}", newer) from None
         raise StateUnreadable(_reason(error)) from None
 
 
@@ -93,7 +98,7 @@ def decode_header(beginning: bytes, uid: str) -> UserState:
         uid: the user that the state must belong to.
 
     Raises:
-        StateUnreadable: as `decode`.
+        StateUnreadable: as `decode`; or the format is a newer one, which a flipped bit can look like.
     """
     try:
         return _state(_fields(read_header(beginning)[0][STATE_KEY], uid))
@@ -119,6 +124,31 @@ def write_id_of(data: bytes) -> str | None:
     return write_id if isinstance(write_id, str) else None
 
 
+def _decode(data: bytes, uid: str, layout: AdapterLayout | None) -> UserState:
+    metadata, tensors = read_tensors(data)
+    text = metadata[STATE_KEY]
+    if not hmac.compare_digest(_checksum(text, tensors), metadata[CHECKSUM_KEY]):
+        raise StateUnreadable("its checksum does not match its content")
+    fields = _fields(text, uid)
+    return replace(_state(fields), adapter=_adapter(fields["optimizer_step"], tensors, layout))
+
+
+def _newer_format_of(data: bytes) -> int | None:
+    """Return the number of the file's format if it is newer than ours. The tensors may be of any kind then.
+
+    None for a file that is not whole: a flipped bit can make a newer format of ours.
+    """
+    try:
+        metadata, _ = read_header(data)
+        number = json.loads(metadata[STATE_KEY])["format"]
+        digest = hashlib.sha256(metadata[STATE_KEY].encode())
+        digest.update(memoryview(data)[header_end(data) :])
+        whole = hmac.compare_digest(digest.hexdigest(), metadata[CHECKSUM_KEY])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return number if whole and store_format.is_newer(number) else None
+
+
 def _checksum(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
@@ -128,7 +158,7 @@ def _checksum(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
 
 def _fields(text: str, uid: str) -> dict[str, Any]:
     fields: dict[str, Any] = json.loads(text)
-    if fields["format"] != FORMAT:
+    if fields["format"] != store_format.FORMAT:
         raise StateUnreadable("it was written in a format that this version of corlld does not know")
     if fields["uid"] != uid:
         raise StateUnreadable("it belongs to another user")
@@ -175,6 +205,6 @@ def _statistics(fields: Mapping[str, Any]) -> Statistics:
 
 
 def _reason(error: Exception) -> str:
-    """Return the message of a ValueError of ours. Python's own messages could quote the input."""
+    """Return the message of an error of ours. Python's own messages could quote the input."""
     own = type(error) is ValueError and str(error).startswith("it ")
-    return str(error) if own else "its header is corrupt"
+    return str(error) if own or isinstance(error, StateUnreadable) else "its header is corrupt"

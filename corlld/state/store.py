@@ -24,7 +24,14 @@ from corlld.state.generations import Generations
 from corlld.state.keys import NO_STATE, checked_position_name, checked_uid, is_uid, parse_position
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of
-from corlld.state.store_identity import IDENTITY_NAME, check_found, check_identity, fingerprint_of, new_identity_file
+from corlld.state.store_identity import (
+    IDENTITY_NAME,
+    check_found,
+    check_identity,
+    fingerprint_of,
+    new_identity_file,
+    raised_identity_file,
+)
 from corlld.system.durable_files import (
     PERSONAL,
     check_writable,
@@ -60,13 +67,14 @@ class LocalFolderStore:
         self._positions = path / "positions"
         self._identity_file = path / IDENTITY_NAME
         self._opened = False
+        self._raised_identity: bytes | None = None  # to be written before the first state
 
     def open(self, identity: StoreIdentity, *, must_exist: bool) -> None:
         """Create or verify `store.json`, and check that the folder can be written.
 
         Raises:
-            ConfigurationError: the store belongs to other settings, is missing though `must_exist`, or lies on a
-                network filesystem.
+            ConfigurationError: the store belongs to other settings, is in a newer format, is missing though
+                `must_exist`, or lies on a network filesystem.
             FatalError: the folder can't be read or written.
         """
         self._refuse_network_filesystem()
@@ -88,6 +96,8 @@ class LocalFolderStore:
                 with contextlib.suppress(FileExistsError):  # another daemon of the group was first
                     create(self._identity_file, new_identity_file(identity), PERSONAL)
                 check_identity(self._identity_file.read_bytes(), identity, where=str(self._identity_file))
+            else:
+                self._raised_identity = raised_identity_file(existing)
             self._remove_left_overs()
         except OSError as error:
             raise FatalError(f"{self._path} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from error
@@ -128,6 +138,7 @@ class LocalFolderStore:
         number = int(token) + 1
         data = encode(state, moments=self._moments)
         with retriable(self._path):
+            self._raise_format()
             if number == 1:
                 # Not its parents: `open` made them. If they are missing, the folder is no longer mounted.
                 with contextlib.suppress(FileExistsError):
@@ -159,11 +170,9 @@ class LocalFolderStore:
             found = self._generations(uid).read_newest(_read_beginning)
         if found is None:
             return None
-        number, beginning = found
-        try:
-            return decode_header(beginning, uid)
-        except StateUnreadable as error:
-            raise self._unreadable(uid, number, error) from None
+        with contextlib.suppress(StateUnreadable):
+            return decode_header(found[1], uid)
+        return self.load(uid)[0]  # the whole file tells a newer format from a damage
 
     def uids(self) -> Iterator[str]:
         """See the protocol. In order."""
@@ -217,6 +226,12 @@ class LocalFolderStore:
             return self._identity_file.read_bytes()
         except FileNotFoundError:
             return None
+
+    def _raise_format(self) -> None:
+        if (raised := self._raised_identity) is not None:  # two threads may do it: the content is the same
+            self._check_mounted()
+            replace(self._identity_file, raised, PERSONAL)
+            self._raised_identity = None
 
     def _check_mounted(self) -> None:
         if not self._identity_file.exists():

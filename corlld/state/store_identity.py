@@ -5,15 +5,16 @@ This module makes, reads and compares the content. Each store reads and writes t
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
+from typing import Any
 
 from corlld.errors import ConfigurationError
 from corlld.records import StoreIdentity
 from corlld.settings.paths import absolute_if_path
+from corlld.state import store_format
 
 IDENTITY_NAME = "store.json"
-FORMAT = 1
 
 _MEANINGS = {
     "secret_fingerprint": "identity.secret (users would get other names)",
@@ -27,16 +28,28 @@ _MEANINGS = {
 
 def new_identity_file(identity: StoreIdentity) -> bytes:
     """Return the content of a new `store.json`, with a random id of the store."""
-    content = {"format": FORMAT, "store_id": secrets.token_hex(16), **asdict(identity)}
-    return json.dumps(content, indent=2, sort_keys=True).encode() + b"\n"
+    return _written({"store_id": secrets.token_hex(16), **asdict(identity)})
+
+
+def raised_identity_file(data: bytes) -> bytes | None:
+    """Return the content of a sound `store.json` under today's format; None if it has that already.
+
+    It must be written before the first state in today's format: an older program then refuses the whole store at its
+    start, and not the states one by one. And no earlier: until then the older program can still be used.
+    """
+    content = json.loads(data)
+    return _written(content) if content["format"] < store_format.FORMAT else None
 
 
 def fingerprint_of(data: bytes, *, where: str) -> str:
-    """Return the secret's fingerprint that a `store.json` names. Raises ConfigurationError if the file is corrupt."""
+    """Return the secret's fingerprint that a `store.json` names.
+
+    Raises ConfigurationError if the file is corrupt or in a newer format.
+    """
     try:
-        return str(json.loads(data)["secret_fingerprint"])
-    except (ValueError, KeyError, TypeError):
-        raise ConfigurationError(_corrupt(where)) from None
+        return str(_parsed(data, where)["secret_fingerprint"])
+    except KeyError:
+        raise _corrupt(where) from None
 
 
 def check_found(
@@ -71,18 +84,9 @@ def check_found(
 def check_identity(data: bytes, identity: StoreIdentity, *, where: str) -> None:
     """Compare `store.json` with the settings. Messages show fingerprints, never a secret.
 
-    Raises ConfigurationError that names what differs, and what to do.
+    Raises ConfigurationError that names what differs, and what to do; NewerFormat.
     """
-    try:
-        stored = json.loads(data)
-    except ValueError:
-        stored = None
-    if not isinstance(stored, dict):
-        raise ConfigurationError(_corrupt(where))
-    if stored.get("format") != FORMAT:
-        raise ConfigurationError(
-            f"{where} was written by another version of corlld: use that version, or another state store"
-        )
+    stored = _parsed(data, where)
     if isinstance(model := stored.get("base_model"), str):
         stored["base_model"] = absolute_if_path(
             model
@@ -98,5 +102,22 @@ def check_identity(data: bytes, identity: StoreIdentity, *, where: str) -> None:
         )
 
 
-def _corrupt(where: str) -> str:
-    return f"{where} is corrupt: restore it from a backup"
+def _parsed(data: bytes, where: str) -> dict[str, Any]:
+    """Return the content. Raises ConfigurationError if it is corrupt, NewerFormat."""
+    try:
+        content = json.loads(data)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not isinstance(number := content.get("format"), int) or number < 1:
+        raise _corrupt(where)
+    if store_format.is_newer(number):
+        raise store_format.newer_format(where, number)
+    return content
+
+
+def _written(content: Mapping[str, object]) -> bytes:
+    return json.dumps({**content, "format": store_format.FORMAT}, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def _corrupt(where: str) -> ConfigurationError:
+    return ConfigurationError(f"{where} is corrupt: restore it from a backup")

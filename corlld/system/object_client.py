@@ -9,7 +9,6 @@ pseudonym.
 
 import contextlib
 import re
-import secrets
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
@@ -141,29 +140,31 @@ class ObjectClient:
         with contextlib.suppress(FileNotFoundError):
             obstore.delete(self._s3, key)
 
-    def check_conditions(self) -> None:
-        """Check, with an object that is removed again, that the bucket refuses writes whose condition does not hold.
+    def check_conditions(self, key: str, data: bytes) -> None:
+        """Check that the bucket refuses writes whose condition does not hold. Else a stale writer would win.
 
-        In a bucket that ignores conditions a stale writer would overwrite newer content. Raises ConfigurationError.
+        The object is written as it is. So nothing changes, whatever the bucket does, and whenever this process ends. A
+        request that the client repeats, as its answer was lost, is answered as the first one was.
+
+        Args:
+            key: of an object that is there.
+            data: its content.
+
+        Raises ConfigurationError.
         """
-        probe = f"probe-{secrets.token_hex(8)}"
-        obstore.put(self._s3, probe, b"1", mode="create")
-        try:
-            refusals: tuple[tuple[PutMode, type[Exception]], ...] = (
-                ("create", AlreadyExistsError),
-                ({"e_tag": '"another"'}, PreconditionError),
+        refusals: tuple[tuple[PutMode, type[Exception]], ...] = (
+            ("create", AlreadyExistsError),
+            ({"e_tag": '"another"'}, PreconditionError),
+        )
+        for mode, refusal in refusals:
+            try:
+                obstore.put(self._s3, key, data, mode=mode)
+            except refusal:
+                continue
+            raise ConfigurationError(
+                f"{self._setting}: {self.url} ignores If-None-Match or If-Match: "
+                "two writers would overwrite each other's objects"
             )
-            for mode, refusal in refusals:
-                try:
-                    obstore.put(self._s3, probe, b"2", mode=mode)
-                except refusal:
-                    continue
-                raise ConfigurationError(
-                    f"{self._setting}: {self.url} ignores If-None-Match or If-Match: "
-                    "two writers would overwrite each other's objects"
-                )
-        finally:
-            self.remove(probe)
 
     # --- errors -------------------------------------------------------------------------------------------------------
 

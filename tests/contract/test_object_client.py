@@ -100,15 +100,19 @@ def test_an_unanswered_swap_that_another_writer_overtook_is_lost(
     assert bucket.stored() == {KEY: b"theirs"}
 
 
-def test_the_probe_of_conditions_leaves_nothing(client: ObjectClient, bucket: Bucket) -> None:
-    client.check_conditions()
-    assert bucket.stored() == {}
+def test_the_probe_of_conditions_changes_nothing(client: ObjectClient, bucket: Bucket) -> None:
+    client.create(KEY, b"as it is")
+    e_tag = client.e_tag(KEY)
+    client.check_conditions(KEY, b"as it is")
+    assert bucket.stored() == {KEY: b"as it is"}
+    assert client.e_tag(KEY) == e_tag
 
 
 @pytest.mark.parametrize("ignored", ["create", "e_tag"])
 def test_a_bucket_that_ignores_a_condition_is_refused(
     client: ObjectClient, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, ignored: str
 ) -> None:
+    client.create(KEY, b"as it is")
     real = obstore.put
 
     def put(store: Any, path: str, file: bytes, *, mode: Any = None) -> Any:
@@ -116,8 +120,8 @@ def test_a_bucket_that_ignores_a_condition_is_refused(
 
     monkeypatch.setattr(obstore, "put", put)
     with pytest.raises(ConfigurationError, match=r"a\.setting: .* ignores If-None-Match or If-Match"):
-        client.check_conditions()
-    assert bucket.stored() == {}
+        client.check_conditions(KEY, b"as it is")
+    assert bucket.stored() == {KEY: b"as it is"}
 
 
 def test_failures_become_errors_that_name_no_key(client: ObjectClient, bucket: Bucket) -> None:

@@ -1,13 +1,18 @@
 """Tests of the object store only: answers that are lost, refused conditions, credentials, nothing there at all."""
 
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
 import obstore
 import pytest
-from obstore.exceptions import GenericError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 
-from corlld.errors import ConfigurationError, LostSwap, RetriableError, UnavailableError
+from corlld.errors import ConfigurationError, LostSwap, RetriableError, StateUnreadable, UnavailableError
 from corlld.records import StoreIdentity
 from corlld.state.object_store import ObjectStore
 from corlld.state.snapshot import decode, encode
+from corlld.system.object_client import ObjectClient, StoredObject
 from tests.support.s3 import Bucket, fail_the_next_put
 from tests.support.states import UID, released_state, same_state, tombstone
 
@@ -101,6 +106,136 @@ def test_a_store_that_ignores_conditions_is_refused(bucket: Bucket, monkeypatch:
     monkeypatch.setattr(obstore, "put", lambda store, path, file, *, mode=None: real(store, path, file))
     with pytest.raises(ConfigurationError, match="ignores If-None-Match or If-Match"):
         ObjectStore(bucket.url).open(IDENTITY, must_exist=False)
+    assert bucket.stored() == {}
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_start_survives_a_lost_answer_to_any_of_its_writes(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    """The client repeats a request without an answer. The repetition is refused, as the first one took effect."""
+    if not is_new:
+        ObjectStore(bucket.url).open(IDENTITY, must_exist=False)
+    writes = 0
+    real = obstore.put
+
+    def put(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal writes
+        writes += 1
+        with contextlib.suppress(AlreadyExistsError, PreconditionError):
+            real(*arguments, **keywords)
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(obstore, "put", put)
+    ObjectStore(bucket.url).open(IDENTITY, must_exist=False)
+    assert writes
+    assert set(bucket.stored()) == {"store.json"}
+
+
+class Killed(BaseException):
+    """Stands for kill -9."""
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_kill_at_any_moment_of_a_start_leaves_nothing_behind(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    ObjectStore(bucket.url).open(IDENTITY, must_exist=False)
+    kills = 0
+    killed = True
+    while killed:
+        if is_new:
+            bucket.remove("store.json")
+        with monkeypatch.context() as patch:
+            kill_at_call(patch, kills + 1)
+            try:
+                ObjectStore(bucket.url).open(IDENTITY, must_exist=False)
+                killed = False
+            except Killed:
+                kills += 1
+        assert set(bucket.stored()) <= {"store.json"}
+    assert kills > 2
+    assert set(bucket.stored()) == {"store.json"}
+
+
+def kill_at_call(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the process die at the request of this number, and be dead for those after it."""
+    calls = 0
+
+    def killing(real: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls >= number:
+                raise Killed
+            return real(*arguments, **keywords)
+
+        return call
+
+    for name in ("put", "get", "head", "delete", "list"):
+        patch.setattr(obstore, name, killing(getattr(obstore, name)))
+
+
+# --- reads beside a writer --------------------------------------------------------------------------------------------
+
+
+def show_next(
+    monkeypatch: pytest.MonkeyPatch, *shown: Callable[[StoredObject], StoredObject | None]
+) -> list[StoredObject | None]:
+    """Have the next reads of objects show what these make of the real object. Return all that is read."""
+    real = ObjectClient.read
+    steps = list(shown)
+    read: list[StoredObject | None] = []
+
+    def reading(client: ObjectClient, key: str) -> StoredObject | None:
+        found = real(client, key)
+        read.append(steps.pop(0)(found) if steps and found is not None else found)
+        return read[-1]
+
+    monkeypatch.setattr(ObjectClient, "read", reading)
+    return read
+
+
+def half(found: StoredObject) -> StoredObject:
+    return StoredObject(found.data[: len(found.data) // 2], found.e_tag)
+
+
+def half_of_another(found: StoredObject) -> StoredObject:
+    return StoredObject(found.data[: len(found.data) // 3], '"another"')
+
+
+@pytest.mark.parametrize("shown", [[half], [half_of_another], [half, half_of_another], [half, lambda _: None]])
+def test_a_state_that_only_seems_torn_is_read_again(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, shown: list[Callable[[StoredObject], StoredObject | None]]
+) -> None:
+    token = store.save(UID, released_state(3), "0")
+    read = show_next(monkeypatch, *shown)
+    state, loaded_token = store.load(UID)
+    assert state is not None
+    assert same_state(state, released_state(3))
+    assert loaded_token == token
+    assert len(read) == len(shown) + 1
+
+
+def test_a_torn_state_is_read_twice_before_it_is_said_to_be_torn(
+    store: ObjectStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(UID, released_state(3), "0")
+    bucket.overwrite(STATE, bucket.stored()[STATE][:-7])
+    read = show_next(monkeypatch)
+    with pytest.raises(StateUnreadable, match="To repair"):
+        store.load(UID)
+    assert len(read) == 2
+
+
+def test_a_state_that_changes_with_every_read_is_never_said_to_be_torn(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(UID, released_state(3), "0")
+    monkeypatch.setattr("corlld.state.object_store.TORN_PAUSE_SECONDS", 0)
+    show_next(monkeypatch, *[half, half_of_another] * 10)
+    with pytest.raises(RetriableError, match="faster than they can be read"):
+        store.load(UID)
 
 
 def test_another_kind_of_url_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Every state store keeps its promises: compare-and-swap, nothing stale ever wins, nothing torn is taken for new."""
 
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from typing import Protocol
 
 import pytest
 
-from corlld.errors import ConfigurationError, LostSwap, RetriableError, StateUnreadable
+from corlld.errors import ConfigurationError, ExitCode, LostSwap, NewerFormat, RetriableError, StateUnreadable
 from corlld.protocols import StateStore
 from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.object_store import ObjectStore
@@ -249,6 +250,87 @@ def test_a_torn_state_is_unreadable_for_ever_and_never_passed_over(
             store.load(UID)
     assert backend.stored()[name] == torn
     assert list(store.uids()) == [UID]
+
+
+# --- newer formats ----------------------------------------------------------------------------------------------------
+
+
+def newer_program(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("corlld.state.store_format.FORMAT", 2)
+
+
+def test_a_store_in_a_newer_format_is_refused_at_its_opening(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        newer_program(patch)
+        opened(backend)
+    before = backend.stored()
+    older = backend.connect()
+    with pytest.raises(NewerFormat, match=r"store\.json is in format 2, .* Use the newer corlld again") as refused:
+        older.open(IDENTITY, must_exist=True)
+    assert refused.value.exit_code is ExitCode.CONFIGURATION
+    with pytest.raises(NewerFormat):
+        older.secret_fingerprint()
+    assert backend.stored() == before
+
+
+def test_a_newer_program_raises_the_format_of_the_store_before_it_writes_a_state_and_no_earlier(
+    backend: Backend, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(UID, released_state(3), "0")
+    was = json.loads(backend.stored()["store.json"])
+    with monkeypatch.context() as patch:
+        newer_program(patch)
+        newer = opened(backend)
+        newer.load(OTHER_UID)
+        assert json.loads(backend.stored()["store.json"]) == was
+    opened(backend)
+    with monkeypatch.context() as patch:
+        newer_program(patch)
+        with pytest.raises(LostSwap):  # no state is written, and the format is raised already
+            newer.save(UID, released_state(4), "0")
+    assert json.loads(backend.stored()["store.json"]) == {**was, "format": 2}
+    with pytest.raises(NewerFormat):
+        backend.connect().open(IDENTITY, must_exist=True)
+
+
+def test_a_store_that_went_away_gets_no_new_store_file(
+    backend: Backend, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer_program(monkeypatch)
+    newer = opened(backend)
+    backend.remove("store.json")
+    with pytest.raises(RetriableError, match=r"store\.json is not there"):
+        newer.save(UID, released_state(3), "0")
+    assert backend.stored() == {}
+
+
+def test_a_state_in_a_newer_format_is_never_taken_for_a_torn_one(
+    backend: Backend, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a rolling upgrade: the older program had opened the store before."""
+    with monkeypatch.context() as patch:
+        newer_program(patch)
+        opened(backend).save(UID, released_state(3), "0")
+    for read in (store.load, store.head, store.load_header):
+        with pytest.raises(NewerFormat, match=f"state of user {UID} is in format 2"):
+            read(UID)
+
+
+def test_a_flipped_bit_in_a_states_format_stays_the_trouble_of_its_user(backend: Backend, store: StateStore) -> None:
+    store.save(UID, released_state(3), "0")
+    [name] = state_files(backend)
+    data = backend.stored()[name]
+    backend.overwrite(name, data.replace(b'format\\":1', b'format\\":3'))
+    for read in (store.load, store.head, store.load_header):
+        with pytest.raises(StateUnreadable, match="move"):
+            read(UID)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"format": "1"}', b'{"format": 0}'])
+def test_a_corrupt_store_file_is_refused(backend: Backend, store: StateStore, content: bytes) -> None:
+    backend.overwrite("store.json", content)
+    with pytest.raises(ConfigurationError, match=r"store\.json is corrupt"):
+        backend.connect().open(IDENTITY, must_exist=True)
 
 
 # --- whom the store belongs to ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,6 +180,63 @@ def test_a_torn_state_sets_its_user_aside_and_others_go_on(site: Path, capsys: p
     main(["state", "show", "bob", "--json"])
     assert json.loads(capsys.readouterr().out)["recent_event_ids"][-1] == "bob-21"
     assert main(["state", "show", "ann"]) == 65
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_program_that_was_rolled_back_refuses_the_store_and_sets_nothing_aside(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("corlld.state.store_format.FORMAT", 2)
+    assert main(["run"]) == 0
+    append_events(site / "events.jsonl", edit(20, "ann"), edit(21, "bob"))
+    stored = files_below(site / "state")
+    monkeypatch.setattr("corlld.state.store_format.FORMAT", 1)
+    for command in (["run"], ["state", "show"]):
+        code, problem = fails(capsys, *command)
+        assert (code, "of a newer corlld" in problem) == (78, True)
+    # As in a rolling upgrade: the older program passed the start before the newer one came.
+    identity = json.loads(stored["store.json"])
+    (site / "state" / "store.json").write_text(json.dumps({**identity, "format": 1}))
+    code, problem = fails(capsys, "run")
+    assert (code, "of a newer corlld" in problem) == (78, True)
+    (site / "state" / "store.json").write_bytes(stored["store.json"])
+    left = files_below(site / "state")
+    [position] = [name for name in stored if name.startswith("positions/")]
+    before, after = (json.loads(files.pop(position))["next_offset"] for files in (stored, left))
+    assert after == before
+    assert left == stored, "no dead letters either"
+    monkeypatch.setattr("corlld.state.store_format.FORMAT", 2)
+    assert main(["run"]) == 0
+    assert json.loads(shown(capsys, "bob"))["recent_event_ids"][-1] == "bob-21"
+
+
+def test_i5_a_user_whose_state_was_lost_goes_on_above_all_versions_that_are_out(site: Path) -> None:
+    uid = Pseudonyms(SECRET).uid("ann")
+    out = site / "adapters" / uid
+    assert main(["run"]) == 0
+    for n in range(20, 23):
+        append_events(site / "events.jsonl", edit(n, "ann"))
+        assert main(["run"]) == 0
+    before = files_below(out)
+    newest = max(folder.name for folder in out.iterdir())
+    shutil.rmtree(site / "state" / "users" / uid)
+    append_events(site / "events.jsonl", edit(30, "ann"))
+    assert main(["run"]) == 0
+    next_version = f"v{int(newest[1:]) + 1:06d}"
+    assert max(folder.name for folder in out.iterdir()) == next_version
+    assert {name: data for name, data in files_below(out).items() if next_version not in name}.items() <= before.items()
+
+
+def test_i8_an_erasure_reaches_the_versions_of_a_user_whose_state_was_lost(site: Path) -> None:
+    names = Pseudonyms(SECRET)
+    assert main(["run"]) == 0
+    shutil.rmtree(site / "state" / "users" / names.uid("ann"))
+    append_events(site / "events.jsonl", erasure("ann"))
+    assert main(["run"]) == 0
+    assert [folder.name for folder in (site / "adapters").iterdir()] == [names.uid("bob")]
 
 
 def test_states_can_live_in_a_bucket(

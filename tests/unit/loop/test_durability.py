@@ -1,6 +1,7 @@
 """States are stored and published whatever fails for now, and nothing is committed before."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from corlld.errors import FatalError, RetriableError, StateUnreadable
 from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
@@ -36,6 +37,40 @@ def test_i5_versions_go_on_from_what_is_out_where_a_state_was_restored() -> None
     release = parts.state().release
     assert release is not None
     assert (release.version, release.parent) == (4, 2)
+
+
+def test_i5_versions_go_on_from_what_is_out_where_a_state_was_lost() -> None:
+    parts = Parts()
+    parts.run(begun(*records(value("a"), value("b"), value("c"))))
+    uid = PSEUDONYMS.uid("ann")
+    assert parts.publisher.out[uid] == [1, 2]
+    del parts.store.states[uid]
+    with capture_logs() as logs:
+        parts.run(begun(*records(value("d"), first=3)))
+    assert parts.publisher.out[uid] == [1, 2, 3]
+    assert parts.applied_ids() == ("d",)
+    release = parts.state().release
+    assert release is not None
+    assert (release.version, release.parent) == (3, None)
+    [warning] = [line for line in logs if line["event"] == "state_older_than_versions"]
+    assert (warning["uid"], warning["version"], warning["published"]) == (uid, 0, 2)
+
+
+def test_what_is_older_than_the_versions_that_are_out_is_not_published_again() -> None:
+    parts = Parts()
+    parts.run(begun(*records(value("a"), value("b"))))
+    uid = PSEUDONYMS.uid("ann")
+    parts.publisher.out[uid] = [5, 6]  # those before were pruned; the state is an old backup
+    parts.run(begun(*records(value("c"), first=2)))
+    assert parts.publisher.out[uid] == [5, 6, 7]
+
+
+def test_a_user_who_is_new_begins_with_the_first_version() -> None:
+    parts = Parts()
+    with capture_logs() as logs:
+        parts.run(begun(*records(value("a"))))
+    assert parts.publisher.out == {PSEUDONYMS.uid("ann"): [1]}
+    assert not any(line["event"] == "state_older_than_versions" for line in logs)
 
 
 def test_a_store_that_fails_for_now_is_tried_again_and_nothing_is_committed_meanwhile() -> None:

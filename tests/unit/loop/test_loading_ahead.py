@@ -76,7 +76,7 @@ def test_a_few_states_are_loaded_ahead_at_a_time_each_once() -> None:
 
 
 def test_unreadable_states_are_found_ahead_set_their_records_aside_and_do_not_hold_up_other_loads() -> None:
-    parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER})
+    parts = Deferring(batching={"max_events": 2, "flush_after_seconds": NEVER}, state={"max_unreadable_share": 1.0})
     parts.store.load_faults = [StateUnreadable("torn"), StateUnreadable("torn")]
     source, daemon = parts.live(
         begun(*(records(value("e", u), user=u, first=n)[0] for n, u in enumerate(("ann", "bob", "cat"))))

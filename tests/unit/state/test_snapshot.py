@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end, read_tensors, write_tensors
-from corlld.errors import StateUnreadable
+from corlld.errors import NewerFormat, StateUnreadable
 from corlld.records import DraftFigures, Head, UserState
 from corlld.state.snapshot import (
     CHECKSUM_KEY,
@@ -166,12 +166,41 @@ def test_another_users_state_file_is_refused() -> None:
         decode_header(_beginning(STATE_FILE), OTHER_UID)
 
 
-def test_a_format_of_the_future_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("corlld.state.snapshot.FORMAT", 2)
-    newer = encode(released_state())
-    monkeypatch.undo()
-    with pytest.raises(StateUnreadable, match="format"):
+def newer_file(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    with monkeypatch.context() as patch:
+        patch.setattr("corlld.state.store_format.FORMAT", 2)
+        return encode(released_state())
+
+
+def test_a_whole_state_in_a_newer_format_is_not_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = newer_file(monkeypatch)
+    with pytest.raises(NewerFormat, match="format 2, of a newer corlld; this one knows formats up to 1"):
         decode(newer, UID)
+
+
+def test_a_newer_format_may_hold_tensors_that_this_program_can_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = newer_file(monkeypatch)
+    assert newer.count(b'"dtype":"F32"') == 3
+    with pytest.raises(NewerFormat):
+        decode(newer.replace(b'"dtype":"F32"', b'"dtype":"I32"'), UID)
+
+
+@pytest.mark.parametrize("flips", [1 << bit for bit in range(8)])
+def test_a_flipped_bit_in_the_format_is_no_newer_format(flips: int) -> None:
+    place = STATE_FILE.index(b'\\"format\\":1') + len(b'\\"format\\":')
+    flipped = bytearray(STATE_FILE)
+    flipped[place] ^= flips
+    with pytest.raises(StateUnreadable):
+        decode(bytes(flipped), UID)
+    with pytest.raises(StateUnreadable):
+        decode_header(_beginning(bytes(flipped)), UID)
+
+
+def test_a_torn_state_in_a_newer_format_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = newer_file(monkeypatch)
+    for torn in (newer[:-1], newer[:-1] + bytes([newer[-1] ^ 1]), newer[: len(newer) // 2]):
+        with pytest.raises(StateUnreadable):
+            decode(torn, UID)
 
 
 def test_tensors_of_another_shape_are_refused() -> None:
