@@ -8,14 +8,27 @@ import signal
 from collections.abc import Sequence
 
 from corlld import __version__
-from corlld.commands import bench, check, demo, metrics, replay, run, send, settings, simulate, state, uid
+from corlld.commands import bench, check, demo, letters, metrics, replay, run, send, settings, simulate, state, uid
 from corlld.commands.ending import fail, settle
 from corlld.commands.shared import Command, add_parser
 from corlld.errors import CorlldError, ExitCode, FatalError
 from corlld.system.streams import hold_closed_streams, unwritable
 
 # In the order of `corlld --help`.
-COMMANDS: tuple[Command, ...] = (run, check, send, settings, metrics, uid, state, replay, demo, bench, simulate)
+COMMANDS: tuple[Command, ...] = (
+    run,
+    check,
+    send,
+    letters,
+    settings,
+    metrics,
+    uid,
+    state,
+    replay,
+    demo,
+    bench,
+    simulate,
+)
 
 DESCRIPTION = """\
 Learn from how users edit a language model's drafts: one LoRA adapter per user,

@@ -9,12 +9,11 @@ from kafka import KafkaProducer, errors
 from corlld.errors import ConfigurationError, RetriableError, TooLargeForTopic, UnavailableError
 from corlld.records import DeadLetter
 from corlld.settings.sections import DeadLetterSettings, KafkaSettings
-from corlld.sources.dead_letters import RECORD_KEY_HEADER, letter_headers, letter_key
+from corlld.sources.dead_letters import PAYLOAD_DROPPED_HEADER, RECORD_KEY_HEADER, letter_headers, letter_key
 from corlld.sources.kafka.client import TopicLookup, connect
 from corlld.sources.kafka.features import IDEMPOTENCE
 from corlld.sources.kafka.options import LOOKUP_SECONDS, producer_options
 
-PAYLOAD_DROPPED_HEADER = "corlld.payload"
 FORCED_CLOSE_SECONDS = 5.0  # for kafka-python's thread to notice; it takes milliseconds
 
 

@@ -4,9 +4,10 @@ kafka-python is imported by the methods that need it: settings are checked witho
 """
 
 from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager
 
 from corlld.errors import ConfigurationError
-from corlld.protocols import DeadLetters, PositionStore, Source
+from corlld.protocols import DeadLetters, LetterStream, PositionStore, Source
 from corlld.records import Record
 from corlld.settings.sections import Settings
 
@@ -16,6 +17,7 @@ class KafkaInput:
 
     kind = "kafka"
     has_keys = True
+    can_be_sent_to = True
 
     def __init__(self, settings: Settings) -> None:
         self._kafka = settings.kafka
@@ -79,6 +81,13 @@ class KafkaInput:
     def check_dead_letters(self, timeout_seconds: float) -> str:
         self.dead_letters(timeout_seconds).close(timeout_seconds)
         return f"topic {self._dead_letters.topic}"
+
+    def stored_letters(
+        self, since_seconds: float | None, timeout_seconds: float
+    ) -> AbstractContextManager[LetterStream]:
+        from corlld.sources.kafka.letter_topic import letters_of_topic
+
+        return letters_of_topic(self._kafka, self._dead_letters.topic, since_seconds, timeout_seconds)
 
     def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
         from corlld.sources.kafka.newest_records import newest_records
