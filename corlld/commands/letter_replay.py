@@ -14,6 +14,7 @@ from rich.console import Console
 
 from corlld.commands.events_file import counted
 from corlld.commands.letter_judgement import UNFINISHED, Judge, Outgoing, Verdict
+from corlld.commands.letter_views import printable
 from corlld.commands.under_way import EventProducer, UnderWay
 from corlld.errors import ExitCode, FatalError
 from corlld.protocols import StoredLetter
@@ -97,7 +98,8 @@ def gather(letters: Iterable[StoredLetter], judge: Judge, outbox: Outbox) -> tup
         if judged.outgoing is not None:
             outbox.add(letter, judged.outgoing)
         elif len(lines) < SHOWN_LETTERS:
-            lines.append(f"{letter.key}: {judged.verdict}" + (f" ({judged.detail})" if judged.detail else ""))
+            why = f" ({judged.detail})" if judged.detail else ""
+            lines.append(printable(f"{letter.key}: {judged.verdict}{why}"))
     kept = verdicts.total() - verdicts[Verdict.SEND]
     if kept > len(lines):
         lines.append(f"... and {kept - len(lines)} more")

@@ -246,6 +246,23 @@ def test_what_is_still_invalid_is_listed_and_the_others_go_back(site: Site, repl
     assert "rises" not in out
 
 
+def test_what_a_foreign_letter_holds_can_not_steer_the_terminal(site: Site, replay: Callable[..., Replayed]) -> None:
+    site.set_aside(5, b"no json", InvalidReason.NOT_JSON)
+    site.letters.write_text(site.letters.read_text().replace(NAMES.uid("ann"), "\\u001b[2J"))
+    assert "not sent: \\x1b[2J/topic-id/3/5: still invalid" in replay()[1]
+
+
+def test_no_more_than_a_bounded_number_of_letters_is_listed(
+    site: Site, replay: Callable[..., Replayed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letter_replay, "SHOWN_LETTERS", 2)
+    for offset in range(5):
+        site.set_aside(offset, b"no json", InvalidReason.NOT_JSON)
+    out = replay()[1]
+    assert out.count("/topic-id/3/") == 2
+    assert "not sent: ... and 3 more\n5 letters: still invalid\nnothing to send\n" in out
+
+
 def test_filters_choose_what_goes_back(site: Site, replay: Callable[..., Replayed]) -> None:
     site.set_aside(5, edit(5))
     site.set_aside(6, edit(6, "bob"), user="bob")
