@@ -16,6 +16,7 @@ WORKERS ?= 2
 BROKERS ?= 2.8.2 3.3.2 3.6.2 3.9.1 4.3.1
 BROKER_TESTS := $(addprefix tests/,contract/test_sources.py contract/test_inputs.py contract/test_announcer.py \
 	integration/test_kafka_source.py integration/test_rebalance.py integration/test_kafka_producers.py \
+	integration/test_kafka_rights.py \
 	integration/test_end_to_end.py integration/test_broker_versions.py)
 
 export HF_HUB_OFFLINE = 1

@@ -109,6 +109,11 @@ def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicPr
         raise ConfigurationError("kafka.bootstrap_servers: not set, needed: `host:port` of one or more brokers")
     producer = TopicProducer(settings.kafka, settings.kafka.topic, idempotent=True)  # retries keep a user's order
     producer.start(timeout_seconds)
+    try:
+        producer.refuse_problem()
+    except ConfigurationError:
+        producer.close(0)
+        raise
     return producer
 
 
@@ -222,6 +227,9 @@ def _reach(
     announcements = build_announcements(settings, left())
     if announcements is not None:
         opened.callback(announcements.close, CLOSE_SECONDS)
+    for part in (dead_letters, announcements):
+        if part is not None and part.problem is not None:  # it may be given later
+            log.warning("right_missing", problem=part.problem)
     log.info("input_reached", kind=the_input.kind)
     return source, dead_letters, announcements
 
@@ -237,6 +245,8 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
     observer.model_loaded(info, device, dtype)
     if not resident.collator.shares_prefixes:
         log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
+    for reason in resident.adapted.sentences():
+        log.warning("not_adapted", reason=reason)
     arguments = settings.model.chat_template_kwargs
     refuse_unread(resident.tokenizer.chat_template, arguments)
     slots = settings.adapter.device_slots

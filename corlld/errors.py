@@ -16,7 +16,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 69  # broker, topic, model or bucket could not be reached, or a port is taken
     INTERNAL = 70  # a bug, an integrity alarm, or a stop that never came to its end
     CANNOT_WRITE = 73  # no permission or no space at the start
-    CONFIGURATION = 78  # wrong settings, an unusable model, a missing package, or a store of other settings
+    CONFIGURATION = 78  # wrong settings, an unusable model, a missing package or access rule, another settings' store
 
 
 class InvalidReason(StrEnum):
@@ -98,6 +98,10 @@ class ConfigurationError(FatalError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, ExitCode.CONFIGURATION)
+
+
+class MissingRightError(ConfigurationError):
+    """The broker answers, and its access rules refuse what is needed. Other topics can still be checked."""
 
 
 class UnavailableError(FatalError):

@@ -102,6 +102,10 @@ class Source(Protocol):
 class DeadLetters(Protocol):
     """Sets records aside that can't be applied. Called from the loop's thread, which `send` never holds up."""
 
+    @property
+    def problem(self) -> str | None:
+        """A sentence on why letters can't be sent now, if that is known without sending one. No I/O."""
+
     def send(self, letter: DeadLetter) -> "Future[None]":
         """Send a letter. The future is done once it is acknowledged.
 
@@ -224,6 +228,16 @@ class Input(Protocol):
 class Announcements(Protocol):
     """Announces each user's newest version: a compacted topic, keyed by uid. Thread-safe."""
 
+    @property
+    def problem(self) -> str | None:
+        """A sentence on why nothing can be announced now, if that is known without sending. No I/O."""
+
+    def describe(self) -> str:
+        """Return what `corlld check` says of the topic.
+
+        Raises FatalError if nothing can be announced.
+        """
+
     def send(self, uid: str, value: bytes | None) -> "Future[None]":
         """Announce `value`; None withdraws the user. The future is done once it is acknowledged.
 
@@ -294,6 +308,10 @@ class StateStore(Protocol):
 
 class Publisher(Protocol):
     """Makes durable states visible. Thread-safe for different users; idempotent."""
+
+    @property
+    def problem(self) -> str | None:
+        """A sentence on why versions can't be announced now, if that is known without trying. No I/O."""
 
     def publish(self, state: UserState) -> AdapterVersion | None:
         """Put the state's release out at the primary target, prune old versions, announce. None: nothing to publish.

@@ -32,6 +32,8 @@ PATIENCE_SECONDS = 60.0
 class _NoDeadLetters:
     """Takes no dead letters: every record of the topic is an event."""
 
+    problem = None
+
     def send(self, letter: DeadLetter) -> Future[None]:
         raise FatalError("a record of the bench is not a valid event")
 

@@ -18,7 +18,7 @@ from corlld.bench.ways import UNGUARDED, Timed
 from corlld.bench.workloads import FIRST, Workload, choose, read_edits
 from corlld.errors import FatalError
 from corlld.learning.model.files import find_model_files
-from corlld.learning.model.stacked_lora import choose_modules
+from corlld.learning.model.linear_modules import choose_modules
 from corlld.settings.sections import ModelSettings
 
 _STATUS = Path("/proc/self/status")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from corlld.adapters.peft_config import published_name
 from corlld.assembly import (
     build_announcements,
     build_input,
@@ -22,13 +23,19 @@ from corlld.assembly import (
     store_identity,
 )
 from corlld.commands.sample import Sample, sample_table
-from corlld.errors import ConfigurationError, ExitCode, FatalError, MissingTopicError, UnavailableError
+from corlld.errors import (
+    ConfigurationError,
+    ExitCode,
+    FatalError,
+    MissingRightError,
+    MissingTopicError,
+    UnavailableError,
+)
 from corlld.events.decoder import EventDecoder
 from corlld.learning.model.files import check_model_name
 from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import passages
 from corlld.protocols import Source, StateStore
-from corlld.publishing.peft_format import published_name
 from corlld.records import EditEvent, ModelInfo
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import Settings
@@ -40,7 +47,8 @@ if TYPE_CHECKING:
 
 SKIPPED = "skipped: "
 BROKER_AWAY = "it is looked for at the input's broker, which could not be reached"
-TOPIC_SECONDS = 5.0  # at least, per topic: a missing input topic uses up the whole time of the start
+REACH_SECONDS = 7.0  # a person waits; `run` waits for longer, since a broker may just be starting
+TOPIC_SECONDS = 5.0  # at least, per topic: a missing input topic uses up the whole time
 SAMPLE_SECONDS = 30.0  # at most, to read and decode the sample
 
 
@@ -52,7 +60,7 @@ class Check:
         self._input = build_input(settings)
         self._sample_limit = sample
         self._console = console
-        self._deadline = time.monotonic() + settings.operations.startup_timeout_seconds
+        self._deadline = time.monotonic() + min(REACH_SECONDS, settings.operations.startup_timeout_seconds)
         # Replaced once the settings are known to be complete.
         self._store: StateStore = LocalFolderStore(settings.state.path)
         self._opened: Source | None = None
@@ -116,7 +124,7 @@ class Check:
         source = self._opened = self._input.source(store)
         try:
             source.start(self._left())
-        except MissingTopicError:  # its broker answers
+        except (MissingTopicError, MissingRightError):  # its broker answers
             raise
         except (UnavailableError, ConfigurationError):
             self._away = frozenset(self._input.servers)
@@ -134,8 +142,10 @@ class Check:
             return SKIPPED + BROKER_AWAY
         if (announcements := build_announcements(self._settings, self._topic_seconds())) is None:
             return "off, as publishing.enabled is"
-        announcements.close(self._left())
-        return f"topic {self._settings.publishing.announce_topic}"
+        try:
+            return announcements.describe()
+        finally:
+            announcements.close(self._left())
 
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens
@@ -164,11 +174,12 @@ class Check:
         templates = "with" if info.supports_messages else "without"
         found = (
             f"{info.name}, revision {info.revision[:12]}, {templates} a chat template, on {resident.device}; an "
-            f"adapter has {resident.layout.size:,} numbers; passages rehearsed: {len(rehearsed)}"
+            f"adapter has {resident.layout.size:,} numbers, in {len(resident.layout.modules):,} modules; passages "
+            f"rehearsed: {len(rehearsed)}"
         )
         if slow := slow_dtype(resident.model.dtype, resident.device):
             found += f"\nslow, model.dtype = bfloat16: {slow}"
-        return found
+        return "\n".join([found, *resident.adapted.sentences()])
 
     def _check_memory(self) -> str:
         if (plan := self._plan) is None:

@@ -100,7 +100,14 @@ class Daemon:
     @property
     def waiting_for(self) -> list[Stage]:
         """The stages that keep the daemon from being ready; empty if it is ready."""
-        return [*([] if self._source.healthy else [Stage.INPUT]), *self._jobs.failing_stages]
+        waiting = set(self._jobs.failing_stages)
+        if not self._source.healthy:
+            waiting.add(Stage.INPUT)
+        if self._dead_letters.problem is not None:
+            waiting.add(Stage.DEAD_LETTERS)
+        if self._publisher.problem is not None:
+            waiting.add(Stage.PUBLISHING)
+        return [stage for stage in Stage if stage in waiting]
 
     def run(self) -> None:
         """Run until stopped, or until the input has ended and all of it is finished. To be called once.

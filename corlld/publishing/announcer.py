@@ -73,6 +73,11 @@ class Announcer:
         with self._changed:
             return len({*self._pending, self._current} - {None})
 
+    @property
+    def problem(self) -> str | None:
+        """See `Announcements.problem`."""
+        return self._announcements.problem
+
     def announce(self, uid: str) -> None:
         """Ask for an announcement of the user's newest state. Never waits.
 

@@ -1,8 +1,7 @@
 """Writes a release as the files of a PEFT adapter: a pure function of the state, so that it can be repeated.
 
 The bytes of a version that is out must never change. PEFT's own writer adds its version number, and sets in any order.
-So only the fields that matter are written here, and every PEFT release fills in its defaults. This module does not
-know where the files go.
+So only the fields that matter are written. This module does not know where the files go.
 """
 
 import hashlib
@@ -10,8 +9,9 @@ import json
 import math
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors
+from corlld.adapters.peft_config import peft_config, peft_tensors
 from corlld.adapters.tensor_file import write_tensors
-from corlld.records import ModelInfo, ModuleNames, Release, Statistics, UserState
+from corlld.records import ModelInfo, Release, Statistics, UserState
 
 TENSORS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -23,18 +23,6 @@ MANIFEST_FORMAT = 1
 def adapter_name(uid: str, version: int) -> str:
     """Return the name of a version, the same everywhere. It is never used again for other tensors."""
     return f"{uid}/v{version:06d}"
-
-
-def published_name(module: str, names: ModuleNames | None) -> str:
-    """Return the path of a module of the loaded model as published adapters have it.
-
-    Raises ValueError for a module outside of the decoder: nobody knows its path in the served model.
-    """
-    if names is None:
-        return module
-    if not module.startswith(f"{names.loaded}."):
-        raise ValueError(f"{module} is not part of {names.loaded}")
-    return names.published + module.removeprefix(names.loaded)
 
 
 def adapter_files(state: UserState, layout: AdapterLayout, model: ModelInfo) -> dict[str, bytes]:
@@ -50,36 +38,13 @@ def adapter_files(state: UserState, layout: AdapterLayout, model: ModelInfo) -> 
     """
     if state.release is None or not isinstance(state.adapter, AdapterTensors):
         raise ValueError("the state has no release")
-    tensors = {}
-    for module, a, b in layout.views(state.adapter.weights):
-        name = published_name(module.name, model.module_names)
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a
-        tensors[f"base_model.model.{name}.lora_B.weight"] = b
+    tensors = peft_tensors(layout, state.adapter.weights, model.module_names)
     tensors_file = write_tensors(tensors, {"format": "pt"})
     digest = hashlib.sha256(tensors_file).hexdigest()
     return {
         TENSORS_FILE: tensors_file,
         MANIFEST_FILE: _json(_manifest(state.uid, state.release, layout, model, digest)),
-        CONFIG_FILE: _json(_config(layout, model)),
-    }
-
-
-def _config(layout: AdapterLayout, model: ModelInfo) -> dict[str, object]:
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": model.name,
-        # A local model's revision is a digest that no hub knows. The manifest names it.
-        "revision": None,
-        "inference_mode": True,
-        "r": layout.r,
-        "lora_alpha": layout.lora_alpha,
-        "lora_dropout": 0.0,
-        # Whole paths: a leaf name could also fit a module that carries no adapter (an output head, a vision tower).
-        "target_modules": sorted(published_name(module.name, model.module_names) for module in layout.modules),
-        "modules_to_save": None,
-        "bias": "none",
-        "fan_in_fan_out": any(module.transposed for module in layout.modules),
+        CONFIG_FILE: _json(peft_config(layout, model.name, model.module_names)),
     }
 
 

@@ -41,6 +41,11 @@ class AdapterPublisher:
         self._announcer = announcer
         self._head = head
 
+    @property
+    def problem(self) -> str | None:
+        """See the protocol."""
+        return self._announcer.problem if self._announcer is not None else None
+
     def publish(self, state: UserState) -> AdapterVersion | None:
         """See the protocol."""
         if state.release is None:

@@ -60,7 +60,7 @@ def read_letter(
         return None
     uid, partition, offset = place
     record_key = last.get(RECORD_KEY_HEADER)
-    has_payload = PAYLOAD_DROPPED_HEADER not in own and (bool(value) or record_key is not None)
+    has_payload = bool(value) or record_key is not None
     # An empty value was no JSON, so an empty payload that was refused for something else stands for no value at all.
     was_empty = own[REASON_HEADER] == InvalidReason.NOT_JSON
     record_value = value if value or was_empty else None

@@ -31,6 +31,8 @@ class JsonlDeadLetters:
         self._payload = settings.payload
         self._writer = ThreadPoolExecutor(1, "dead-letters")
 
+    problem = None  # a file shows its problems when it is written
+
     def send(self, letter: DeadLetter) -> "Future[None]":
         line: dict[str, object] = {"key": letter_key(letter), "headers": letter_headers(letter)}
         if self._payload and letter.record.value is not None:

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from corlld.adapters.layout import AdapterLayout
 from corlld.bench import minimum
 from corlld.bench.peft_loop import lora_config
+from corlld.learning.model.linear_modules import choose_modules
 from corlld.learning.model.pairs import PreferencePair
-from corlld.learning.model.stacked_lora import choose_modules
 from tests.support.tiny_models import SLIDING_WINDOW, make_tiny_model
 
 TOKENS, SCORED = 7, 3  # fewer than a sliding window: every earlier token is seen

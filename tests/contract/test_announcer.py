@@ -33,6 +33,11 @@ class Topic:
         self.acknowledges = True
         self.closed = False
 
+    problem = None
+
+    def describe(self) -> str:
+        return "topic adapters"
+
     def send(self, uid: str, value: bytes | None) -> "Future[None]":
         self.before_send(uid, value)
         future: Future[None] = Future()

@@ -8,6 +8,8 @@ import pytest
 
 from corlld.cli import main
 from tests.support.kafka.broker import KafkaCluster
+from tests.support.odd_families import build, phimoe
+from tests.support.tiny_models import make_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,25 @@ def test_check_tells_how_many_passages_are_rehearsed(
         monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(site / path))
     assert main(["check"]) == 0
     assert f"; passages rehearsed: {count}\n" in capsys.readouterr().out
+
+
+def test_check_and_run_say_what_of_the_model_is_not_adapted(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(phimoe).save_pretrained(site / "model")
+    make_tokenizer().save_pretrained(site / "model")
+    monkeypatch.setenv("CORLLD_MODEL__NAME", str(site / "model"))
+    left_out = (
+        "2 linear modules carry no LoRA (PhimoeTopKRouter computes in a way of its own): mlp.router in model.layers"
+    )
+    experts = "routed experts carry no LoRA: 49,152 of the model's 75,072 numbers (65%) stay as they are"
+    assert main(["check"]) == 0
+    lines = [line[24:] for line in capsys.readouterr().out.splitlines()]
+    (adapted,) = [number for number, line in enumerate(lines) if "numbers, in 8 modules; " in line]
+    assert lines[adapted + 1 : adapted + 3] == [left_out, experts]
+    assert main(["run"]) == 0
+    logged = capsys.readouterr().err
+    assert logged.count(left_out) == logged.count(experts) == logged.count("not_adapted") / 2 == 1
 
 
 def test_a_check_blames_a_dead_broker_once(

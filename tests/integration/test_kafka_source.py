@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
-from kafka.errors import NodeNotReadyError
+from kafka.errors import CoordinatorNotAvailableError, NodeNotReadyError
+from structlog.testing import capture_logs
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
 from corlld.settings.sections import KafkaSettings
@@ -315,7 +316,7 @@ def test_a_commit_outside_of_the_topic_is_refused_with_what_to_do(kafka_broker: 
 def test_no_broker_is_one_sentence_after_the_deadline() -> None:
     source = KafkaSource(kafka_settings("127.0.0.1:1", "edits"))
     began = time.monotonic()
-    with pytest.raises(UnavailableError, match=r"no broker of 127\.0\.0\.1:1 could be reached within 1 s"):
+    with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1: nobody listens there .*\(waited 1 s\)"):
         source.start(1)
     assert time.monotonic() - began < 10
     source.close({}, 1)
@@ -373,10 +374,43 @@ def test_what_a_failed_poll_had_taken_already_is_delivered_by_a_later_one(
     assert reader.values() == [b"a", b"b"]
 
 
+def test_a_first_commit_that_goes_on_failing_is_said_once_and_not_tried_at_every_poll(
+    kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+
+    def refuse(offsets: object, timeout_ms: int) -> None:
+        tries.append(time.monotonic())
+        raise CoordinatorNotAvailableError()
+
+    with started(kafka_settings(kafka_broker.bootstrap, new_topic(kafka_broker))) as reader:
+        with monkeypatch.context() as patched, capture_logs() as lines:
+            patched.setattr(reader.source._consumer, "commit", refuse)
+            reader.poll_until(lambda: len(tries) >= 4, "some tries")
+        assert tries[3] - tries[1] >= 2 * 0.9, "a second between them, once it is no rebalance"
+        assert [line["log_level"] for line in lines if line["event"] == "first_commit_failed"] == ["warning"]
+        reader.poll_until(lambda: bool(reader.begun), "the tenure begins")
+
+
+def test_commits_that_go_on_failing_are_said_once(kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    with started(kafka_settings(kafka_broker.bootstrap, new_topic(kafka_broker))) as reader:
+        reader.poll_until(lambda: bool(reader.begun), "the tenure begins")
+
+        def refuse(offsets: object, callback: Callable[[object, object], None]) -> None:
+            callback(offsets, CoordinatorNotAvailableError())
+
+        with monkeypatch.context() as patched, capture_logs() as lines:
+            patched.setattr(reader.source._consumer, "commit_async", refuse)
+            for _ in range(3):
+                assert reader.source.commit({reader.live[0]: 0})
+        said = [(line["event"], line["log_level"], line["error"]) for line in lines]
+        assert said == [("commit_failed", "warning", "CoordinatorNotAvailableError")]
+
+
 def test_a_commit_that_is_never_answered_is_given_up(
     kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corlld.sources.kafka.source.COMMIT_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("corlld.sources.kafka.commits.GRACE_SECONDS", 0.1)
     topic = new_topic(kafka_broker)
     with started(kafka_settings(kafka_broker.bootstrap, topic, request_timeout_seconds=1.0)) as reader:
         reader.poll_until(lambda: bool(reader.begun), "the tenure begins")

@@ -197,6 +197,7 @@ class MemoryPublisher:
     out: dict[str, list[int]] = field(default_factory=dict)
     faults: list[Exception] = field(default_factory=list)
     closed: bool = False
+    problem: str | None = None
 
     def publish(self, state: UserState) -> AdapterVersion | None:
         if self.faults:
@@ -224,6 +225,7 @@ class MemoryPublisher:
 class MemoryDeadLetters:
     letters: list[DeadLetter] = field(default_factory=list)
     faults: list[Exception] = field(default_factory=list)
+    problem: str | None = None
 
     def send(self, letter: DeadLetter) -> "Future[None]":
         future: Future[None] = Future()

@@ -14,6 +14,7 @@ TEXT = (
     "étés à Łódź",
 )
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
+ROLES = ("<|user|>", "<|assistant|>", "<|end|>")
 # As some fine-tunes have it, none of the tokens that frame messages is special.
 TURN_START, TURN_END, THINK = "<|im_start|>", "<|im_end|>", ("<think>", "</think>")
 
@@ -26,7 +27,12 @@ INST_TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content.strip() + ' [/INST]' }}"
     "{% else %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
-TEMPLATES = {"line break": LINE_BREAK_TEMPLATE, "inst": INST_TEMPLATE}
+# As Phi-3's: it puts its tokens together from roles, and they swallow the line break behind them.
+ROLES_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>' + '\n' + m.content + '<|end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+TEMPLATES = {"line break": LINE_BREAK_TEMPLATE, "inst": INST_TEMPLATE, "roles": ROLES_TEMPLATE}
 
 LLAMA_DECODER = decoders.Sequence(
     [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -64,7 +70,7 @@ def trained(shape: str) -> str:
 def make_tokenizer(shape: str, template: str | None = None) -> PreTrainedTokenizerFast:
     """A transformers tokenizer of that shape, with a bos token before every text."""
     raw = Tokenizer.from_str(trained(shape))
-    raw.add_special_tokens([BOS, EOS, UNKNOWN])
+    raw.add_special_tokens([BOS, EOS, UNKNOWN, *(AddedToken(role, rstrip=True, normalized=False) for role in ROLES)])
     raw.add_tokens([AddedToken(token, normalized=False) for token in (TURN_START, TURN_END, *THINK)])
     bos = raw.token_to_id(BOS)
     raw.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bos)])

@@ -14,6 +14,7 @@ from corlld.errors import ConfigurationError
 from corlld.learning.model.files import ModelFiles, find_model_files
 from corlld.learning.model.resident import ResidentModel, check_rows, make_resident
 from corlld.learning.model.served_names import refuse_modules_outside, served_names
+from corlld.learning.model.start_probe import check_adapters
 from corlld.learning.model.token_check import check_tokens
 from corlld.learning.model.unsupported import refuse_config, refusing
 from corlld.settings.sections import AdapterSettings, ModelSettings, PublishingSettings
@@ -78,6 +79,7 @@ def load_resident_model(
         )
         refuse_modules_outside(resident.layout, names)
         check_rows(resident)
+        check_adapters(resident)
     return resident
 
 

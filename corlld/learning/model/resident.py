@@ -10,13 +10,14 @@ import torch
 
 from corlld.adapters.layout import AdapterLayout
 from corlld.errors import ConfigurationError
+from corlld.learning.model.adapted_modules import AdaptedModules, adapt_modules, sample_ids
 from corlld.learning.model.attention import SegmentAttention
 from corlld.learning.model.checkpointing import checkpoint_layers
 from corlld.learning.model.gates import fuse_gates
 from corlld.learning.model.norms import fuse_norms
 from corlld.learning.model.packing import Collator, Item, Row
 from corlld.learning.model.pairs import PreferencePair
-from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora, choose_modules
+from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.model.vocabulary import VocabularyHead
 from corlld.records import ModelInfo, ModuleNames
 from corlld.settings.sections import AdapterSettings
@@ -32,6 +33,7 @@ class ResidentModel:
     """The base model and what belongs to it.
 
     model: in eval mode, every parameter frozen.
+    adapted: which modules carry LoRA, and why others don't.
     head: the model's own output layer.
     attention: None if the model's own is used, for padded rows.
     max_positions: None if the model names no limit.
@@ -41,6 +43,7 @@ class ResidentModel:
     model: Any
     tokenizer: Any
     lora: StackedLora
+    adapted: AdaptedModules
     head: VocabularyHead
     attention: SegmentAttention | None
     collator: Collator
@@ -101,20 +104,21 @@ def make_resident(
         module_names: the paths of modules in published adapters; None: as the loaded model has them.
 
     Raises:
-        ConfigurationError: model, tokenizer and settings don't fit each other.
+        ConfigurationError: model, tokenizer and settings don't fit each other, or too little can be adapted.
     """
     model.eval()
     model.requires_grad_(False)
     embeddings = model.get_input_embeddings().weight
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= embeddings.shape[0]:
         raise ConfigurationError("model.name: the tokenizer has no end-of-text token that the model knows")
-    layout = AdapterLayout(adapter.r, adapter.lora_alpha, choose_modules(model, adapter.target_modules))
-    fingerprint = sha256(f"{revision}\0{layout.fingerprint}".encode()).hexdigest()[:16]
+    adapted = adapt_modules(model, sample_ids(tokenizer, embeddings.shape[0]), adapter)
+    fingerprint = sha256(f"{revision}\0{adapted.layout.fingerprint}".encode()).hexdigest()[:16]
     attention = _prepare(model, checkpointing)
     return ResidentModel(
         model=model,
         tokenizer=tokenizer,
-        lora=StackedLora(model, layout),
+        lora=StackedLora(model, adapted.layout),
+        adapted=adapted,
         head=_vocabulary_head(model),
         attention=attention,
         collator=Collator(embeddings.device, shares_prefixes=attention is not None),
@@ -177,10 +181,8 @@ def check_rows(resident: ResidentModel) -> None:
         ConfigurationError: it does, or a token's probability is no number or depends on the tokens after it.
         Exception: anything that a model or a tokenizer raises which can't do this.
     """
-    ids = resident.tokenizer("The cat sat on the mat and looked out", add_special_tokens=False)["input_ids"]
-    if len(ids) <= _CHECK_TAIL or len(set(ids)) == 1 or max(ids) >= resident.vocabulary:
-        raise ConfigurationError("model.name: the tokenizer does not fit the model: it has no tokens for plain English")
-    prompt, chosen, rejected = tuple(ids[:-_CHECK_TAIL]), tuple(ids[-_CHECK_TAIL:]), tuple(reversed(ids[-_CHECK_TAIL:]))
+    ids = sample_ids(resident.tokenizer, resident.vocabulary)
+    prompt, chosen, rejected = ids[:-_CHECK_TAIL], ids[-_CHECK_TAIL:], ids[: -_CHECK_TAIL - 1 : -1]
     other_end = (*chosen[:-1], next(token for token in ids if token != chosen[-1]))
     tolerance = _CHECK_TOLERANCE.get(resident.model.dtype, 1e-3)
     with _own_attention(resident):

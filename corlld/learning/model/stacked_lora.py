@@ -8,52 +8,14 @@ own tokens. With nothing bound the base model alone is computed: that is the ref
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
-from corlld.adapters.layout import AdapterLayout, LoraModule, UserVectors
-from corlld.errors import ConfigurationError
+from corlld.adapters.layout import AdapterLayout, UserVectors
 from corlld.learning.model.grouped import UserGroups, user_groups
-
-
-def choose_modules(model: Any, target_modules: Literal["all-linear"] | Sequence[str]) -> tuple[LoraModule, ...]:
-    """Return the linear modules that carry LoRA, in the model's order.
-
-    Args:
-        model: a transformers causal language model.
-        target_modules: "all-linear" (all but the output head), or names as PEFT takes them: a module's whole path, or
-            the end of it.
-
-    Raises:
-        ConfigurationError: a name fits no linear module. The message lists those that exist.
-    """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    if target_modules == "all-linear":
-        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        chosen = {name for name, module in linear.items() if module is not head}
-    else:
-        chosen = set()
-        for target in target_modules:
-            fitting = {name for name in linear if name == target or name.endswith(f".{target}")}
-            if not fitting:
-                exist = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-                raise ConfigurationError(f"adapter.target_modules: the model has no linear {target!r}; it has {exist}")
-            chosen |= fitting
-    if not chosen:
-        raise ConfigurationError("adapter.target_modules: the model has no linear module to adapt")
-    return tuple(_describe(name, module) for name, module in linear.items() if name in chosen)
-
-
-def _describe(name: str, module: nn.Module) -> LoraModule:
-    if isinstance(module, Conv1D):
-        rows, columns = module.weight.shape
-        return LoraModule(name, in_features=rows, out_features=columns, transposed=True)
-    assert isinstance(module, nn.Linear)  # noqa: S101 - for the type checker
-    return LoraModule(name, in_features=module.in_features, out_features=module.out_features)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,91 +1,29 @@
 """Reaches a cluster, and asks it about a topic and a group."""
 
-import logging
-import os
-import re
-import ssl
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
 from kafka.admin import ConfigResource
 from kafka.errors import KafkaError, for_code
-from kafka.net.compat import KafkaNetClient
 
 from corlld.errors import ConfigurationError, MissingTopicError, UnavailableError
 from corlld.settings.sections import KafkaSettings
+from corlld.sources.kafka.connecting import FIRST_TRY_SECONDS, SETUP_SECONDS, connect
+from corlld.sources.kafka.diagnosis import Diagnosis
 from corlld.sources.kafka.features import READING, STATIC_MEMBERS, Feature, answers_understood, refuse_lacking
 from corlld.sources.kafka.options import LOOKUP_SECONDS, admin_options
 from corlld.sources.kafka.refusals import explain_refusal
+from corlld.sources.kafka.rights import Granted, Right, ask_rights, reading
 
-FIRST_TRY_SECONDS = 2.0  # each try is twice as long as the one before, so that a slow network is reached too
 RETRY_SECONDS = 0.2
-UNKNOWN_TOPIC_OR_PARTITION = 3  # Kafka's error code
-
-
-def quiet_kafka_logs() -> None:
-    """Keep kafka-python from its debug level, where it logs whole requests, with texts and passwords in them."""
-    logger = logging.getLogger("kafka")
-    if logger.getEffectiveLevel() < logging.WARNING:
-        logger.setLevel(logging.WARNING)
-    # Its connections log each failure with a traceback, at every try. corlld reports it once, in a sentence.
-    net = logging.getLogger("kafka.net")
-    net.propagate = False
-    if not net.handlers:  # without a handler, logging would print to standard error
-        net.addHandler(logging.NullHandler())
-
-
-def connect(make: Callable[..., Any], options: Mapping[str, Any], timeout_seconds: float) -> Any:
-    """Return a client of kafka-python, made by `make`, that has reached a broker.
-
-    Raises UnavailableError after `timeout_seconds`, ConfigurationError as soon as a broker refuses TLS or credentials.
-    """
-    quiet_kafka_logs()
-    deadline = time.monotonic() + timeout_seconds
-    servers = ", ".join(options["bootstrap_servers"])
-    this_try = FIRST_TRY_SECONDS
-    while True:
-        left = max(0.1, deadline - time.monotonic())
-        nets: list[KafkaNetClient] = []
-
-        def make_net(nets: list[KafkaNetClient] = nets, **config: Any) -> KafkaNetClient:
-            nets.append(KafkaNetClient(**config))
-            return nets[-1]
-
-        with _connection_failures() as failures:
-            try:
-                return make(**options, bootstrap_timeout_ms=round(min(this_try, left) * 1000), kafka_client=make_net)
-            except KafkaError as error:
-                failures.append(error)
-                for net in nets:  # a client whose constructor failed leaves its thread behind
-                    net.close()
-        for failure in failures:
-            if (refusal := explain_refusal(failure)) is not None:
-                raise ConfigurationError(f"{servers}: {refusal}")
-        if time.monotonic() >= deadline:
-            reason = next(filter(None, map(_reason, reversed(failures))), None)
-            why = f" ({reason})" if reason else ""
-            raise UnavailableError(f"no broker of {servers} could be reached within {timeout_seconds:.3g} s{why}")
-        this_try *= 2
-
-
-def _reason(failure: BaseException | None) -> str | None:
-    """Return what the operating system or TLS said of a failed connection; None if neither said anything."""
-    while failure is not None:
-        if isinstance(failure, ssl.SSLError):
-            return f"TLS: {failure.reason or 'the handshake failed'}"
-        if isinstance(failure, OSError) and failure.strerror:
-            return failure.strerror
-        # kafka-python keeps an OSError's number and name as text only.
-        if found := re.search(r"\b(\d+) E[A-Z]+\b", str(failure)):
-            return os.strerror(int(found[1]))
-        failure = failure.__cause__ or failure.__context__
-    return None
+UNKNOWN_TOPIC_OR_PARTITION = 3  # Kafka's error codes
+TOPIC_AUTHORIZATION_FAILED = 29
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +34,8 @@ class TopicView:
     committed: offsets that the group committed.
     beginnings: first offsets of the partitions without a commit.
     ends: where read_committed readers stop. Partitions without a commit are always in it, others if they are known.
+    granted: the rights that are missing. If there are any, nothing is known of commits, beginnings and ends.
+    replicas: of the partition that has the fewest; 0 if the topic is hidden.
     """
 
     topic_id: str | None
@@ -103,6 +43,8 @@ class TopicView:
     committed: Mapping[int, int] = field(default_factory=dict)
     beginnings: Mapping[int, int] = field(default_factory=dict)
     ends: Mapping[int, int] = field(default_factory=dict)
+    granted: Granted = field(default_factory=Granted)
+    replicas: int = 0
 
 
 class TopicLookup:
@@ -115,62 +57,83 @@ class TopicLookup:
         topic: the topic to ask about.
         group: the group to ask about; None for none.
         needs: features that the broker must have beside those for reading.
+        rights: those that the broker is asked for; None for those that it takes to read the topic in the group.
     """
 
     def __init__(
-        self, settings: KafkaSettings, topic: str, group: str | None = None, needs: Sequence[Feature] = ()
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        group: str | None = None,
+        needs: Sequence[Feature] = (),
+        rights: Sequence[Right] | None = None,
     ) -> None:
         self._options = admin_options(settings)
         self._servers = ", ".join(settings.bootstrap_servers)
         self._topic = topic
         self._group = group
         self._needs = (*READING, *needs, *(STATIC_MEMBERS if group and settings.group_instance_id else ()))
+        self._rights = reading(topic, group) if rights is None else rights
         self._cluster_id: str | None = None
         self._admin: KafkaAdminClient | None = None
+        self._diagnosis = Diagnosis(self._options)
+        self._advertised: frozenset[str] = frozenset()  # addresses of brokers, as known when a question failed
 
     def wait_for_topic(self, timeout_seconds: float) -> TopicView:
-        """Wait for the topic, and return what the cluster says of it.
+        """Wait for the topic, and return what the cluster says of it. Log what is in the way, as `connect`.
 
         Raises MissingTopicError after the timeout, UnavailableError if the cluster gave no answer, ConfigurationError
         if it refuses access.
         """
         deadline = time.monotonic() + timeout_seconds
+        this_try = FIRST_TRY_SECONDS
         while True:
             missing = False
+            left = max(0.1, deadline - time.monotonic())
             try:
-                if (view := self.look(max(0.1, deadline - time.monotonic()))) is not None:
+                if (view := self.look(left, setup_seconds=min(this_try, left))) is not None:
                     return view
                 missing = True
             except KafkaError as error:
+                if self._diagnosis.problem is None or time.monotonic() < deadline:
+                    self._diagnosis.look_at_brokers(self._advertised)
                 if (refusal := explain_refusal(error)) is not None:
                     raise ConfigurationError(f"{self._servers}: {refusal}") from None
+                this_try = min(2 * this_try, SETUP_SECONDS)
             if time.monotonic() >= deadline:
                 break
             threading.Event().wait(RETRY_SECONDS)
+        waited = f"(waited {timeout_seconds:.3g} s)"
         if missing:
-            raise MissingTopicError(
-                f"topic {self._topic} does not exist at {self._servers} (waited {timeout_seconds:.3g} s): create it"
-            )
-        raise UnavailableError(
-            f"{self._servers} gave no answer about topic {self._topic} within {timeout_seconds:.3g} s"
-        )
+            raise MissingTopicError(f"topic {self._topic} does not exist at {self._servers}: create it {waited}")
+        problem = self._diagnosis.problem or f"{self._servers} gave no answer about topic {self._topic}"
+        raise UnavailableError(f"{problem} {waited}")
 
-    def look(self, connect_seconds: float = LOOKUP_SECONDS) -> TopicView | None:
-        """Return the topic as it is now; None if it does not exist.
+    def look(
+        self, connect_seconds: float = LOOKUP_SECONDS, *, setup_seconds: float = SETUP_SECONDS
+    ) -> TopicView | None:
+        """Return the topic as it is now; None if it does not exist. The arguments are those of `connect`.
 
         Raises KafkaError, UnavailableError, ConfigurationError.
         """
         is_new = self._admin is None
         if self._admin is None:
-            self._admin = connect(KafkaAdminClient, self._options, connect_seconds)
+            self._admin = connect(KafkaAdminClient, self._options, connect_seconds, self._diagnosis, setup_seconds)
         try:
             with answers_understood(self._servers):
                 if is_new:
                     refuse_lacking(self._admin._manager.broker_version_data.api_versions, self._needs, self._servers)
-                return self._ask(self._admin)
+                view = self._ask(self._admin)
+        except KafkaError:
+            brokers = self._admin._manager.cluster.brokers()
+            self._advertised = frozenset(f"{broker.host}:{broker.port}" for broker in brokers)
+            self.close()
+            raise
         except BaseException:
             self.close()
             raise
+        self._diagnosis.forget()
+        return view
 
     def cluster_id(self) -> str:
         """Return the cluster's id. To be called after `look`. Raises ConfigurationError if the cluster has none."""
@@ -179,6 +142,23 @@ class TopicLookup:
                 f"{self._servers}: the cluster has no id, by which corlld knows its offsets from another cluster's"
             )
         return self._cluster_id
+
+    def configs(self, *names: str) -> dict[str, str]:
+        """Return some of the topic's settings by their names.
+
+        Those that the access rules do not let this user ask for, or that got no answer, are left out.
+
+        Raises UnavailableError, ConfigurationError as `connect`.
+        """
+        if self._admin is None:
+            self._admin = connect(KafkaAdminClient, self._options, LOOKUP_SECONDS)
+        asked = ConfigResource("topic", self._topic, list(names))
+        try:
+            with answers_understood(self._servers):
+                answer = self._admin.describe_configs([asked], config_filter="all")
+        except KafkaError:
+            return {}
+        return {name: str(found["value"]) for name, found in answer["topic"][self._topic].items()}
 
     def close(self) -> None:
         admin, self._admin = self._admin, None
@@ -192,12 +172,14 @@ class TopicLookup:
         (topic,) = metadata["topics"]
         if topic["error_code"] == UNKNOWN_TOPIC_OR_PARTITION:
             return None
-        if topic["error_code"]:
+        if topic["error_code"] not in (0, TOPIC_AUTHORIZATION_FAILED):
             raise for_code(topic["error_code"])()
         topic_id = _topic_id(topic)
         partitions = frozenset(int(p["partition_index"]) for p in topic["partitions"])
-        if self._group is None:
-            return TopicView(topic_id, partitions)
+        replicas = min((len(p["replica_nodes"]) for p in topic["partitions"]), default=0)
+        granted = ask_rights(admin, topic, self._rights)
+        if self._group is None or granted.missing:
+            return TopicView(topic_id, partitions, granted=granted, replicas=replicas)
         asked = [TopicPartition(self._topic, partition) for partition in partitions]
         answer = admin.list_group_offsets({self._group: asked})[self._group]
         committed = {tp.partition: commit.offset for tp, commit in answer.items() if commit.offset >= 0}
@@ -207,7 +189,7 @@ class TopicLookup:
         # The ends of the others serve to show the lag only; a partition without a leader fails the whole question.
         with suppress(KafkaError):
             ends |= self._offsets(admin, [tp for tp in asked if tp.partition in committed], OffsetSpec.LATEST)
-        return TopicView(topic_id, partitions, committed, beginnings, ends)
+        return TopicView(topic_id, partitions, committed, beginnings, ends, granted, replicas)
 
     @staticmethod
     def _offsets(admin: KafkaAdminClient, asked: list[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
@@ -222,41 +204,14 @@ def topic_compression(settings: KafkaSettings) -> str | None:
 
     Raises UnavailableError, ConfigurationError as `connect`.
     """
-    admin = connect(KafkaAdminClient, admin_options(settings), LOOKUP_SECONDS)
-    asked = ConfigResource("topic", settings.topic, ["compression.type"])
+    lookup = TopicLookup(settings, settings.topic)
     try:
-        answer = admin.describe_configs([asked], config_filter="all")
-    except KafkaError:  # nothing depends on it
-        return None
+        return lookup.configs("compression.type").get("compression.type")
     finally:
-        admin.close()
-    found = answer["topic"][settings.topic].get("compression.type")  # what may not be asked is left out
-    return str(found["value"]) if found else None
+        lookup.close()
 
 
 def _topic_id(topic: Mapping[str, Any]) -> str | None:
     """Return the topic's id as 32 hex digits; None if the answer has none, or zeros, which stand for none."""
     given = uuid.UUID(str(topic.get("topic_id") or uuid.UUID(int=0)))
     return given.hex if given.int else None
-
-
-class _Failures(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.seen: list[BaseException] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.args, tuple):
-            self.seen += [arg for arg in record.args if isinstance(arg, BaseException)]
-
-
-@contextmanager
-def _connection_failures() -> Iterator[list[BaseException]]:
-    """Collect why connections fail while the block runs: kafka-python, as it bootstraps, only logs that."""
-    handler = _Failures()
-    logger = logging.getLogger("kafka.net")
-    logger.addHandler(handler)
-    try:
-        yield handler.seen
-    finally:
-        logger.removeHandler(handler)

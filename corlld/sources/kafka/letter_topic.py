@@ -33,14 +33,12 @@ def letters_of_topic(
     access, and FatalError if a batch can't be unpacked.
     """
     with reading(settings, topic, timeout_seconds) as reader:
-        places, timeout_ms = list(reader.tenures), round(1000 * timeout_seconds)
-        ends: dict[TopicPartition, int] = reader.consumer.end_offsets(places, timeout_ms=timeout_ms)
-        starts: dict[TopicPartition, int] = reader.consumer.beginning_offsets(places, timeout_ms=timeout_ms)
+        timeout_ms = round(1000 * timeout_seconds)
+        starts, ends = reader.range(timeout_ms)
         if since_seconds is not None:
-            asked = dict.fromkeys(places, round(1000 * since_seconds))
-            for place, found in reader.consumer.offsets_for_times(asked, timeout_ms=timeout_ms).items():
-                starts[place] = ends[place] if found is None else max(starts[place], min(found.offset, ends[place]))
-        steps = sum(ends[place] - starts[place] for place in places)
+            for place, found in reader.since(since_seconds, timeout_ms).items():
+                starts[place] = ends[place] if found is None else max(starts[place], min(found, ends[place]))
+        steps = sum(ends[place] - start for place, start in starts.items())
         yield LetterStream(f"topic {topic}", steps, "records", _letters(reader, topic, starts, ends))
 
 

@@ -18,10 +18,8 @@ def newest_records(settings: KafkaSettings, limit: int, timeout_seconds: float) 
     """
     deadline = time.monotonic() + timeout_seconds
     with reading(settings, settings.topic, timeout_seconds) as reader:
-        places = list(reader.tenures)
-        ends: dict[TopicPartition, int] = reader.consumer.end_offsets(places, timeout_ms=_ms_to(deadline))
-        beginnings: dict[TopicPartition, int] = reader.consumer.beginning_offsets(places, timeout_ms=_ms_to(deadline))
-        shares = share_out(limit, {place: ends[place] - beginnings[place] for place in places})
+        beginnings, ends = reader.range(max(100, round(1000 * (deadline - time.monotonic()))))
+        shares = share_out(limit, {place: ends[place] - beginnings[place] for place in ends})
         for records in reader.read({place: ends[place] - share for place, share in shares.items()}, ends):
             yield from records
             if time.monotonic() >= deadline:
@@ -36,7 +34,3 @@ def share_out(limit: int, available: Mapping[TopicPartition, int]) -> dict[Topic
         shares[place] = min(available[place], left // (len(available) - index))
         left -= shares[place]
     return shares
-
-
-def _ms_to(deadline: float) -> int:
-    return max(100, round(1000 * (deadline - time.monotonic())))

@@ -1,6 +1,8 @@
 """Turns settings into kafka-python's options. Only this module knows milliseconds, and only it unwraps secrets."""
 
+import socket
 import ssl
+import threading
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,6 +24,7 @@ SASL_PACKAGES = {"GSSAPI": "gssapi", "AWS_MSK_IAM": "botocore"}
 RECONNECT_MAX_SECONDS = 5.0  # kafka-python's own 30 s would keep the daemon away long after the broker is back
 FETCH_MAX_WAIT_SECONDS = 0.5
 LOOKUP_SECONDS = 5.0  # how long an answer about topic or group is waited for
+HANDSHAKE_SECONDS = 10.0
 IDLE_CLOSE_SECONDS = 540.0
 # So large that the topic's own limit decides (the broker answers), not the client's guess of it.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
@@ -88,12 +91,39 @@ def producer_options(settings: KafkaSettings) -> dict[str, Any]:
     }
 
 
+class TlsSocket(ssl.SSLSocket):
+    """Fails if a TLS handshake takes longer than HANDSHAKE_SECONDS, and closes itself if a handshake fails.
+
+    kafka-python 3.0 would wait for an answer for ever, and leave what failed to the garbage collector.
+    """
+
+    _limit: threading.Timer | None = None
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Go on with the handshake, as `ssl.SSLSocket` does. kafka-python calls this once more for each answer."""
+        if self._limit is None:
+            # With the connection shut down, kafka-python is woken up, and finds an end of file.
+            self._limit = threading.Timer(HANDSHAKE_SECONDS, socket.socket.shutdown, (self, socket.SHUT_RDWR))
+            self._limit.daemon = True
+            self._limit.start()
+        try:
+            super().do_handshake(block)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except OSError:
+            self._limit.cancel()
+            self.close()
+            raise
+        self._limit.cancel()
+
+
 def ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
     """Return the TLS context. kafka-python 3.0 would ignore `ssl_ciphers`, and report a wrong file with a traceback.
 
     Raises ConfigurationError that names the setting.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = TlsSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = settings.ssl_check_hostname
     password = settings.ssl_password.get_secret_value() if settings.ssl_password else None

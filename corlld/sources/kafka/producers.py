@@ -1,18 +1,24 @@
 """Sends dead letters and announcements to Kafka: to topics that exist, acknowledged by all replicas."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 
 from kafka import KafkaProducer, errors
 
-from corlld.errors import ConfigurationError, RetriableError, TooLargeForTopic, UnavailableError
+from corlld.errors import ConfigurationError, MissingRightError, RetriableError, TooLargeForTopic, UnavailableError
 from corlld.records import DeadLetter
 from corlld.settings.sections import DeadLetterSettings, KafkaSettings
 from corlld.sources.dead_letters import PAYLOAD_DROPPED_HEADER, RECORD_KEY_HEADER, letter_headers, letter_key
-from corlld.sources.kafka.client import TopicLookup, connect
+from corlld.sources.kafka.client import TopicLookup
+from corlld.sources.kafka.connecting import connect
 from corlld.sources.kafka.features import IDEMPOTENCE
 from corlld.sources.kafka.options import LOOKUP_SECONDS, producer_options
+from corlld.sources.kafka.rights import refuse_missing, unknown_rights
+from corlld.sources.kafka.topic_limits import LIMITS, refuse_unacknowledged, unknown_limits
+from corlld.sources.kafka.write_right import WriteRight
 
 FORCED_CLOSE_SECONDS = 5.0  # for kafka-python's thread to notice; it takes milliseconds
 
@@ -29,6 +35,9 @@ class TopicProducer:
         self._settings = settings
         self._topic = topic
         self._idempotent = idempotent
+        self._right = WriteRight(settings, topic, idempotent=idempotent)
+        self._unknown: tuple[str, ...] = ()  # sentences on what the broker did not say
+        self.limits: Mapping[str, str] = {}  # those of `LIMITS` that are known; after `start`
         self._lock = threading.Lock()
         self._producer: KafkaProducer = None
         self._broken: KafkaProducer = None
@@ -37,15 +46,43 @@ class TopicProducer:
     def start(self, timeout_seconds: float) -> None:
         """Reach broker and topic.
 
-        Raises UnavailableError after `timeout_seconds`, ConfigurationError if the broker refuses access.
+        A missing right to write is no error, unless the topic is hidden: the right may be given later. See `problem`.
+
+        Raises UnavailableError after `timeout_seconds`, ConfigurationError if the broker refuses access, or the topic
+        can never acknowledge.
         """
         needs = IDEMPOTENCE if self._idempotent else ()
-        lookup = TopicLookup(self._settings, self._topic, needs=needs)
+        lookup = TopicLookup(self._settings, self._topic, needs=needs, rights=self._right.needed)
         try:
-            lookup.wait_for_topic(timeout_seconds)
+            view = lookup.wait_for_topic(timeout_seconds)
+            if view.granted.hidden:
+                refuse_missing(view.granted, self._settings)
+            self.limits = lookup.configs(*LIMITS)
         finally:
             lookup.close()
+        refuse_unacknowledged(self._topic, view.replicas, self.limits)
+        self._right.begin(view.granted)
+        unknown = (unknown_rights(view.granted), unknown_limits(self._topic, self.limits))
+        self._unknown = tuple(sentence for sentence in unknown if sentence is not None)
         self._producer = self._connect(timeout_seconds)
+
+    @property
+    def problem(self) -> str | None:
+        """Return a sentence on why the topic takes nothing; None if nothing is known. No I/O."""
+        return self._right.problem
+
+    def describe(self) -> str:
+        """Return the topic, and lines on what the broker did not say of it. Raises MissingRightError.
+
+        To be called after `start`.
+        """
+        self.refuse_problem()
+        return "\n".join((f"topic {self._topic}", *self._unknown))
+
+    def refuse_problem(self) -> None:
+        """Raise MissingRightError if there is a problem."""
+        if (problem := self.problem) is not None:
+            raise MissingRightError(problem)
 
     def send(self, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> "Future[int]":
         """Send a record. The future is done once it is acknowledged, with the number of its partition.
@@ -58,6 +95,8 @@ class TopicProducer:
         def failed(error: BaseException) -> None:
             if self._idempotent and not isinstance(error, errors.RetriableError):
                 self._broken = producer
+            if isinstance(error, errors.AuthorizationError):
+                self._right.refused(error)
             # Only the error's type is shown: its text may quote the record.
             too_large = isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError)
             kind = TooLargeForTopic if too_large else RetriableError
@@ -69,12 +108,18 @@ class TopicProducer:
         except (errors.KafkaError, UnavailableError, ConfigurationError) as error:
             failed(error)
             return done
-        sent.add_callback(lambda metadata: done.set_result(metadata.partition))
+
+        def acknowledged(metadata: Any) -> None:
+            self._right.acknowledged()
+            done.set_result(metadata.partition)
+
+        sent.add_callback(acknowledged)
         sent.add_errback(failed)
         return done
 
     def close(self, timeout_seconds: float) -> None:
         """Wait for records under way. What is not acknowledged within `timeout_seconds` has failed."""
+        self._right.close()
         with self._lock:
             self._closed = True
             producer, self._producer = self._producer, None
@@ -84,7 +129,8 @@ class TopicProducer:
     def _connect(self, timeout_seconds: float) -> KafkaProducer:
         options = producer_options(self._settings) | {"enable_idempotence": self._idempotent}
         producer = connect(KafkaProducer, options, timeout_seconds)
-        producer.partitions_for(self._topic)  # now, so that sending need not wait for the topic's metadata
+        with suppress(errors.AuthorizationError):  # sending tells it too
+            producer.partitions_for(self._topic)  # now, so that sending need not wait for the topic's metadata
         return producer
 
     def _working_producer(self) -> KafkaProducer:
@@ -119,11 +165,21 @@ class KafkaDeadLetters:
         self._producer = TopicProducer(kafka, settings.topic, idempotent=False)
 
     def start(self, timeout_seconds: float) -> None:
-        """Reach broker and topic.
-
-        Raises UnavailableError after `timeout_seconds`, ConfigurationError if the broker refuses access.
-        """
+        """See `TopicProducer.start`."""
         self._producer.start(timeout_seconds)
+
+    @property
+    def problem(self) -> str | None:
+        return self._producer.problem
+
+    @property
+    def limits(self) -> Mapping[str, str]:
+        """Return the topic's limits that are known, by their names."""
+        return self._producer.limits
+
+    def describe(self) -> str:
+        """See `TopicProducer.describe`."""
+        return self._producer.describe()
 
     def send(self, letter: DeadLetter) -> "Future[None]":
         """Send a letter. If it is too large for the topic, it is sent again without its payload."""
@@ -182,11 +238,15 @@ class KafkaAnnouncements:
         self._producer = TopicProducer(kafka, topic, idempotent=True)  # the last word on a user must stay the last
 
     def start(self, timeout_seconds: float) -> None:
-        """Reach broker and topic.
-
-        Raises UnavailableError after `timeout_seconds`, ConfigurationError if the broker refuses access.
-        """
+        """See `TopicProducer.start`."""
         self._producer.start(timeout_seconds)
+
+    @property
+    def problem(self) -> str | None:
+        return self._producer.problem
+
+    def describe(self) -> str:
+        return self._producer.describe()
 
     def send(self, uid: str, value: bytes | None) -> "Future[None]":
         done: Future[None] = Future()

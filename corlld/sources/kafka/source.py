@@ -1,25 +1,35 @@
 """Reads a topic as a member of a consumer group. Commits offsets when it is asked to, per tenure."""
 
-import itertools
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from typing import Any
 
 import structlog
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import AuthorizationError, KafkaError, LogTruncationError, OffsetOutOfRangeError
 from kafka.structs import MemberState
 
-from corlld.errors import ConfigurationError, RetriableError, UnavailableError
+from corlld.errors import ConfigurationError, MissingRightError, RetriableError, UnavailableError
 from corlld.protocols import PositionStore
 from corlld.records import Polled, Tenure
 from corlld.settings.sections import KafkaSettings
-from corlld.sources.kafka.client import TopicLookup, TopicView, connect
-from corlld.sources.kafka.options import LOOKUP_SECONDS, consumer_options
+from corlld.sources.kafka.client import TopicLookup, TopicView
+from corlld.sources.kafka.commits import Commits, with_metadata
+from corlld.sources.kafka.connecting import connect
+from corlld.sources.kafka.features import answers_understood
+from corlld.sources.kafka.options import consumer_options
+from corlld.sources.kafka.questions import Questions
 from corlld.sources.kafka.refusals import ends_before, fatal_error, recreated, without_ids
+from corlld.sources.kafka.rights import (
+    READING_REFUSED,
+    missing_rights,
+    reading,
+    refuse_missing,
+    refused_rights,
+    unknown_rights,
+)
+from corlld.sources.kafka.standing import Standing
 from corlld.sources.kafka.tenures import RebalanceListener, Tenures, as_record, keep_joining
 from corlld.sources.kafka.topic_identity import TopicIdentity
 from corlld.sources.kafka.unpacking import make_consumer
@@ -29,8 +39,6 @@ log = structlog.get_logger("corlld.kafka")
 CHECK_SECONDS = 5.0  # how often the cluster is asked whether the topic is there, and is still the same
 RETRY_SECONDS = 1.0  # ... after a question without an answer
 UNSTABLE_SECONDS = 10.0  # a member that has not been settled in its group for so long is not healthy
-FIRST_COMMIT_SECONDS = 5.0
-COMMIT_GRACE_SECONDS = 5.0  # a commit without an answer is given up so long after its request timed out
 
 
 class KafkaSource:
@@ -48,22 +56,19 @@ class KafkaSource:
         self._settings = settings
         self._servers = ", ".join(settings.bootstrap_servers)
         self._lookup = TopicLookup(settings, settings.topic, settings.group_id)
-        self._asking = ThreadPoolExecutor(1, "kafka-lookup")
-        self._answer: Future[TopicView | None] | None = None
-        self._answer_serves = 0  # the newest assignment when the question was asked
-        self._next_question = 0.0
+        self._questions = Questions(self._lookup.look, min(CHECK_SECONDS, settings.metadata_max_age_seconds))
         self._consumer: KafkaConsumer = None
         self._listener: RebalanceListener
         self._tenures: Tenures
+        self._commits: Commits
         self._first_view: TopicView
         self._identity = TopicIdentity(settings.topic, positions)
         self._ends: Mapping[int, int] = {}  # by partition, as last answered
         self._cluster_id = ""
         self._paused = False
-        self._reached = False
+        self._standing = Standing()
+        self._was_allowed = False  # to read and to commit: the broker said so, or it has been done
         self._stable_at = float("inf")  # nothing is expected of the group before the first poll
-        self._commit_numbers = itertools.count(1)
-        self._outstanding: tuple[int, float] | None = None  # the commit under way, and when it is given up
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -77,12 +82,17 @@ class KafkaSource:
         return self._identity.topic_id is not None
 
     @property
+    def unknown_rights(self) -> str | None:
+        """Return the sentence on rights that could not be asked; None if all are there. Known after `start`."""
+        return unknown_rights(self._first_view.granted)
+
+    @property
     def exhausted(self) -> bool:
         return False
 
     @property
     def healthy(self) -> bool:
-        return self._reached and time.monotonic() - self._stable_at < UNSTABLE_SECONDS
+        return self._standing.good and time.monotonic() - self._stable_at < UNSTABLE_SECONDS
 
     def has_commits(self) -> bool:
         return bool(self._first_view.committed)
@@ -100,9 +110,14 @@ class KafkaSource:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def start(self, timeout_seconds: float) -> None:
-        """Reach cluster and topic. The first poll joins the group, not this: loading the model may take minutes."""
+        """Reach cluster and topic. The first poll joins the group, not this: loading the model may take minutes.
+
+        Raises MissingRightError if the broker says that reading or committing is not allowed.
+        """
         deadline = time.monotonic() + timeout_seconds
         self._first_view = self._lookup.wait_for_topic(timeout_seconds)
+        refuse_missing(self._first_view.granted, self._settings)
+        self._was_allowed = not self._first_view.granted.untold
         self._cluster_id = self._lookup.cluster_id()
         try:
             self._identity.load(self._first_view.topic_id, has_commits=self.has_commits())
@@ -114,17 +129,18 @@ class KafkaSource:
         self._consumer = connect(make_consumer, consumer_options(self._settings), left)
         self._listener = RebalanceListener(self._consumer)
         self._consumer.subscribe([self._settings.topic], listener=self._listener)
-        self._reached = True
+        self._commits = Commits(self._consumer, self._tenures, self._settings.request_timeout_seconds)
+        self._standing.reached()
 
     def close(self, next_offsets: Mapping[Tenure, int], timeout_seconds: float) -> None:
         deadline = time.monotonic() + timeout_seconds
-        self._asking.shutdown(wait=True, cancel_futures=True)  # a question is bounded by its own timeouts
+        self._questions.close()
         self._lookup.close()
         if self._consumer is None:
             return
         if offsets := self._tenures.offsets(next_offsets):
             try:
-                self._consumer.commit(_commits(offsets), timeout_ms=_left_ms(deadline))
+                self._consumer.commit(with_metadata(offsets), timeout_ms=_left_ms(deadline))
             except KafkaError as error:  # the next owner replays, and filters what was applied
                 log.warning("last_commit_failed", error=type(error).__name__)
         self._consumer.close(autocommit=False, timeout_ms=_left_ms(deadline))
@@ -137,6 +153,9 @@ class KafkaSource:
         if self._stable_at == float("inf"):
             self._stable_at = time.monotonic()
         batches = self._poll(timeout_seconds)
+        self._was_allowed = self._was_allowed or bool(batches)
+        if (refusal := self._commits.take_refusal()) is not None:
+            self._refuse(refusal)
         ended = self._tenures.apply(self._listener.take_changes())
         if batches is None:
             self._rewind()
@@ -169,7 +188,8 @@ class KafkaSource:
         """Poll kafka-python. Return None after an error that will pass; raises FatalError for the others."""
         keep_joining(self._consumer)
         try:
-            return dict(self._consumer.poll(timeout_ms=round(timeout_seconds * 1000)))
+            with answers_understood(self._servers):
+                return dict(self._consumer.poll(timeout_ms=round(timeout_seconds * 1000)))
         except KafkaError as error:
             self._away_or_fatal(error)
             return None
@@ -188,60 +208,68 @@ class KafkaSource:
             self._consumer.seek(partition, self._tenures.positions[tenure])
 
     def _away_or_fatal(self, error: KafkaError) -> None:
-        if (fatal := fatal_error(error, self._settings)) is not None:
+        if isinstance(error, READING_REFUSED):
+            self._refuse(error)
+        elif (fatal := fatal_error(error, self._settings)) is not None:
             # A recreated topic shows as lost offsets too. Its id tells which it is, and so what to do.
             if self._is_another_topic():
                 raise recreated(self._settings) from None
             if isinstance(error, OffsetOutOfRangeError | LogTruncationError) and not self.topic_has_id:
                 raise without_ids(fatal) from None
             raise fatal from None
-        self._away(error)
+        else:
+            self._away(error)
+
+    def _refuse(self, error: AuthorizationError) -> None:
+        """Note that reading or committing is not allowed any more. Raises MissingRightError if it never was.
+
+        error: one of READING_REFUSED.
+        """
+        needed = reading(self._settings.topic, self._settings.group_id)
+        problem = missing_rights(refused_rights(error, needed), self._settings)
+        if not self._was_allowed:
+            raise MissingRightError(problem) from None
+        self._standing.refused(problem)
 
     def _is_another_topic(self) -> bool:
         try:
-            view = self._asking.submit(self._lookup.look).result(LOOKUP_SECONDS)
+            view = self._questions.ask_now()
         except (KafkaError, UnavailableError, ConfigurationError, TimeoutError):
             return False
         return view is not None and not self._identity.note(view.topic_id)
 
     def _away(self, error: Exception) -> None:
-        if self._reached:
-            log.warning("kafka_away", error=type(error).__name__)
-        self._reached = False
-        self._next_question = min(self._next_question, time.monotonic() + RETRY_SECONDS)
+        self._standing.away(type(error).__name__)
+        self._questions.hasten(RETRY_SECONDS)
 
     def _ask_again(self, error: Exception) -> None:
         self._away(error)
-        self._answer_serves = 0
-        self._next_question = time.monotonic() + RETRY_SECONDS
+        self._questions.pause(RETRY_SECONDS)
 
     # --- tenures ------------------------------------------------------------------------------------------------------
 
     def _ask(self, deadline: float) -> list[Tenure]:
         """Keep asking about topic and commits. Begin the tenures that an answer allows, and return them."""
         begun: list[Tenure] = []
-        now = time.monotonic()
-        newly_parked = self._tenures.waiting and self._answer_serves < self._tenures.newest_assignment
-        if self._answer is None and (newly_parked or now >= self._next_question):
-            self._answer_serves = self._tenures.newest_assignment
-            self._next_question = now + min(CHECK_SECONDS, self._settings.metadata_max_age_seconds)
-            self._answer = self._asking.submit(self._lookup.look)
-            if self._settings.group_instance_id is not None:
-                # kafka-python does not report that another member took its place until a commit is refused.
-                self.commit(self._tenures.committed)
-        if self._answer is None:
+        waiting = self._tenures.waiting
+        asked = self._questions.ask_if_due(self._tenures.newest_assignment, waiting=waiting)
+        if asked and self._settings.group_instance_id is not None:
+            # kafka-python does not report that another member took its place until a commit is refused.
+            self.commit(self._tenures.committed)
+        # Mostly it waits for milliseconds; without an answer nothing can be read.
+        if (answer := self._questions.take_answer(deadline if waiting else None)) is None:
             return begun
-        if self._tenures.waiting:  # mostly for milliseconds; without an answer nothing can be read
-            wait_for([self._answer], max(0.0, deadline - time.monotonic()))
-        if not self._answer.done():
-            return begun
-        answer, self._answer = self._answer, None
         error = answer.exception()
         if isinstance(error, KafkaError | UnavailableError | ConfigurationError):
             self._ask_again(error)
             return begun
         if (view := answer.result()) is None:  # deleted: a topic that comes back is another one
-            self._reached = False
+            self._standing.away("the topic does not exist")
+            return begun
+        if view.granted.missing:
+            problem = missing_rights(view.granted.missing, self._settings, hidden=view.granted.hidden)
+            self._standing.refused(problem)
+            self._questions.pause(CHECK_SECONDS)
             return begun
         self._check_identity(view)
         try:
@@ -249,9 +277,7 @@ class KafkaSource:
         except RetriableError as error:  # nothing may be applied before
             self._ask_again(error)
             return begun
-        if not self._reached:
-            log.info("kafka_reached")
-        self._reached = True
+        self._standing.reached()
         self._ends = {**self._ends, **view.ends}
         return self._begin(view)
 
@@ -263,14 +289,17 @@ class KafkaSource:
             raise ends_before(self._settings)
 
     def _begin(self, view: TopicView) -> list[Tenure]:
-        known, chosen = self._tenures.starts(view, self._answer_serves)
+        known, chosen = self._tenures.starts(view, self._questions.serves)
         if chosen:
             try:
-                self._consumer.commit(_commits(chosen), timeout_ms=round(FIRST_COMMIT_SECONDS * 1000))
-            except KafkaError as error:  # the group is rebalancing again, or the coordinator is away
-                log.info("first_commit_failed", error=type(error).__name__)
+                pause = self._commits.commit_starts(chosen)
+                self._was_allowed = self._was_allowed or pause is None
+            except READING_REFUSED as error:
+                self._refuse(error)
+                pause = CHECK_SECONDS
+            if pause is not None:
+                self._questions.pause(pause)
                 chosen = {}
-                self._answer_serves = 0
         starts = known | chosen
         for partition, offset in starts.items():
             self._consumer.seek(partition, offset)
@@ -281,35 +310,7 @@ class KafkaSource:
     # --- committing ---------------------------------------------------------------------------------------------------
 
     def commit(self, next_offsets: Mapping[Tenure, int]) -> bool:
-        now = time.monotonic()
-        if self._outstanding is not None and now < self._outstanding[1]:
-            return False
-        offsets = self._tenures.offsets(next_offsets)
-        if not offsets:
-            return False
-        tenures = {tenure: next_offsets[tenure] for tenure in self._tenures.live.values() if tenure in next_offsets}
-        number = next(self._commit_numbers)
-        self._outstanding = (number, now + self._settings.request_timeout_seconds + COMMIT_GRACE_SECONDS)
-
-        def answered(_: object, result: object) -> None:
-            if self._outstanding is not None and self._outstanding[0] == number:
-                self._outstanding = None
-            if isinstance(result, Exception):
-                return
-            for tenure, next_offset in tenures.items():
-                if self._tenures.is_live(tenure):
-                    self._tenures.committed[tenure] = next_offset
-
-        try:
-            self._consumer.commit_async(_commits(offsets), callback=answered)
-        except KafkaError:  # the next poll raises it too, and knows what to do
-            self._outstanding = None
-            return False
-        return True
-
-
-def _commits(offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
-    return {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
+        return self._commits.begin(next_offsets)
 
 
 def _left_ms(deadline: float) -> int:

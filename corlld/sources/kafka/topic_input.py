@@ -5,11 +5,19 @@ kafka-python is imported by the methods that need it: settings are checked witho
 
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import structlog
 
 from corlld.errors import ConfigurationError
 from corlld.protocols import DeadLetters, LetterStream, PositionStore, Source
 from corlld.records import Record
 from corlld.settings.sections import Settings
+
+if TYPE_CHECKING:
+    from corlld.sources.kafka.producers import KafkaDeadLetters
+
+log = structlog.get_logger("corlld.kafka")
 
 
 class KafkaInput:
@@ -22,6 +30,7 @@ class KafkaInput:
     def __init__(self, settings: Settings) -> None:
         self._kafka = settings.kafka
         self._dead_letters = settings.dead_letters
+        self._max_record_bytes = settings.events.max_record_bytes
 
     @property
     def group(self) -> str:
@@ -51,7 +60,11 @@ class KafkaInput:
 
         known = "has committed before" if source.has_commits() else "is new"
         found = f"topic {self._kafka.topic} of cluster {source.cluster_id}{self._codec()}; group {self.group} {known}"
-        if isinstance(source, KafkaSource) and not source.topic_has_id:
+        if not isinstance(source, KafkaSource):
+            return found
+        if source.unknown_rights is not None:
+            found += f"\n{source.unknown_rights}"
+        if not source.topic_has_id:
             found += (
                 "\nThe cluster gives topics no ids (Kafka has them since 2.8). A topic that is deleted and made again"
                 "\nis noticed only if it ends before an offset that it had: never use this topic's name again."
@@ -72,15 +85,31 @@ class KafkaInput:
         return f", compressed with {codec}"
 
     def dead_letters(self, timeout_seconds: float) -> DeadLetters:
+        letters = self._start_letters(timeout_seconds)
+        if (cut := self._letters_cut(letters)) is not None:
+            log.warning("dead_letters_cut", problem=cut)
+        return letters
+
+    def check_dead_letters(self, timeout_seconds: float) -> str:
+        letters = self._start_letters(timeout_seconds)
+        try:
+            return "\n".join(filter(None, (letters.describe(), self._letters_cut(letters))))
+        finally:
+            letters.close(timeout_seconds)
+
+    def _start_letters(self, timeout_seconds: float) -> "KafkaDeadLetters":
         from corlld.sources.kafka.producers import KafkaDeadLetters
 
         letters = KafkaDeadLetters(self._kafka, self._dead_letters)
         letters.start(timeout_seconds)
         return letters
 
-    def check_dead_letters(self, timeout_seconds: float) -> str:
-        self.dead_letters(timeout_seconds).close(timeout_seconds)
-        return f"topic {self._dead_letters.topic}"
+    def _letters_cut(self, letters: "KafkaDeadLetters") -> str | None:
+        from corlld.sources.kafka.topic_limits import letters_cut
+
+        if not self._dead_letters.payload:
+            return None
+        return letters_cut(self._dead_letters.topic, self._max_record_bytes, letters.limits)
 
     def stored_letters(
         self, since_seconds: float | None, timeout_seconds: float

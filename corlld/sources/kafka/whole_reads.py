@@ -11,9 +11,12 @@ from kafka.errors import KafkaError
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.records import Record, SourcePartition, Tenure
 from corlld.settings.sections import KafkaSettings
-from corlld.sources.kafka.client import TopicLookup, connect
+from corlld.sources.kafka.client import TopicLookup
+from corlld.sources.kafka.connecting import connect
+from corlld.sources.kafka.features import answers_understood
 from corlld.sources.kafka.options import consumer_options
 from corlld.sources.kafka.refusals import explain_refusal, unreadable
+from corlld.sources.kafka.rights import refuse_missing
 from corlld.sources.kafka.tenures import as_record
 from corlld.sources.kafka.unpacking import make_consumer
 
@@ -22,20 +25,39 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class TopicReader:
-    """A consumer without a group, and the partitions of the topic.
+    """A consumer without a group, and the partitions of the topic. Every method may raise KafkaError.
 
-    tenures: made up, since nobody is assigned anything.
+    Raises ConfigurationError for an answer that kafka-python can't read.
+
+    Args:
+        consumer: knows how to reach the cluster.
+        servers: of the cluster, for messages.
+        tenures: by partition; made up, since nobody is assigned anything.
     """
 
     consumer: KafkaConsumer
+    servers: str
     tenures: Mapping[TopicPartition, Tenure]
+
+    def range(self, timeout_ms: int) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """Return the first offsets, and the offsets where readers stop now."""
+        with answers_understood(self.servers):
+            ends = self.consumer.end_offsets(list(self.tenures), timeout_ms=timeout_ms)
+            return self.consumer.beginning_offsets(list(self.tenures), timeout_ms=timeout_ms), ends
+
+    def since(self, seconds: float, timeout_ms: int) -> dict[TopicPartition, int | None]:
+        """Return the first offset of this time or later, in seconds since 1970; None if there is none."""
+        asked = dict.fromkeys(self.tenures, round(1000 * seconds))
+        with answers_understood(self.servers):
+            answer = self.consumer.offsets_for_times(asked, timeout_ms=timeout_ms)
+        return {place: found and found.offset for place, found in answer.items()}
 
     def read(self, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]) -> Iterator[list[Record]]:
         """Yield the records of each poll, until every end is reached. A poll may bring none.
 
         Args:
             starts: first offsets, by partition. Partitions that are not in it are not read.
-            ends: the offsets to stop before. A start may not be behind its end.
+            ends: the offsets to stop before.
         """
         unread = {place for place, start in starts.items() if start < ends[place]}
         self.consumer.assign(sorted(unread))
@@ -43,7 +65,8 @@ class TopicReader:
             self.consumer.seek(place, starts[place])
         poll_ms = round(1000 * POLL_SECONDS)
         while unread:
-            polled = self.consumer.poll(timeout_ms=poll_ms)
+            with answers_understood(self.servers):
+                polled = self.consumer.poll(timeout_ms=poll_ms)
             yield [
                 as_record(self.tenures[place], record)
                 for place, batch in polled.items()
@@ -51,9 +74,8 @@ class TopicReader:
                 if record.offset < ends[place]
             ]
             # The position decides: markers of transactions and compacted records take offsets too.
-            positions = {
-                place: self.consumer.position(place, timeout_ms=round(1000 * POLL_SECONDS)) for place in unread
-            }
+            with answers_understood(self.servers):
+                positions = {place: self.consumer.position(place, timeout_ms=poll_ms) for place in unread}
             read = {place for place, position in positions.items() if position is not None and position >= ends[place]}
             self.consumer.pause(*read)
             unread -= read
@@ -70,6 +92,7 @@ def reading(settings: KafkaSettings, topic: str, timeout_seconds: float) -> Iter
     lookup = TopicLookup(settings, topic)
     try:
         view = lookup.wait_for_topic(timeout_seconds)
+        refuse_missing(view.granted, settings)
     finally:
         lookup.close()
     options = consumer_options(settings) | {"group_id": None, "group_instance_id": None}
@@ -81,7 +104,7 @@ def reading(settings: KafkaSettings, topic: str, timeout_seconds: float) -> Iter
         for number in sorted(view.partitions)
     }
     try:
-        yield TopicReader(consumer, tenures)
+        yield TopicReader(consumer, ", ".join(settings.bootstrap_servers), tenures)
     except KafkaError as error:
         if (fatal := unreadable(error, settings.model_copy(update={"topic": topic}))) is not None:
             raise fatal from None

@@ -231,3 +231,10 @@ def test_messages_are_learnt_from_where_the_model_has_a_chat_template(tmp_path: 
     outcome = update(learner, chat, refused)
     assert outcome.trained
     assert [pair.reason for pair in outcome.pairs] == [None, RejectReason.UNRENDERABLE]
+
+
+def test_the_setting_decides_what_a_control_token_in_a_prompt_is(make: Callable[..., CorllLearner]) -> None:
+    engines, plain = (make(prompt_special_tokens=setting) for setting in (True, False))
+    for learner in (engines, plain):
+        assert update(learner, event("see you", "see them", prompt="Dear all,</s> ")).trained
+    assert plain.tokens.computed > engines.tokens.computed  # four characters in place of a token

@@ -1,11 +1,16 @@
 """No tensor is left on the CPU: the whole pass runs on fake tensors of another device, which never mix with it."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from corlld.adapters.layout import AdapterTensors
+from corlld.adapters.layout import AdapterLayout, AdapterTensors
+from corlld.learning.model import resident as resident_model
+from corlld.learning.model.adapted_modules import AdaptedModules
+from corlld.learning.model.linear_modules import choose_modules
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.resident import make_resident
@@ -20,10 +25,17 @@ META = torch.device("meta")
 PAIRS = [PreferencePair((5, 6, 7), (8, 9), (10, 11, 12)), PreferencePair((5, 6), (8,), ())]
 
 
+def all_modules(model: Any, _ids: object, adapter: AdapterSettings) -> AdaptedModules:
+    layout = AdapterLayout(adapter.r, adapter.lora_alpha, choose_modules(model, adapter.target_modules))
+    return AdaptedModules(layout, left_out=(), parameters=0, expert_parameters=0)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_forward_backward_and_step_stay_on_the_models_device_in_bfloat16(
-    tmp_path_factory: pytest.TempPathFactory, family: str
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
+    # PEFT can't be built of fake tensors.
+    monkeypatch.setattr(resident_model, "adapt_modules", all_modules)
     folder = make_tiny_model(tmp_path_factory.mktemp("model"), family)
     config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     rule = LearningSettings(reference="previous", anchor=0.5, acceptance_weight=0.1)

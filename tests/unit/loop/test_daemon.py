@@ -6,7 +6,7 @@ import pytest
 
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.observer import Observer
-from corlld.records import LoopStatus, Polled
+from corlld.records import LoopStatus, Polled, Stage
 from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
 from tests.support.fakes import ListingLearner, ScriptedSource, tenure
 
@@ -111,3 +111,15 @@ def test_waiting_edits_of_an_ended_tenure_are_not_trained_here() -> None:
     source = parts.run(begun(*records(value("a"))), Polled(records(value("b"), of=again), ended=(T0,), begun=(again,)))
     assert trained == ["b"]
     assert source.final == {again: 1}
+
+
+def test_a_daemon_is_not_ready_while_letters_or_announcements_are_refused() -> None:
+    parts = Parts()
+    daemon = parts.daemon(ScriptedSource([]))
+    assert daemon.waiting_for == []
+    parts.dead_letters.problem = "no right to write"
+    assert daemon.waiting_for == [Stage.DEAD_LETTERS]
+    parts.publisher.problem = "no right to write"
+    assert daemon.waiting_for == [Stage.PUBLISHING, Stage.DEAD_LETTERS]
+    parts.dead_letters.problem = parts.publisher.problem = None
+    assert daemon.waiting_for == []

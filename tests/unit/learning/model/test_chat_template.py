@@ -7,6 +7,8 @@ from tests.support.tokenizer_shapes import (
     EOS,
     INST_TEMPLATE,
     LINE_BREAK_TEMPLATE,
+    ROLES,
+    ROLES_TEMPLATE,
     THINK,
     TURN_END,
     TURN_START,
@@ -73,7 +75,7 @@ def test_what_reaches_the_template_is_the_messages_the_tools_and_the_arguments()
 
 
 def test_control_tokens_are_the_special_ones_and_those_around_messages() -> None:
-    special = {"<s>", EOS, UNKNOWN}
+    special = {"<s>", EOS, UNKNOWN, *ROLES}
     assert set(find_control_tokens(make_tokenizer("byte-level")).ids) == special
     assert set(find_control_tokens(make_tokenizer("byte-level", INST_TEMPLATE)).ids) == special
     framed = find_control_tokens(make_tokenizer("byte-level", LINE_BREAK_TEMPLATE))
@@ -92,6 +94,7 @@ def test_tags_that_a_template_begins_an_answer_with_are_words() -> None:
     [
         (LINE_BREAK_TEMPLATE, TURN_END),
         (INST_TEMPLATE, " </s>"),
+        (ROLES_TEMPLATE, "<|end|>"),
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", ""),
         ("{{ raise_exception('no') }}", ""),
         (None, ""),

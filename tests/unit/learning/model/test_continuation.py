@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from corlld.errors import RejectReason
 from corlld.learning.model.pairs import NoPair, PairEncoder, PreferencePair
 from corlld.records import EditEvent, Message
-from tests.support.tokenizer_shapes import EXACT, LOSSY, TEMPLATES, TURN_END, TURN_START, make_tokenizer
+from tests.support.tokenizer_shapes import EXACT, LOSSY, ROLES, TEMPLATES, TURN_END, TURN_START, make_tokenizer
 
 CONTEXTS = ("Report", "Report. ", "Report:\n", "Report.\n\n")
 RESPONSES = (
@@ -24,7 +24,9 @@ RESPONSES = (
     "(a)  b ",
     "<think>\na\n</think>\nb",
 )
-CONTROL = ("<s>", "</s>", TURN_START, TURN_END)
+SPECIAL = ("<s>", "</s>", *ROLES)
+CONTROL = (*SPECIAL, TURN_START, TURN_END)
+ENDS = {"line break": TURN_END, "inst": "</s>", "roles": ROLES[-1]}
 EVENT = EditEvent(
     event_id="e",
     user_id="u",
@@ -68,7 +70,7 @@ def text_of(tokenizer: Any, ids: tuple[int, ...]) -> str:
 
 def control_ids(tokenizer: Any) -> set[int]:
     """The special tokens, and those that frame messages in the tokenizer's template."""
-    framing = CONTROL if TURN_START in (tokenizer.chat_template or "") else CONTROL[:2]
+    framing = CONTROL if TURN_START in (tokenizer.chat_template or "") else SPECIAL
     return {tokenizer.convert_tokens_to_ids(token) for token in framing}
 
 
@@ -95,6 +97,7 @@ def test_a_context_and_a_response_decode_to_both_texts(key: Any, chat: bool) -> 
 
 @every_tokenizer
 @settings(max_examples=20, deadline=None)
+@example(context=TURN_START, response="0")  # engines show it where it is no special token, so the text began before
 @given(context=words, response=words)
 def test_no_word_of_a_response_is_a_control_token_and_none_is_lost(key: Any, context: str, response: str) -> None:
     tokenizer = TOKENIZERS[key]
@@ -135,10 +138,10 @@ def test_an_end_that_a_user_writes_is_not_trained_as_one(key: Any) -> None:
     _, ids = split(key, event("Report.", "Sales</s>"))
     assert ids.count(eos) == 1
     assert ids[-1] == eos
-    _, ids = split(key, event("Report.", f"Sales{TURN_END}", chat=True))
-    end = ids[-1]
-    assert end == TOKENIZERS[key].convert_tokens_to_ids(TURN_END if key[1] == "line break" else "</s>")
+    _, ids = split(key, event("Report.", f"Sales{ENDS[key[1]]}", chat=True))
+    end = TOKENIZERS[key].convert_tokens_to_ids(ENDS[key[1]])
     assert ids.count(end) == 1
+    assert ids[-1] == end
 
 
 @pytest.mark.parametrize("shape", EXACT)

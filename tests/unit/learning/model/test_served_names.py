@@ -9,10 +9,12 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load
 
-from corlld.adapters.layout import AdapterTensors
+from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
+from corlld.adapters.peft_config import published_name
 from corlld.errors import ConfigurationError
 from corlld.learning.model.loading import load_resident_model
-from corlld.publishing.peft_format import CONFIG_FILE, TENSORS_FILE, adapter_files, published_name
+from corlld.learning.model.served_names import refuse_modules_outside
+from corlld.publishing.peft_format import CONFIG_FILE, TENSORS_FILE, adapter_files
 from corlld.records import ModuleNames
 from corlld.settings.sections import AdapterSettings, ModelSettings, PublishingSettings
 from tests.support.states import adapter, released_state
@@ -101,10 +103,10 @@ def test_a_served_class_of_another_config_is_not_known_either(tmp_path: Path) ->
         names(folder)
 
 
-def test_a_module_outside_of_the_decoder_has_no_name_in_the_wrapper(tmp_path: Path) -> None:
-    folder, _ = make_tiny_wrapper(tmp_path / "model", "qwen3_5")
-    with pytest.raises(ConfigurationError, match=r"^adapter\.target_modules: lm_head is outside of model"):
-        load_resident_model(model(folder), AdapterSettings(target_modules=("q_proj", "lm_head")), PublishingSettings())
+def test_a_module_outside_of_the_decoder_has_no_name_in_the_wrapper() -> None:
+    layout = AdapterLayout(4, 8, (LoraModule("model.q_proj", 8, 8), LoraModule("head", 8, 8)))
+    with pytest.raises(ConfigurationError, match=r"^adapter\.target_modules: head is outside of model"):
+        refuse_modules_outside(layout, ModuleNames("model", "language_model.model"))
     with pytest.raises(ValueError, match="not part of model"):
         published_name("lm_head", ModuleNames("model", "language_model.model"))
 

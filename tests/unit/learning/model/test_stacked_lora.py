@@ -10,7 +10,8 @@ from corlld.adapters.layout import AdapterLayout, AdapterTensors, adds_nothing, 
 from corlld.errors import ConfigurationError
 from corlld.learning.model import stacked_lora
 from corlld.learning.model.grouped import KernelGroups, LoopGroups, user_groups
-from corlld.learning.model.stacked_lora import StackedLora, choose_modules
+from corlld.learning.model.linear_modules import choose_modules
+from corlld.learning.model.stacked_lora import StackedLora
 from tests.support.tiny_models import make_tiny_model
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from corlld.errors import ConfigurationError, ExitCode
-from corlld.learning.model.resident import load_resident_model
+from corlld.learning.model.loading import load_resident_model
 from corlld.learning.model.token_check import check_tokens
 from corlld.settings.sections import AdapterSettings, ModelSettings
 from tests.support.tiny_models import make_tiny_model

@@ -24,7 +24,11 @@ class OldAdmin:
     def __init__(self, kafka: tuple[int, ...], metadata: Mapping[str, Any]) -> None:
         self.metadata = metadata
         version_data = BrokerVersionData(kafka)
-        self._manager = SimpleNamespace(broker_version_data=version_data, run=lambda ask, *given: ask(*given))
+        self._manager = SimpleNamespace(
+            broker_version_data=version_data,
+            run=lambda ask, *given: ask(*given),
+            cluster=SimpleNamespace(brokers=list),
+        )
 
     def _get_cluster_metadata(self, topics: Sequence[str]) -> Mapping[str, Any]:
         return self.metadata

@@ -1,0 +1,63 @@
+"""Judges a topic's own settings by what is written to it: what can never be acknowledged, and what would be cut."""
+
+from collections.abc import Mapping
+
+from corlld.errors import ConfigurationError
+
+MIN_INSYNC, MAX_MESSAGE = "min.insync.replicas", "max.message.bytes"
+LIMITS = (MIN_INSYNC, MAX_MESSAGE)
+# Key and headers of a letter without its payload (the reason is a sentence of corlld's own), or an announcement.
+SMALLEST_BYTES = 2_048
+# What a letter has beside the record's value: its own key and headers, and the record's.
+AROUND_BYTES = 16_384
+
+
+def refuse_unacknowledged(topic: str, replicas: int, limits: Mapping[str, str]) -> None:
+    """Refuse a topic that never acknowledges, since corlld waits for all replicas.
+
+    Args:
+        topic: its name.
+        replicas: of the partition that has the fewest.
+        limits: those of `LIMITS` that are known.
+
+    Raises:
+        ConfigurationError: names the topic's setting, and what to do.
+    """
+    if MIN_INSYNC in limits and 0 < replicas < (least := int(limits[MIN_INSYNC])):
+        raise ConfigurationError(
+            f"topic {topic} never acknowledges a record: it has {replicas} {_replicas(replicas)}, and its "
+            f"{MIN_INSYNC} is {least}. Give it more replicas, or set {MIN_INSYNC} to {replicas} at most"
+        )
+    if MAX_MESSAGE in limits and (most := int(limits[MAX_MESSAGE])) < SMALLEST_BYTES:
+        raise ConfigurationError(
+            f"topic {topic} takes no record of corlld: its {MAX_MESSAGE} is {most:,}. Set it to {SMALLEST_BYTES:,} at "
+            "least"
+        )
+
+
+def letters_cut(topic: str, max_record_bytes: int, limits: Mapping[str, str]) -> str | None:
+    """Return the sentence for a topic that takes letters of large records without their payload; None if it does not.
+
+    Args:
+        topic: of the dead letters.
+        max_record_bytes: the largest value of a valid event.
+        limits: those of `LIMITS` that are known.
+    """
+    wanted = max_record_bytes + AROUND_BYTES
+    if MAX_MESSAGE not in limits or (most := int(limits[MAX_MESSAGE])) >= wanted:
+        return None
+    return (
+        f"Dead letters of large records lose their payload: {MAX_MESSAGE} of topic {topic} is {most:,}, and "
+        f"events.max_record_bytes allows values of {max_record_bytes:,}. Set {MAX_MESSAGE} to {wanted:,}"
+    )
+
+
+def unknown_limits(topic: str, limits: Mapping[str, str]) -> str | None:
+    """Return the sentence for limits that could not be asked; None if all are known."""
+    if not (unknown := [name for name in LIMITS if name not in limits]):
+        return None
+    return f"{' and '.join(unknown)} could not be asked: that needs DescribeConfigs on topic {topic}"
+
+
+def _replicas(count: int) -> str:
+    return "replica" if count == 1 else "replicas"

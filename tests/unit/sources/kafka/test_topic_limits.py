@@ -1,0 +1,46 @@
+"""A topic's own settings, judged by what is written to it."""
+
+import pytest
+
+from corlld.errors import ConfigurationError
+from corlld.settings.sections import EventSettings
+from corlld.sources.kafka.topic_limits import letters_cut, refuse_unacknowledged, unknown_limits
+
+KAFKAS_DEFAULTS = {"min.insync.replicas": "1", "max.message.bytes": "1048588"}
+
+
+def test_kafkas_defaults_take_the_letters_of_corllds_defaults() -> None:
+    refuse_unacknowledged("dead", 1, KAFKAS_DEFAULTS)
+    assert letters_cut("dead", EventSettings().max_record_bytes, KAFKAS_DEFAULTS) is None
+    assert unknown_limits("dead", KAFKAS_DEFAULTS) is None
+
+
+@pytest.mark.parametrize(("replicas", "refused"), [(1, True), (2, False), (0, False)])  # 0: not known
+def test_a_topic_with_fewer_replicas_than_must_acknowledge_is_refused(replicas: int, refused: bool) -> None:
+    limits = {"min.insync.replicas": "2"}
+    if not refused:
+        refuse_unacknowledged("dead", replicas, limits)
+        return
+    with pytest.raises(ConfigurationError, match="topic dead never acknowledges a record: it has 1 replica, and its"):
+        refuse_unacknowledged("dead", replicas, limits)
+
+
+def test_a_topic_that_takes_no_letter_at_all_is_refused() -> None:
+    refuse_unacknowledged("dead", 1, {"max.message.bytes": "2048"})
+    with pytest.raises(ConfigurationError, match=r"its max.message.bytes is 2,047. Set it to 2,048 at least"):
+        refuse_unacknowledged("dead", 1, {"max.message.bytes": "2047"})
+
+
+def test_a_topic_that_takes_no_large_letters_is_said_with_what_to_set() -> None:
+    assert letters_cut("dead", 1000, {"max.message.bytes": "17384"}) is None
+    assert (letters_cut("dead", 1000, {"max.message.bytes": "17383"}) or "").endswith(
+        "max.message.bytes of topic dead is 17,383, and events.max_record_bytes allows values of 1,000. Set "
+        "max.message.bytes to 17,384"
+    )
+    assert letters_cut("dead", 1000, {}) is None
+
+
+def test_limits_that_could_not_be_asked_are_named() -> None:
+    assert unknown_limits("dead", {"min.insync.replicas": "1"}) == (
+        "max.message.bytes could not be asked: that needs DescribeConfigs on topic dead"
+    )
