@@ -77,7 +77,8 @@ examples:
 
 Replaying twice is harmless while the user's last state.recent_event_ids events
 include the first one: the daemon applies an event id once. What a state knows
-by its id is left out here already. Letters are not marked or removed.
+by its id is left out here already. Letters are not marked or removed. An
+erasure without an id (a record without a value) erases again each time.
 
 What was erased stays erased, as far as the users' states tell: a letter that
 may be older than an erasure of its user is left out. The states do not know of
@@ -165,9 +166,9 @@ def _list(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _beside(copies: int, foreign: int) -> str:
-    parts = [f"{copies} further copies of them"] if copies else []
+    parts = [f"copies beside them: {copies}"] if copies else []
     if foreign:
-        parts.append(f"{foreign} not of corlld")
+        parts.append(f"not of corlld: {foreign}")
     return f" ({', '.join(parts)})" if parts else ""
 
 
