@@ -8,14 +8,27 @@ import signal
 from collections.abc import Sequence
 
 from corlld import __version__
-from corlld.commands import bench, check, demo, metrics, replay, run, send, settings, simulate, state, uid
+from corlld.commands import bench, check, demo, letters, metrics, replay, run, send, settings, simulate, state, uid
 from corlld.commands.ending import fail, settle
 from corlld.commands.shared import Command, add_parser
 from corlld.errors import CorlldError, ExitCode, FatalError
 from corlld.system.streams import hold_closed_streams, unwritable
 
 # In the order of `corlld --help`.
-COMMANDS: tuple[Command, ...] = (run, check, send, settings, metrics, uid, state, replay, demo, bench, simulate)
+COMMANDS: tuple[Command, ...] = (
+    run,
+    check,
+    send,
+    letters,
+    settings,
+    metrics,
+    uid,
+    state,
+    replay,
+    demo,
+    bench,
+    simulate,
+)
 
 DESCRIPTION = """\
 Learn from how users edit a language model's drafts: one LoRA adapter per user,
@@ -29,7 +42,8 @@ exit codes:
       replaced, is in another format or has no valid event, a recreated topic,
       offsets out of range, a damaged batch. In `send` and `check --sample`:
       events that are not valid. In `state show`: no store, no such user, or a
-      state that can't be read
+      state that can't be read. In `dead-letters`: no letter matches, or a
+      letter can't be sent back
   69  broker or topic could not be reached within
       operations.startup_timeout_seconds, the model or the bucket could not be
       reached, there is too little free memory for the model, or the port of

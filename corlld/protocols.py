@@ -2,6 +2,8 @@
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from corlld.records import (
@@ -11,6 +13,7 @@ from corlld.records import (
     ModelInfo,
     Polled,
     Record,
+    SourcePartition,
     StoreIdentity,
     Tenure,
     TokenCounts,
@@ -113,6 +116,40 @@ class DeadLetters(Protocol):
         """Wait for letters under way. What is not acknowledged within `timeout_seconds` has failed."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredLetter:
+    """A dead letter as it is read back from its topic or file. Only its record's own bytes can hold a user's text.
+
+    has_payload: False if the letter was stored without the record's own bytes, or they were too large for the topic.
+        Then `record_key`, `record_value` and `record_headers` are empty.
+    """
+
+    key: str  # uid/topic-id/partition/offset: each copy of a letter has the same key
+    uid: str | None  # the user's pseudonym; None if the user was not known
+    partition: SourcePartition  # of the record
+    offset: int  # of the record
+    reason: str  # an `InvalidReason`, perhaps of another version of corlld
+    headers: Mapping[str, str]  # corlld's own
+    has_payload: bool
+    record_key: bytes | None = None
+    record_value: bytes | None = None
+    record_headers: tuple[tuple[str, bytes], ...] = ()
+    stored_at: float | None = None  # seconds since 1970, by the broker's clock; None in a file
+
+
+@dataclass(frozen=True, slots=True)
+class LetterStream:
+    """Dead letters from the first one to those that were there at the start.
+
+    letters: yields how many steps were taken, and the letter. None: what is there is no letter of corlld.
+    """
+
+    place: str  # topic or file, for messages
+    steps: int  # until the end
+    unit: str  # of steps, in the plural
+    letters: Iterator[tuple[int, StoredLetter | None]]
+
+
 class Input(Protocol):
     """One kind of input, made from the settings. It reaches nothing until a method is called that says so.
 
@@ -164,6 +201,21 @@ class Input(Protocol):
         """Check that dead letters can be sent. Sends and makes nothing. Returns their place, for `corlld check`.
 
         Raises FatalError (the errors of `dead_letters` among them).
+        """
+
+    @property
+    def can_be_sent_to(self) -> bool:
+        """True if `corlld send` reaches this input. A file belongs to the program that writes it."""
+
+    def stored_letters(
+        self, since_seconds: float | None, timeout_seconds: float
+    ) -> AbstractContextManager[LetterStream]:
+        """Open the dead letters that are there now. Joins no group, locks and commits nothing.
+
+        since_seconds: skip letters that were stored before this time, in seconds since 1970.
+
+        Raises UnavailableError after `timeout_seconds`, ConfigurationError if waiting can't help, and FatalError if
+        what is there can't be read, or has no times to look for. Reading the letters raises the same.
         """
 
     def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:

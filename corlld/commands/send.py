@@ -2,16 +2,16 @@
 
 import argparse
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from typing import IO, Protocol
+from typing import IO
 
 from rich.console import Console
 
 from corlld.commands.events_file import STANDARD_INPUT, Contents, counted, event_of, numbered_lines, opened, validate
 from corlld.commands.shared import add_config, load, stderr_console
-from corlld.errors import ExitCode, FatalError, InvalidEvent, RetriableError, TooLargeForTopic
+from corlld.commands.under_way import EventProducer, Problem, UnderWay
+from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events.decoder import EventDecoder
 from corlld.settings.sections import Settings
 from corlld.system.progress import Advance
@@ -45,19 +45,6 @@ exit codes:
 """
 
 MAX_WAIT_SECONDS = 10.0  # a person waits: a topic that does not exist by then won't appear
-MAX_EVENTS_UNDER_WAY = 1_000
-MAX_BYTES_UNDER_WAY = 16 * 1024 * 1024
-LOOK_SECONDS = 0.1  # a signal is noticed within this time while nothing is acknowledged
-GRACE_SECONDS = 5.0  # after a refusal or a signal, events under way may still be acknowledged
-
-Problem = tuple[str, ExitCode]
-
-
-class EventProducer(Protocol):
-    """The topic, as `send` sees it."""
-
-    def send(self, key: bytes, value: bytes) -> "Future[int]":
-        """Send an event. The future's result is the partition that took it; its exception is RetriableError."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -152,14 +139,14 @@ def send(
     Both say how many events were acknowledged, and how to send the rest.
     """
     with Advance(console, contents.events) as advance:
-        under_way = _UnderWay(advance)
+        under_way = UnderWay(advance)
         changed = _hand_over(file, decoder, contents, producer, under_way, stopped)
         problem = under_way.settle(stopped) or changed
     acknowledged = under_way.acknowledged.total()
     if acknowledged == contents.events and problem is None:
         return under_way.acknowledged
     done = f"{acknowledged} of {counted(contents.events, 'event')} acknowledged"
-    again = _how_to_send_again(contents, under_way.through_line, ids_remembered)
+    again = _how_to_send_again(contents, under_way.through, ids_remembered)
     if problem is None:
         raise KeyboardInterrupt(f"interrupted: {done}\n{again}")
     what, code = problem
@@ -171,7 +158,7 @@ def _hand_over(
     decoder: EventDecoder,
     contents: Contents,
     producer: EventProducer,
-    under_way: "_UnderWay",
+    under_way: UnderWay,
     stopped: Callable[[], bool],
 ) -> Problem | None:
     """Hand all events to the producer, until one is refused. Returns a problem if the file has changed."""
@@ -193,72 +180,6 @@ def _hand_over(
         under_way.add(number, len(line), producer.send(event.user_id.encode(), line))
         sent += 1
     return None if sent == contents.events else changed
-
-
-class _UnderWay:
-    """The events that were sent and are not acknowledged yet, in order."""
-
-    def __init__(self, advance: Advance) -> None:
-        self._advance = advance
-        self._events: deque[tuple[int, int, Future[int]]] = deque()  # line, bytes
-        self._nbytes = 0
-        self.acknowledged: Counter[int] = Counter()  # by partition
-        self.through_line = 0  # all events up to this line are acknowledged
-        self.refused = False
-
-    @property
-    def has_room(self) -> bool:
-        return len(self._events) < MAX_EVENTS_UNDER_WAY and self._nbytes < MAX_BYTES_UNDER_WAY
-
-    def add(self, line: int, nbytes: int, sent: "Future[int]") -> None:
-        self._events.append((line, nbytes, sent))
-        self._nbytes += nbytes
-        sent.add_done_callback(self._note_refusal)
-        self._take_acknowledged()
-
-    def wait(self) -> None:
-        """Wait for the first event, at most `LOOK_SECONDS`."""
-        wait([self._events[0][2]], LOOK_SECONDS)
-        self._take_acknowledged()
-
-    def settle(self, stopped: Callable[[], bool]) -> Problem | None:
-        """Wait until all are acknowledged, or `GRACE_SECONDS` after a refusal or a stop. Returns the first refusal."""
-        while self._events and not self.refused and not stopped():
-            self.wait()
-        wait([sent for _, _, sent in self._events], GRACE_SECONDS)
-        self._take_acknowledged()
-        problem: Problem | None = None
-        for line, _, sent in self._events:  # from the first event that was refused or has no answer
-            if not sent.done():
-                continue
-            if (error := sent.exception()) is None:
-                self._count(sent)
-            elif problem is None:
-                problem = _problem(line, error)
-        return problem
-
-    def _note_refusal(self, sent: "Future[int]") -> None:
-        """Note it if the event was refused. Runs in the producer's thread."""
-        if sent.exception() is not None:
-            self.refused = True
-
-    def _take_acknowledged(self) -> None:
-        while self._events and self._events[0][2].done() and self._events[0][2].exception() is None:
-            self.through_line, nbytes, sent = self._events.popleft()
-            self._nbytes -= nbytes
-            self._count(sent)
-
-    def _count(self, sent: "Future[int]") -> None:
-        self.acknowledged[sent.result()] += 1
-        self._advance(1)
-
-
-def _problem(line: int, error: BaseException) -> Problem:
-    if isinstance(error, TooLargeForTopic):
-        return f"line {line}: larger than the topic's max.message.bytes allows", ExitCode.DATA
-    if isinstance(error, RetriableError):
-        return f"line {line}: {error}", ExitCode.UNAVAILABLE
-    raise error  # a bug
 
 
 def _how_to_send_again(contents: Contents, through_line: int, ids_remembered: int) -> str:

@@ -24,8 +24,9 @@ PIPE_COLUMNS = 140  # wide enough for every table
 class Command(Protocol):
     """A command: a module of `corlld.commands` that `corlld.cli` lists.
 
-    NAME: the word on the command line, and the module's name. HELP: the command's line in `corlld --help`: verb first,
-    without a full stop. DESCRIPTION: sentences. EPILOG: examples and exit codes, in lines of at most `HELP_COLUMNS`.
+    NAME: the word on the command line; its last part is the module's name. HELP: the command's line in `corlld --help`:
+    verb first, without a full stop. DESCRIPTION: sentences. EPILOG: examples and exit codes, in lines of at most
+    `HELP_COLUMNS`.
     """
 
     NAME: str

@@ -1,16 +1,21 @@
-"""Writes dead letters to a file: one JSON object per line, durable before it is acknowledged."""
+"""Dead letters in a file: one JSON object per line, durable before it is acknowledged; and read back."""
 
 import base64
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from corlld.errors import RetriableError
+from corlld.errors import ExitCode, FatalError, RetriableError
+from corlld.protocols import LetterStream, StoredLetter
 from corlld.records import DeadLetter
 from corlld.settings.sections import DeadLetterSettings
-from corlld.sources.dead_letters import letter_headers, letter_key
+from corlld.sources.dead_letters import letter_headers, letter_key, read_letter
 from corlld.system.durable_files import fsync_folder
+from corlld.system.lines import read_line
 
 
 class JsonlDeadLetters:
@@ -63,3 +68,45 @@ class JsonlDeadLetters:
         except OSError:
             os.ftruncate(file, size)  # half a line would spoil the next one
             raise
+
+
+@contextmanager
+def letters_of_file(path: Path) -> Iterator[LetterStream]:
+    """Open the letters of the file; none if there is no file. The daemon may write meanwhile.
+
+    Raises FatalError if the file can't be read.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        yield LetterStream(f"file {path}", 0, "bytes", iter(()))
+        return
+    except OSError as error:
+        raise FatalError(f"{path} can't be read: {error.strerror}", ExitCode.DATA) from None
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        yield LetterStream(f"file {path}", size, "bytes", _letters(file, path, size))
+
+
+def _letters(file: IO[bytes], path: Path, size: int) -> Iterator[tuple[int, StoredLetter | None]]:
+    at = 0
+    while at < size:
+        try:
+            line = read_line(file)
+        except OSError as error:
+            raise FatalError(f"{path} can't be read: {error.strerror}", ExitCode.DATA) from None
+        if not line.ended:  # the daemon still writes it
+            return
+        at += line.length
+        yield line.length, _read(line.text)
+
+
+def _read(line: bytes) -> StoredLetter | None:
+    try:
+        fields = json.loads(line)
+        payload = fields.get("payload")
+        headers = [(str(name), str(value).encode()) for name, value in fields["headers"].items()]
+        value = None if payload is None else base64.b64decode(payload, validate=True)
+        return read_letter(str(fields["key"]).encode(), value, headers, stored_at=None)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -241,6 +241,33 @@ def test_a_dead_letter_is_where_the_check_said_once_it_is_acknowledged(site: Sit
     assert site.dead_letter_keys(1) == [letter_key(letter)]
 
 
+def test_dead_letters_are_read_back_as_they_were_set_aside_and_each_step_counts(site: Site) -> None:
+    site.write(VALUES)
+    the_input = build_input(site.settings)
+    with the_input.stored_letters(None, PATIENCE_SECONDS) as stream:
+        assert (stream.steps, list(stream.letters)) == (0, [])
+    written = [DeadLetter(record, InvalidEvent(InvalidReason.NOT_JSON), uid="u1") for record in newest(site, 3)]
+    letters = the_input.dead_letters(PATIENCE_SECONDS)
+    for letter in written:
+        letters.send(letter).result(PATIENCE_SECONDS)
+    letters.close(10)
+    with the_input.stored_letters(None, PATIENCE_SECONDS) as stream:
+        found = list(stream.letters)
+    assert stream.place == site.dead_letter_place
+    assert sum(steps for steps, _ in found) == stream.steps
+    for letter, (_, stored) in zip(written, found, strict=True):
+        assert stored is not None
+        assert (stored.key, stored.uid, stored.reason) == (letter_key(letter), "u1", "not_json")
+        assert (stored.partition, stored.offset) == (letter.record.tenure.partition, letter.record.offset)
+        assert (stored.has_payload, stored.record_value) == (True, letter.record.value)
+        assert (stored.record_key, stored.record_headers) == (letter.record.key, letter.record.headers)
+
+
+def test_only_an_input_with_servers_can_be_sent_to(site: Site) -> None:
+    the_input = build_input(site.settings)
+    assert the_input.can_be_sent_to == bool(the_input.servers)
+
+
 def test_a_check_of_dead_letters_names_their_place_and_writes_none(site: Site, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert build_input(site.settings).check_dead_letters(PATIENCE_SECONDS) == site.dead_letter_place

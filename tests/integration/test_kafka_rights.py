@@ -11,6 +11,7 @@ from corlld.cli import main
 from corlld.errors import ConfigurationError, ExitCode, InvalidEvent, InvalidReason, MissingRightError, RetriableError
 from corlld.records import DeadLetter, Record, SourcePartition, Tenure
 from corlld.settings.sections import DeadLetterSettings, Settings
+from corlld.sources.kafka.letter_topic import letters_of_topic
 from corlld.sources.kafka.newest_records import newest_records
 from corlld.sources.kafka.producers import KafkaAnnouncements, KafkaDeadLetters, TopicProducer
 from corlld.sources.kafka.rights import Granted, reading
@@ -94,6 +95,19 @@ def test_a_sample_needs_no_group(guarded: GuardedBroker, topic: str) -> None:
         list(newest_records(settings, 1, SECONDS))
     guarded.allow("TOPIC", topic, "READ")
     assert [record.value for record in newest_records(settings, 1, SECONDS)] == [b"first"]
+
+
+def test_reading_dead_letters_back_needs_read_on_their_topic(guarded: GuardedBroker, topic: str) -> None:
+    settings = guarded.user_settings("edits")
+    guarded.allow("TOPIC", topic, "WRITE")
+    with (
+        pytest.raises(MissingRightError, match=f"lacks Read on topic {topic}"),
+        letters_of_topic(settings, topic, None, SECONDS),
+    ):
+        pass
+    guarded.allow("TOPIC", topic, "READ")
+    with letters_of_topic(settings, topic, None, SECONDS) as stream:
+        assert list(stream.letters) == [(1, None)]  # what is there is no letter
 
 
 def test_a_broker_that_tells_no_rights_shows_them_at_the_first_commit(

@@ -15,6 +15,8 @@ from corlld.cli import COMMANDS, main
 from corlld.errors import ExitCode
 from tests.support.commands import SECRET
 
+ACTIONS = [f"dead-letters {action}" for action in ("list", "show", "replay")]
+
 
 @pytest.mark.parametrize(
     ("arguments", "allowed"),
@@ -78,7 +80,7 @@ def test_the_help_knows_every_exit_code_and_fits_a_terminal(
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("command", [*(command.NAME for command in COMMANDS), "state show"])
+@pytest.mark.parametrize("command", [*(command.NAME for command in COMMANDS), "state show", *ACTIONS])
 def test_the_help_of_a_command_teaches_by_examples_and_fits_a_terminal(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,7 +96,8 @@ def test_the_help_of_a_command_teaches_by_examples_and_fits_a_terminal(
 def test_every_module_that_is_a_command_is_listed_under_its_name() -> None:
     modules = [import_module(f"corlld.commands.{module.name}") for module in pkgutil.iter_modules(commands.__path__)]
     found = [module for module in modules if hasattr(module, "NAME")]
-    assert {module.NAME for module in found} == {module.__name__.rpartition(".")[2] for module in found}
+    last_words = {module.NAME.rpartition("-")[2] for module in found}
+    assert last_words == {module.__name__.rpartition(".")[2] for module in found}
     assert sorted(module.NAME for module in found) == sorted(command.NAME for command in COMMANDS)
 
 

@@ -1,14 +1,16 @@
 """Makes a file of events the input. Its positions, and its dead letters, lie beside the states."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from corlld.protocols import DeadLetters, PositionStore, Source
+from corlld.errors import ExitCode, FatalError
+from corlld.protocols import DeadLetters, LetterStream, PositionStore, Source
 from corlld.records import Record
 from corlld.settings.sections import Settings
 from corlld.sources.jsonl.last_lines import newest_records
 from corlld.sources.jsonl.source import JsonlSource
-from corlld.sources.letter_file import JsonlDeadLetters
+from corlld.sources.letter_file import JsonlDeadLetters, letters_of_file
 from corlld.system.durable_files import check_permission
 
 GROUP = "jsonl"  # what `store.json` says in place of a consumer group
@@ -19,6 +21,7 @@ class JsonlInput:
 
     kind = "jsonl"
     has_keys = False
+    can_be_sent_to = False
     group = GROUP
     servers = ()
 
@@ -50,6 +53,13 @@ class JsonlInput:
         file = self._dead_letter_file
         check_permission(file if file.exists() else file.parent)
         return f"file {file}"
+
+    @contextmanager
+    def stored_letters(self, since_seconds: float | None, timeout_seconds: float) -> Iterator[LetterStream]:
+        if since_seconds is not None:
+            raise FatalError("the dead letters of a file have no times: name an offset", ExitCode.USAGE)
+        with letters_of_file(self._dead_letter_file) as stream:
+            yield stream
 
     def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
         return newest_records(self._path, limit, follow=self._settings.source.follow)

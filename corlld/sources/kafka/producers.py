@@ -11,7 +11,7 @@ from kafka import KafkaProducer, errors
 from corlld.errors import ConfigurationError, MissingRightError, RetriableError, TooLargeForTopic, UnavailableError
 from corlld.records import DeadLetter
 from corlld.settings.sections import DeadLetterSettings, KafkaSettings
-from corlld.sources.dead_letters import RECORD_KEY_HEADER, letter_headers, letter_key
+from corlld.sources.dead_letters import PAYLOAD_DROPPED_HEADER, RECORD_KEY_HEADER, letter_headers, letter_key
 from corlld.sources.kafka.client import TopicLookup
 from corlld.sources.kafka.connecting import connect
 from corlld.sources.kafka.features import IDEMPOTENCE
@@ -20,7 +20,6 @@ from corlld.sources.kafka.rights import refuse_missing, unknown_rights
 from corlld.sources.kafka.topic_limits import LIMITS, refuse_unacknowledged, unknown_limits
 from corlld.sources.kafka.write_right import WriteRight
 
-PAYLOAD_DROPPED_HEADER = "corlld.payload"
 FORCED_CLOSE_SECONDS = 5.0  # for kafka-python's thread to notice; it takes milliseconds
 
 

@@ -4,12 +4,13 @@ kafka-python is imported by the methods that need it: settings are checked witho
 """
 
 from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import structlog
 
 from corlld.errors import ConfigurationError
-from corlld.protocols import DeadLetters, PositionStore, Source
+from corlld.protocols import DeadLetters, LetterStream, PositionStore, Source
 from corlld.records import Record
 from corlld.settings.sections import Settings
 
@@ -24,6 +25,7 @@ class KafkaInput:
 
     kind = "kafka"
     has_keys = True
+    can_be_sent_to = True
 
     def __init__(self, settings: Settings) -> None:
         self._kafka = settings.kafka
@@ -108,6 +110,13 @@ class KafkaInput:
         if not self._dead_letters.payload:
             return None
         return letters_cut(self._dead_letters.topic, self._max_record_bytes, letters.limits)
+
+    def stored_letters(
+        self, since_seconds: float | None, timeout_seconds: float
+    ) -> AbstractContextManager[LetterStream]:
+        from corlld.sources.kafka.letter_topic import letters_of_topic
+
+        return letters_of_topic(self._kafka, self._dead_letters.topic, since_seconds, timeout_seconds)
 
     def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
         from corlld.sources.kafka.newest_records import newest_records

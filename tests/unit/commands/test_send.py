@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from corlld.commands import send as sending
+from corlld.commands import under_way
 from corlld.commands.events_file import validate
 from corlld.commands.send import send
 from corlld.errors import ExitCode, FatalError, RetriableError, TooLargeForTopic
@@ -62,8 +62,8 @@ def sent(topic: Topic, content: bytes, *, ids_remembered: int = 100, **more: Any
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "GRACE_SECONDS", 0.05)
-    monkeypatch.setattr(sending, "LOOK_SECONDS", 0.005)
+    monkeypatch.setattr(under_way, "GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(under_way, "LOOK_SECONDS", 0.005)
 
 
 TWENTY = [edit(number, user) for number in range(10) for user in ("ann", "bøb")]
@@ -84,7 +84,7 @@ def test_progress_is_plain_lines_without_a_terminal_and_a_bar_on_one() -> None:
 
 
 def test_no_more_than_a_bounded_number_of_events_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "MAX_EVENTS_UNDER_WAY", 3)
+    monkeypatch.setattr(under_way, "MAX_EVENTS_UNDER_WAY", 3)
     topic = Topic(lambda _: None)
     most, looked_at = 0, -1
 
@@ -101,7 +101,7 @@ def test_no_more_than_a_bounded_number_of_events_is_under_way(monkeypatch: pytes
 
 
 def test_no_more_than_a_bounded_number_of_bytes_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "MAX_BYTES_UNDER_WAY", len(lines(edit(0))) + 1)
+    monkeypatch.setattr(under_way, "MAX_BYTES_UNDER_WAY", len(lines(edit(0))) + 1)
     topic = Topic(lambda _: None)
     asked = 0
 

@@ -13,10 +13,12 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaConnectionError, KafkaError
 
 from corlld.errors import ConfigurationError, UnavailableError
-from corlld.sources.kafka import newest_records as reading
 from corlld.sources.kafka import options as kafka_options
+from corlld.sources.kafka import whole_reads
 from corlld.sources.kafka.connecting import connect
+from corlld.sources.kafka.newest_records import newest_records
 from corlld.sources.kafka.options import admin_options
+from corlld.sources.kafka.rights import Granted
 from corlld.sources.kafka.source import KafkaSource
 from tests.support.kafka import impostors
 from tests.support.kafka.topics import kafka_settings
@@ -120,10 +122,10 @@ def test_an_answer_that_is_misread_in_a_poll_is_a_sentence() -> None:
 
 
 def test_an_answer_that_is_misread_while_a_sample_is_read_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    view = SimpleNamespace(topic_id=None, partitions={0})
+    view = SimpleNamespace(topic_id=None, partitions={0}, granted=Granted())
     lookup = SimpleNamespace(wait_for_topic=lambda _: view, close=lambda: None)
-    monkeypatch.setattr(reading, "TopicLookup", lambda *_: lookup)
+    monkeypatch.setattr(whole_reads, "TopicLookup", lambda *_: lookup)
     consumer = SimpleNamespace(end_offsets=misread, close=lambda **_: None)
-    monkeypatch.setattr(reading, "connect", lambda *_: consumer)
+    monkeypatch.setattr(whole_reads, "connect", lambda *_: consumer)
     with pytest.raises(ConfigurationError, match=r"kafka:9092: the broker's answer is not as .*leader_epoch"):
-        list(reading.newest_records(kafka_settings("kafka:9092", "edits"), 1, 1))
+        list(newest_records(kafka_settings("kafka:9092", "edits"), 1, 1))
