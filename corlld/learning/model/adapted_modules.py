@@ -29,6 +29,7 @@ _NOT_LOADED = "PEFT does not load an adapter there in this model"
 _NOT_CALLED = "not called in a training pass"
 _PARTLY_CALLED = "not called once with each token of a text"
 _SAMPLE = "The cat sat on the mat and looked out"
+_MOST_IDS = 16
 _LEAST_IDS = 5
 _MOST_NAMED = 6
 
@@ -78,12 +79,17 @@ def sample_ids(tokenizer: Any, vocabulary: int) -> tuple[int, ...]:
         tokenizer: the model's.
         vocabulary: how many ids the model has an embedding for.
 
+    A tokenizer that has no words for plain English, such as one of an artificial language, gives its first words.
+
     Raises:
-        ConfigurationError: the tokenizer has no such ids for plain English.
+        ConfigurationError: the tokenizer has other ids than the model, or too few words.
     """
     ids = tuple(tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"])
-    if len(ids) < _LEAST_IDS or len(set(ids)) == 1 or max(ids) >= vocabulary:
-        raise ConfigurationError("model.name: the tokenizer does not fit the model: it has no tokens for plain English")
+    if len(ids) < _LEAST_IDS or len(set(ids)) == 1:
+        special = set(tokenizer.all_special_ids)
+        ids = tuple(id_ for id_ in sorted(tokenizer.get_vocab().values()) if id_ not in special)[:_MOST_IDS]
+    if len(ids) < _LEAST_IDS or max(ids) >= vocabulary:
+        raise ConfigurationError("model.name: the tokenizer does not fit the model: it has other ids, or too few words")
     return ids
 
 

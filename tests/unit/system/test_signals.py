@@ -127,14 +127,15 @@ def start():
         signal.signal(number, run._leave)
     try:
         print("runs", flush=True)
-        signal.pause()
+        threading.Event().wait()
     finally:
         slow_end()
 
 def loop():
-    with signals.stop_on_signals(lambda: None):
+    stop = threading.Event()
+    with signals.stop_on_signals(stop.set):
         print("runs", flush=True)
-        signal.pause()
+        stop.wait()
     slow_end()
 
 signals.OBEYED_WITHIN_SECONDS = 0.0
