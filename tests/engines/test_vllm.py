@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from corlld.adapters.layout import AdapterTensors
 from corlld.learning.model.files import find_model_files
-from corlld.learning.model.resident import ResidentModel, load_resident_model
+from corlld.learning.model.loading import load_resident_model
+from corlld.learning.model.resident import ResidentModel
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.publisher import AdapterPublisher
 from corlld.settings.sections import AdapterSettings, ModelSettings
