@@ -261,7 +261,9 @@ class AdapterSettings(Section):
     r: Positive = Field(8, description="Rank.")
     lora_alpha: Positive = Field(16, description="Scale: the adapter's output is multiplied by lora_alpha / r.")
     target_modules: Literal["all-linear"] | Annotated[tuple[NonEmpty, ...], Field(min_length=1)] = Field(
-        "all-linear", description="`all-linear` (all linear modules but the output head), or names of modules."
+        "all-linear",
+        description="`all-linear` (all linear modules but the output head), or names of modules. `corlld check` prints "
+        "those that are left out, and why: MODELS.md.",
     )
     device_slots: Positive = Field(
         32, description="Users whose tensors stay on the device. At most this many are trained together, on a CPU too."
