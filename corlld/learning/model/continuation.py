@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
 from corlld.learning.model.control_tokens import ControlTokens
 
@@ -50,7 +50,8 @@ class ContinuationEncoder:
 
     def conversation(self, text: str) -> tuple[int, ...]:
         """Return the ids of a rendered conversation that `ControlTokens.reveal` made. No token is added."""
-        return self._ids(self._beginning.encode(_well_formed(text), add_special_tokens=False).ids)
+        text = _well_formed(text)
+        return self._ids(self._beginning.encode(text, add_special_tokens=False), text)
 
     def prompt(self, text: str, *, special_tokens: bool) -> tuple[int, ...]:
         """Return the ids of a prompt, with the tokens that the tokenizer adds to texts.
@@ -59,12 +60,8 @@ class ContinuationEncoder:
         """
         if special_tokens:
             return tuple(self._tokenizer(_well_formed(text))["input_ids"])
-        encoding = self._beginning.encode(_well_formed(text))
-        parts = (
-            (i,) if added else self._ids([i])
-            for i, added in zip(encoding.ids, encoding.special_tokens_mask, strict=True)
-        )
-        return tuple(index for part in parts for index in part)
+        text = _well_formed(text)
+        return self._ids(self._beginning.encode(text), text)
 
     def response(self, text: str, context: Sequence[int]) -> tuple[int, ...]:
         """Return the ids with decode(context + ids) = decode(context) + text. Its characters are plain.
@@ -77,7 +74,8 @@ class ContinuationEncoder:
 
     def part(self, text: str) -> tuple[int, ...]:
         """Return the ids of a text in the middle of another. Control tokens are known by their nonces."""
-        return self._ids(self._continuing.encode(_well_formed(text), add_special_tokens=False).ids)
+        text = _well_formed(text)
+        return self._ids(self._continuing.encode(text, add_special_tokens=False), text)
 
     def has_control(self, ids: Sequence[int]) -> bool:
         """Return whether one of the ids is a control token, such as that for unknown characters."""
@@ -96,13 +94,18 @@ class ContinuationEncoder:
             text = self._continuing.normalizer.normalize_str(text)
         return "".join(text.split()) if self._forgets_spaces else text
 
-    def _ids(self, found: Sequence[int]) -> tuple[int, ...]:
-        """Return the tokenizer's ids for ids of a copy."""
+    def _ids(self, encoding: Encoding, text: str) -> tuple[int, ...]:
+        """Return the tokenizer's ids for a copy's encoding of `text`. Tokens that it added to the text are kept."""
         ids: list[int] = []
-        for index in found:
-            if index in self._meant:
+        for index, (start, end), added in zip(
+            encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True
+        ):
+            if added:
+                ids.append(index)
+            elif index in self._meant:
                 ids.append(self._meant[index])
-            elif index in self._texts and index != self._unknown:
+            # The token for unknown characters also stands for its own characters, if the model makes it of them.
+            elif index in self._texts and (index != self._unknown or text[start:end] == self._texts[index]):
                 ids += self._spell(index)
             else:
                 ids.append(index)
