@@ -422,8 +422,8 @@ class PublishingSettings(Section):
     module_prefix: ModulePath | None = Field(
         None,
         description="Path of the decoder in the model that engines serve, such as `model.language_model`: published "
-        "names of modules begin with it. Default: as in the class that config.json names in `architectures`. Change it "
-        "only between a clean stop and a start.",
+        "names of modules begin with it. Default: as in the class that config.json names in `architectures`. A "
+        "change holds for the next versions: a version that is out keeps its names.",
     )
     threads: Positive = Field(2, description="Number of threads that write states and adapters.")
 

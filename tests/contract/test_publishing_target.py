@@ -17,7 +17,7 @@ from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, adapter_files
 from corlld.publishing.publisher import AdapterPublisher
 from corlld.publishing.target import Target
-from corlld.records import Head, ModelInfo, UserState
+from corlld.records import Head, ModelInfo, ModuleNames, UserState
 from tests.support.memory_target import MemoryPlace, MemoryTarget
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
 
@@ -404,6 +404,22 @@ def test_a_release_is_published_and_old_versions_go(backend: Backend, target: Ta
     assert (out.uid, out.version, out.location) == (UID, 3, published.location)
     assert out.digest == published.manifest["digest"]
     assert {name.split("/")[1] for name in backend.published()} == {"v000002", "v000003"}
+
+
+def test_i5_a_version_that_is_out_keeps_its_names_of_modules_if_the_model_gets_others(
+    backend: Backend, target: Target
+) -> None:
+    state = released_state(3)
+    AdapterPublisher(target, SMALL_LAYOUT, MODEL, 3, 0).publish(state)
+    before = backend.published()
+    renamed = replace(MODEL, module_names=ModuleNames("block", "model.block"))
+    later = AdapterPublisher(target, SMALL_LAYOUT, renamed, 3, 0)
+    later.publish(state)
+    assert backend.published() == before
+    later.publish(released_state(4, module_names=renamed.module_names))
+    configs = [json.loads(backend.published()[f"{UID}/v{version:06d}/{CONFIG_FILE}"]) for version in (3, 4)]
+    old, new = (config["target_modules"] for config in configs)
+    assert new == [f"model.{name}" for name in old]
 
 
 def test_a_version_that_an_engine_may_still_ask_for_stays(backend: Backend, target: Target) -> None:
