@@ -22,8 +22,7 @@ _MEANINGS = {
     "group": "kafka.group_id (its offsets are another group's)",
     "base_model": "the base model's name (model.name or model.served_name)",
     "base_revision": "the base model's content (model.name or model.revision)",
-    "adapter_fingerprint": "the adapter's shape or base model (adapter.r, lora_alpha, target_modules, the modules "
-    "adapted)",
+    "adapter_fingerprint": "the adapter's shape or base model (adapter.r, lora_alpha, target_modules, modules adapted)",
 }
 
 
