@@ -78,7 +78,7 @@ class Daemon:
         )
         self._trainer = ThreadPoolExecutor(1, "trainer")
         self._pool = ThreadPoolExecutor(settings.publishing.threads, "store")
-        breaker = StoreBreaker(store, settings.state.max_unreadable_share)
+        breaker = StoreBreaker(store, settings.state.max_unreadable_share, clock)
         durability = Durability(
             self._jobs, self._pool, store, breaker, publisher, self._observer, publishing=settings.publishing.enabled
         )

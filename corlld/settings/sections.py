@@ -377,9 +377,9 @@ class StateSettings(Section):
         0.2,
         gt=0,
         le=1,
-        description="If the states of a larger share of users can't be read, the daemon stops before it sets the last "
-        "of them aside. Judged over the users loaded most recently, at least 20 if the store has as many. One user "
-        "alone never stops it. 1: never.",
+        description="If the states of a larger share of users can't be read, the daemon stops before it sets one more "
+        "aside. Judged over the first 100 users of the store, or as many as can be read in 5 seconds. Fewer than 3 "
+        "users never stop it, unless the store has only 2 users, and neither can be read. 1: never.",
     )
     recent_event_ids: Positive = Field(1024, description="Number of event ids remembered per user, to find duplicates.")
 
