@@ -79,8 +79,11 @@ class FolderTarget:
             folders = dict(_versions(self._path / uid))
             if len(folders) <= keep_versions:
                 return
-            completed = {version: _modified(folder / CONFIG_FILE) for version, folder in folders.items()}
-            for version in prunable(completed, keep_versions, self._now() - keep_seconds):
+
+            def completed(version: int) -> float | None:
+                return _modified(folders[version] / CONFIG_FILE)
+
+            for version in prunable(folders, completed, keep_versions, self._now() - keep_seconds):
                 _remove(folders[version])
 
     def withdraw(self, uid: str, through: int) -> None:
