@@ -1,9 +1,12 @@
 """Every publishing target keeps its promises: versions are whole, immutable and numbered upwards (I5)."""
 
+import errno
 import json
 import os
 import stat
+import tempfile
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from structlog.testing import capture_logs
 
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.publishing.folder import FolderTarget
@@ -391,6 +395,20 @@ def test_a_full_disk_is_tried_again(
     assert folder_target.get(UID, 3) is not None
 
 
+def test_a_disk_without_room_for_a_new_file_is_pruned_by_this_machines_clock(
+    tmp_path: Path, folder_target: FolderTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder_target, [1, 2, 3])
+    os.utime(tmp_path / "adapters" / UID / "v000002" / CONFIG_FILE, (0, time.time() - 3601))
+
+    def full(*arguments: object, **keywords: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    folder_target.prune(UID, 1, 3600)
+    assert [path.name for path in sorted((tmp_path / "adapters" / UID).iterdir())] == ["v000002", "v000003"]
+
+
 # --- the publisher on it ----------------------------------------------------------------------------------------------
 
 
@@ -431,6 +449,54 @@ def test_a_version_that_an_engine_may_still_ask_for_stays(backend: Backend, targ
     backend.let_pass(1601)  # now 1 was superseded 3,601 seconds ago, 2 not yet
     publisher.publish(released_state(4))
     assert versions_out(backend) == [2, 3, 4]
+
+
+def test_a_full_disk_is_freed_by_what_is_due_although_nothing_can_be_put(
+    backend: Backend, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=1, keep_seconds=3600)
+    for version in (1, 2, 3):
+        publisher.publish(released_state(version))
+    backend.let_pass(3601)
+
+    def full(uid: str, version: int, files: Mapping[str, bytes]) -> str:
+        raise RetriableError("No space left on device")
+
+    def away(uid: str, keep_versions: int, keep_seconds: float) -> None:
+        raise RetriableError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "put", full)
+        with pytest.raises(RetriableError, match="No space left"):
+            publisher.publish(released_state(4))
+        assert versions_out(backend) == [3]
+        patch.setattr(target, "prune", away)
+        with pytest.raises(RetriableError, match="No space left"):
+            publisher.publish(released_state(4))
+    publisher.publish(released_state(4))
+    assert versions_out(backend) == [3, 4]
+
+
+def test_versions_of_another_user_that_can_not_be_pruned_do_not_hold_up_this_one(
+    backend: Backend, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=1, keep_seconds=0)
+    put(target, [1, 2], OTHER_UID)
+    prune = target.prune
+
+    def refuse(uid: str, keep_versions: int, keep_seconds: float) -> None:
+        if uid == OTHER_UID:
+            raise RetriableError("Directory not empty")
+        prune(uid, keep_versions, keep_seconds)
+
+    monkeypatch.setattr(target, "prune", refuse)
+    with capture_logs() as logs:
+        for version in range(1, 5):
+            assert publisher.publish(released_state(version)) is not None
+    assert {(line["event"], line["uid"], line["problem"]) for line in logs} == {
+        ("prune_failed", OTHER_UID, "Directory not empty")
+    }
+    assert versions_out(backend) == [4]
 
 
 def test_what_a_quiet_user_left_goes_while_others_publish_also_after_a_restart(
