@@ -82,15 +82,9 @@ class Daemon:
         durability = Durability(
             self._jobs, self._pool, store, breaker, publisher, self._observer, publishing=settings.publishing.enabled
         )
+        names = learner.model_info.module_names
         stages = Stages(
-            settings,
-            self._batcher,
-            self._watermarks,
-            self._intake,
-            durability,
-            self._observer,
-            clock,
-            module_names=learner.model_info.module_names,
+            settings, names, self._batcher, self._watermarks, self._intake, durability, self._observer, clock
         )
         self._claims = Claims(
             settings, stages, self._batcher, self._jobs, self._trainer, learner, self._observer, clock

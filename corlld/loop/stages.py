@@ -75,14 +75,13 @@ class Stages:
     def __init__(
         self,
         settings: Settings,
+        module_names: ModuleNames | None,
         batcher: Batcher,
         watermarks: LowWatermarks,
         intake: Intake,
         durability: Durability,
         observer: Observer,
         clock: Callable[[], float],
-        *,
-        module_names: ModuleNames | None,
     ) -> None:
         self._settings = settings
         self._batcher = batcher
