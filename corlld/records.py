@@ -222,6 +222,18 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
+class ModuleNames:
+    """The beginning of modules' paths, which is another one in the loaded model than in the model that engines serve.
+
+    loaded: path of the decoder in the class that was loaded, such as `model`.
+    published: its path in the served class, such as `model.language_model`.
+    """
+
+    loaded: str
+    published: str
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """The content of a version's manifest, frozen into the state when the version was made."""
 
@@ -229,6 +241,7 @@ class Release:
     parent: int | None  # the version before; None for the first version, also for the first after an erasure
     applied: Mapping[str, int]
     statistics: Statistics
+    module_names: ModuleNames | None = None  # None: it is published with the loaded model's own paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,18 +279,6 @@ class AdapterVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class ModuleNames:
-    """The beginning of modules' paths, which is another one in the loaded model than in the model that engines serve.
-
-    loaded: path of the decoder in the class that was loaded, such as `model`.
-    published: its path in the served class, such as `model.language_model`.
-    """
-
-    loaded: str
-    published: str
-
-
-@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """The base model that an adapter belongs to."""
 
@@ -285,7 +286,7 @@ class ModelInfo:
     revision: str  # hub commit, or a digest of a local model's config
     fingerprint: str  # of base model, revision and adapter shape; another fingerprint can't use the same store
     supports_messages: bool  # the tokenizer has a chat template
-    module_names: ModuleNames | None = None  # None: adapters are published with the loaded model's own paths
+    module_names: ModuleNames | None = None  # of new versions; None: the loaded model's own paths
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,11 +78,14 @@ class Daemon:
         )
         self._trainer = ThreadPoolExecutor(1, "trainer")
         self._pool = ThreadPoolExecutor(settings.publishing.threads, "store")
-        breaker = StoreBreaker(store, settings.state.max_unreadable_share)
+        breaker = StoreBreaker(store, settings.state.max_unreadable_share, clock)
         durability = Durability(
             self._jobs, self._pool, store, breaker, publisher, self._observer, publishing=settings.publishing.enabled
         )
-        stages = Stages(settings, self._batcher, self._watermarks, self._intake, durability, self._observer, clock)
+        names = learner.model_info.module_names
+        stages = Stages(
+            settings, names, self._batcher, self._watermarks, self._intake, durability, self._observer, clock
+        )
         self._claims = Claims(
             settings, stages, self._batcher, self._jobs, self._trainer, learner, self._observer, clock
         )

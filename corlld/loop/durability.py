@@ -121,10 +121,12 @@ class Durability:
         back, so the next one gets a number above them. They stay as they are: the older one is not published again.
         """
         own = 0 if state is None else state.version
+        # A restored state keeps its old release when it is numbered and saved without a new version.
+        released = state.release.version if state is not None and state.release is not None else 0
 
         def newest_version() -> int:
             newest = self._publisher.newest(uid)
-            if state is not None and (state.erased or newest <= own):
+            if state is not None and (state.erased or newest <= released):
                 self._make_visible(state)
             return newest
 

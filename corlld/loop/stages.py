@@ -23,7 +23,7 @@ from corlld.loop.memory.unsaved import Unsaved
 from corlld.loop.offsets import LowWatermarks
 from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, place, select
 from corlld.observer import Observer
-from corlld.records import DeadLetter, EditEvent, EraseEvent, Statistics, UpdateOutcome, UserState
+from corlld.records import DeadLetter, EditEvent, EraseEvent, ModuleNames, Statistics, UpdateOutcome, UserState
 from corlld.settings.sections import Settings
 
 log = structlog.get_logger("corlld.claims")  # operators filter by this name
@@ -69,11 +69,13 @@ class Stages:
 
     claims: the users that are being worked on. Only the stages add and remove claims.
     memory: the states of the other users, as far as they are in host memory.
+    module_names: the model's; new versions keep them.
     """
 
     def __init__(
         self,
         settings: Settings,
+        module_names: ModuleNames | None,
         batcher: Batcher,
         watermarks: LowWatermarks,
         intake: Intake,
@@ -88,6 +90,7 @@ class Stages:
         self._durability = durability
         self._observer = observer
         self._clock = clock
+        self._module_names = module_names
         self.claims: dict[str, Claim] = {}
         self.memory = HostMemory(settings)
 
@@ -188,7 +191,7 @@ class Stages:
             self._store(claim, unsaved)
 
     def _store(self, claim: Claim, unsaved: Unsaved) -> None:
-        state = next_version(unsaved.state) if unsaved.trained else unsaved.state
+        state = next_version(unsaved.state, self._module_names) if unsaved.trained else unsaved.state
         claim.selection = unsaved.selection
         self._save(claim, state, make_visible=unsaved.trained)
 

@@ -7,7 +7,16 @@ recent ids. Both are judged when the step starts, against the very state that is
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from corlld.records import Arrival, EditEvent, EraseEvent, Release, Statistics, UpdateOutcome, UserState
+from corlld.records import (
+    Arrival,
+    EditEvent,
+    EraseEvent,
+    ModuleNames,
+    Release,
+    Statistics,
+    UpdateOutcome,
+    UserState,
+)
 from corlld.statistics import fold
 
 
@@ -98,10 +107,13 @@ def after_update(
     )
 
 
-def next_version(state: UserState) -> UserState:
-    """Return the state under the next version, as it is stored if tensors were trained since the last version."""
+def next_version(state: UserState, module_names: ModuleNames | None) -> UserState:
+    """Return the state under the next version, as it is stored if tensors were trained since the last version.
+
+    module_names: the model's. The release keeps them, so that its bytes stay the same if the model gets other names.
+    """
     parent = state.release.version if state.release else None
-    release = Release(state.version + 1, parent, state.applied, state.statistics)
+    release = Release(state.version + 1, parent, state.applied, state.statistics, module_names)
     return replace(state, version=release.version, release=release)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -79,8 +80,11 @@ class FolderTarget:
             folders = dict(_versions(self._path / uid))
             if len(folders) <= keep_versions:
                 return
-            completed = {version: _modified(folder / CONFIG_FILE) for version, folder in folders.items()}
-            for version in prunable(completed, keep_versions, self._now() - keep_seconds):
+
+            def completed(version: int) -> float | None:
+                return _modified(folders[version] / CONFIG_FILE)
+
+            for version in prunable(folders, completed, keep_versions, self._now() - keep_seconds):
                 _remove(folders[version])
 
     def withdraw(self, uid: str, through: int) -> None:
@@ -99,9 +103,15 @@ class FolderTarget:
         return (self._path / adapter_name(uid, version)).absolute()
 
     def _now(self) -> float:
-        """Return the time by the clock that also dates the versions: a file server's may differ from this machine's."""
-        with tempfile.TemporaryFile(dir=self._path) as new:
-            return os.fstat(new.fileno()).st_mtime
+        """Return the time by the clock that also dates the versions: a file server's may differ from this machine's.
+
+        By this machine's clock if the disk is too full for a new file: only pruning makes room.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self._path) as new:
+                return os.fstat(new.fileno()).st_mtime
+        except OSError:
+            return time.time()
 
 
 def _put_file(path: Path, data: bytes) -> bool:

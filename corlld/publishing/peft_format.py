@@ -31,20 +31,20 @@ def adapter_files(state: UserState, layout: AdapterLayout, model: ModelInfo) -> 
     Args:
         state: has a release, and the adapter that belongs to it.
         layout: what the adapter's numbers mean.
-        model: the base model.
+        model: the base model. Its names of modules are those of new releases; a release keeps its own.
 
     Raises:
         ValueError: the state has nothing to publish.
     """
     if state.release is None or not isinstance(state.adapter, AdapterTensors):
         raise ValueError("the state has no release")
-    tensors = peft_tensors(layout, state.adapter.weights, model.module_names)
+    tensors = peft_tensors(layout, state.adapter.weights, state.release.module_names)
     tensors_file = write_tensors(tensors, {"format": "pt"})
     digest = hashlib.sha256(tensors_file).hexdigest()
     return {
         TENSORS_FILE: tensors_file,
         MANIFEST_FILE: _json(_manifest(state.uid, state.release, layout, model, digest)),
-        CONFIG_FILE: _json(peft_config(layout, model.name, model.module_names)),
+        CONFIG_FILE: _json(peft_config(layout, model.name, state.release.module_names)),
     }
 
 

@@ -1,15 +1,20 @@
 """Makes durable states visible: publishes their releases at the target, prunes old versions, asks for announcements."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
 
+import structlog
+
 from corlld.adapters.layout import AdapterLayout
-from corlld.errors import StateUnreadable
+from corlld.errors import RetriableError, StateUnreadable
 from corlld.publishing.announcer import Announcer
 from corlld.publishing.peft_format import MANIFEST_FILE, adapter_files
 from corlld.publishing.target import Target
 from corlld.records import AdapterVersion, Head, ModelInfo, UserState
+
+log = structlog.get_logger("corlld.publisher")
 
 
 class AdapterPublisher:
@@ -57,7 +62,13 @@ class AdapterPublisher:
         if state.release is None:
             return None
         files = adapter_files(state, self._layout, self._model)
-        location = self._target.put(state.uid, state.release.version, files)
+        try:
+            location = self._target.put(state.uid, state.release.version, files)
+        except RetriableError:
+            # The disk may be full. What is due makes room for the next try: no version may come out to prune it.
+            with contextlib.suppress(RetriableError):
+                self._prune(state.uid)
+            raise
         # A late owner, this one or another, may have published what was erased meanwhile.
         through = max(state.erased_through, self._erased_through(state.uid))
         if through:
@@ -92,12 +103,17 @@ class AdapterPublisher:
         Their versions were too young to go when the last one was published. Round after round all users at the target
         are looked at. So nothing is remembered about them, and a restart loses nothing.
         """
-        with self._round_lock:
-            other = next(self._round, None)
-            if other is None:
-                self._round = self._target.uids()
-        for each in {uid, uid if other is None else other}:
-            self._target.prune(each, self._keep_versions, self._keep_seconds)
+        self._target.prune(uid, self._keep_versions, self._keep_seconds)
+        other: str | None = None
+        try:
+            with self._round_lock:
+                other = next(self._round, None)
+                if other is None:
+                    self._round = self._target.uids()
+            if other is not None and other != uid:
+                self._target.prune(other, self._keep_versions, self._keep_seconds)
+        except RetriableError as error:  # no trouble of the user who publishes; the other has a turn again
+            log.warning("prune_failed", uid=other, problem=str(error))
 
     def _erased_through(self, uid: str) -> int:
         """Return the newest erased version; 0 if there is none or the state can't be read.

@@ -4,8 +4,7 @@ To add a target, write a class that keeps this protocol in a file of this folder
 `assembly.build_target`. The contract suite of publishing targets then runs over it.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,26 +69,41 @@ class Target(Protocol):
         """Remove the user's versions up to `through`, also partly published ones. Raises RetriableError."""
 
 
-def prunable(completed: Mapping[int, float | None], keep_versions: int, superseded_until: float) -> list[int]:
+def prunable(
+    versions: Iterable[int], completed: Callable[[int], float | None], keep_versions: int, superseded_until: float
+) -> list[int]:
     """Return the versions of a user that no engine may ask for any more, oldest first.
 
     Both must hold: the version is not among the newest `keep_versions`, and the next newer one was complete at
     `superseded_until` or before. A version that is not whole counts as a version, but supersedes nothing. No engine can
     load it, so its age does not matter.
 
+    The search ends at the oldest version that must stay: those after it were superseded later. Of the others nothing is
+    asked, since a user who writes much has many young ones.
+
     Args:
-        completed: each version with the time at which it was complete; None if it is not whole.
+        versions: all of the user's, also those that are not whole.
+        completed: returns the time at which a version was complete; None if it is not whole.
         keep_versions: at least 1.
-        superseded_until: in the clock of `completed`.
+        superseded_until: by the clock of `completed`.
     """
+    ordered = sorted(versions)
     due: list[int] = []
-    superseded = math.inf
-    for place, version in enumerate(sorted(completed, reverse=True)):
-        complete = completed[version]
-        if place >= keep_versions and (complete is None or superseded <= superseded_until):
-            due.append(version)
-        superseded = superseded if complete is None else complete
-    return due[::-1]
+    waiting: int | None = None  # whole, and due if the next whole one is old enough
+    for place, version in enumerate(ordered):
+        may_go = place < len(ordered) - keep_versions
+        if waiting is None and not may_go:
+            break
+        complete = completed(version)
+        if complete is None:
+            due += [version] if may_go else []
+            continue
+        if waiting is not None:
+            if complete > superseded_until:
+                break
+            due.append(waiting)
+        waiting = version if may_go else None
+    return sorted(due)
 
 
 def integrity_alarm(uid: str, version: int, file_name: str) -> FatalError:

@@ -377,9 +377,9 @@ class StateSettings(Section):
         0.2,
         gt=0,
         le=1,
-        description="If the states of a larger share of users can't be read, the daemon stops before it sets the last "
-        "of them aside. Judged over the users loaded most recently, at least 20 if the store has as many. One user "
-        "alone never stops it. 1: never.",
+        description="If the states of a larger share of users can't be read, the daemon stops before it sets one more "
+        "aside. Judged over the first 100 users of the store, or as many as can be read in 5 seconds. Fewer than 3 "
+        "users never stop it, unless the store has only 2 users, and neither can be read. 1: never.",
     )
     recent_event_ids: Positive = Field(1024, description="Number of event ids remembered per user, to find duplicates.")
 
@@ -422,8 +422,8 @@ class PublishingSettings(Section):
     module_prefix: ModulePath | None = Field(
         None,
         description="Path of the decoder in the model that engines serve, such as `model.language_model`: published "
-        "names of modules begin with it. Default: as in the class that config.json names in `architectures`. Change it "
-        "only between a clean stop and a start.",
+        "names of modules begin with it. Default: as in the class that config.json names in `architectures`. A "
+        "change holds for the next versions: a version that is out keeps its names.",
     )
     threads: Positive = Field(2, description="Number of threads that write states and adapters.")
 

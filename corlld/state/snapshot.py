@@ -22,13 +22,15 @@ from corlld.adapters.tensor_file import (
     write_tensors,
 )
 from corlld.errors import StateUnreadable
-from corlld.records import DraftFigures, Head, Release, Statistics, UserState
+from corlld.records import DraftFigures, Head, ModuleNames, Release, Statistics, UserState
 from corlld.state import store_format
 
 Moments = Literal["float32", "bfloat16"]
 
 STATE_KEY = "corlld.state"
 CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes, which lie in the order of their names
+
+RELEASE_NAMES = "release_module_names"  # a field of the text, only there if the release has them
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TENSORS = (*_MOMENTS, "weights")
@@ -57,7 +59,7 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
             "applied": dict(state.applied),
             "recent_event_ids": list(state.recent_event_ids),
             "statistics": asdict(state.statistics),
-            "release": None if state.release is None else asdict(state.release),
+            **_release_fields(state.release),
             "erased": state.erased,
             "erased_through": state.erased_through,
             "write_id": write_id,
@@ -165,10 +167,26 @@ def _fields(text: str, uid: str) -> dict[str, Any]:
     return fields
 
 
+def _release_fields(release: Release | None) -> dict[str, object]:
+    """Return the release as fields of the text.
+
+    The names of modules stand beside the release, where versions of corlld that do not know them pass over them.
+    """
+    if release is None:
+        return {"release": None}
+    fields = asdict(release)
+    names = fields.pop("module_names")
+    return {"release": fields} if names is None else {"release": fields, RELEASE_NAMES: names}
+
+
 def _state(fields: Mapping[str, Any]) -> UserState:
     release = fields["release"]
     if release is not None:
-        release = Release(**{**release, "statistics": _statistics(release["statistics"])})
+        names = fields.get(RELEASE_NAMES)
+        release = Release(
+            **{**release, "statistics": _statistics(release["statistics"])},
+            module_names=None if names is None else ModuleNames(**names),
+        )
     return UserState(
         uid=fields["uid"],
         version=fields["version"],

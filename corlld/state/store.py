@@ -175,12 +175,15 @@ class LocalFolderStore:
         return self.load(uid)[0]  # the whole file tells a newer format from a damage
 
     def uids(self) -> Iterator[str]:
-        """See the protocol. In order."""
+        """See the protocol. In order. A user whose folder can't be listed is yielded: only `load` and `head` fail."""
         self._check_mounted()
         with retriable(self._path):
-            for folder in sorted(self._users.iterdir()):
-                if is_uid(folder.name) and Generations(folder).newest() is not None:
-                    yield folder.name
+            folders = sorted(folder for folder in self._users.iterdir() if is_uid(folder.name))
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                if Generations(folder).newest() is None:
+                    continue
+            yield folder.name
 
     def load_position(self, name: str) -> Mapping[str, str | int] | None:
         """See the protocol. Raises FatalError for a file that is not a position, RetriableError."""

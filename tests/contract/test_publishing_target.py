@@ -1,9 +1,12 @@
 """Every publishing target keeps its promises: versions are whole, immutable and numbered upwards (I5)."""
 
+import errno
 import json
 import os
 import stat
+import tempfile
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,13 +14,14 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from structlog.testing import capture_logs
 
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, adapter_files
 from corlld.publishing.publisher import AdapterPublisher
 from corlld.publishing.target import Target
-from corlld.records import Head, ModelInfo, UserState
+from corlld.records import Head, ModelInfo, ModuleNames, UserState
 from tests.support.memory_target import MemoryPlace, MemoryTarget
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
 
@@ -391,6 +395,20 @@ def test_a_full_disk_is_tried_again(
     assert folder_target.get(UID, 3) is not None
 
 
+def test_a_disk_without_room_for_a_new_file_is_pruned_by_this_machines_clock(
+    tmp_path: Path, folder_target: FolderTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder_target, [1, 2, 3])
+    os.utime(tmp_path / "adapters" / UID / "v000002" / CONFIG_FILE, (0, time.time() - 3601))
+
+    def full(*arguments: object, **keywords: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    folder_target.prune(UID, 1, 3600)
+    assert [path.name for path in sorted((tmp_path / "adapters" / UID).iterdir())] == ["v000002", "v000003"]
+
+
 # --- the publisher on it ----------------------------------------------------------------------------------------------
 
 
@@ -406,6 +424,22 @@ def test_a_release_is_published_and_old_versions_go(backend: Backend, target: Ta
     assert {name.split("/")[1] for name in backend.published()} == {"v000002", "v000003"}
 
 
+def test_i5_a_version_that_is_out_keeps_its_names_of_modules_if_the_model_gets_others(
+    backend: Backend, target: Target
+) -> None:
+    state = released_state(3)
+    AdapterPublisher(target, SMALL_LAYOUT, MODEL, 3, 0).publish(state)
+    before = backend.published()
+    renamed = replace(MODEL, module_names=ModuleNames("block", "model.block"))
+    later = AdapterPublisher(target, SMALL_LAYOUT, renamed, 3, 0)
+    later.publish(state)
+    assert backend.published() == before
+    later.publish(released_state(4, module_names=renamed.module_names))
+    configs = [json.loads(backend.published()[f"{UID}/v{version:06d}/{CONFIG_FILE}"]) for version in (3, 4)]
+    old, new = (config["target_modules"] for config in configs)
+    assert new == [f"model.{name}" for name in old]
+
+
 def test_a_version_that_an_engine_may_still_ask_for_stays(backend: Backend, target: Target) -> None:
     publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=1, keep_seconds=3600)
     for version in (1, 2, 3):
@@ -415,6 +449,54 @@ def test_a_version_that_an_engine_may_still_ask_for_stays(backend: Backend, targ
     backend.let_pass(1601)  # now 1 was superseded 3,601 seconds ago, 2 not yet
     publisher.publish(released_state(4))
     assert versions_out(backend) == [2, 3, 4]
+
+
+def test_a_full_disk_is_freed_by_what_is_due_although_nothing_can_be_put(
+    backend: Backend, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=1, keep_seconds=3600)
+    for version in (1, 2, 3):
+        publisher.publish(released_state(version))
+    backend.let_pass(3601)
+
+    def full(uid: str, version: int, files: Mapping[str, bytes]) -> str:
+        raise RetriableError("No space left on device")
+
+    def away(uid: str, keep_versions: int, keep_seconds: float) -> None:
+        raise RetriableError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "put", full)
+        with pytest.raises(RetriableError, match="No space left"):
+            publisher.publish(released_state(4))
+        assert versions_out(backend) == [3]
+        patch.setattr(target, "prune", away)
+        with pytest.raises(RetriableError, match="No space left"):
+            publisher.publish(released_state(4))
+    publisher.publish(released_state(4))
+    assert versions_out(backend) == [3, 4]
+
+
+def test_versions_of_another_user_that_can_not_be_pruned_do_not_hold_up_this_one(
+    backend: Backend, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=1, keep_seconds=0)
+    put(target, [1, 2], OTHER_UID)
+    prune = target.prune
+
+    def refuse(uid: str, keep_versions: int, keep_seconds: float) -> None:
+        if uid == OTHER_UID:
+            raise RetriableError("Directory not empty")
+        prune(uid, keep_versions, keep_seconds)
+
+    monkeypatch.setattr(target, "prune", refuse)
+    with capture_logs() as logs:
+        for version in range(1, 5):
+            assert publisher.publish(released_state(version)) is not None
+    assert {(line["event"], line["uid"], line["problem"]) for line in logs} == {
+        ("prune_failed", OTHER_UID, "Directory not empty")
+    }
+    assert versions_out(backend) == [4]
 
 
 def test_what_a_quiet_user_left_goes_while_others_publish_also_after_a_restart(

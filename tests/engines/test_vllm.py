@@ -57,7 +57,8 @@ class Served:
         publisher = AdapterPublisher(
             FolderTarget(self.folder), layout, self.resident.info, keep_versions=1, keep_seconds=keep_seconds
         )
-        out = publisher.publish(replace(released_state(version, uid=uid), adapter=tensors))
+        state = released_state(version, uid=uid, module_names=self.resident.info.module_names)
+        out = publisher.publish(replace(state, adapter=tensors))
         assert out is not None
         return Path(out.location)
 

@@ -83,7 +83,7 @@ class Start:
 
 def publish(start: Start, uid: str, adapter: AdapterTensors, folder: Path) -> Path:
     """Publish the adapter by the daemon's own writer. Return the version's folder."""
-    release = Release(1, None, {}, Statistics())
+    release = Release(1, None, {}, Statistics(), start.resident.info.module_names)
     state = UserState(uid, 1, adapter, statistics=Statistics(), release=release)
     target = FolderTarget(folder)
     target.open()

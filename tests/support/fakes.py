@@ -171,7 +171,7 @@ class MemoryStore:
         return Head(self.states[uid][0].version, self.states[uid][0].erased) if uid in self.states else None
 
     def uids(self) -> Iterator[str]:
-        return iter(self.states)
+        return iter(list(self.states))
 
 
 class MemoryPositions:

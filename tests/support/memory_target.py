@@ -77,7 +77,7 @@ class MemoryTarget:
     def prune(self, uid: str, keep_versions: int, keep_seconds: float) -> None:
         configs = {version: f"{adapter_name(uid, version)}/{CONFIG_FILE}" for version in self._versions(uid)}
         completed = {version: self._place.created.get(name) for version, name in configs.items()}
-        self._remove(uid, prunable(completed, keep_versions, self._place.now - keep_seconds))
+        self._remove(uid, prunable(completed, completed.__getitem__, keep_versions, self._place.now - keep_seconds))
 
     def withdraw(self, uid: str, through: int) -> None:
         self._remove(uid, [version for version in self._versions(uid) if version <= through])

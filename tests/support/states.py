@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
-from corlld.records import DraftFigures, Release, Statistics, UserState
+from corlld.records import DraftFigures, ModuleNames, Release, Statistics, UserState
 
 UID = "0123456789abcdef0123456789abcdef"
 OTHER_UID = "fedcba9876543210fedcba9876543210"
@@ -46,6 +46,7 @@ def released_state(
     layout: AdapterLayout = SMALL_LAYOUT,
     seed: int | None = None,
     applied: Mapping[str, int] | None = None,
+    module_names: ModuleNames | None = None,
 ) -> UserState:
     """A state whose newest version was just made. Other versions have other tensors."""
     applied = {"topic-id/0": 10 * version, "topic-id/3": 7} if applied is None else applied
@@ -56,7 +57,7 @@ def released_state(
         applied=applied,
         recent_event_ids=("event-one", "ünï", "e3"),
         statistics=FIGURES,
-        release=Release(version, version - 1 or None, applied, FIGURES),
+        release=Release(version, version - 1 or None, applied, FIGURES, module_names),
     )
 
 

@@ -49,7 +49,8 @@ class Workshop:
         for user, adapter in adapters.items():
             if adapter is None:
                 continue
-            state = UserState(user, 1, adapter, release=Release(1, None, {}, Statistics()))
+            release = Release(1, None, {}, Statistics(), self._resident.info.module_names)
+            state = UserState(user, 1, adapter, release=release)
             with tempfile.TemporaryDirectory() as folder:
                 for name, content in adapter_files(state, self._resident.layout, self._resident.info).items():
                     Path(folder, name).write_bytes(content)

@@ -93,6 +93,15 @@ class OpenFile:
         """Return whether the file still, or also, has this beginning."""
         return hashlib.sha256(self._bytes_at(0, head.length)).hexdigest() == head.sha256
 
+    def begins_with_all_of(self, other: "OpenFile") -> bool:
+        """Return whether the file begins with the whole content of the other one."""
+        size = other.size
+        return self.size >= size and all(
+            self._bytes_at(start, length) == other._bytes_at(start, length)
+            for start in range(0, size, HEAD_BYTES)
+            for length in [min(HEAD_BYTES, size - start)]
+        )
+
     def measure_head(self) -> None:
         """Read the file's beginning, by which it is recognised. Raises FatalError if it is in another format."""
         status = self.status

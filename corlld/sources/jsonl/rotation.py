@@ -90,7 +90,7 @@ class Successors:
             self._waiting.popleft().close()
 
 
-def find_renamed(path: Path, present: OpenFile, head: Head, inode: int) -> OpenFile | None:
+def find_renamed(path: Path, present: OpenFile, head: Head, inode: int, position: int) -> OpenFile | None:
     """Return the file that was read before, if it was renamed since. It must be in the same folder.
 
     Args:
@@ -98,9 +98,11 @@ def find_renamed(path: Path, present: OpenFile, head: Head, inode: int) -> OpenF
         present: the file that has the name now.
         head: the beginning of the file that was read before.
         inode: its inode; 0 if a version of corlld saved the position that did not keep it.
+        position: how many bytes of it were read before.
 
     The inode decides: a new file may begin as the one that was read before. Only without a file of that inode it may
-    still be the file under `path`, copied back.
+    still be the file under `path`, copied back. And the file under `path` goes on if all of the renamed file stands at
+    its beginning: an editor keeps the old file under another name, and writes a new one with more lines.
 
     Raises FatalError if another file was rotated since: it was never seen under `path`. ConfigurationError if the
     folder can't be searched.
@@ -123,6 +125,9 @@ def find_renamed(path: Path, present: OpenFile, head: Head, inode: int) -> OpenF
                     "left out. Send them in another way; then move that file to another folder",
                     ExitCode.DATA,
                 )
+        if position and present.begins_with_all_of(file):
+            file.close()
+            return None
         return file
     return None
 

@@ -87,10 +87,11 @@ class JsonlSource:
         self._committed = int(saved["next_offset"])
         self._file_start = int(saved.get("file_start", 0))  # versions before rotation saved neither this nor the inode
         head = Head(int(saved["head_bytes"]), str(saved["head_sha256"]))
-        if self._follow and (renamed := find_renamed(self._path, file, head, int(saved.get("inode", 0)))) is not None:
+        position, inode = self._committed - self._file_start, int(saved.get("inode", 0))
+        if self._follow and (renamed := find_renamed(self._path, file, head, inode, position)) is not None:
             self._successors.add(file)
             file = self._file = renamed
-        file.go_on_at(self._committed - self._file_start, head)
+        file.go_on_at(position, head)
 
     def has_commits(self) -> bool:
         return self._had_commits

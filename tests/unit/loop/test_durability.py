@@ -65,6 +65,18 @@ def test_what_is_older_than_the_versions_that_are_out_is_not_published_again() -
     assert parts.publisher.out[uid] == [5, 6, 7]
 
 
+def test_what_is_older_stays_unpublished_also_after_a_save_that_made_no_version() -> None:
+    parts = Parts()
+    parts.run(begun(*records(value("a"), value("b"))))
+    uid = PSEUDONYMS.uid("ann")
+    parts.publisher.out[uid] = [5, 6]
+    accepted = value("c", edited="draft")
+    parts.run(begun(*records(accepted, first=2)))  # makes no version, and numbers the state as high as those out
+    assert parts.state().version == 6
+    parts.run(begun(*records(value("d"), first=3)))
+    assert parts.publisher.out[uid] == [5, 6, 7]
+
+
 def test_a_user_who_is_new_begins_with_the_first_version() -> None:
     parts = Parts()
     with capture_logs() as logs:

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from corlld.errors import FatalError, RejectReason, RetriableError
-from corlld.records import PairOutcome, PairStatus, TrainingBatch, UpdateOutcome, UserState
+from corlld.records import ModuleNames, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome, UserState
 from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
 from tests.support.fakes import ListingLearner
 
@@ -26,6 +26,16 @@ def test_a_duplicate_alone_moves_applied_durably_and_makes_no_version() -> None:
     assert parts.applied_ids() == ("a",)
     assert parts.state().applied == {T0.partition.key: 8}
     assert parts.publisher.out[PSEUDONYMS.uid("ann")] == [1]
+
+
+def test_a_version_keeps_the_names_of_modules_of_the_model_that_made_it() -> None:
+    parts = Parts()
+    names = ModuleNames("model", "language_model.model")
+    parts.learner.model_info = replace(parts.learner.model_info, module_names=names)
+    parts.run(begun(*records(value("a"))))
+    release = parts.state().release
+    assert release is not None
+    assert release.module_names == names
 
 
 def test_an_acceptance_that_is_learnt_from_makes_a_version_and_counts_once() -> None:

@@ -1,7 +1,7 @@
 """The state decides which arrivals are applied: each exactly once, in order."""
 
 from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, select
-from corlld.records import EraseEvent, PairOutcome, PairStatus, UpdateOutcome, UserState
+from corlld.records import EraseEvent, ModuleNames, PairOutcome, PairStatus, UpdateOutcome, UserState
 from tests.support.fakes import NOON, Applied, arrival, edit_event, tenure
 
 KEY = tenure().partition.key
@@ -47,12 +47,12 @@ def test_applied_is_kept_for_each_topic_id_and_partition() -> None:
 def test_updates_become_the_next_version_where_they_are_stored_and_its_release_is_frozen() -> None:
     one = after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10)
     assert (one.version, one.release, one.statistics.updates) == (0, None, 1), "not stored yet"
-    first = next_version(one)
+    first = next_version(one, None)
     assert (first.version, first.release and first.release.parent) == (1, None)
     two = after_update("u1", first, select(first, [arrival(1)]), outcome("e0", "e1"), 10)
     three = after_update("u1", two, select(two, [arrival(2)]), outcome("e0", "e1", "e2"), 10)
     assert (three.version, three.release) == (1, first.release)
-    second = next_version(three)
+    second = next_version(three, None)
     assert second.version == 2
     assert second.release is not None
     assert (second.release.version, second.release.parent, second.release.applied) == (2, 1, {KEY: 3})
@@ -63,8 +63,19 @@ def test_updates_become_the_next_version_where_they_are_stored_and_its_release_i
     assert later.applied == {KEY: 4}
 
 
+def test_a_release_keeps_the_names_of_modules_of_the_time_when_it_was_made() -> None:
+    names = ModuleNames("model", "language_model.model")
+    first = next_version(after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10), None)
+    two = after_update("u1", first, select(first, [arrival(1)]), outcome("e0", "e1"), 10)
+    assert two.release is not None
+    assert two.release.module_names is None, "not stored under a new version yet"
+    second = next_version(two, names)
+    assert second.release is not None
+    assert second.release.module_names == names
+
+
 def test_a_draft_by_the_version_that_is_still_to_be_stored_is_of_unknown_origin() -> None:
-    state = next_version(UserState("u1"))
+    state = next_version(UserState("u1"), None)
     after = after_update("u1", state, select(state, [arrival(0, edit_event("a", version=1))]), outcome("a"), 10)
     after = after_update("u1", after, select(after, [arrival(1, edit_event("b", version=2))]), outcome("b"), 10)
     assert {name: figures.events for name, figures in after.statistics.drafts.items()} == {"1": 1, "unknown": 1}
@@ -84,7 +95,7 @@ def test_the_window_of_event_ids_is_bounded_and_keeps_the_newest() -> None:
 
 
 def test_an_erasure_leaves_applied_and_the_version_counter_alone() -> None:
-    state = next_version(after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10))
+    state = next_version(after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10), None)
     assert state.statistics.first_drafts.events == 1
     tombstone = after_erasure("u1", state, [arrival(1), arrival(2, EraseEvent("e2", "ann", NOON))])
     assert tombstone == UserState(
@@ -94,7 +105,7 @@ def test_an_erasure_leaves_applied_and_the_version_counter_alone() -> None:
 
 def test_after_an_erasure_versions_go_on_without_a_parent() -> None:
     tombstone = UserState("u1", version=7, applied={KEY: 3}, erased=True, erased_through=7)
-    after = next_version(after_update("u1", tombstone, select(tombstone, [arrival(3)]), outcome("e3"), 10))
+    after = next_version(after_update("u1", tombstone, select(tombstone, [arrival(3)]), outcome("e3"), 10), None)
     assert (after.version, after.erased, after.release and after.release.parent) == (8, False, None)
     assert after.erased_through == 7, "a late owner's versions of before are known as such for ever"
     assert after.release is not None

@@ -21,7 +21,8 @@ def test_it_drafts_with_an_adapter_of_a_model_whose_wrapper_is_served(tmp_path: 
     resident = load_resident_model(
         model, AdapterSettings(r=4, target_modules=("q_proj", "down_proj")), PublishingSettings()
     )
-    state = replace(released_state(layout=resident.layout), adapter=adapter(resident.layout))
+    state = released_state(layout=resident.layout, module_names=resident.info.module_names)
+    state = replace(state, adapter=adapter(resident.layout))
     (tmp_path / "adapter").mkdir()
     for name, data in adapter_files(state, resident.layout, resident.info).items():
         (tmp_path / "adapter" / name).write_bytes(data)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end, read_tensors, write_tensors
 from corlld.errors import NewerFormat, StateUnreadable
-from corlld.records import DraftFigures, Head, UserState
+from corlld.records import DraftFigures, Head, ModuleNames, UserState
 from corlld.state.snapshot import (
     CHECKSUM_KEY,
     STATE_KEY,
@@ -36,8 +36,14 @@ def _beginning(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "state",
-    [released_state(), replace(released_state(), release=None), tombstone(), UserState(UID)],
-    ids=["released", "without a release", "tombstone", "new"],
+    [
+        released_state(),
+        released_state(module_names=ModuleNames("model", "model.language_model")),
+        replace(released_state(), release=None),
+        tombstone(),
+        UserState(UID),
+    ],
+    ids=["released", "released with other names of modules", "without a release", "tombstone", "new"],
 )
 def test_a_state_comes_back_as_it_was(state: UserState) -> None:
     assert same_state(decode(encode(state), UID), state)
@@ -102,6 +108,14 @@ def test_a_state_is_written_as_it_always_was() -> None:
     """Its digest from before moments could be rounded: what is stored out there is read, and compared, for ever."""
     digest = "42a70102c447ba671de734238617ac96cc53001fb4c75998aa8aecd2df0143b7"
     assert hashlib.sha256(STATE_FILE).hexdigest() == digest
+
+
+def test_a_program_that_knows_no_names_of_modules_passes_over_them() -> None:
+    """It reads only the fields that it knows, and makes a release of whatever stands in `release`."""
+    named = encode(released_state(module_names=ModuleNames("model", "model.language_model")))
+    fields, before = (json.loads(read_tensors(data)[0][STATE_KEY]) for data in (named, STATE_FILE))
+    assert fields.pop("release_module_names") == {"loaded": "model", "published": "model.language_model"}
+    assert fields == before
 
 
 def test_an_event_id_of_any_characters_comes_back() -> None:

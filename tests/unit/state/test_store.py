@@ -222,3 +222,12 @@ def test_a_corrupt_store_file_or_position_is_never_started_afresh(store: LocalFo
     (tmp_path / "store.json").write_text("{")
     with pytest.raises(ConfigurationError, match="corrupt"):
         LocalFolderStore(tmp_path).open(IDENTITY, must_exist=True)
+
+
+def test_a_user_whose_folder_can_not_be_listed_hides_no_others(store: LocalFolderStore, tmp_path: Path) -> None:
+    store.save(UID, released_state(1), "0")
+    odd = "0" * 32
+    (tmp_path / "users" / odd).write_text("not a folder")
+    assert list(store.uids()) == [odd, UID]
+    with pytest.raises(RetriableError, match="Not a directory"):
+        store.head(odd)

@@ -53,7 +53,8 @@ def test_peft_loads_an_adapter_into_the_wrapper_that_engines_serve(tmp_path: Pat
     assert type(resident.model) is not served
     assert resident.info.module_names == ModuleNames("model", published)
     tensors = adapter(resident.layout)
-    state = replace(released_state(layout=resident.layout), adapter=replace(tensors, weights=0.05 * tensors.weights))
+    state = released_state(layout=resident.layout, module_names=resident.info.module_names)
+    state = replace(state, adapter=replace(tensors, weights=0.05 * tensors.weights))
     assert isinstance(state.adapter, AdapterTensors)
     files = adapter_files(state, resident.layout, resident.info)
     assert {name.split(".layers.")[0] for name in load(files[TENSORS_FILE])} == {f"base_model.model.{published}"}

@@ -283,6 +283,35 @@ def test_two_rotations_while_nobody_read_are_refused_with_the_file_that_would_be
     assert values(read(opened())) == OLD
 
 
+@pytest.mark.parametrize("committed", [1, 2], ids=["with a line unread", "wholly read"])
+def test_a_file_that_an_editor_wrote_anew_while_nobody_read_goes_on_under_its_name(
+    opened: Open, path: Path, committed: int
+) -> None:
+    source = opened()
+    records = read(source)
+    last = records[committed - 1]
+    source.commit({last.tenure: last.next_offset})
+    source.close({}, 1)
+    path.rename(path.with_name("edits.jsonl~"))
+    path.write_bytes(b"".join(OLD + NEW))
+    source = opened()
+    again = read(source)
+    assert values(again) == (OLD + NEW)[committed:]
+    assert again[0].offset == last.next_offset
+    commit(source)
+    assert read(source) == []
+
+
+def test_a_file_that_an_editor_changed_while_nobody_read_is_a_new_one(opened: Open, path: Path) -> None:
+    source = opened()
+    read(source)
+    commit(source)
+    source.close({}, 1)
+    path.rename(path.with_name("edits.jsonl~"))
+    path.write_bytes(b"".join([*OLD[:1], *NEW]))
+    assert values(read(opened())) == [*OLD[:1], *NEW]
+
+
 def test_a_position_of_an_earlier_version_goes_on_in_its_file(
     opened: Open, path: Path, positions: MemoryPositions
 ) -> None:
