@@ -17,7 +17,7 @@ from corlld.errors import InvalidEvent, InvalidReason
 from corlld.events.cloud_events import Envelope, from_binary, from_structured, is_binary, is_structured
 from corlld.events.messages import MAX_ROLE_CHARS, ChatMessage
 from corlld.events.strict_json import parse_object, parse_time
-from corlld.events.tools import TemplateArgumentsText, ToolsText, misplaced
+from corlld.events.tools import TemplateArgumentsText, ToolsText, misplaced, with_effort
 from corlld.events.wire import Text, reason_of
 from corlld.records import EditEvent, EraseEvent, Message
 from corlld.settings.sections import EventSettings
@@ -165,6 +165,8 @@ class EventDecoder:
         if erase:
             erasure = _validate(_WireErase, fields, cloud=cloud)
             return EraseEvent(erasure.event_id, erasure.user_id, erasure.occurred_at)
+        if fields.get("messages") is not None:
+            fields = with_effort(fields)
         wire = _validate(_WireEdit, fields, cloud=cloud)
         self._check_context(wire, fields, cloud)
         event = EditEvent(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from corlld.events.wire import json_text, refusal
+from corlld.events.wire import is_empty, json_text, refusal
 from corlld.settings.template_arguments import reserved_among
 
 _FUNCTION = "function"
@@ -86,7 +86,6 @@ _OF_THE_DRAFT = "nowhere: corlld can't learn from a draft that the model wrote b
 # such a thing goes.
 _OF_REQUESTS: dict[str, tuple[object, str]] = {
     "documents": (None, _ELSEWHERE),
-    "reasoning_effort": (None, _ELSEWHERE),
     "functions": (None, "in tools, each as type and function"),
     "reasoning": (None, _OF_THE_DRAFT),
     "reasoning_content": (None, _OF_THE_DRAFT),
@@ -95,6 +94,16 @@ _OF_REQUESTS: dict[str, tuple[object, str]] = {
     "continue_final_message": (False, "nowhere: the draft begins an assistant's message"),
     "add_special_tokens": (False, "nowhere: the template writes the special tokens"),
 }
+
+
+def with_effort(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fold a chat's `reasoning_effort` into its `chat_template_kwargs`, as vLLM does, which also switches thinking."""
+    effort, given = fields.get("reasoning_effort"), fields.get("chat_template_kwargs")
+    own = {} if is_empty(given) else given
+    if is_empty(effort) or not isinstance(own, dict):
+        return fields
+    folded = {"enable_thinking": effort != "none", **own, "reasoning_effort": effort}
+    return {**fields, "chat_template_kwargs": folded}
 
 
 def misplaced(fields: Mapping[str, Any]) -> tuple[str, str] | None:

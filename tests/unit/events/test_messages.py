@@ -225,13 +225,38 @@ def test_arguments_that_corlld_passes_itself_are_refused_by_name(name: str) -> N
     assert f"but {name}," in detail_of(record)
 
 
-@pytest.mark.parametrize("name", ["documents", "reasoning_effort", "functions", "chat_template", "reasoning"])
+@pytest.mark.parametrize("name", ["documents", "functions", "chat_template", "reasoning", "reasoning_content"])
 def test_a_field_of_a_request_that_changes_the_prompt_is_refused_with_where_it_belongs(name: str) -> None:
     record = chat(**{name: CANARY})
     assert refused(record) == (InvalidReason.INVALID_FIELD, name)
     assert detail_of(record).startswith("it belongs ")
     assert decode(chat(**{name: None})) == decode(chat())
     assert decode({**EDIT, name: CANARY}) == decode(EDIT), "with a prompt it is one of the producer's own fields"
+
+
+@pytest.mark.parametrize(
+    ("effort", "own", "arguments"),
+    [
+        ("low", None, {"enable_thinking": True, "reasoning_effort": "low"}),
+        ("none", None, {"enable_thinking": False, "reasoning_effort": "none"}),
+        ("none", {"enable_thinking": True}, {"enable_thinking": True, "reasoning_effort": "none"}),
+        ("high", {"reasoning_effort": "low"}, {"reasoning_effort": "high", "enable_thinking": True}),
+        ("high", {"x": 1}, {"x": 1, "reasoning_effort": "high", "enable_thinking": True}),
+        ("", {"x": 1}, {"x": 1}),
+    ],
+)
+def test_a_request_s_effort_becomes_an_argument_of_the_template_and_switches_thinking(
+    effort: str, own: object, arguments: dict[str, Any]
+) -> None:
+    event = as_edit(decode(chat(reasoning_effort=effort, chat_template_kwargs=own)))
+    assert json.loads(event.chat_template_kwargs or "") == arguments
+    assert decode({**EDIT, "reasoning_effort": effort}) == decode(EDIT), "with a prompt it is the producer's own field"
+
+
+def test_an_effort_hides_no_wrong_arguments_of_the_template() -> None:
+    expected = (InvalidReason.INVALID_FIELD, "chat_template_kwargs")
+    assert refused(chat(reasoning_effort="low", chat_template_kwargs=[CANARY])) == expected
+    assert refused(chat(reasoning_effort="\ud800")) == expected
 
 
 @pytest.mark.parametrize(
