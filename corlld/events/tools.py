@@ -112,6 +112,6 @@ def misplaced(fields: Mapping[str, Any]) -> tuple[str, str] | None:
     Returns its name, and where it belongs; None if there is none.
     """
     for name, (harmless, place) in _OF_REQUESTS.items():
-        if fields.get(name) is not None and fields[name] is not harmless:
+        if not is_empty(value := fields.get(name)) and value is not harmless:
             return name, place
     return None
