@@ -77,8 +77,6 @@ class WireMessage(BaseModel):
         passed_on = ("name", *_FIELDS_OF_ROLE.get(self.role, ()))
         fields = {key: value for key, value in given.items() if key in passed_on}
         extra = {key: value for key, value in given.items() if key not in passed_on}
-        if "reasoning" in fields:
-            fields["reasoning_content"] = fields["reasoning"]  # its older name, which templates read
         if isinstance(self.content, str):
             content = self.content
         else:

@@ -62,11 +62,10 @@ def test_arguments_of_a_call_become_an_object_with_its_keys_in_their_order(argum
     assert message.fields == '{"tool_calls":[{"function":{"name":"weather","arguments":' + read + "}}]}"
 
 
-@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-def test_reasoning_has_both_of_its_names(name: str) -> None:
-    expected = {"reasoning": "Hm.", "reasoning_content": "Hm."}
-    assert fields_of({"role": "assistant", "content": "x", name: "Hm."}) == expected
-    assert fields_of({"role": "assistant", "content": "x", **expected}) == expected
+def test_reasoning_is_kept_once_whatever_its_names() -> None:
+    for names in (("reasoning",), ("reasoning_content",), ("reasoning", "reasoning_content")):
+        given = dict.fromkeys(names, "Hm.")
+        assert fields_of({"role": "assistant", "content": "x", **given}) == {"reasoning": "Hm."}
 
 
 def test_two_reasonings_that_differ_are_refused() -> None:
@@ -288,10 +287,29 @@ def test_all_of_the_context_counts_towards_its_limit() -> None:
     event = as_edit(decode(whole))
     size = event.chars - len(event.proposed) - len(event.edited)
     texts = [event.tools or "", event.chat_template_kwargs or ""]
-    texts += [text for m in event.messages or () for text in (m.content, m.fields, m.extra)]
+    texts += [text for m in event.messages or () for text in (m.content, m.fields)]
     assert size == sum(len(text) for text in texts) > 200
     assert decode(whole, max_text_chars=size) == event
     assert refused(whole, max_text_chars=size - 1) == (InvalidReason.TOO_LARGE, "messages")
+
+
+def test_what_no_template_sees_does_not_count_and_no_text_counts_twice() -> None:
+    part = {"type": "text", "text": "x" * 60, "cache_control": {"type": "ephemeral"}}
+    for message in (
+        {"role": "user", "content": "x", "metadata": "m" * 300},
+        {"role": "user", "content": [part]},
+        {"role": "assistant", "content": "x", "reasoning_content": "r" * 60},
+        {"role": "user", "content": "x", "reasoning_content": "r" * 300},
+    ):
+        assert decode(chat(message), max_text_chars=110)
+
+
+def test_a_context_that_is_too_long_is_refused_with_the_length_of_each_field() -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        decode(chat(tools=[TOOL], chat_template_kwargs={"x": CANARY}), max_text_chars=100)
+    tools, arguments = len(json.dumps([TOOL], separators=(",", ":"))), len(CANARY) + len('{"x":""}')
+    lengths = f"messages {len(QUESTION['content'])}, tools {tools}, chat_template_kwargs {arguments}"
+    assert caught.value.detail == f"at most 100 characters together: {lengths}"
 
 
 def test_a_cloud_event_carries_the_same_context_and_its_fields_are_named_as_data() -> None:
