@@ -64,7 +64,7 @@ def _function_of(tool: Any) -> Mapping[str, Any]:
 
 def _tools_text(value: object) -> str | None:
     tools = read_tools(value)
-    return None if tools is None else json_text(tools)
+    return json_text(tools) if tools else None  # engines refuse an empty list, which some templates would show
 
 
 def _arguments_text(value: object) -> str | None:

@@ -188,8 +188,8 @@ def test_tools_have_their_keys_in_the_engine_s_order_and_what_is_absent_is_null(
     bare = {"function": {"strict": True, "name": "f"}, "id": 1}
     read = '[{"type":"function","function":{"name":"f","description":null,"parameters":null,"strict":true},"id":1}]'
     assert as_edit(decode(chat(tools=[bare]))).tools == read
-    assert as_edit(decode(chat(tools=[]))).tools == "[]"
-    assert as_edit(decode(chat(tools=None))).tools is None
+    for none in ([], None):
+        assert as_edit(decode(chat(tools=none))).tools is None
 
 
 @pytest.mark.parametrize(
