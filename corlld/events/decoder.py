@@ -37,7 +37,7 @@ _ALLOWED = {
     "occurred_at": "an RFC 3339 time with an offset",
     "prompt": "a text",
     "messages": f"a list, not empty, of objects with role (a text of 1 to {MAX_ROLE_CHARS} characters) and content; "
-    "name, tool_call_id, reasoning and reasoning_content are texts",
+    "of a tool tool_call_id is a text, of an assistant reasoning and reasoning_content are",
     "proposed": "a text",
     "edited": "a text",
     "adapter_version": 'an integer of 0 or more, or a text like "v000012"',

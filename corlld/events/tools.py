@@ -63,12 +63,12 @@ def _function_of(tool: Any) -> Mapping[str, Any]:
 
 
 def _tools_text(value: object) -> str | None:
-    tools = read_tools(value)
+    tools = None if is_empty(value) else read_tools(value)
     return json_text(tools) if tools else None  # engines refuse an empty list, which some templates would show
 
 
 def _arguments_text(value: object) -> str | None:
-    if value is None:
+    if is_empty(value):
         return None
     if not isinstance(value, dict):
         raise refusal("an object: the arguments of the chat template")

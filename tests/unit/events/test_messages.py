@@ -97,6 +97,31 @@ def test_what_only_some_engines_pass_on_is_kept_apart() -> None:
     assert json.loads(message.extra)["content"] == [part]
 
 
+@pytest.mark.parametrize(
+    ("role", "field"),
+    [
+        ("user", {"name": 5}),
+        ("user", {"tool_calls": {"f": 1}}),
+        ("tool", {"tool_calls": "x"}),
+        ("user", {"tool_call_id": 3}),
+        ("assistant", {"tool_call_id": [3]}),
+        ("assistant", {"tools": "x"}),
+        ("system", {"reasoning": {"effort": "low"}}),
+        ("user", {"reasoning": "a", "reasoning_content": "b"}),
+        ("user", {"extra": 1}),
+    ],
+)
+def test_a_field_that_the_engine_drops_is_kept_apart_whatever_it_holds(role: str, field: dict[str, Any]) -> None:
+    message = message_of({"role": role, "content": "x", **field})
+    assert (message.fields, json.loads(message.extra)) == ("", field)
+
+
+@pytest.mark.parametrize("empty", [None, "", [], {}])
+def test_a_field_that_the_engine_drops_is_as_if_absent_if_it_is_empty(empty: object) -> None:
+    for name in ("tool_calls", "tool_call_id", "reasoning", "tools", "metadata"):
+        assert message_of({"role": "user", "content": "x", name: empty}) == Message("user", "x")
+
+
 def test_fields_that_are_null_or_no_calls_are_as_if_absent() -> None:
     # This is how the client of OpenAI writes an answer.
     nothing = dict.fromkeys(("name", "refusal", "audio", "function_call", "tool_call_id", "reasoning_content"))
@@ -129,8 +154,8 @@ def test_a_part_that_is_no_text_is_refused_as_unsupported(part: object) -> None:
         ({"content": [{"type": "text"}]}, "content"),
         ({"content": [{"type": "text", "text": [CANARY]}]}, "content"),
         ({"content": ["\ud800"]}, "content"),
-        ({"name": 7}, "name"),
-        ({"tool_call_id": [CANARY]}, "tool_call_id"),
+        ({"name": "\ud800"}, "name"),
+        ({"role": "tool", "tool_call_id": [CANARY]}, "tool_call_id"),
         ({"reasoning": {CANARY: CANARY}}, "reasoning"),
         ({"role": CANARY * MAX_ROLE_CHARS}, "role"),
         ({"tool_calls": CANARY}, "tool_calls"),
@@ -139,7 +164,7 @@ def test_a_part_that_is_no_text_is_refused_as_unsupported(part: object) -> None:
         ({"tool_calls": [{"function": {"name": 7}}]}, "tool_calls"),
         ({"tool_calls": [{"function": {"name": "f", "arguments": f"{{{CANARY}"}}]}, "tool_calls"),
         ({"tool_calls": [{"function": {"name": "f", "arguments": f'["{CANARY}"]'}}]}, "tool_calls"),
-        ({"tools": [CANARY]}, "tools"),
+        ({"role": "developer", "tools": [CANARY]}, "tools"),
     ],
 )
 def test_a_wrong_field_of_a_message_is_refused_with_its_place(message: dict[str, Any], field: str) -> None:
@@ -188,7 +213,7 @@ def test_tools_have_their_keys_in_the_engine_s_order_and_what_is_absent_is_null(
     bare = {"function": {"strict": True, "name": "f"}, "id": 1}
     read = '[{"type":"function","function":{"name":"f","description":null,"parameters":null,"strict":true},"id":1}]'
     assert as_edit(decode(chat(tools=[bare]))).tools == read
-    for none in ([], None):
+    for none in (None, "", [], {}):
         assert as_edit(decode(chat(tools=none))).tools is None
 
 
@@ -271,7 +296,8 @@ def test_a_switch_of_a_request_is_refused_only_if_it_changes_the_prompt(name: st
 @pytest.mark.parametrize(("name", "value"), [("tools", [TOOL]), ("chat_template_kwargs", {"enable_thinking": False})])
 def test_they_go_only_with_messages(name: str, value: object) -> None:
     assert refused({**EDIT, name: value}) == (InvalidReason.INVALID_FIELD, name)
-    assert decode({**EDIT, name: type(value)()}).event_id == EDIT["event_id"], "empty, it asks for nothing"
+    for empty in (None, "", [], {}):
+        assert decode({**EDIT, name: empty}) == decode(EDIT), "empty, it asks for nothing"
 
 
 # Sizes, CloudEvents, equality
