@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from corlld.learning.model.control_tokens import ControlTokens
 from corlld.learning.model.conversation import Conversation, conversation_of, with_content_for
@@ -99,7 +101,7 @@ def _rendered(tokenizer: Any, words: dict[str, Any]) -> str | None:
 def find_control_tokens(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> ControlTokens:
     """Return the tokenizer's special tokens, and those that the chat template frames messages with.
 
-    Some tokenizers do not call the latter special.
+    Some tokenizers do not call the latter special. A pad token that is an ordinary piece is none.
 
     Raises:
         ValueError: there is none, so a text would have no end.
@@ -107,12 +109,28 @@ def find_control_tokens(tokenizer: Any, template_kwargs: Mapping[str, Any] | Non
     added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items()}
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)
+    special -= _ordinary_padding(tokenizer)
     found = {token: index for token, index in added.items() if index in special}
     if tokenizer.chat_template and added:
         found |= {token: added[token] for token in _frame(tokenizer, ControlTokens(added), template_kwargs)}
     if not found:
         raise ValueError("the tokenizer has no special token")
     return ControlTokens(found)
+
+
+def _ordinary_padding(tokenizer: Any) -> set[int]:
+    """Return the pad token's id if merges make it of plain characters: public code for GPT-2 pads with "!".
+
+    Models of other kinds have pieces that no text was meant to make, such as `<pad>`.
+    """
+    backend, pad = tokenizer.backend_tokenizer, tokenizer.pad_token_id
+    if pad in (None, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id):
+        return set()
+    if not isinstance(backend.model, BPE):
+        return set()
+    plain = Tokenizer(backend.model)
+    plain.normalizer, plain.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    return {pad} if plain.encode(tokenizer.pad_token, add_special_tokens=False).ids == [pad] else set()
 
 
 def _frame(tokenizer: Any, added: ControlTokens, template_kwargs: Mapping[str, Any] | None) -> set[str]:

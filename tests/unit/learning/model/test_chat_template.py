@@ -82,6 +82,14 @@ def test_control_tokens_are_the_special_ones_and_those_around_messages() -> None
     assert set(framed.ids) == special | {TURN_START, TURN_END}
 
 
+def test_a_pad_token_is_a_control_token_unless_it_is_an_ordinary_piece() -> None:
+    plain = set(find_control_tokens(make_tokenizer("byte-level")).ids)
+    for pad, more in (("!", set()), ("<pad>", {"<pad>"}), (EOS, set())):
+        tokenizer = make_tokenizer("byte-level")
+        tokenizer.add_special_tokens({"pad_token": pad})
+        assert set(find_control_tokens(tokenizer).ids) == plain | more
+
+
 def test_tags_that_a_template_begins_an_answer_with_are_words() -> None:
     thinking = LINE_BREAK_TEMPLATE.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
     tokenizer = make_tokenizer("byte-level", thinking)
