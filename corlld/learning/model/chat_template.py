@@ -3,7 +3,7 @@
 This is the only module that calls the template. It knows nothing of how texts become token ids.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
@@ -146,21 +146,36 @@ def _frame(tokenizer: Any, added: ControlTokens, template_kwargs: Mapping[str, A
     return {token for token in (*found, *end) if token.strip()} - tags - closing
 
 
-def end_of_answer(tokenizer: Any, control: ControlTokens, template_kwargs: Mapping[str, Any] | None = None) -> str:
+def end_of_answer(
+    tokenizer: Any,
+    control: ControlTokens,
+    template_kwargs: Mapping[str, Any] | None = None,
+    stops: Collection[int] = (),
+) -> str:
     """Return the text that the template puts after an answer, up to its first control token; "" if it is unknown.
 
     Generation stops at that token: what templates write behind it (a line break) never belongs to a response.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        control: its control tokens.
+        template_kwargs: arguments of the template in every chat.
+        stops: the ids at which generation stops. GLM-4's templates write nothing after the last answer, and the model
+            ends it with the token that begins the next turn: that counts only if it is one of these.
     """
     after = _after_answer(tokenizer, template_kwargs)
-    end = next(control.find(after), None)
-    return "" if end is None else after[: after.index(end) + len(end)]
+    if (end := next(control.find(after), None)) is not None:
+        return after[: after.index(end) + len(end)]
+    behind = _after_answer(tokenizer, template_kwargs, {"role": "user", "content": _QUESTION})
+    begin = next(control.find(behind), None)
+    return begin if begin and behind.startswith(begin) and control.ids[begin] in stops else ""
 
 
-def _after_answer(tokenizer: Any, template_kwargs: Mapping[str, Any] | None) -> str:
-    """Return the text that the template puts after the last answer of a conversation; "" if it is unknown."""
+def _after_answer(tokenizer: Any, template_kwargs: Mapping[str, Any] | None, *more: Mapping[str, Any]) -> str:
+    """Return the text that the template puts after an answer that only `more` follows; "" if it is unknown."""
     if not tokenizer.chat_template:
         return ""
-    turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+    turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}, *more]
     text = render(tokenizer, turns, template_kwargs=template_kwargs, add_generation_prompt=False)
     _, found, after = (text or "").rpartition(_ANSWER)
     return after if found else ""

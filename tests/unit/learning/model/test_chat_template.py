@@ -113,6 +113,30 @@ def test_an_answer_ends_with_the_templates_first_control_token_behind_it(templat
     assert end_of_answer(tokenizer, find_control_tokens(tokenizer)) == end
 
 
+# As GLM-4's: a turn ends where the next one begins.
+OPEN_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "stops", "end"),
+    [
+        (OPEN_TEMPLATE, (EOS, "<|user|>"), "<|user|>"),
+        (OPEN_TEMPLATE, (EOS,), ""),
+        (OPEN_TEMPLATE.replace("{{ '<|'", "{{ '\n<|'"), (EOS, "<|user|>"), ""),
+        (LINE_BREAK_TEMPLATE, (EOS, TURN_START), TURN_END),
+    ],
+)
+def test_an_answer_without_an_end_ends_where_the_next_turn_begins_if_generation_stops_there(
+    template: str, stops: tuple[str, ...], end: str
+) -> None:
+    tokenizer = make_tokenizer("byte-level", template)
+    ids = {tokenizer.convert_tokens_to_ids(stop) for stop in stops}
+    assert end_of_answer(tokenizer, find_control_tokens(tokenizer), stops=ids) == end
+
+
 def test_a_tokenizer_without_special_tokens_is_an_error() -> None:
     tokenizer = make_tokenizer("byte-level")
     tokenizer._tokenizer = type(tokenizer.backend_tokenizer)(tokenizer.backend_tokenizer.model)
