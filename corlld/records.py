@@ -65,7 +65,7 @@ class Message:
 
     @property
     def chars(self) -> int:
-        return len(self.content) + len(self.fields) + len(self.extra)
+        return len(self.content) + len(self.fields)  # no template that reads `extra` is rendered
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from corlld.errors import InvalidEvent, InvalidReason
 from corlld.events.cloud_events import Envelope, from_binary, from_structured, is_binary, is_structured
 from corlld.events.messages import MAX_ROLE_CHARS, ChatMessage
 from corlld.events.strict_json import parse_object, parse_time
-from corlld.events.tools import TemplateArgumentsText, ToolsText, misplaced
+from corlld.events.tools import TemplateArgumentsText, ToolsText, misplaced, with_effort
 from corlld.events.wire import Text, reason_of
 from corlld.records import EditEvent, EraseEvent, Message
 from corlld.settings.sections import EventSettings
@@ -37,7 +37,7 @@ _ALLOWED = {
     "occurred_at": "an RFC 3339 time with an offset",
     "prompt": "a text",
     "messages": f"a list, not empty, of objects with role (a text of 1 to {MAX_ROLE_CHARS} characters) and content; "
-    "name, tool_call_id, reasoning and reasoning_content are texts",
+    "of a tool tool_call_id is a text, of an assistant reasoning and reasoning_content are",
     "proposed": "a text",
     "edited": "a text",
     "adapter_version": 'an integer of 0 or more, or a text like "v000012"',
@@ -165,6 +165,8 @@ class EventDecoder:
         if erase:
             erasure = _validate(_WireErase, fields, cloud=cloud)
             return EraseEvent(erasure.event_id, erasure.user_id, erasure.occurred_at)
+        if fields.get("messages") is not None:
+            fields = with_effort(fields)
         wire = _validate(_WireEdit, fields, cloud=cloud)
         self._check_context(wire, fields, cloud)
         event = EditEvent(
@@ -202,12 +204,14 @@ class EventDecoder:
             raise InvalidEvent(InvalidReason.INVALID_FIELD, field=_path(name, cloud), detail=f"it belongs {place}")
 
     def _check_length(self, event: EditEvent, cloud: bool) -> None:
-        responses = {"proposed": len(event.proposed), "edited": len(event.edited)}
-        context = "prompt" if event.messages is None else "messages"
-        chars = {context: event.chars - sum(responses.values()), **responses}
-        for field, count in chars.items():
-            if count > self._settings.max_text_chars:
-                raise _too_large(_path(field, cloud), self._settings.max_text_chars, "characters")
+        limit, context = self._settings.max_text_chars, _context_chars(event)
+        if sum(context.values()) > limit:
+            counts = ", ".join(f"{field} {count}" for field, count in context.items())
+            together = f" together: {counts}" if len(context) > 1 else ""
+            raise _too_large(_path(next(iter(context)), cloud), limit, f"characters{together}")
+        for field, text in (("proposed", event.proposed), ("edited", event.edited)):
+            if len(text) > limit:
+                raise _too_large(_path(field, cloud), limit, "characters")
 
 
 def _validate(model: type[W], fields: Mapping[str, Any], *, cloud: bool) -> W:
@@ -222,6 +226,15 @@ def _validate(model: type[W], fields: Mapping[str, Any], *, cloud: bool) -> W:
         raise InvalidEvent(known, field=_path(path, cloud), detail=problem["msg"])
     reason = InvalidReason.MISSING_FIELD if problem["type"] == "missing" else InvalidReason.INVALID_FIELD
     raise InvalidEvent(reason, field=_path(path, cloud), detail=_ALLOWED[name])
+
+
+def _context_chars(event: EditEvent) -> dict[str, int]:
+    """Return the number of characters of each field of the context that the event has."""
+    if event.messages is None:
+        return {"prompt": len(event.prompt or "")}
+    given = {"tools": event.tools, "chat_template_kwargs": event.chat_template_kwargs}
+    chars = {name: len(text) for name, text in given.items() if text is not None}
+    return {"messages": sum(message.chars for message in event.messages), **chars}
 
 
 def _path(field: str, cloud: bool) -> str:

@@ -1,28 +1,36 @@
 """Read the messages of a chat as engines do, into the form that chat templates expect.
 
 Engines differ, and this module follows vLLM: which fields of a message reach the template, and which parts of a content
-are text. Fields that vLLM drops go into `Message.extra`: another engine may have passed them on.
+are text. Fields that vLLM drops go into `Message.extra` unchecked: another engine may have passed them on.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from corlld.errors import InvalidReason
 from corlld.events.tools import read_calls, read_tools
-from corlld.events.wire import Text, encodable, json_text, refusal
+from corlld.events.wire import Text, encodable, is_empty, json_text, refusal
 from corlld.records import Message
 
 MAX_ROLE_CHARS = 64
 
 _TEXT_KEYS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}  # by type of a part
-_FIELDS_OF_ROLE = {"assistant": ("tool_calls", "reasoning"), "tool": ("tool_call_id",), "developer": ("tools",)}
+_FIELDS_OF_ROLE = {
+    "assistant": ("tool_calls", "reasoning", "reasoning_content"),
+    "tool": ("tool_call_id",),
+    "developer": ("tools",),
+}
 
 
 class WireMessage(BaseModel):
-    """A message as JSON has it. `content` stands last, since it may be missing beside `tool_calls`."""
+    """A message as JSON has it. `content` stands last, since it may be missing beside `tool_calls`.
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+    extra: the fields that vLLM drops, but for empty ones.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
 
     role: Text = Field(min_length=1, max_length=MAX_ROLE_CHARS)
     name: Text | None = None
@@ -31,7 +39,17 @@ class WireMessage(BaseModel):
     reasoning: Text | None = None
     reasoning_content: Text | None = None
     tools: Any = None
+    extra: dict[str, Any] = Field(default_factory=dict)
     content: Any = Field(None, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_extra_apart(cls, message: object) -> object:
+        if not isinstance(message, dict):
+            return message
+        known = ("role", "content", *_passed_on(message))
+        extra = {key: value for key, value in message.items() if key not in known and not is_empty(value)}
+        return {**{key: value for key, value in message.items() if key in known}, "extra": extra}
 
     @field_validator("tool_calls")
     @classmethod
@@ -71,14 +89,9 @@ class WireMessage(BaseModel):
             "tool_call_id": self.tool_call_id,
             "reasoning": self.reasoning if self.reasoning is not None else self.reasoning_content,
             "tools": self.tools,
-            **(self.model_extra or {}),
         }
-        given = {key: value for key, value in given.items() if value is not None}
-        passed_on = ("name", *_FIELDS_OF_ROLE.get(self.role, ()))
-        fields = {key: value for key, value in given.items() if key in passed_on}
-        extra = {key: value for key, value in given.items() if key not in passed_on}
-        if "reasoning" in fields:
-            fields["reasoning_content"] = fields["reasoning"]  # its older name, which templates read
+        fields = {key: value for key, value in given.items() if value is not None}
+        extra = dict(self.extra)
         if isinstance(self.content, str):
             content = self.content
         else:
@@ -86,6 +99,13 @@ class WireMessage(BaseModel):
             if fields["content"] != self.content:
                 extra["content"] = self.content
         return Message(self.role, content, json_text(fields) if fields else "", json_text(extra) if extra else "")
+
+
+def _passed_on(message: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the fields beside role and content that vLLM passes on. It drops a name that is no text."""
+    role = message.get("role")
+    own = _FIELDS_OF_ROLE.get(role, ()) if isinstance(role, str) else ()
+    return ("name", *own) if isinstance(message.get("name"), str) else own
 
 
 def _read_part(part: object) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from corlld.events.wire import json_text, refusal
+from corlld.events.wire import is_empty, json_text, refusal
 from corlld.settings.template_arguments import reserved_among
 
 _FUNCTION = "function"
@@ -63,12 +63,12 @@ def _function_of(tool: Any) -> Mapping[str, Any]:
 
 
 def _tools_text(value: object) -> str | None:
-    tools = read_tools(value)
-    return None if tools is None else json_text(tools)
+    tools = None if is_empty(value) else read_tools(value)
+    return json_text(tools) if tools else None  # engines refuse an empty list, which some templates would show
 
 
 def _arguments_text(value: object) -> str | None:
-    if value is None:
+    if is_empty(value):
         return None
     if not isinstance(value, dict):
         raise refusal("an object: the arguments of the chat template")
@@ -86,7 +86,6 @@ _OF_THE_DRAFT = "nowhere: corlld can't learn from a draft that the model wrote b
 # such a thing goes.
 _OF_REQUESTS: dict[str, tuple[object, str]] = {
     "documents": (None, _ELSEWHERE),
-    "reasoning_effort": (None, _ELSEWHERE),
     "functions": (None, "in tools, each as type and function"),
     "reasoning": (None, _OF_THE_DRAFT),
     "reasoning_content": (None, _OF_THE_DRAFT),
@@ -97,12 +96,22 @@ _OF_REQUESTS: dict[str, tuple[object, str]] = {
 }
 
 
+def with_effort(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fold a chat's `reasoning_effort` into its `chat_template_kwargs`, as vLLM does, which also switches thinking."""
+    effort, given = fields.get("reasoning_effort"), fields.get("chat_template_kwargs")
+    own = {} if is_empty(given) else given
+    if is_empty(effort) or not isinstance(own, dict):
+        return fields
+    folded = {"enable_thinking": effort != "none", **own, "reasoning_effort": effort}
+    return {**fields, "chat_template_kwargs": folded}
+
+
 def misplaced(fields: Mapping[str, Any]) -> tuple[str, str] | None:
     """Find a field that changed what the draft followed, and that no event has.
 
     Returns its name, and where it belongs; None if there is none.
     """
     for name, (harmless, place) in _OF_REQUESTS.items():
-        if fields.get(name) is not None and fields[name] is not harmless:
+        if not is_empty(value := fields.get(name)) and value is not harmless:
             return name, place
     return None

@@ -32,6 +32,11 @@ def encodable(text: str) -> str:
 Text = Annotated[str, AfterValidator(encodable)]  # its UnicodeEncodeError is a ValueError, as pydantic expects
 
 
+def is_empty(value: object) -> bool:
+    """Return whether a field holds nothing: clients write what they don't use as null, "", [] or {}."""
+    return value is None or value in ("", [], {})
+
+
 def json_text(value: object) -> str:
     """Write JSON again, its keys in their order, which templates show. Raises PydanticCustomError."""
     try:

@@ -68,6 +68,7 @@ class CorllLearner:
             vocabulary=resident.vocabulary,
             template_kwargs=template_kwargs,
             prompt_special_tokens=learning.prompt_special_tokens,
+            stops=resident.stops,
         )
         self._slots = make_slots(resident.layout.size, device_slots, resident.device, adapter_dtype)
         self._objective = Objective(learning)

@@ -123,8 +123,10 @@ def bad_of_messages() -> Iterator[dict[str, Any]]:
     for part in ({"type": "image_url", "image_url": CANARY}, {"type": CANARY}, {"type": "text", "text": [CANARY]}):
         yield {"content": [part]}
     yield {"role": "assistant", "reasoning": CANARY, "reasoning_content": f"{CANARY}x"}
-    yield {"tool_calls": [{"function": {"name": CANARY, "arguments": CANARY}}]}
-    yield from ({name: [CANARY]} for name in ("name", "tool_call_id", "tool_calls", "tools"))
+    yield {"role": "assistant", "tool_calls": [{"function": {"name": CANARY, "arguments": CANARY}}]}
+    of_roles = (("tool", "tool_call_id"), ("assistant", "tool_calls"), ("developer", "tools"))
+    yield from ({"role": role, name: [CANARY]} for role, name in of_roles)
+    yield {"name": f"\ud800{CANARY}"}
     yield {CANARY: f"\ud800{CANARY}"}
 
 

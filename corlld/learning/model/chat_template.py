@@ -3,10 +3,12 @@
 This is the only module that calls the template. It knows nothing of how texts become token ids.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from corlld.learning.model.control_tokens import ControlTokens
 from corlld.learning.model.conversation import Conversation, conversation_of, with_content_for
@@ -99,7 +101,7 @@ def _rendered(tokenizer: Any, words: dict[str, Any]) -> str | None:
 def find_control_tokens(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> ControlTokens:
     """Return the tokenizer's special tokens, and those that the chat template frames messages with.
 
-    Some tokenizers do not call the latter special.
+    Some tokenizers do not call the latter special. A pad token that is an ordinary piece is none.
 
     Raises:
         ValueError: there is none, so a text would have no end.
@@ -107,12 +109,28 @@ def find_control_tokens(tokenizer: Any, template_kwargs: Mapping[str, Any] | Non
     added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items()}
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)
+    special -= _ordinary_padding(tokenizer)
     found = {token: index for token, index in added.items() if index in special}
     if tokenizer.chat_template and added:
         found |= {token: added[token] for token in _frame(tokenizer, ControlTokens(added), template_kwargs)}
     if not found:
         raise ValueError("the tokenizer has no special token")
     return ControlTokens(found)
+
+
+def _ordinary_padding(tokenizer: Any) -> set[int]:
+    """Return the pad token's id if merges make it of plain characters: public code for GPT-2 pads with "!".
+
+    Models of other kinds have pieces that no text was meant to make, such as `<pad>`.
+    """
+    backend, pad = tokenizer.backend_tokenizer, tokenizer.pad_token_id
+    if pad in (None, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id):
+        return set()
+    if not isinstance(backend.model, BPE):
+        return set()
+    plain = Tokenizer(backend.model)
+    plain.normalizer, plain.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    return {pad} if plain.encode(tokenizer.pad_token, add_special_tokens=False).ids == [pad] else set()
 
 
 def _frame(tokenizer: Any, added: ControlTokens, template_kwargs: Mapping[str, Any] | None) -> set[str]:
@@ -128,21 +146,36 @@ def _frame(tokenizer: Any, added: ControlTokens, template_kwargs: Mapping[str, A
     return {token for token in (*found, *end) if token.strip()} - tags - closing
 
 
-def end_of_answer(tokenizer: Any, control: ControlTokens, template_kwargs: Mapping[str, Any] | None = None) -> str:
+def end_of_answer(
+    tokenizer: Any,
+    control: ControlTokens,
+    template_kwargs: Mapping[str, Any] | None = None,
+    stops: Collection[int] = (),
+) -> str:
     """Return the text that the template puts after an answer, up to its first control token; "" if it is unknown.
 
     Generation stops at that token: what templates write behind it (a line break) never belongs to a response.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        control: its control tokens.
+        template_kwargs: arguments of the template in every chat.
+        stops: the ids at which generation stops. GLM-4's templates write nothing after the last answer, and the model
+            ends it with the token that begins the next turn: that counts only if it is one of these.
     """
     after = _after_answer(tokenizer, template_kwargs)
-    end = next(control.find(after), None)
-    return "" if end is None else after[: after.index(end) + len(end)]
+    if (end := next(control.find(after), None)) is not None:
+        return after[: after.index(end) + len(end)]
+    behind = _after_answer(tokenizer, template_kwargs, {"role": "user", "content": _QUESTION})
+    begin = next(control.find(behind), None)
+    return begin if begin and behind.startswith(begin) and control.ids[begin] in stops else ""
 
 
-def _after_answer(tokenizer: Any, template_kwargs: Mapping[str, Any] | None) -> str:
-    """Return the text that the template puts after the last answer of a conversation; "" if it is unknown."""
+def _after_answer(tokenizer: Any, template_kwargs: Mapping[str, Any] | None, *more: Mapping[str, Any]) -> str:
+    """Return the text that the template puts after an answer that only `more` follows; "" if it is unknown."""
     if not tokenizer.chat_template:
         return ""
-    turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+    turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}, *more]
     text = render(tokenizer, turns, template_kwargs=template_kwargs, add_generation_prompt=False)
     _, found, after = (text or "").rpartition(_ANSWER)
     return after if found else ""

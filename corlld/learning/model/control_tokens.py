@@ -17,10 +17,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _RANDOM_DIGITS = 20
+_HEAD = 3  # characters by which a search passes over most of what begins like a control token: `<p>`, `</p>`
 
 
 def _random_digits() -> str:
     return str(10**_RANDOM_DIGITS + secrets.randbelow(10**_RANDOM_DIGITS))
+
+
+def _any_of(characters: set[str]) -> re.Pattern[str]:
+    return re.compile("[" + "".join(re.escape(character) for character in sorted(characters)) + "]")
 
 
 class ControlTokens:
@@ -33,7 +38,11 @@ class ControlTokens:
     def __init__(self, ids: Mapping[str, int]) -> None:
         self.ids = dict(ids)
         self._lengths = sorted({len(text) for text in ids}, reverse=True)
-        self._beginning = re.compile("|".join(re.escape(first) for first in sorted({text[0] for text in ids})))
+        firsts, lasts = {text[0] for text in ids}, {text[-1] for text in ids}
+        self._first = _any_of(firsts)
+        self._first_or_last = _any_of(firsts | lasts)
+        heads = sorted({text[:_HEAD] for text in ids})
+        self._beginning = re.compile("|".join(f"{re.escape(head[0])}(?={re.escape(head[1:])})" for head in heads))
         self._heads = {text[:length] for text in ids for length in range(1, len(text))}
         self._tails = {text[start:] for text in ids for start in range(1, len(text))}
         self._mark = _random_digits()
@@ -58,11 +67,14 @@ class ControlTokens:
             every: disguise all characters that any control token begins with.
         """
         if isinstance(words, str):
-            places = {match.start() for match in self._beginning.finditer(words)}
-            if not every:
-                places = {place for place in places if self._length(words, place)}
-            places |= self._edges(words)
-            return "".join(self._disguised(c) if i in places else c for i, c in enumerate(words)) if places else words
+            if not self._first_or_last.search(words):  # so no token, no head and no tail of any: most texts of tools
+                return words
+            if every:
+                places = {match.start() for match in self._first.finditer(words)}
+            else:
+                found = (match.start() for match in self._beginning.finditer(words))
+                places = {place for place in found if self._length(words, place)}
+            return self._disguised(words, places | self._edges(words))
         if isinstance(words, Mapping):
             return {self.disguise(k, every=every): self.disguise(v, every=every) for k, v in words.items()}
         if isinstance(words, list | tuple):
@@ -98,5 +110,9 @@ class ControlTokens:
             places.add(begin)
         return places
 
-    def _disguised(self, character: str) -> str:
-        return f"{self._mark}{ord(character):07d}"
+    def _disguised(self, text: str, places: set[int]) -> str:
+        parts, done = [], 0
+        for place in sorted(places):
+            parts += [text[done:place], f"{self._mark}{ord(text[place]):07d}"]
+            done = place + 1
+        return "".join([*parts, text[done:]]) if places else text

@@ -47,6 +47,8 @@ def _turn(message: Message, *more: str) -> dict[str, Any]:
     turn: dict[str, Any] = {"role": message.role, "content": message.content}
     for fields in more:
         turn |= json.loads(fields) if fields else {}
+    if "reasoning" in turn:
+        turn.setdefault("reasoning_content", turn["reasoning"])  # its older name, which templates read
     return turn
 
 

@@ -1,6 +1,6 @@
 """Edit events as token ids: a prompt (the context and the responses' common prefix), and the two tails that differ."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -53,6 +53,7 @@ class PairEncoder:
         prompt_special_tokens: whether a control token that is written in a prompt is one. In a response and in messages
             it never is.
         template_kwargs: arguments of the chat template in every chat; None if there are none.
+        stops: the ids at which generation stops, beside the tokenizer's eos token.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class PairEncoder:
         vocabulary: int | None = None,
         prompt_special_tokens: bool = True,
         template_kwargs: Mapping[str, Any] | None = None,
+        stops: Collection[int] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._max_context_tokens = max_context_tokens
@@ -77,7 +79,7 @@ class PairEncoder:
         self._template_kwargs = template_kwargs or {}
         self._control = find_control_tokens(tokenizer, self._template_kwargs)
         self._encoder = ContinuationEncoder(tokenizer, self._control)
-        end = end_of_answer(tokenizer, self._control, self._template_kwargs)
+        end = end_of_answer(tokenizer, self._control, self._template_kwargs, stops)
         self._turn_end = self._encoder.part(self._control.reveal(end))
 
     def encode(self, event: EditEvent) -> PreferencePair | NoPair | RejectReason:

@@ -59,6 +59,13 @@ class ResidentModel:
         return self.lora.layout
 
     @property
+    def stops(self) -> frozenset[int]:
+        """The ids at which generation stops, by the model's `generation_config.json`, or else by its config."""
+        config = self.model.generation_config  # None for a class that can't generate by itself
+        named = None if config is None else config.eos_token_id
+        return frozenset(named if isinstance(named, list) else () if named is None else (named,))
+
+    @property
     def served_positions(self) -> list[str]:
         """What the engine must do to compute the same positions, a sentence each."""
         return served_positions(self.model.config.get_text_config())

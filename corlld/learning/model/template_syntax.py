@@ -47,10 +47,16 @@ def refuse_unread(templates: str | Mapping[str, str] | None, arguments: Mapping[
         arguments: `model.chat_template_kwargs`.
 
     Raises:
-        ConfigurationError: an argument is not read.
+        ConfigurationError: an argument is not read, or Jinja can't parse a template.
     """
+    if not arguments:
+        return
     texts = [templates or ""] if isinstance(templates, str | None) else templates.values()
-    read = set().union(*(find_undeclared_variables(_parse(text)) for text in texts))
+    try:
+        read = set().union(*(find_undeclared_variables(_parse(text)) for text in texts))
+    except TemplateSyntaxError as error:
+        detail = f"the model's chat template can't be parsed: line {error.lineno}: {error.message}"
+        raise ConfigurationError(f"model.chat_template_kwargs: {detail}") from None
     if unread := sorted(set(arguments) - read):
         raise ConfigurationError(f"model.chat_template_kwargs: the model's chat template does not read {unread[0]}")
 

@@ -62,11 +62,10 @@ def test_arguments_of_a_call_become_an_object_with_its_keys_in_their_order(argum
     assert message.fields == '{"tool_calls":[{"function":{"name":"weather","arguments":' + read + "}}]}"
 
 
-@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-def test_reasoning_has_both_of_its_names(name: str) -> None:
-    expected = {"reasoning": "Hm.", "reasoning_content": "Hm."}
-    assert fields_of({"role": "assistant", "content": "x", name: "Hm."}) == expected
-    assert fields_of({"role": "assistant", "content": "x", **expected}) == expected
+def test_reasoning_is_kept_once_whatever_its_names() -> None:
+    for names in (("reasoning",), ("reasoning_content",), ("reasoning", "reasoning_content")):
+        given = dict.fromkeys(names, "Hm.")
+        assert fields_of({"role": "assistant", "content": "x", **given}) == {"reasoning": "Hm."}
 
 
 def test_two_reasonings_that_differ_are_refused() -> None:
@@ -96,6 +95,31 @@ def test_what_only_some_engines_pass_on_is_kept_apart() -> None:
     assert json.loads(message.fields) == {"content": [{"type": "text", "text": "x"}]}
     assert set(json.loads(message.extra)) == {"content", "tool_calls", "weight"}
     assert json.loads(message.extra)["content"] == [part]
+
+
+@pytest.mark.parametrize(
+    ("role", "field"),
+    [
+        ("user", {"name": 5}),
+        ("user", {"tool_calls": {"f": 1}}),
+        ("tool", {"tool_calls": "x"}),
+        ("user", {"tool_call_id": 3}),
+        ("assistant", {"tool_call_id": [3]}),
+        ("assistant", {"tools": "x"}),
+        ("system", {"reasoning": {"effort": "low"}}),
+        ("user", {"reasoning": "a", "reasoning_content": "b"}),
+        ("user", {"extra": 1}),
+    ],
+)
+def test_a_field_that_the_engine_drops_is_kept_apart_whatever_it_holds(role: str, field: dict[str, Any]) -> None:
+    message = message_of({"role": role, "content": "x", **field})
+    assert (message.fields, json.loads(message.extra)) == ("", field)
+
+
+@pytest.mark.parametrize("empty", [None, "", [], {}])
+def test_a_field_that_the_engine_drops_is_as_if_absent_if_it_is_empty(empty: object) -> None:
+    for name in ("tool_calls", "tool_call_id", "reasoning", "tools", "metadata"):
+        assert message_of({"role": "user", "content": "x", name: empty}) == Message("user", "x")
 
 
 def test_fields_that_are_null_or_no_calls_are_as_if_absent() -> None:
@@ -130,8 +154,8 @@ def test_a_part_that_is_no_text_is_refused_as_unsupported(part: object) -> None:
         ({"content": [{"type": "text"}]}, "content"),
         ({"content": [{"type": "text", "text": [CANARY]}]}, "content"),
         ({"content": ["\ud800"]}, "content"),
-        ({"name": 7}, "name"),
-        ({"tool_call_id": [CANARY]}, "tool_call_id"),
+        ({"name": "\ud800"}, "name"),
+        ({"role": "tool", "tool_call_id": [CANARY]}, "tool_call_id"),
         ({"reasoning": {CANARY: CANARY}}, "reasoning"),
         ({"role": CANARY * MAX_ROLE_CHARS}, "role"),
         ({"tool_calls": CANARY}, "tool_calls"),
@@ -140,7 +164,7 @@ def test_a_part_that_is_no_text_is_refused_as_unsupported(part: object) -> None:
         ({"tool_calls": [{"function": {"name": 7}}]}, "tool_calls"),
         ({"tool_calls": [{"function": {"name": "f", "arguments": f"{{{CANARY}"}}]}, "tool_calls"),
         ({"tool_calls": [{"function": {"name": "f", "arguments": f'["{CANARY}"]'}}]}, "tool_calls"),
-        ({"tools": [CANARY]}, "tools"),
+        ({"role": "developer", "tools": [CANARY]}, "tools"),
     ],
 )
 def test_a_wrong_field_of_a_message_is_refused_with_its_place(message: dict[str, Any], field: str) -> None:
@@ -189,8 +213,8 @@ def test_tools_have_their_keys_in_the_engine_s_order_and_what_is_absent_is_null(
     bare = {"function": {"strict": True, "name": "f"}, "id": 1}
     read = '[{"type":"function","function":{"name":"f","description":null,"parameters":null,"strict":true},"id":1}]'
     assert as_edit(decode(chat(tools=[bare]))).tools == read
-    assert as_edit(decode(chat(tools=[]))).tools == "[]"
-    assert as_edit(decode(chat(tools=None))).tools is None
+    for none in (None, "", [], {}):
+        assert as_edit(decode(chat(tools=none))).tools is None
 
 
 @pytest.mark.parametrize(
@@ -225,13 +249,39 @@ def test_arguments_that_corlld_passes_itself_are_refused_by_name(name: str) -> N
     assert f"but {name}," in detail_of(record)
 
 
-@pytest.mark.parametrize("name", ["documents", "reasoning_effort", "functions", "chat_template", "reasoning"])
+@pytest.mark.parametrize("name", ["documents", "functions", "chat_template", "reasoning", "reasoning_content"])
 def test_a_field_of_a_request_that_changes_the_prompt_is_refused_with_where_it_belongs(name: str) -> None:
     record = chat(**{name: CANARY})
     assert refused(record) == (InvalidReason.INVALID_FIELD, name)
     assert detail_of(record).startswith("it belongs ")
-    assert decode(chat(**{name: None})) == decode(chat())
+    for empty in (None, "", [], {}):  # as a producer writes that adds up the deltas of a stream
+        assert decode(chat(**{name: empty})) == decode(chat())
     assert decode({**EDIT, name: CANARY}) == decode(EDIT), "with a prompt it is one of the producer's own fields"
+
+
+@pytest.mark.parametrize(
+    ("effort", "own", "arguments"),
+    [
+        ("low", None, {"enable_thinking": True, "reasoning_effort": "low"}),
+        ("none", None, {"enable_thinking": False, "reasoning_effort": "none"}),
+        ("none", {"enable_thinking": True}, {"enable_thinking": True, "reasoning_effort": "none"}),
+        ("high", {"reasoning_effort": "low"}, {"reasoning_effort": "high", "enable_thinking": True}),
+        ("high", {"x": 1}, {"x": 1, "reasoning_effort": "high", "enable_thinking": True}),
+        ("", {"x": 1}, {"x": 1}),
+    ],
+)
+def test_a_request_s_effort_becomes_an_argument_of_the_template_and_switches_thinking(
+    effort: str, own: object, arguments: dict[str, Any]
+) -> None:
+    event = as_edit(decode(chat(reasoning_effort=effort, chat_template_kwargs=own)))
+    assert json.loads(event.chat_template_kwargs or "") == arguments
+    assert decode({**EDIT, "reasoning_effort": effort}) == decode(EDIT), "with a prompt it is the producer's own field"
+
+
+def test_an_effort_hides_no_wrong_arguments_of_the_template() -> None:
+    expected = (InvalidReason.INVALID_FIELD, "chat_template_kwargs")
+    assert refused(chat(reasoning_effort="low", chat_template_kwargs=[CANARY])) == expected
+    assert refused(chat(reasoning_effort="\ud800")) == expected
 
 
 @pytest.mark.parametrize(
@@ -246,7 +296,8 @@ def test_a_switch_of_a_request_is_refused_only_if_it_changes_the_prompt(name: st
 @pytest.mark.parametrize(("name", "value"), [("tools", [TOOL]), ("chat_template_kwargs", {"enable_thinking": False})])
 def test_they_go_only_with_messages(name: str, value: object) -> None:
     assert refused({**EDIT, name: value}) == (InvalidReason.INVALID_FIELD, name)
-    assert decode({**EDIT, name: type(value)()}).event_id == EDIT["event_id"], "empty, it asks for nothing"
+    for empty in (None, "", [], {}):
+        assert decode({**EDIT, name: empty}) == decode(EDIT), "empty, it asks for nothing"
 
 
 # Sizes, CloudEvents, equality
@@ -262,10 +313,29 @@ def test_all_of_the_context_counts_towards_its_limit() -> None:
     event = as_edit(decode(whole))
     size = event.chars - len(event.proposed) - len(event.edited)
     texts = [event.tools or "", event.chat_template_kwargs or ""]
-    texts += [text for m in event.messages or () for text in (m.content, m.fields, m.extra)]
+    texts += [text for m in event.messages or () for text in (m.content, m.fields)]
     assert size == sum(len(text) for text in texts) > 200
     assert decode(whole, max_text_chars=size) == event
     assert refused(whole, max_text_chars=size - 1) == (InvalidReason.TOO_LARGE, "messages")
+
+
+def test_what_no_template_sees_does_not_count_and_no_text_counts_twice() -> None:
+    part = {"type": "text", "text": "x" * 60, "cache_control": {"type": "ephemeral"}}
+    for message in (
+        {"role": "user", "content": "x", "metadata": "m" * 300},
+        {"role": "user", "content": [part]},
+        {"role": "assistant", "content": "x", "reasoning_content": "r" * 60},
+        {"role": "user", "content": "x", "reasoning_content": "r" * 300},
+    ):
+        assert decode(chat(message), max_text_chars=110)
+
+
+def test_a_context_that_is_too_long_is_refused_with_the_length_of_each_field() -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        decode(chat(tools=[TOOL], chat_template_kwargs={"x": CANARY}), max_text_chars=100)
+    tools, arguments = len(json.dumps([TOOL], separators=(",", ":"))), len(CANARY) + len('{"x":""}')
+    lengths = f"messages {len(QUESTION['content'])}, tools {tools}, chat_template_kwargs {arguments}"
+    assert caught.value.detail == f"at most 100 characters together: {lengths}"
 
 
 def test_a_cloud_event_carries_the_same_context_and_its_fields_are_named_as_data() -> None:

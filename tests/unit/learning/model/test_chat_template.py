@@ -82,6 +82,14 @@ def test_control_tokens_are_the_special_ones_and_those_around_messages() -> None
     assert set(framed.ids) == special | {TURN_START, TURN_END}
 
 
+def test_a_pad_token_is_a_control_token_unless_it_is_an_ordinary_piece() -> None:
+    plain = set(find_control_tokens(make_tokenizer("byte-level")).ids)
+    for pad, more in (("!", set()), ("<pad>", {"<pad>"}), (EOS, set())):
+        tokenizer = make_tokenizer("byte-level")
+        tokenizer.add_special_tokens({"pad_token": pad})
+        assert set(find_control_tokens(tokenizer).ids) == plain | more
+
+
 def test_tags_that_a_template_begins_an_answer_with_are_words() -> None:
     thinking = LINE_BREAK_TEMPLATE.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
     tokenizer = make_tokenizer("byte-level", thinking)
@@ -103,6 +111,30 @@ def test_tags_that_a_template_begins_an_answer_with_are_words() -> None:
 def test_an_answer_ends_with_the_templates_first_control_token_behind_it(template: str | None, end: str) -> None:
     tokenizer = make_tokenizer("byte-level", template)
     assert end_of_answer(tokenizer, find_control_tokens(tokenizer)) == end
+
+
+# As GLM-4's: a turn ends where the next one begins.
+OPEN_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "stops", "end"),
+    [
+        (OPEN_TEMPLATE, (EOS, "<|user|>"), "<|user|>"),
+        (OPEN_TEMPLATE, (EOS,), ""),
+        (OPEN_TEMPLATE.replace("{{ '<|'", "{{ '\n<|'"), (EOS, "<|user|>"), ""),
+        (LINE_BREAK_TEMPLATE, (EOS, TURN_START), TURN_END),
+    ],
+)
+def test_an_answer_without_an_end_ends_where_the_next_turn_begins_if_generation_stops_there(
+    template: str, stops: tuple[str, ...], end: str
+) -> None:
+    tokenizer = make_tokenizer("byte-level", template)
+    ids = {tokenizer.convert_tokens_to_ids(stop) for stop in stops}
+    assert end_of_answer(tokenizer, find_control_tokens(tokenizer), stops=ids) == end
 
 
 def test_a_tokenizer_without_special_tokens_is_an_error() -> None:

@@ -1,4 +1,7 @@
 import json
+import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -54,3 +57,36 @@ def test_a_templates_own_tokens_become_nonces_that_differ_from_start_to_start() 
     assert text == CONTROL.nonces["<s>"] + "<s>"
     assert len(set(CONTROL.nonces.values())) == len(TOKENS)
     assert ControlTokens(CONTROL.ids).nonces["<s>"] != CONTROL.nonces["<s>"]
+
+
+def calls_in(work: Callable[[], object]) -> int:
+    """Return how many functions of Python, and steps of generators, the work takes."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_a_text_takes_no_step_for_each_character_that_only_looks_like_the_beginning_of_a_token() -> None:
+    control = ControlTokens({"<s>": 0, "</s>": 1, "<|im_start|>": 2})
+
+    def both_ways(text: str) -> None:
+        control.disguise(text, every=True)
+        control.reveal(control.disguise(text))
+
+    line = "<div class='a'><p>5 < 6 <b>12 %</b></p></div>\n"
+    assert calls_in(lambda: both_ways(line * 100)) == calls_in(lambda: both_ways(line))
+
+
+def test_a_text_that_holds_no_part_of_a_token_takes_two_steps() -> None:
+    control = ControlTokens({"<|im_start|>": 0, "</s>": 1})
+    texts = ["description", "string", "a line\n", "m"] * 100
+    assert calls_in(lambda: control.disguise(texts)) <= 2 * len(texts) + 10

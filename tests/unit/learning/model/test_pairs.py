@@ -10,6 +10,7 @@ from corlld.errors import RejectReason
 from corlld.learning.model.pairs import NoPair, PairEncoder, PreferencePair
 from corlld.records import EditEvent, Message
 from tests.support.tiny_models import TURN_END, make_tiny_model
+from tests.support.tokenizer_shapes import make_tokenizer
 
 EVENT = EditEvent(
     event_id="e",
@@ -111,6 +112,16 @@ def test_messages_are_rendered_with_a_generation_prompt_and_end_with_the_templat
     assert rendered == f"<s><|turn>user\nWhen?{TURN_END}\n<|turn>assistant\nsee you on "
     assert pair.chosen[-1] == pair.rejected[-1] == turn_end
     assert pair.prompt.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_draft_ends_with_the_beginning_of_the_next_turn_if_the_model_stops_there() -> None:
+    # As GLM-4's: the template writes nothing after an answer.
+    template = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+    tokenizer = make_tokenizer("byte-level", template)
+    user = tokenizer.convert_tokens_to_ids("<|user|>")
+    for stops, end in (({user}, user), (set(), tokenizer.eos_token_id)):
+        pair = pair_of(tokenizer, CHAT, stops=stops)
+        assert pair.chosen[-1] == pair.rejected[-1] == end
 
 
 def test_messages_that_the_template_refuses_are_rejected(tokenizer: Any) -> None:

@@ -56,6 +56,13 @@ def test_the_served_name_is_the_name_of_published_adapters(folder: Path) -> None
     assert load_resident_model(settings(folder, served_name="org/served"), ADAPTER).info.name == "org/served"
 
 
+@pytest.mark.parametrize(("named", "stops"), [([3, 5], {3, 5}), (4, {4}), (None, set())])
+def test_generation_stops_where_the_model_s_own_file_says(tmp_path: Path, named: object, stops: set[int]) -> None:
+    folder = make_tiny_model(tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": named}))
+    assert load_resident_model(settings(folder), ADAPTER).stops == stops
+
+
 def test_messages_are_supported_where_the_tokenizer_has_a_chat_template(folder: Path, tmp_path: Path) -> None:
     chat = make_tiny_model(tmp_path, chat_template=True)
     assert load_resident_model(settings(chat), ADAPTER).info.supports_messages

@@ -73,3 +73,13 @@ def test_an_argument_that_no_template_reads_is_refused_by_name() -> None:
             refuse_unread(templates, {"enable_thinking": False})
     with pytest.raises(ConfigurationError, match=r"does not read enabel_thinking$"):
         refuse_unread(THINKING, {"enable_thinking": False, "enabel_thinking": False})
+
+
+@pytest.mark.parametrize("broken", ["{% for message in messages %}", "{{ messages | no_such_filter }}", "{% other %}"])
+def test_a_template_that_can_t_be_parsed_is_refused_only_if_arguments_are_given(broken: str) -> None:
+    for templates in (broken, {"default": THINKING, "tool_use": broken}):
+        refuse_unread(templates, {})
+        with pytest.raises(
+            ConfigurationError, match=r"^model\.chat_template_kwargs: the model's chat template can't be"
+        ):
+            refuse_unread(templates, {"enable_thinking": False})
