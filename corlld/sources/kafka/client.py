@@ -16,7 +16,15 @@ from corlld.errors import ConfigurationError, MissingTopicError, UnavailableErro
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.connecting import FIRST_TRY_SECONDS, SETUP_SECONDS, connect
 from corlld.sources.kafka.diagnosis import Diagnosis
-from corlld.sources.kafka.features import READING, STATIC_MEMBERS, Feature, answers_understood, refuse_lacking
+from corlld.sources.kafka.features import (
+    READING,
+    REPLICAS_CAPPED,
+    STATIC_MEMBERS,
+    Feature,
+    answers_understood,
+    has,
+    refuse_lacking,
+)
 from corlld.sources.kafka.options import LOOKUP_SECONDS, admin_options
 from corlld.sources.kafka.refusals import explain_refusal
 from corlld.sources.kafka.rights import Granted, Right, ask_rights, reading
@@ -75,6 +83,7 @@ class TopicLookup:
         self._needs = (*READING, *needs, *(STATIC_MEMBERS if group and settings.group_instance_id else ()))
         self._rights = reading(topic, group) if rights is None else rights
         self._cluster_id: str | None = None
+        self.replicas_capped = False  # the broker has REPLICAS_CAPPED; after `look`
         self._admin: KafkaAdminClient | None = None
         self._diagnosis = Diagnosis(self._options)
         self._advertised: frozenset[str] = frozenset()  # addresses of brokers, as known when a question failed
@@ -122,7 +131,9 @@ class TopicLookup:
         try:
             with answers_understood(self._servers):
                 if is_new:
-                    refuse_lacking(self._admin._manager.broker_version_data.api_versions, self._needs, self._servers)
+                    versions = self._admin._manager.broker_version_data.api_versions
+                    refuse_lacking(versions, self._needs, self._servers)
+                    self.replicas_capped = has(versions, REPLICAS_CAPPED)
                 view = self._ask(self._admin)
         except KafkaError:
             brokers = self._admin._manager.cluster.brokers()

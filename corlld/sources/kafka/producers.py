@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+import structlog
 from kafka import KafkaProducer, errors
 
 from corlld.errors import ConfigurationError, MissingRightError, RetriableError, TooLargeForTopic, UnavailableError
@@ -17,8 +18,10 @@ from corlld.sources.kafka.connecting import connect
 from corlld.sources.kafka.features import IDEMPOTENCE
 from corlld.sources.kafka.options import LOOKUP_SECONDS, producer_options
 from corlld.sources.kafka.rights import refuse_missing, unknown_rights
-from corlld.sources.kafka.topic_limits import LIMITS, refuse_unacknowledged, unknown_limits
+from corlld.sources.kafka.topic_limits import LIMITS, acknowledged_by_newer, refuse_unacknowledged, unknown_limits
 from corlld.sources.kafka.write_right import WriteRight
+
+log = structlog.get_logger("corlld.kafka")
 
 FORCED_CLOSE_SECONDS = 5.0  # for kafka-python's thread to notice; it takes milliseconds
 
@@ -36,7 +39,7 @@ class TopicProducer:
         self._topic = topic
         self._idempotent = idempotent
         self._right = WriteRight(settings, topic, idempotent=idempotent)
-        self._unknown: tuple[str, ...] = ()  # sentences on what the broker did not say
+        self._remarks: tuple[str, ...] = ()  # sentences on the topic that are no problem yet
         self.limits: Mapping[str, str] = {}  # those of `LIMITS` that are known; after `start`
         self._lock = threading.Lock()
         self._producer: KafkaProducer = None
@@ -60,10 +63,12 @@ class TopicProducer:
             self.limits = lookup.configs(*LIMITS)
         finally:
             lookup.close()
-        refuse_unacknowledged(self._topic, view.replicas, self.limits)
+        refuse_unacknowledged(self._topic, view.replicas, self.limits, capped=lookup.replicas_capped)
+        if (newer := acknowledged_by_newer(self._topic, view.replicas, self.limits)) is not None:
+            log.warning("too_few_replicas", problem=newer)
         self._right.begin(view.granted)
-        unknown = (unknown_rights(view.granted), unknown_limits(self._topic, self.limits))
-        self._unknown = tuple(sentence for sentence in unknown if sentence is not None)
+        remarks = (newer, unknown_rights(view.granted), unknown_limits(self._topic, self.limits))
+        self._remarks = tuple(sentence for sentence in remarks if sentence is not None)
         self._producer = self._connect(timeout_seconds)
 
     @property
@@ -72,12 +77,12 @@ class TopicProducer:
         return self._right.problem
 
     def describe(self) -> str:
-        """Return the topic, and lines on what the broker did not say of it. Raises MissingRightError.
+        """Return the topic, and remarks on it, a line each. Raises MissingRightError.
 
         To be called after `start`.
         """
         self.refuse_problem()
-        return "\n".join((f"topic {self._topic}", *self._unknown))
+        return "\n".join((f"topic {self._topic}", *self._remarks))
 
     def refuse_problem(self) -> None:
         """Raise MissingRightError if there is a problem."""

@@ -12,27 +12,41 @@ SMALLEST_BYTES = 2_048
 AROUND_BYTES = 16_384
 
 
-def refuse_unacknowledged(topic: str, replicas: int, limits: Mapping[str, str]) -> None:
+def refuse_unacknowledged(topic: str, replicas: int, limits: Mapping[str, str], *, capped: bool) -> None:
     """Refuse a topic that never acknowledges, since corlld waits for all replicas.
 
     Args:
         topic: its name.
         replicas: of the partition that has the fewest.
         limits: those of `LIMITS` that are known.
+        capped: the broker asks no more replicas to acknowledge than there are: see `features.REPLICAS_CAPPED`.
 
     Raises:
         ConfigurationError: names the topic's setting, and what to do.
     """
-    if MIN_INSYNC in limits and 0 < replicas < (least := int(limits[MIN_INSYNC])):
-        raise ConfigurationError(
-            f"topic {topic} never acknowledges a record: it has {replicas} {_replicas(replicas)}, and its "
-            f"{MIN_INSYNC} is {least}. Give it more replicas, or set {MIN_INSYNC} to {replicas} at most"
-        )
+    if not capped and (fewer := _fewer_replicas(replicas, limits)) is not None:
+        raise ConfigurationError(f"topic {topic} never acknowledges a record: {fewer}")
     if MAX_MESSAGE in limits and (most := int(limits[MAX_MESSAGE])) < SMALLEST_BYTES:
         raise ConfigurationError(
             f"topic {topic} takes no record of corlld: its {MAX_MESSAGE} is {most:,}. Set it to {SMALLEST_BYTES:,} at "
             "least"
         )
+
+
+def acknowledged_by_newer(topic: str, replicas: int, limits: Mapping[str, str]) -> str | None:
+    """Return the sentence for a topic that only newer brokers acknowledge; None if all do. Arguments as above."""
+    if (fewer := _fewer_replicas(replicas, limits)) is None:
+        return None
+    return f"Brokers before Kafka 3.7 never acknowledge a record of topic {topic}: {fewer}"
+
+
+def _fewer_replicas(replicas: int, limits: Mapping[str, str]) -> str | None:
+    if MIN_INSYNC not in limits or not 0 < replicas < (least := int(limits[MIN_INSYNC])):
+        return None
+    return (
+        f"it has {replicas} {'replica' if replicas == 1 else 'replicas'}, and its {MIN_INSYNC} is {least}. Give it "
+        f"more replicas, or set {MIN_INSYNC} to {replicas} at most"
+    )
 
 
 def letters_cut(topic: str, max_record_bytes: int, limits: Mapping[str, str]) -> str | None:
@@ -57,7 +71,3 @@ def unknown_limits(topic: str, limits: Mapping[str, str]) -> str | None:
     if not (unknown := [name for name in LIMITS if name not in limits]):
         return None
     return f"{' and '.join(unknown)} could not be asked: that needs DescribeConfigs on topic {topic}"
-
-
-def _replicas(count: int) -> str:
-    return "replica" if count == 1 else "replicas"
