@@ -1,5 +1,6 @@
 """Reaches a cluster, and asks it about a topic and a group."""
 
+import math
 import threading
 import time
 import uuid
@@ -14,7 +15,7 @@ from kafka.errors import KafkaError, for_code
 
 from corlld.errors import ConfigurationError, MissingTopicError, UnavailableError
 from corlld.settings.sections import KafkaSettings
-from corlld.sources.kafka.connecting import FIRST_TRY_SECONDS, SETUP_SECONDS, connect
+from corlld.sources.kafka.connecting import FIRST_TRY_SECONDS, SETUP_SECONDS, connect, waited_since
 from corlld.sources.kafka.diagnosis import Diagnosis
 from corlld.sources.kafka.features import (
     READING,
@@ -66,6 +67,7 @@ class TopicLookup:
         group: the group to ask about; None for none.
         needs: features that the broker must have beside those for reading.
         rights: those that the broker is asked for; None for those that it takes to read the topic in the group.
+        problem_seconds: how long `wait_for_topic` waits if it is known what is in the way, or the topic is missing.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class TopicLookup:
         group: str | None = None,
         needs: Sequence[Feature] = (),
         rights: Sequence[Right] | None = None,
+        problem_seconds: float = math.inf,
     ) -> None:
         self._options = admin_options(settings)
         self._servers = ", ".join(settings.bootstrap_servers)
@@ -82,6 +85,7 @@ class TopicLookup:
         self._group = group
         self._needs = (*READING, *needs, *(STATIC_MEMBERS if group and settings.group_instance_id else ()))
         self._rights = reading(topic, group) if rights is None else rights
+        self._problem_seconds = problem_seconds
         self._cluster_id: str | None = None
         self.replicas_capped = False  # the broker has REPLICAS_CAPPED; after `look`
         self._admin: KafkaAdminClient | None = None
@@ -94,13 +98,18 @@ class TopicLookup:
         Raises MissingTopicError after the timeout, UnavailableError if the cluster gave no answer, ConfigurationError
         if it refuses access.
         """
-        deadline = time.monotonic() + timeout_seconds
+        began = time.monotonic()
+        deadline = began + timeout_seconds
+        problem_deadline = min(deadline, began + self._problem_seconds)
         this_try = FIRST_TRY_SECONDS
+        missing = False
         while True:
+            until = problem_deadline if missing or self._diagnosis.problem else deadline
+            left, known = (max(0.1, moment - time.monotonic()) for moment in (until, problem_deadline))
             missing = False
-            left = max(0.1, deadline - time.monotonic())
             try:
-                if (view := self.look(left, setup_seconds=min(this_try, left))) is not None:
+                tried = min(this_try, left)
+                if (view := self.look(left, setup_seconds=tried, problem_seconds=known, since=began)) is not None:
                     return view
                 missing = True
             except KafkaError as error:
@@ -109,17 +118,22 @@ class TopicLookup:
                 if (refusal := explain_refusal(error)) is not None:
                     raise ConfigurationError(f"{self._servers}: {refusal}") from None
                 this_try = min(2 * this_try, SETUP_SECONDS)
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= (problem_deadline if missing or self._diagnosis.problem else deadline):
                 break
             threading.Event().wait(RETRY_SECONDS)
-        waited = f"(waited {timeout_seconds:.3g} s)"
+        waited = waited_since(began)
         if missing:
             raise MissingTopicError(f"topic {self._topic} does not exist at {self._servers}: create it {waited}")
         problem = self._diagnosis.problem or f"{self._servers} gave no answer about topic {self._topic}"
         raise UnavailableError(f"{problem} {waited}")
 
     def look(
-        self, connect_seconds: float = LOOKUP_SECONDS, *, setup_seconds: float = SETUP_SECONDS
+        self,
+        connect_seconds: float = LOOKUP_SECONDS,
+        *,
+        setup_seconds: float = SETUP_SECONDS,
+        problem_seconds: float = math.inf,
+        since: float | None = None,
     ) -> TopicView | None:
         """Return the topic as it is now; None if it does not exist. The arguments are those of `connect`.
 
@@ -127,7 +141,8 @@ class TopicLookup:
         """
         is_new = self._admin is None
         if self._admin is None:
-            self._admin = connect(KafkaAdminClient, self._options, connect_seconds, self._diagnosis, setup_seconds)
+            how_long = (connect_seconds, self._diagnosis, setup_seconds, problem_seconds, since)
+            self._admin = connect(KafkaAdminClient, self._options, *how_long)
         try:
             with answers_understood(self._servers):
                 if is_new:

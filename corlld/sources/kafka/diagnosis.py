@@ -64,10 +64,15 @@ class Diagnosis:
         self._options = options
         self.problem: str | None = None
 
-    def look_at_bootstrap_servers(self) -> None:
-        """Probe the addresses of the settings. Raises ConfigurationError if waiting can't help at any of them."""
-        found = find(self._options["bootstrap_servers"], self._options)
-        self._note(found, self._options["bootstrap_servers"], bootstrap_sentence(found))
+    def look_at_bootstrap_servers(self) -> list[str]:
+        """Probe the addresses of the settings. Return those at which nothing was found.
+
+        Raises ConfigurationError if waiting can't help at any of them.
+        """
+        servers = self._options["bootstrap_servers"]
+        found = find(servers, self._options)
+        self._note(found, servers, bootstrap_sentence(found))
+        return [address for address in servers if address not in found]
 
     def look_at_brokers(self, brokers: Iterable[str]) -> None:
         """Probe the addresses that a broker advertises. Raises ConfigurationError if waiting can't help at any."""

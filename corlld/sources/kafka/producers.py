@@ -1,5 +1,6 @@
 """Sends dead letters and announcements to Kafka: to topics that exist, acknowledged by all replicas."""
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,9 +33,13 @@ class TopicProducer:
     Args:
         idempotent: a retry neither doubles a record nor is overtaken by a later one. After an error that is not
             retriable, such a producer of kafka-python sends nothing any more: it is replaced.
+        problem_seconds: how long `start` waits if it is known what is in the way.
     """
 
-    def __init__(self, settings: KafkaSettings, topic: str, *, idempotent: bool) -> None:
+    def __init__(
+        self, settings: KafkaSettings, topic: str, *, idempotent: bool, problem_seconds: float = math.inf
+    ) -> None:
+        self._problem_seconds = problem_seconds
         self._settings = settings
         self._topic = topic
         self._idempotent = idempotent
@@ -55,7 +60,13 @@ class TopicProducer:
         can never acknowledge.
         """
         needs = IDEMPOTENCE if self._idempotent else ()
-        lookup = TopicLookup(self._settings, self._topic, needs=needs, rights=self._right.needed)
+        lookup = TopicLookup(
+            self._settings,
+            self._topic,
+            needs=needs,
+            rights=self._right.needed,
+            problem_seconds=self._problem_seconds,
+        )
         try:
             view = lookup.wait_for_topic(timeout_seconds)
             if view.granted.hidden:
@@ -162,12 +173,12 @@ def _close(producer: KafkaProducer, timeout_seconds: float) -> None:
 class KafkaDeadLetters:
     """Implements `corlld.protocols.DeadLetters`."""
 
-    def __init__(self, kafka: KafkaSettings, settings: DeadLetterSettings) -> None:
+    def __init__(self, kafka: KafkaSettings, settings: DeadLetterSettings, problem_seconds: float = math.inf) -> None:
         self._payload = settings.payload
         # kafka-python waits for a topic's metadata in the thread that sends; the loop must not.
         self._sending = ThreadPoolExecutor(1, "dead-letters")
         # A letter that is too large would break an idempotent producer, and a letter twice does no harm.
-        self._producer = TopicProducer(kafka, settings.topic, idempotent=False)
+        self._producer = TopicProducer(kafka, settings.topic, idempotent=False, problem_seconds=problem_seconds)
 
     def start(self, timeout_seconds: float) -> None:
         """See `TopicProducer.start`."""
@@ -239,8 +250,9 @@ def _pass_on(sent: "Future[int]", done: "Future[None]") -> None:
 class KafkaAnnouncements:
     """Implements `corlld.protocols.Announcements`."""
 
-    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
-        self._producer = TopicProducer(kafka, topic, idempotent=True)  # the last word on a user must stay the last
+    def __init__(self, kafka: KafkaSettings, topic: str, problem_seconds: float = math.inf) -> None:
+        # Idempotent, since the last word on a user must stay the last.
+        self._producer = TopicProducer(kafka, topic, idempotent=True, problem_seconds=problem_seconds)
 
     def start(self, timeout_seconds: float) -> None:
         """See `TopicProducer.start`."""

@@ -1,5 +1,6 @@
 """What is asked about a topic, with the answers of brokers of several versions."""
 
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from kafka.errors import IncompatibleBrokerVersion
 from kafka.protocol.broker_version_data import BrokerVersionData
 from kafka.protocol.metadata import MetadataResponse
 
-from corlld.errors import ConfigurationError
+from corlld.errors import ConfigurationError, MissingTopicError
 from corlld.sources.kafka.client import TopicLookup
 from tests.support.kafka.topics import kafka_settings
 
@@ -111,6 +112,19 @@ def test_a_request_that_the_broker_does_not_know_is_a_sentence_at_once(
     monkeypatch.setattr(admin, "_get_cluster_metadata", refused)
     with pytest.raises(ConfigurationError, match=r"kafka:9092: the broker does not understand .*no Metadata"):
         lookup_with(admin).wait_for_topic(60)
+
+
+def test_a_topic_that_is_known_to_be_missing_is_not_waited_for_as_long_as_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = answer(12)
+    missing["topics"][0]["error_code"] = 3
+    monkeypatch.setattr("corlld.sources.kafka.client.connect", lambda *_: OldAdmin((3, 3), missing))
+    lookup = TopicLookup(kafka_settings("kafka:9092", "edits"), "edits", problem_seconds=0.1)
+    began = time.monotonic()
+    with pytest.raises(MissingTopicError):
+        lookup.wait_for_topic(60)
+    assert time.monotonic() - began < 30
 
 
 def test_a_cluster_without_an_id_is_refused(lookup_with: Callable[[OldAdmin], TopicLookup]) -> None:
