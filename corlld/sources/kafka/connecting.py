@@ -18,6 +18,7 @@ from kafka.net.compat import KafkaNetClient
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.sources.kafka.diagnosis import Diagnosis
 from corlld.sources.kafka.features import answers_understood
+from corlld.sources.kafka.options import LOOKUP_SECONDS
 from corlld.sources.kafka.refusals import explain_refusal
 
 FIRST_TRY_SECONDS = 2.0  # each try is twice as long as the one before, so that a slow network is reached too
@@ -53,7 +54,7 @@ def connect(
     Args:
         make: a class of kafka-python, or a function that takes the same options.
         options: of `options`.
-        timeout_seconds: when to give up.
+        timeout_seconds: when to give up. The time of probes does not count. A short one is given to one try.
         diagnosis: keeps the sentence over several calls.
         setup_seconds: how long the client may take for its later connections, each.
         problem_seconds: when to give up if something is wrong at each address.
@@ -70,7 +71,7 @@ def connect(
     sound = options["bootstrap_servers"]  # the addresses at which nothing wrong was found
     servers = ", ".join(options["bootstrap_servers"])
     diagnosis = diagnosis or Diagnosis(options)
-    this_try = FIRST_TRY_SECONDS
+    this_try = FIRST_TRY_SECONDS if timeout_seconds > LOOKUP_SECONDS else timeout_seconds
     while True:
         until = deadline if sound else problem_deadline
         left = max(0.1, until - time.monotonic())
@@ -80,7 +81,9 @@ def connect(
             if (client := attempt.client()) is not None:
                 return client
         if diagnosis.problem is None or time.monotonic() < until:
+            probed = time.monotonic()
             sound = diagnosis.look_at_bootstrap_servers()
+            deadline += time.monotonic() - probed  # on a slow network the probes would use up the time of the tries
         for failure in attempt.failures:
             if (refusal := explain_refusal(failure)) is not None:
                 raise ConfigurationError(f"{servers}: {refusal}")

@@ -81,6 +81,28 @@ def test_it_is_given_up_early_only_if_something_is_wrong_everywhere(monkeypatch:
         connect(SecondTry(), OPTIONS, 60, problem_seconds=0.0)
 
 
+def test_probes_use_up_no_time_of_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corlld.sources.kafka.connecting.LOOKUP_SECONDS", 0.0)
+
+    def find(*_: Any) -> dict[str, Finding]:
+        threading.Event().wait(1.0)
+        return {}
+
+    monkeypatch.setattr("corlld.sources.kafka.diagnosis.find", find)
+    assert connect(SecondTry(), OPTIONS, 0.8) == "a client"
+
+
+def test_a_short_time_is_given_to_one_try() -> None:
+    seconds: list[float] = []
+
+    def make(**options: Any) -> str:
+        seconds.append(options["bootstrap_timeout_ms"] / 1000)
+        return "a client"
+
+    assert connect(make, OPTIONS, kafka_options.LOOKUP_SECONDS) == "a client"
+    assert seconds == [pytest.approx(kafka_options.LOOKUP_SECONDS, abs=0.1)]
+
+
 def test_a_consumer_has_time_to_connect_though_the_questions_took_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stop(Exception):
         pass
