@@ -11,7 +11,7 @@ from typing import Any
 
 from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
 from kafka.admin import ConfigResource
-from kafka.errors import KafkaError, for_code
+from kafka.errors import AuthorizationError, KafkaError, for_code
 
 from corlld.errors import ConfigurationError, MissingTopicError, UnavailableError
 from corlld.settings.sections import KafkaSettings
@@ -87,6 +87,7 @@ class TopicLookup:
         self._rights = reading(topic, group) if rights is None else rights
         self._problem_seconds = problem_seconds
         self._cluster_id: str | None = None
+        self.configs_refused = False  # the access rules forbid what `configs` asked for
         self.replicas_capped = False  # the broker has REPLICAS_CAPPED; after `look`
         self._admin: KafkaAdminClient | None = None
         self._diagnosis = Diagnosis(self._options)
@@ -172,19 +173,24 @@ class TopicLookup:
     def configs(self, *names: str) -> dict[str, str]:
         """Return some of the topic's settings by their names.
 
-        Those that the access rules do not let this user ask for, or that got no answer, are left out.
+        What the broker does not tell is left out: nothing that is needed depends on it. See `configs_refused`.
 
         Raises UnavailableError, ConfigurationError as `connect`.
         """
         if self._admin is None:
             self._admin = connect(KafkaAdminClient, self._options, LOOKUP_SECONDS)
-        asked = ConfigResource("topic", self._topic, list(names))
+        # kafka-python's `describe_configs` takes a refusal for a topic without settings.
+        asked = self._admin._describe_configs_request([ConfigResource("topic", self._topic, list(names))])
+        told: dict[str, str] = {}
         try:
             with answers_understood(self._servers):
-                answer = self._admin.describe_configs([asked], config_filter="all")
-        except KafkaError:
-            return {}
-        return {name: str(found["value"]) for name, found in answer["topic"][self._topic].items()}
+                for result in self._admin._manager.run(self._admin._manager.send, asked).results:
+                    if result.error_code:
+                        raise for_code(result.error_code)
+                    told |= {entry.name: str(entry.value) for entry in result.configs if entry.value is not None}
+        except (KafkaError, ConfigurationError) as error:
+            self.configs_refused = isinstance(error, AuthorizationError)
+        return told
 
     def close(self) -> None:
         admin, self._admin = self._admin, None

@@ -78,7 +78,11 @@ class TopicProducer:
         if (newer := acknowledged_by_newer(self._topic, view.replicas, self.limits)) is not None:
             log.warning("too_few_replicas", problem=newer)
         self._right.begin(view.granted)
-        remarks = (newer, unknown_rights(view.granted), unknown_limits(self._topic, self.limits))
+        remarks = (
+            newer,
+            unknown_rights(view.granted),
+            unknown_limits(self._topic, self.limits, refused=lookup.configs_refused),
+        )
         self._remarks = tuple(sentence for sentence in remarks if sentence is not None)
         self._producer = self._connect(timeout_seconds)
 

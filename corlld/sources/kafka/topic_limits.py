@@ -26,7 +26,7 @@ def refuse_unacknowledged(topic: str, replicas: int, limits: Mapping[str, str], 
     """
     if not capped and (fewer := _fewer_replicas(replicas, limits)) is not None:
         raise ConfigurationError(f"topic {topic} never acknowledges a record: {fewer}")
-    if MAX_MESSAGE in limits and (most := int(limits[MAX_MESSAGE])) < SMALLEST_BYTES:
+    if (most := _number(limits, MAX_MESSAGE)) is not None and most < SMALLEST_BYTES:
         raise ConfigurationError(
             f"topic {topic} takes no record of corlld: its {MAX_MESSAGE} is {most:,}. Set it to {SMALLEST_BYTES:,} at "
             "least"
@@ -41,7 +41,7 @@ def acknowledged_by_newer(topic: str, replicas: int, limits: Mapping[str, str]) 
 
 
 def _fewer_replicas(replicas: int, limits: Mapping[str, str]) -> str | None:
-    if MIN_INSYNC not in limits or not 0 < replicas < (least := int(limits[MIN_INSYNC])):
+    if (least := _number(limits, MIN_INSYNC)) is None or not 0 < replicas < least:
         return None
     return (
         f"it has {replicas} {'replica' if replicas == 1 else 'replicas'}, and its {MIN_INSYNC} is {least}. Give it "
@@ -58,7 +58,7 @@ def letters_cut(topic: str, max_record_bytes: int, limits: Mapping[str, str]) ->
         limits: those of `LIMITS` that are known.
     """
     wanted = max_record_bytes + AROUND_BYTES
-    if MAX_MESSAGE not in limits or (most := int(limits[MAX_MESSAGE])) >= wanted:
+    if (most := _number(limits, MAX_MESSAGE)) is None or most >= wanted:
         return None
     return (
         f"Dead letters of large records lose their payload: {MAX_MESSAGE} of topic {topic} is {most:,}, and "
@@ -66,8 +66,22 @@ def letters_cut(topic: str, max_record_bytes: int, limits: Mapping[str, str]) ->
     )
 
 
-def unknown_limits(topic: str, limits: Mapping[str, str]) -> str | None:
-    """Return the sentence for limits that could not be asked; None if all are known."""
-    if not (unknown := [name for name in LIMITS if name not in limits]):
+def unknown_limits(topic: str, limits: Mapping[str, str], *, refused: bool) -> str | None:
+    """Return the sentence for limits that are not known; None if all are.
+
+    refused: the access rules forbid to ask.
+    """
+    if not (unknown := [name for name in LIMITS if _number(limits, name) is None]):
         return None
-    return f"{' and '.join(unknown)} could not be asked: that needs DescribeConfigs on topic {topic}"
+    names = " and ".join(unknown)
+    if refused:
+        return f"{names} could not be asked: that needs DescribeConfigs on topic {topic}"
+    return f"The broker does not report {names} of topic {topic}"
+
+
+def _number(limits: Mapping[str, str], name: str) -> int | None:
+    """Return a limit; None if it is not known. Services beside Apache Kafka may answer anything."""
+    try:
+        return int(limits[name])
+    except (KeyError, ValueError):
+        return None

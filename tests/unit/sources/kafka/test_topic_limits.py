@@ -13,7 +13,7 @@ def test_kafkas_defaults_take_the_letters_of_corllds_defaults() -> None:
     refuse_unacknowledged("dead", 1, KAFKAS_DEFAULTS, capped=False)
     assert acknowledged_by_newer("dead", 1, KAFKAS_DEFAULTS) is None
     assert letters_cut("dead", EventSettings().max_record_bytes, KAFKAS_DEFAULTS) is None
-    assert unknown_limits("dead", KAFKAS_DEFAULTS) is None
+    assert unknown_limits("dead", KAFKAS_DEFAULTS, refused=False) is None
 
 
 @pytest.mark.parametrize(("replicas", "refused"), [(1, True), (2, False), (0, False)])  # 0: not known
@@ -52,6 +52,17 @@ def test_a_topic_that_takes_no_large_letters_is_said_with_what_to_set() -> None:
 
 
 def test_limits_that_could_not_be_asked_are_named() -> None:
-    assert unknown_limits("dead", {"min.insync.replicas": "1"}) == (
+    known = {"min.insync.replicas": "1"}
+    assert unknown_limits("dead", known, refused=True) == (
         "max.message.bytes could not be asked: that needs DescribeConfigs on topic dead"
+    )
+    assert unknown_limits("dead", known, refused=False) == "The broker does not report max.message.bytes of topic dead"
+
+
+def test_limits_that_are_no_numbers_are_not_known() -> None:
+    odd = {"min.insync.replicas": "all", "max.message.bytes": "1 MiB"}
+    refuse_unacknowledged("dead", 1, odd, capped=False)
+    assert letters_cut("dead", 1000, odd) is None
+    assert unknown_limits("dead", odd, refused=False) == (
+        "The broker does not report min.insync.replicas and max.message.bytes of topic dead"
     )

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kafka.errors import IncompatibleBrokerVersion
+from kafka import KafkaAdminClient
+from kafka.errors import IncompatibleBrokerVersion, InvalidRequestError, TopicAuthorizationFailedError
 from kafka.protocol.broker_version_data import BrokerVersionData
 from kafka.protocol.metadata import MetadataResponse
 
@@ -54,6 +55,12 @@ def answer(version: int, topic_id: uuid.UUID = NO_ID, cluster_id: str | None = "
     )
     read: dict[str, Any] = MetadataResponse.decode(sent.encode(version=version), version=version).to_dict()
     return read
+
+
+def topic_configs(error_code: int = 0, **values: str | None) -> Any:
+    """What a broker answers about a topic's own settings."""
+    configs = [SimpleNamespace(name=name, value=value) for name, value in values.items()]
+    return SimpleNamespace(error_code=error_code, configs=configs)
 
 
 @pytest.fixture
@@ -125,6 +132,36 @@ def test_a_topic_that_is_known_to_be_missing_is_not_waited_for_as_long_as_an_ans
     with pytest.raises(MissingTopicError):
         lookup.wait_for_topic(60)
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("told", "configs", "refused"),
+    [
+        ([topic_configs(a="1", b=None)], {"a": "1"}, False),
+        ([topic_configs()], {}, False),
+        ([], {}, False),
+        (None, {}, False),
+        ([topic_configs(TopicAuthorizationFailedError.errno)], {}, True),
+        ([topic_configs(InvalidRequestError.errno)], {}, False),
+        ([topic_configs(9999)], {}, False),
+        (InvalidRequestError(), {}, False),
+    ],
+)
+def test_a_service_may_answer_anything_about_a_topics_own_settings(
+    lookup_with: Callable[[OldAdmin], TopicLookup], told: Any, configs: Mapping[str, str], refused: bool
+) -> None:
+    admin: Any = OldAdmin((3, 3), {})
+
+    def send(_request: Any) -> Any:
+        if isinstance(told, Exception):
+            raise told
+        return SimpleNamespace(results=told)
+
+    admin._describe_configs_request = KafkaAdminClient._describe_configs_request
+    admin._manager.send = send
+    lookup = lookup_with(admin)
+    assert lookup.configs("a", "b") == configs
+    assert lookup.configs_refused == refused
 
 
 def test_a_cluster_without_an_id_is_refused(lookup_with: Callable[[OldAdmin], TopicLookup]) -> None:
