@@ -95,6 +95,7 @@ CASES = [
     Case("a firewall is before the advertised address", "TO_SWALLOWING", other="swallowing"),
     Case("the certificate is not for the advertised name", "LOCALHOST", TLS, ca=True, other="OTHER_ADDRESS"),
     Case("the topic does not exist", "PLAINTEXT", {"topic": "nobody-made-this"}),
+    Case("the group has no coordinator: a single broker, or too few of them", "ALONE"),
     Case("the user may not see the topic", "SASL", SASL | {"sasl_plain_username": "stranger"}),
     Case("the user may see the topic, and not read it", "SASL", SASL | {"sasl_plain_username": "onlooker"}),
     Case("the user may not use the group", "SASL", SASL | {"sasl_plain_username": "reader"}),
@@ -150,7 +151,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
                 ("onlooker", ACLOperation.READ, group),
             ):
                 admin.create_acls([ACL(f"User:{user}", "*", operation, ACLPermissionType.ALLOW, what)])
-        yield Places(addresses, folder / "ca.pem")
+        alone = KafkaBroker(folder / "alone")
+        alone.configure({"offsets.topic.replication.factor": 3})  # Kafka's default, and there is one broker
+        opened.callback(alone.stop)
+        alone.start()
+        alone.create_topic(TOPIC, 1)
+        yield Places(addresses | {"ALONE": alone.bootstrap}, folder / "ca.pem")
 
 
 def _configure(broker: KafkaBroker, folder: Path, strange: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,14 @@ from typing import Any
 
 from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
 from kafka.admin import ConfigResource
-from kafka.errors import AuthorizationError, KafkaError, for_code
+from kafka.errors import (
+    AuthorizationError,
+    BrokerResponseError,
+    CoordinatorNotAvailableError,
+    KafkaError,
+    RequestTimedOutError,
+    for_code,
+)
 
 from corlld.errors import ConfigurationError, MissingTopicError, UnavailableError
 from corlld.settings.sections import KafkaSettings
@@ -31,6 +38,7 @@ from corlld.sources.kafka.refusals import explain_refusal
 from corlld.sources.kafka.rights import Granted, Right, ask_rights, reading
 
 RETRY_SECONDS = 0.2
+PROBE_SECONDS = 5.0  # brokers are probed at most so often: there may be a hundred of them
 UNKNOWN_TOPIC_OR_PARTITION = 3  # Kafka's error codes
 TOPIC_AUTHORIZATION_FAILED = 29
 
@@ -100,33 +108,48 @@ class TopicLookup:
         if it refuses access.
         """
         began = time.monotonic()
-        deadline = began + timeout_seconds
+        until = deadline = began + timeout_seconds
         problem_deadline = min(deadline, began + self._problem_seconds)
         this_try = FIRST_TRY_SECONDS
-        missing = False
+        next_probe = began
         while True:
-            until = problem_deadline if missing or self._diagnosis.problem else deadline
             left, known = (max(0.1, moment - time.monotonic()) for moment in (until, problem_deadline))
-            missing = False
+            failed: KafkaError | None = None  # if it stays so, the topic is missing
             try:
                 tried = min(this_try, left)
                 if (view := self.look(left, setup_seconds=tried, problem_seconds=known, since=began)) is not None:
                     return view
-                missing = True
             except KafkaError as error:
-                if self._diagnosis.problem is None or time.monotonic() < deadline:
+                failed = error
+                is_due = next_probe <= time.monotonic() and (time.monotonic() < until or not self._diagnosis.problem)
+                if is_due and not _answered(error):
                     self._diagnosis.look_at_brokers(self._advertised)
+                    next_probe = time.monotonic() + PROBE_SECONDS
                 if (refusal := explain_refusal(error)) is not None:
                     raise ConfigurationError(f"{self._servers}: {refusal}") from None
                 this_try = min(2 * this_try, SETUP_SECONDS)
-            if time.monotonic() >= (problem_deadline if missing or self._diagnosis.problem else deadline):
+            is_known = failed is None or _answered(failed) or self._diagnosis.problem is not None
+            until = problem_deadline if is_known else deadline
+            if time.monotonic() >= until:
                 break
             threading.Event().wait(RETRY_SECONDS)
         waited = waited_since(began)
-        if missing:
+        if failed is None:
             raise MissingTopicError(f"topic {self._topic} does not exist at {self._servers}: create it {waited}")
-        problem = self._diagnosis.problem or f"{self._servers} gave no answer about topic {self._topic}"
-        raise UnavailableError(f"{problem} {waited}")
+        raise UnavailableError(f"{self._unanswered(failed)} {waited}")
+
+    def _unanswered(self, error: KafkaError) -> str:
+        """Return the sentence on why the last question got no good answer."""
+        if isinstance(error, CoordinatorNotAvailableError):
+            return (
+                f"{self._servers} answers, but has no coordinator for group {self._group}: check "
+                "offsets.topic.replication.factor, and that all brokers run"
+            )
+        if _answered(error):
+            return f"{self._servers} answers about topic {self._topic} with {type(error).__name__}"
+        if self._diagnosis.problem is not None:
+            return self._diagnosis.problem
+        return f"{self._servers} gave no answer about topic {self._topic} ({type(error).__name__})"
 
     def look(
         self,
@@ -229,6 +252,11 @@ class TopicLookup:
             return {}
         answer = admin.list_partition_offsets(dict.fromkeys(asked, spec), IsolationLevel.READ_COMMITTED)
         return {tp.partition: found.offset for tp, found in answer.items()}
+
+
+def _answered(error: KafkaError) -> bool:
+    """Return whether an error is a broker's answer. kafka-python raises RequestTimedOutError by itself too."""
+    return isinstance(error, BrokerResponseError) and not isinstance(error, RequestTimedOutError)
 
 
 def topic_compression(settings: KafkaSettings) -> str | None:

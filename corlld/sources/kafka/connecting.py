@@ -49,7 +49,7 @@ def connect(
 ) -> Any:
     """Return a client of kafka-python, made by `make`, that has reached a broker.
 
-    While it waits, it logs a sentence on what is in the way, and then each sentence that is another one.
+    While it waits, it logs each new sentence on what is in the way.
 
     Args:
         make: a class of kafka-python, or a function that takes the same options.
@@ -66,17 +66,15 @@ def connect(
     """
     quiet_kafka_logs()
     began = time.monotonic()
-    deadline = began + timeout_seconds
-    problem_deadline = min(deadline, began + problem_seconds)
+    deadline, problem_deadline = began + timeout_seconds, began + min(timeout_seconds, problem_seconds)
     sound = options["bootstrap_servers"]  # the addresses at which nothing wrong was found
     servers = ", ".join(options["bootstrap_servers"])
     diagnosis = diagnosis or Diagnosis(options)
     this_try = FIRST_TRY_SECONDS if timeout_seconds > LOOKUP_SECONDS else timeout_seconds
     while True:
         until = deadline if sound else problem_deadline
-        left = max(0.1, until - time.monotonic())
         asked = {**options, "bootstrap_servers": sound or options["bootstrap_servers"]}
-        attempt = _Attempt(make, asked, min(this_try, left), setup_seconds)
+        attempt = _Attempt(make, asked, min(this_try, max(0.1, until - time.monotonic())), setup_seconds)
         with answers_understood(servers):
             if (client := attempt.client()) is not None:
                 return client
@@ -84,12 +82,11 @@ def connect(
             probed = time.monotonic()
             sound = diagnosis.look_at_bootstrap_servers()
             deadline += time.monotonic() - probed  # on a slow network the probes would use up the time of the tries
-        for failure in attempt.failures:
-            if (refusal := explain_refusal(failure)) is not None:
-                raise ConfigurationError(f"{servers}: {refusal}")
+        if (refusal := next(filter(None, map(explain_refusal, attempt.failures)), None)) is not None:
+            raise ConfigurationError(f"{servers}: {refusal}")
         if time.monotonic() >= (deadline if sound else problem_deadline):
             problem = diagnosis.problem or _unexplained(servers, attempt.failures, options)
-            raise UnavailableError(f"{problem} {waited_since(began if since is None else since)}")
+            raise UnavailableError(f"{problem} {waited_since(since or began)}")
         this_try *= 2
 
 

@@ -8,11 +8,19 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
-from kafka.errors import IncompatibleBrokerVersion, InvalidRequestError, TopicAuthorizationFailedError
+from kafka.errors import (
+    CoordinatorNotAvailableError,
+    IncompatibleBrokerVersion,
+    InvalidRequestError,
+    KafkaConnectionError,
+    LeaderNotAvailableError,
+    RequestTimedOutError,
+    TopicAuthorizationFailedError,
+)
 from kafka.protocol.broker_version_data import BrokerVersionData
 from kafka.protocol.metadata import MetadataResponse
 
-from corlld.errors import ConfigurationError, MissingTopicError
+from corlld.errors import ConfigurationError, MissingTopicError, UnavailableError
 from corlld.sources.kafka.client import TopicLookup
 from tests.support.kafka.topics import kafka_settings
 
@@ -162,6 +170,31 @@ def test_a_service_may_answer_anything_about_a_topics_own_settings(
     lookup = lookup_with(admin)
     assert lookup.configs("a", "b") == configs
     assert lookup.configs_refused == refused
+
+
+@pytest.mark.parametrize(
+    ("failure", "sentence", "probes"),
+    [
+        (CoordinatorNotAvailableError, "kafka:9092 answers, but has no coordinator for group g: check offsets", 0),
+        (LeaderNotAvailableError, "kafka:9092 answers about topic edits with LeaderNotAvailableError", 0),
+        (KafkaConnectionError, r"kafka:9092 gave no answer about topic edits \(KafkaConnectionError\)", 1),
+        (RequestTimedOutError, r"kafka:9092 gave no answer about topic edits \(RequestTimedOutError\)", 1),
+    ],
+)
+def test_a_question_that_fails_names_the_cause_and_brokers_are_probed_only_if_they_do_not_answer(
+    monkeypatch: pytest.MonkeyPatch, failure: type[Exception], sentence: str, probes: int
+) -> None:
+    admin, probed = OldAdmin((3, 3), {}), []
+
+    def fail(_topics: Sequence[str]) -> Mapping[str, Any]:
+        raise failure
+
+    monkeypatch.setattr(admin, "_get_cluster_metadata", fail)
+    monkeypatch.setattr("corlld.sources.kafka.client.connect", lambda *_: admin)
+    monkeypatch.setattr("corlld.sources.kafka.diagnosis.find", lambda *_: probed.append(1) or {})
+    with pytest.raises(UnavailableError, match=rf"^{sentence}.* \(waited 1(\.\d)? s\)$"):
+        TopicLookup(kafka_settings("kafka:9092", "edits"), "edits", "g").wait_for_topic(1)
+    assert len(probed) == probes, "several questions, and a probe every few seconds"
 
 
 def test_a_cluster_without_an_id_is_refused(lookup_with: Callable[[OldAdmin], TopicLookup]) -> None:
