@@ -53,7 +53,12 @@ def topic(guarded: GuardedBroker) -> str:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for seconds before it asks again does so at once."""
-    for name in ("source.CHECK_SECONDS", "standing.REFUSED_SECONDS", "write_right.ASK_AGAIN_SECONDS"):
+    for name in (
+        "source.CHECK_SECONDS",
+        "standing.REFUSED_SECONDS",
+        "write_right.ASK_AGAIN_SECONDS",
+        "write_right.REFUSED_SECONDS",
+    ):
         monkeypatch.setattr(f"corlld.sources.kafka.{name}", 0.5)
 
 
