@@ -54,6 +54,7 @@ def topic(guarded: GuardedBroker) -> str:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for seconds before it asks again does so at once."""
     for name in (
+        "client.TRY_RIGHTS_SECONDS",
         "source.CHECK_SECONDS",
         "standing.REFUSED_SECONDS",
         "write_right.ASK_AGAIN_SECONDS",

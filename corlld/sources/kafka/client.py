@@ -38,6 +38,8 @@ from corlld.sources.kafka.refusals import explain_refusal
 from corlld.sources.kafka.rights import Granted, Right, ask_rights, reading
 
 RETRY_SECONDS = 0.2
+# Rights that have to be tried are asked for so often, and oftener while one is missing: brokers count it as errors.
+TRY_RIGHTS_SECONDS = 60.0
 PROBE_SECONDS = 5.0  # brokers are probed at most so often: there may be a hundred of them
 UNKNOWN_TOPIC_OR_PARTITION = 3  # Kafka's error codes
 TOPIC_AUTHORIZATION_FAILED = 29
@@ -93,6 +95,8 @@ class TopicLookup:
         self._group = group
         self._needs = (*READING, *needs, *(STATIC_MEMBERS if group and settings.group_instance_id else ()))
         self._rights = reading(topic, group) if rights is None else rights
+        self.doubts_rights = False  # one was refused: all are asked for at the next question
+        self._try_rights_at = 0.0  # monotonic
         self._problem_seconds = problem_seconds
         self._cluster_id: str | None = None
         self.configs_refused = False  # the access rules forbid what `configs` asked for
@@ -174,7 +178,8 @@ class TopicLookup:
                     refuse_lacking(versions, self._needs, self._servers)
                     self.replicas_capped = has(versions, REPLICAS_CAPPED)
                 view = self._ask(self._admin)
-        except KafkaError:
+        except KafkaError as error:
+            self.doubts_rights = self.doubts_rights or isinstance(error, AuthorizationError)
             brokers = self._admin._manager.cluster.brokers()
             self._advertised = frozenset(f"{broker.host}:{broker.port}" for broker in brokers)
             self.close()
@@ -232,7 +237,11 @@ class TopicLookup:
         topic_id = _topic_id(topic)
         partitions = frozenset(int(p["partition_index"]) for p in topic["partitions"])
         replicas = min((len(p["replica_nodes"]) for p in topic["partitions"]), default=0)
-        granted = ask_rights(admin, topic, self._rights)
+        tries = self.doubts_rights or time.monotonic() >= self._try_rights_at
+        granted = ask_rights(admin, topic, [right for right in self._rights if tries or right.is_told])
+        if tries:
+            self._try_rights_at = time.monotonic() + TRY_RIGHTS_SECONDS
+        self.doubts_rights = bool(granted.missing)
         if self._group is None or granted.missing:
             return TopicView(topic_id, partitions, granted=granted, replicas=replicas)
         asked = [TopicPartition(self._topic, partition) for partition in partitions]

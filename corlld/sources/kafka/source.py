@@ -234,6 +234,7 @@ class KafkaSource:
         problem = missing_rights(refused_rights(error, needed), self._settings)
         if not self._was_allowed:
             raise MissingRightError(problem) from None
+        self._lookup.doubts_rights = True
         self._standing.refused(problem)
 
     def _is_another_topic(self) -> bool:

@@ -22,6 +22,7 @@ from kafka.protocol.metadata import MetadataResponse
 
 from corlld.errors import ConfigurationError, MissingTopicError, UnavailableError
 from corlld.sources.kafka.client import TopicLookup
+from corlld.sources.kafka.rights import Granted, Right, reading
 from tests.support.kafka.topics import kafka_settings
 
 TOPIC_ID = uuid.UUID("0123456789abcdef0123456789abcdef")
@@ -195,6 +196,32 @@ def test_a_question_that_fails_names_the_cause_and_brokers_are_probed_only_if_th
     with pytest.raises(UnavailableError, match=rf"^{sentence}.* \(waited 1(\.\d)? s\)$"):
         TopicLookup(kafka_settings("kafka:9092", "edits"), "edits", "g").wait_for_topic(1)
     assert len(probed) == probes, "several questions, and a probe every few seconds"
+
+
+def test_rights_that_have_to_be_tried_are_seldom_asked_for_unless_one_is_refused(
+    lookup_with: Callable[[OldAdmin], TopicLookup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookup = lookup_with(OldAdmin((3, 3), answer(12, TOPIC_ID)))
+    topic, group = lookup._rights = reading("edits", "g")
+    asked: list[Sequence[Right]] = []
+    granted = Granted()
+
+    def ask(_admin: Any, _topic: Any, needed: Sequence[Right]) -> Granted:
+        asked.append(tuple(needed))
+        return granted
+
+    monkeypatch.setattr("corlld.sources.kafka.client.ask_rights", ask)
+    lookup.look()
+    lookup.look()
+    lookup.doubts_rights = True  # a commit was refused
+    granted = Granted(missing=(group,))
+    lookup.look()
+    granted = Granted()
+    lookup.look()
+    lookup.look()
+    lookup._try_rights_at = 0.0  # a minute later
+    lookup.look()
+    assert asked == [(topic, group), (topic,), (topic, group), (topic, group), (topic,), (topic, group)]
 
 
 def test_a_cluster_without_an_id_is_refused(lookup_with: Callable[[OldAdmin], TopicLookup]) -> None:
