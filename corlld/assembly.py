@@ -1,5 +1,6 @@
 """Puts the parts together. Only this module knows which implementation stands behind which protocol."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +37,7 @@ log = structlog.get_logger("corlld.start")
 
 CLOSE_SECONDS = 5.0  # per part, after a failed start
 
-INPUTS: Mapping[str, Callable[[Settings], Input]] = {  # by `source.kind`
+INPUTS: Mapping[str, Callable[[Settings, float], Input]] = {  # by `source.kind`
     KafkaInput.kind: KafkaInput,
     JsonlInput.kind: JsonlInput,
 }
@@ -79,13 +80,20 @@ def no_store_yet(settings: Settings) -> str:
     return f"none yet in {settings.state.url or settings.state.path}; `corlld run` makes it"
 
 
-def build_input(settings: Settings) -> Input:
-    """Return the input that the settings name. Nothing is reached yet."""
-    return INPUTS[settings.source.kind](settings)
+def build_input(settings: Settings, problem_seconds: float = math.inf) -> Input:
+    """Return the input that the settings name. Nothing is reached yet.
+
+    problem_seconds: how long it waits for a broker if it is known what is in the way.
+    """
+    return INPUTS[settings.source.kind](settings, problem_seconds)
 
 
-def build_announcements(settings: Settings, timeout_seconds: float) -> Announcements | None:
+def build_announcements(
+    settings: Settings, timeout_seconds: float, problem_seconds: float = math.inf
+) -> Announcements | None:
     """Return the topic of newest versions, reached; None if nothing is to be announced.
+
+    problem_seconds: see `build_input`.
 
     Raises UnavailableError after `timeout_seconds`, ConfigurationError if waiting can't help.
     """
@@ -93,7 +101,7 @@ def build_announcements(settings: Settings, timeout_seconds: float) -> Announcem
         return None
     from corlld.sources.kafka.producers import KafkaAnnouncements
 
-    announcements = KafkaAnnouncements(settings.kafka, settings.publishing.announce_topic)
+    announcements = KafkaAnnouncements(settings.kafka, settings.publishing.announce_topic, problem_seconds)
     announcements.start(timeout_seconds)
     return announcements
 

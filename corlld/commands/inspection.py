@@ -47,8 +47,9 @@ if TYPE_CHECKING:
 
 SKIPPED = "skipped: "
 BROKER_AWAY = "it is looked for at the input's broker, which could not be reached"
-REACH_SECONDS = 7.0  # a person waits; `run` waits for longer, since a broker may just be starting
-TOPIC_SECONDS = 5.0  # at least, per topic: a missing input topic uses up the whole time
+# Per topic, if something is in the way: a person waits. `run` waits for longer, since a broker may just be starting.
+REACH_SECONDS = 7.0
+CLOSE_SECONDS = 5.0
 SAMPLE_SECONDS = 30.0  # at most, to read and decode the sample
 
 
@@ -57,10 +58,10 @@ class Check:
 
     def __init__(self, settings: Settings, console: Console, sample: int | None) -> None:
         self._settings = settings
-        self._input = build_input(settings)
+        self._input = build_input(settings, REACH_SECONDS)
         self._sample_limit = sample
         self._console = console
-        self._deadline = time.monotonic() + min(REACH_SECONDS, settings.operations.startup_timeout_seconds)
+        self._startup_seconds = settings.operations.startup_timeout_seconds
         # Replaced once the settings are known to be complete.
         self._store: StateStore = LocalFolderStore(settings.state.path)
         self._opened: Source | None = None
@@ -87,7 +88,7 @@ class Check:
             if self._sample_limit is not None:
                 self._look("sample", self._check_sample)
         if self._opened is not None:
-            self._opened.close({}, self._left())
+            self._opened.close({}, CLOSE_SECONDS)
         if self._sample is not None and self._sample.records:
             self._console.print(sample_table(self._sample, has_keys=self._input.has_keys))
         return self.exit_code
@@ -106,12 +107,6 @@ class Check:
             self._console.print(f"{'':23} {line}", markup=False)
         return mark == "ok"
 
-    def _left(self) -> float:
-        return max(0.1, self._deadline - time.monotonic())
-
-    def _topic_seconds(self) -> float:
-        return max(TOPIC_SECONDS, self._left())
-
     def _check_settings(self) -> str:
         if problems := check_for_run(self._settings, self._input.problems()):
             raise ConfigurationError("\n".join(problems))
@@ -123,7 +118,7 @@ class Check:
         self._store = store = build_store(self._settings)
         source = self._opened = self._input.source(store)
         try:
-            source.start(self._left())
+            source.start(self._startup_seconds if self._input.servers else min(REACH_SECONDS, self._startup_seconds))
         except (MissingTopicError, MissingRightError):  # its broker answers
             raise
         except (UnavailableError, ConfigurationError):
@@ -135,17 +130,17 @@ class Check:
     def _check_dead_letters(self) -> str:
         if self._away:
             return SKIPPED + BROKER_AWAY
-        return self._input.check_dead_letters(self._topic_seconds())
+        return self._input.check_dead_letters(self._startup_seconds)
 
     def _check_announcements(self) -> str:
         if not self._away.isdisjoint(self._settings.kafka.bootstrap_servers):
             return SKIPPED + BROKER_AWAY
-        if (announcements := build_announcements(self._settings, self._topic_seconds())) is None:
+        if (announcements := build_announcements(self._settings, self._startup_seconds, REACH_SECONDS)) is None:
             return "off, as publishing.enabled is"
         try:
             return announcements.describe()
         finally:
-            announcements.close(self._left())
+            announcements.close(CLOSE_SECONDS)
 
     def _check_model(self) -> str:
         from corlld.learning.learner import row_tokens

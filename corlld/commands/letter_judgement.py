@@ -21,6 +21,8 @@ class Verdict(StrEnum):
     INVALID = "still invalid"
     NO_PAYLOAD = "kept without its payload"
     UNREADABLE = "the user's state still can't be read"
+    OTHER_TOPIC = "of another topic"
+    OTHER_IDENTITY = "of another identity.secret"
 
 
 # Something is left to be done. A replay of the others would change nothing, or bring back what was erased.
@@ -57,6 +59,7 @@ class Judge:
         names: makes pseudonyms.
         load_header: returns a user's state without tensors; None to look at no states.
         repairs: None to replay letters as they are. With repairs, `judge` is for letters that have one.
+        topic: where the events go back to; None for a file. Another input may share the topic of dead letters.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class Judge:
         names: Pseudonyms,
         load_header: Callable[[str], UserState | None] | None,
         repairs: Repairs | None,
+        topic: str | None = None,
     ) -> None:
+        self._topic = topic
         self._decoder = decoder
         self._names = names
         self._load_header = load_header
@@ -81,13 +86,17 @@ class Judge:
             if (repair := self._repairs.of(letter)) is None:
                 return None
             value, headers, event = repair.value, (), repair.event
-        else:
+        if self._topic not in (None, letter.partition.topic):
+            return Judged(Verdict.OTHER_TOPIC, letter.partition.topic)
+        if self._repairs is None:
             if not letter.has_payload:
                 return Judged(Verdict.NO_PAYLOAD, letter.headers.get("corlld.payload", "dead_letters.payload is off"))
             try:
                 event = self._decoder.decode(letter.record_key, value, headers)
             except InvalidEvent as error:
                 return Judged(Verdict.INVALID, str(error))
+            if letter.uid not in (None, self._names.uid(event.user_id)):
+                return Judged(Verdict.OTHER_IDENTITY)
         if (known := self._known(letter, event)) is not None:
             return known
         outgoing = Outgoing(event.user_id.encode(), value, headers, isinstance(event, EraseEvent))

@@ -9,7 +9,7 @@ from datetime import datetime
 from rich.console import Console
 
 from corlld.commands.shared import read_user
-from corlld.errors import ConfigurationError
+from corlld.errors import ConfigurationError, InvalidReason
 from corlld.events.strict_json import parse_time
 from corlld.protocols import LetterStream, StoredLetter
 from corlld.settings.sections import Settings
@@ -56,7 +56,12 @@ def place_of(letter: StoredLetter) -> str:
 def add_filters(parser: argparse.ArgumentParser) -> None:
     """Add the options that `wanted_by` reads."""
     parser.add_argument(
-        "--reason", action="append", default=[], metavar="REASON", help="only letters of this reason; may be repeated"
+        "--reason",
+        action="append",
+        default=[],
+        metavar="REASON",
+        choices=[reason.value for reason in InvalidReason],
+        help="only letters of this reason; may be repeated",
     )
     who = parser.add_mutually_exclusive_group()
     who.add_argument(

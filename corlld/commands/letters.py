@@ -85,6 +85,9 @@ may be older than an erasure of its user is left out. The states do not know of
 an erasure that the daemon has not read yet, so replay when the lag is 0. They
 forget it when a user is back who was erased before the first version.
 
+Letters of another topic, or of users whose pseudonyms were made with another
+identity.secret, are listed and not sent: another deployment set them aside.
+
 Whether the model has a chat template is not looked at: letters of the reason
 no_chat_template go back.
 
@@ -195,7 +198,8 @@ def _replay(arguments: argparse.Namespace, settings: Settings) -> int:
     from corlld.commands.repairs import read_repairs
     from corlld.events.decoder import EventDecoder
 
-    _check_destination(arguments, to_topic=build_input(settings).can_be_sent_to)
+    to_topic = build_input(settings).can_be_sent_to
+    _check_destination(arguments, to_topic=to_topic)
     names = pseudonyms(settings)
     # Only the daemon knows whether its model takes messages. A record that had no key gets its user's.
     decoder = EventDecoder(settings.events, supports_messages=True, key_required=False)
@@ -203,7 +207,8 @@ def _replay(arguments: argparse.Namespace, settings: Settings) -> int:
     states = None if arguments.include_erased else _states(settings, names.fingerprint)
     with closing(Outbox()) as outbox:
         with reading(settings, wanted_by(arguments, settings), stderr_console()) as letters:
-            verdicts, lines = gather(letters, Judge(decoder, names, states, repairs), outbox)
+            judge = Judge(decoder, names, states, repairs, settings.kafka.topic if to_topic else None)
+            verdicts, lines = gather(letters, judge, outbox)
         if repairs is not None:
             repairs.refuse_unused()
         for line in lines:

@@ -19,7 +19,13 @@ from tests.support.daemon_process import ENVIRON, ROOT, Launcher, Site, running
 from tests.support.edits import erasure
 from tests.support.fakes import MemoryPositions
 from tests.support.kafka.broker import KafkaBroker
-from tests.support.kafka.topics import Reader, kafka_settings, produce, unique
+from tests.support.kafka.topics import (
+    Reader,
+    kafka_settings,
+    produce,
+    too_few_replicas_are_judged_as_the_broker_acts,
+    unique,
+)
 from tests.support.quiet_learning import write_undisturbed_tensors
 
 # With ZooKeeper and without it. Both are older than the field of DescribeCluster that kafka-python relies on.
@@ -88,6 +94,12 @@ def test_an_older_broker_serves_from_the_check_to_the_last_announcement(
     last = {record.key: record.value for record in oracle.read_topic(site.bootstrap, f"{site.topic}.adapters")}
     assert [value for value in last.values() if value is None] == [None]
     assert len(last) == USERS
+
+
+def test_a_topic_with_too_few_replicas_is_refused_only_if_the_broker_acknowledges_nothing(
+    old_broker: KafkaBroker,
+) -> None:
+    too_few_replicas_are_judged_as_the_broker_acts(old_broker)
 
 
 def test_states_stay_exact_when_a_cluster_without_topic_ids_is_upgraded(

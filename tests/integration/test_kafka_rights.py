@@ -22,7 +22,13 @@ from tests.support.daemon_process import ENVIRON, Launcher, Site, http_get, http
 from tests.support.fakes import MemoryPositions
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.kafka.guarded import PASSWORD, SASL, USER, GuardedBroker
-from tests.support.kafka.topics import Reader, kafka_settings, produce, unique
+from tests.support.kafka.topics import (
+    Reader,
+    kafka_settings,
+    produce,
+    too_few_replicas_are_judged_as_the_broker_acts,
+    unique,
+)
 from tests.support.waiting import wait_until
 
 SECONDS = 30.0
@@ -47,7 +53,13 @@ def topic(guarded: GuardedBroker) -> str:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for seconds before it asks again does so at once."""
-    for name in ("source.CHECK_SECONDS", "standing.REFUSED_SECONDS", "write_right.ASK_AGAIN_SECONDS"):
+    for name in (
+        "client.TRY_RIGHTS_SECONDS",
+        "source.CHECK_SECONDS",
+        "standing.REFUSED_SECONDS",
+        "write_right.ASK_AGAIN_SECONDS",
+        "write_right.REFUSED_SECONDS",
+    ):
         monkeypatch.setattr(f"corlld.sources.kafka.{name}", 0.5)
 
 
@@ -300,19 +312,16 @@ def test_letters_that_lose_their_payload_are_said_by_check_and_logged_by_a_run(k
     assert KafkaInput(without).check_dead_letters(SECONDS) == f"topic {letters}"
 
 
-@pytest.mark.parametrize(
-    ("config", "sentence"),
-    [
-        ({"min.insync.replicas": "2"}, "it has 1 replica, and its min.insync.replicas is 2"),
-        ({"max.message.bytes": "1000"}, "takes no record of corlld: its max.message.bytes is 1,000"),
-    ],
-)
-def test_a_topic_that_can_never_acknowledge_is_refused(
-    kafka_broker: KafkaCluster, config: Mapping[str, str], sentence: str
-) -> None:
+def test_a_topic_that_takes_no_record_is_refused(kafka_broker: KafkaCluster) -> None:
     topic = unique("adapters")
-    kafka_broker.create_topic(topic, 1, config)
+    kafka_broker.create_topic(topic, 1, {"max.message.bytes": "1000"})
     producer = TopicProducer(kafka_settings(kafka_broker.bootstrap, topic), topic, idempotent=True)
-    with pytest.raises(ConfigurationError, match=sentence):
+    with pytest.raises(ConfigurationError, match=r"takes no record of corlld: its max.message.bytes is 1,000"):
         producer.start(SECONDS)
     producer.close(1)
+
+
+def test_a_topic_with_too_few_replicas_is_refused_only_if_the_broker_acknowledges_nothing(
+    kafka_broker: KafkaCluster,
+) -> None:
+    too_few_replicas_are_judged_as_the_broker_acts(kafka_broker)

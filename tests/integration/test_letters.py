@@ -23,7 +23,6 @@ from tests.support.kafka.topics import kafka_settings, unique
 from tests.support.waiting import wait_until
 
 NAMES = Pseudonyms(SECRET)
-PLACE = SourcePartition("edits", "topic-id", 3)
 
 
 def send(bootstrap: str, topic: str, *records: tuple[bytes | None, Any]) -> None:
@@ -130,7 +129,9 @@ class Letters:
         letters = KafkaDeadLetters(kafka_settings(self.bootstrap, self.topic), DeadLetterSettings(topic=self.dead))
         letters.start(30)
         for offset, key, value, headers in records:
-            record = Record(Tenure(PLACE, 1, 0), offset, offset + 1, key, value, headers)
+            record = Record(
+                Tenure(SourcePartition(self.topic, "topic-id", 3), 1, 0), offset, offset + 1, key, value, headers
+            )
             uid = None if key is None else NAMES.uid(key.decode())
             letters.send(DeadLetter(record, InvalidEvent(InvalidReason.STATE_UNREADABLE), uid)).result(30)
         letters.close(10)
@@ -175,11 +176,15 @@ def test_letters_are_listed_once_from_a_time_on_and_beside_what_others_wrote(
     found = json.loads(capsys.readouterr().out)
     assert (found["letters"], found["copies"], found["foreign"]) == (3, 1, 1)
     reason = found["reasons"]["state_unreadable"]
-    assert (reason["users"], reason["oldest"]["place"], reason["newest"]["place"]) == (2, "edits-3-1", "edits-3-3")
+    assert (reason["users"], reason["oldest"]["place"], reason["newest"]["place"]) == (
+        2,
+        f"{letters.topic}-3-1",
+        f"{letters.topic}-3-3",
+    )
     assert reason["oldest"]["stored_at"] <= reason["newest"]["stored_at"]
     assert main(["dead-letters", "show", "--since", later]) == 0
-    assert "place: edits-3-3\n" in (shown := capsys.readouterr().out)
-    assert "place: edits-3-2\n" not in shown
+    assert f"place: {letters.topic}-3-3\n" in (shown := capsys.readouterr().out)
+    assert f"place: {letters.topic}-3-2\n" not in shown
     assert main(["dead-letters", "list", "--since", "2126-01-02T12:00:00Z"]) == 0
     assert capsys.readouterr().out == f"0 dead letters in topic {letters.dead}\n"
 

@@ -25,7 +25,7 @@ class JsonlInput:
     group = GROUP
     servers = ()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, _problem_seconds: float = 0.0) -> None:
         self._settings = settings
 
     def problems(self) -> Mapping[str, str]:

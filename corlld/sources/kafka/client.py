@@ -1,5 +1,6 @@
 """Reaches a cluster, and asks it about a topic and a group."""
 
+import math
 import threading
 import time
 import uuid
@@ -10,18 +11,36 @@ from typing import Any
 
 from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
 from kafka.admin import ConfigResource
-from kafka.errors import KafkaError, for_code
+from kafka.errors import (
+    AuthorizationError,
+    BrokerResponseError,
+    CoordinatorNotAvailableError,
+    KafkaError,
+    RequestTimedOutError,
+    for_code,
+)
 
 from corlld.errors import ConfigurationError, MissingTopicError, UnavailableError
 from corlld.settings.sections import KafkaSettings
-from corlld.sources.kafka.connecting import FIRST_TRY_SECONDS, SETUP_SECONDS, connect
+from corlld.sources.kafka.connecting import FIRST_TRY_SECONDS, SETUP_SECONDS, connect, waited_since
 from corlld.sources.kafka.diagnosis import Diagnosis
-from corlld.sources.kafka.features import READING, STATIC_MEMBERS, Feature, answers_understood, refuse_lacking
+from corlld.sources.kafka.features import (
+    READING,
+    REPLICAS_CAPPED,
+    STATIC_MEMBERS,
+    Feature,
+    answers_understood,
+    has,
+    refuse_lacking,
+)
 from corlld.sources.kafka.options import LOOKUP_SECONDS, admin_options
 from corlld.sources.kafka.refusals import explain_refusal
 from corlld.sources.kafka.rights import Granted, Right, ask_rights, reading
 
 RETRY_SECONDS = 0.2
+# Rights that have to be tried are asked for so often, and oftener while one is missing: brokers count it as errors.
+TRY_RIGHTS_SECONDS = 60.0
+PROBE_SECONDS = 5.0  # brokers are probed at most so often: there may be a hundred of them
 UNKNOWN_TOPIC_OR_PARTITION = 3  # Kafka's error codes
 TOPIC_AUTHORIZATION_FAILED = 29
 
@@ -58,6 +77,7 @@ class TopicLookup:
         group: the group to ask about; None for none.
         needs: features that the broker must have beside those for reading.
         rights: those that the broker is asked for; None for those that it takes to read the topic in the group.
+        problem_seconds: how long `wait_for_topic` waits if it is known what is in the way, or the topic is missing.
     """
 
     def __init__(
@@ -67,6 +87,7 @@ class TopicLookup:
         group: str | None = None,
         needs: Sequence[Feature] = (),
         rights: Sequence[Right] | None = None,
+        problem_seconds: float = math.inf,
     ) -> None:
         self._options = admin_options(settings)
         self._servers = ", ".join(settings.bootstrap_servers)
@@ -74,7 +95,12 @@ class TopicLookup:
         self._group = group
         self._needs = (*READING, *needs, *(STATIC_MEMBERS if group and settings.group_instance_id else ()))
         self._rights = reading(topic, group) if rights is None else rights
+        self.doubts_rights = False  # one was refused: all are asked for at the next question
+        self._try_rights_at = 0.0  # monotonic
+        self._problem_seconds = problem_seconds
         self._cluster_id: str | None = None
+        self.configs_refused = False  # the access rules forbid what `configs` asked for
+        self.replicas_capped = False  # the broker has REPLICAS_CAPPED; after `look`
         self._admin: KafkaAdminClient | None = None
         self._diagnosis = Diagnosis(self._options)
         self._advertised: frozenset[str] = frozenset()  # addresses of brokers, as known when a question failed
@@ -85,32 +111,57 @@ class TopicLookup:
         Raises MissingTopicError after the timeout, UnavailableError if the cluster gave no answer, ConfigurationError
         if it refuses access.
         """
-        deadline = time.monotonic() + timeout_seconds
+        began = time.monotonic()
+        until = deadline = began + timeout_seconds
+        problem_deadline = min(deadline, began + self._problem_seconds)
         this_try = FIRST_TRY_SECONDS
+        next_probe = began
         while True:
-            missing = False
-            left = max(0.1, deadline - time.monotonic())
+            left, known = (max(0.1, moment - time.monotonic()) for moment in (until, problem_deadline))
+            failed: KafkaError | None = None  # if it stays so, the topic is missing
             try:
-                if (view := self.look(left, setup_seconds=min(this_try, left))) is not None:
+                tried = min(this_try, left)
+                if (view := self.look(left, setup_seconds=tried, problem_seconds=known, since=began)) is not None:
                     return view
-                missing = True
             except KafkaError as error:
-                if self._diagnosis.problem is None or time.monotonic() < deadline:
+                failed = error
+                is_due = next_probe <= time.monotonic() and (time.monotonic() < until or not self._diagnosis.problem)
+                if is_due and not _answered(error):
                     self._diagnosis.look_at_brokers(self._advertised)
+                    next_probe = time.monotonic() + PROBE_SECONDS
                 if (refusal := explain_refusal(error)) is not None:
                     raise ConfigurationError(f"{self._servers}: {refusal}") from None
                 this_try = min(2 * this_try, SETUP_SECONDS)
-            if time.monotonic() >= deadline:
+            is_known = failed is None or _answered(failed) or self._diagnosis.problem is not None
+            until = problem_deadline if is_known else deadline
+            if time.monotonic() >= until:
                 break
             threading.Event().wait(RETRY_SECONDS)
-        waited = f"(waited {timeout_seconds:.3g} s)"
-        if missing:
+        waited = waited_since(began)
+        if failed is None:
             raise MissingTopicError(f"topic {self._topic} does not exist at {self._servers}: create it {waited}")
-        problem = self._diagnosis.problem or f"{self._servers} gave no answer about topic {self._topic}"
-        raise UnavailableError(f"{problem} {waited}")
+        raise UnavailableError(f"{self._unanswered(failed)} {waited}")
+
+    def _unanswered(self, error: KafkaError) -> str:
+        """Return the sentence on why the last question got no good answer."""
+        if isinstance(error, CoordinatorNotAvailableError):
+            return (
+                f"{self._servers} answers, but has no coordinator for group {self._group}: check "
+                "offsets.topic.replication.factor, and that all brokers run"
+            )
+        if _answered(error):
+            return f"{self._servers} answers about topic {self._topic} with {type(error).__name__}"
+        if self._diagnosis.problem is not None:
+            return self._diagnosis.problem
+        return f"{self._servers} gave no answer about topic {self._topic} ({type(error).__name__})"
 
     def look(
-        self, connect_seconds: float = LOOKUP_SECONDS, *, setup_seconds: float = SETUP_SECONDS
+        self,
+        connect_seconds: float = LOOKUP_SECONDS,
+        *,
+        setup_seconds: float = SETUP_SECONDS,
+        problem_seconds: float = math.inf,
+        since: float | None = None,
     ) -> TopicView | None:
         """Return the topic as it is now; None if it does not exist. The arguments are those of `connect`.
 
@@ -118,13 +169,17 @@ class TopicLookup:
         """
         is_new = self._admin is None
         if self._admin is None:
-            self._admin = connect(KafkaAdminClient, self._options, connect_seconds, self._diagnosis, setup_seconds)
+            how_long = (connect_seconds, self._diagnosis, setup_seconds, problem_seconds, since)
+            self._admin = connect(KafkaAdminClient, self._options, *how_long)
         try:
             with answers_understood(self._servers):
                 if is_new:
-                    refuse_lacking(self._admin._manager.broker_version_data.api_versions, self._needs, self._servers)
+                    versions = self._admin._manager.broker_version_data.api_versions
+                    refuse_lacking(versions, self._needs, self._servers)
+                    self.replicas_capped = has(versions, REPLICAS_CAPPED)
                 view = self._ask(self._admin)
-        except KafkaError:
+        except KafkaError as error:
+            self.doubts_rights = self.doubts_rights or isinstance(error, AuthorizationError)
             brokers = self._admin._manager.cluster.brokers()
             self._advertised = frozenset(f"{broker.host}:{broker.port}" for broker in brokers)
             self.close()
@@ -146,19 +201,24 @@ class TopicLookup:
     def configs(self, *names: str) -> dict[str, str]:
         """Return some of the topic's settings by their names.
 
-        Those that the access rules do not let this user ask for, or that got no answer, are left out.
+        What the broker does not tell is left out: nothing that is needed depends on it. See `configs_refused`.
 
         Raises UnavailableError, ConfigurationError as `connect`.
         """
         if self._admin is None:
             self._admin = connect(KafkaAdminClient, self._options, LOOKUP_SECONDS)
-        asked = ConfigResource("topic", self._topic, list(names))
+        # kafka-python's `describe_configs` takes a refusal for a topic without settings.
+        asked = self._admin._describe_configs_request([ConfigResource("topic", self._topic, list(names))])
+        told: dict[str, str] = {}
         try:
             with answers_understood(self._servers):
-                answer = self._admin.describe_configs([asked], config_filter="all")
-        except KafkaError:
-            return {}
-        return {name: str(found["value"]) for name, found in answer["topic"][self._topic].items()}
+                for result in self._admin._manager.run(self._admin._manager.send, asked).results:
+                    if result.error_code:
+                        raise for_code(result.error_code)
+                    told |= {entry.name: str(entry.value) for entry in result.configs if entry.value is not None}
+        except (KafkaError, ConfigurationError) as error:
+            self.configs_refused = isinstance(error, AuthorizationError)
+        return told
 
     def close(self) -> None:
         admin, self._admin = self._admin, None
@@ -177,7 +237,11 @@ class TopicLookup:
         topic_id = _topic_id(topic)
         partitions = frozenset(int(p["partition_index"]) for p in topic["partitions"])
         replicas = min((len(p["replica_nodes"]) for p in topic["partitions"]), default=0)
-        granted = ask_rights(admin, topic, self._rights)
+        tries = self.doubts_rights or time.monotonic() >= self._try_rights_at
+        granted = ask_rights(admin, topic, [right for right in self._rights if tries or right.is_told])
+        if tries:
+            self._try_rights_at = time.monotonic() + TRY_RIGHTS_SECONDS
+        self.doubts_rights = bool(granted.missing)
         if self._group is None or granted.missing:
             return TopicView(topic_id, partitions, granted=granted, replicas=replicas)
         asked = [TopicPartition(self._topic, partition) for partition in partitions]
@@ -197,6 +261,11 @@ class TopicLookup:
             return {}
         answer = admin.list_partition_offsets(dict.fromkeys(asked, spec), IsolationLevel.READ_COMMITTED)
         return {tp.partition: found.offset for tp, found in answer.items()}
+
+
+def _answered(error: KafkaError) -> bool:
+    """Return whether an error is a broker's answer. kafka-python raises RequestTimedOutError by itself too."""
+    return isinstance(error, BrokerResponseError) and not isinstance(error, RequestTimedOutError)
 
 
 def topic_compression(settings: KafkaSettings) -> str | None:

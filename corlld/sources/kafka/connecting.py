@@ -1,6 +1,7 @@
 """Makes clients of kafka-python that have reached a broker, and reports why none was reached."""
 
 import logging
+import math
 import os
 import re
 import ssl
@@ -17,6 +18,7 @@ from kafka.net.compat import KafkaNetClient
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.sources.kafka.diagnosis import Diagnosis
 from corlld.sources.kafka.features import answers_understood
+from corlld.sources.kafka.options import LOOKUP_SECONDS
 from corlld.sources.kafka.refusals import explain_refusal
 
 FIRST_TRY_SECONDS = 2.0  # each try is twice as long as the one before, so that a slow network is reached too
@@ -42,42 +44,55 @@ def connect(
     timeout_seconds: float,
     diagnosis: Diagnosis | None = None,
     setup_seconds: float = SETUP_SECONDS,
+    problem_seconds: float = math.inf,
+    since: float | None = None,
 ) -> Any:
     """Return a client of kafka-python, made by `make`, that has reached a broker.
 
-    While it waits, it logs a sentence on what is in the way, and then each sentence that is another one.
+    While it waits, it logs each new sentence on what is in the way.
 
     Args:
         make: a class of kafka-python, or a function that takes the same options.
         options: of `options`.
-        timeout_seconds: when to give up.
+        timeout_seconds: when to give up. The time of probes does not count. A short one is given to one try.
         diagnosis: keeps the sentence over several calls.
         setup_seconds: how long the client may take for its later connections, each.
+        problem_seconds: when to give up if something is wrong at each address.
+        since: when the wait began, for the message (monotonic); None for now.
 
     Raises:
         UnavailableError: no broker was reached in time.
         ConfigurationError: waiting can't mend what is in the way.
     """
     quiet_kafka_logs()
-    deadline = time.monotonic() + timeout_seconds
+    began = time.monotonic()
+    deadline, problem_deadline = began + timeout_seconds, began + min(timeout_seconds, problem_seconds)
+    sound = options["bootstrap_servers"]  # the addresses at which nothing wrong was found
     servers = ", ".join(options["bootstrap_servers"])
     diagnosis = diagnosis or Diagnosis(options)
-    this_try = FIRST_TRY_SECONDS
+    this_try = FIRST_TRY_SECONDS if timeout_seconds > LOOKUP_SECONDS else timeout_seconds
     while True:
-        left = max(0.1, deadline - time.monotonic())
-        attempt = _Attempt(make, options, min(this_try, left), setup_seconds)
+        until = deadline if sound else problem_deadline
+        asked = {**options, "bootstrap_servers": sound or options["bootstrap_servers"]}
+        attempt = _Attempt(make, asked, min(this_try, max(0.1, until - time.monotonic())), setup_seconds)
         with answers_understood(servers):
             if (client := attempt.client()) is not None:
                 return client
-        if diagnosis.problem is None or time.monotonic() < deadline:
-            diagnosis.look_at_bootstrap_servers()
-        for failure in attempt.failures:
-            if (refusal := explain_refusal(failure)) is not None:
-                raise ConfigurationError(f"{servers}: {refusal}")
-        if time.monotonic() >= deadline:
+        if diagnosis.problem is None or time.monotonic() < until:
+            probed = time.monotonic()
+            sound = diagnosis.look_at_bootstrap_servers()
+            deadline += time.monotonic() - probed  # on a slow network the probes would use up the time of the tries
+        if (refusal := next(filter(None, map(explain_refusal, attempt.failures)), None)) is not None:
+            raise ConfigurationError(f"{servers}: {refusal}")
+        if time.monotonic() >= (deadline if sound else problem_deadline):
             problem = diagnosis.problem or _unexplained(servers, attempt.failures, options)
-            raise UnavailableError(f"{problem} (waited {timeout_seconds:.3g} s)")
+            raise UnavailableError(f"{problem} {waited_since(since or began)}")
         this_try *= 2
+
+
+def waited_since(began: float) -> str:
+    """Return how long it was waited, for a message. began: monotonic."""
+    return f"(waited {round(time.monotonic() - began, 1):g} s)"
 
 
 class _Attempt:

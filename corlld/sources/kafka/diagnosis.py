@@ -12,7 +12,7 @@ import structlog
 
 from corlld.errors import ConfigurationError
 from corlld.sources.kafka import probes
-from corlld.sources.kafka.probes import ClosedError, Listener, NotKafkaError, Place
+from corlld.sources.kafka.probes import ClosedError, Listener, NotKafkaError, Place, SilentError
 
 log = structlog.get_logger("corlld.kafka")
 
@@ -64,10 +64,15 @@ class Diagnosis:
         self._options = options
         self.problem: str | None = None
 
-    def look_at_bootstrap_servers(self) -> None:
-        """Probe the addresses of the settings. Raises ConfigurationError if waiting can't help at any of them."""
-        found = find(self._options["bootstrap_servers"], self._options)
-        self._note(found, self._options["bootstrap_servers"], bootstrap_sentence(found))
+    def look_at_bootstrap_servers(self) -> list[str]:
+        """Probe the addresses of the settings. Return those at which nothing was found.
+
+        Raises ConfigurationError if waiting can't help at any of them.
+        """
+        servers = self._options["bootstrap_servers"]
+        found = find(servers, self._options)
+        self._note(found, servers, bootstrap_sentence(found))
+        return [address for address in servers if address not in found]
 
     def look_at_brokers(self, brokers: Iterable[str]) -> None:
         """Probe the addresses that a broker advertises. Raises ConfigurationError if waiting can't help at any."""
@@ -141,6 +146,8 @@ def probe(place: Place, options: Mapping[str, Any]) -> Finding | None:
         listener = probes.ask(place, context, options)
     except ssl.SSLCertVerificationError as error:
         return _untrusted(error)
+    except SilentError as error:  # what is said without TLS would prove nothing: the place has spoken TLS
+        return _slow() if error.slow else _closed()
     except (NotKafkaError, ClosedError, OSError) as error:
         return _no_answer(place, error, options)
     return compare(listener, options)
@@ -176,7 +183,9 @@ def _no_answer(place: Place, error: Exception, options: Mapping[str, Any]) -> Fi
         try:
             other = probes.ask_otherwise(place, tls=with_tls, options=options)
         except NotKafkaError as something:
-            other, speaks = None, something.speaks
+            other = None
+            if with_tls or something.speaks != probes.TLS:  # a TLS listener of Kafka answers so too if it is busy
+                speaks = something.speaks
         if other is None and speaks == probes.TLS:
             other = Listener(tls=True, mechanisms=None)
         if other is not None and (finding := compare(other, options)) is not None:
@@ -186,10 +195,7 @@ def _no_answer(place: Place, error: Exception, options: Mapping[str, Any]) -> Fi
     if speaks is not None:
         return Finding(f"{speaks} answers there, not a Kafka broker", certain=True)
     if isinstance(error, TimeoutError):
-        return Finding(
-            f"connections are accepted, but nothing answers within {probes.ANSWER_SECONDS:g} s",
-            "wait until the broker has started",
-        )
+        return _slow()
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         reason = (error.reason or "handshake failure").replace("_", " ").lower()
         return Finding(
@@ -198,6 +204,17 @@ def _no_answer(place: Place, error: Exception, options: Mapping[str, Any]) -> Fi
             elsewhere=False,
             certain=True,
         )
+    return _closed()
+
+
+def _slow() -> Finding:
+    return Finding(
+        f"connections are accepted, but nothing answers within {probes.ANSWER_SECONDS:g} s",
+        "wait until the broker has started",
+    )
+
+
+def _closed() -> Finding:
     return Finding("connections are closed without an answer", "look into the broker's log")
 
 

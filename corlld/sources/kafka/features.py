@@ -12,7 +12,7 @@ from typing import Any
 import kafka
 from kafka.protocol.consumer import FetchRequest, JoinGroupRequest, ListOffsetsRequest
 from kafka.protocol.metadata import MetadataRequest
-from kafka.protocol.producer import InitProducerIdRequest
+from kafka.protocol.producer import InitProducerIdRequest, ProduceRequest
 
 from corlld.errors import ConfigurationError
 
@@ -41,7 +41,14 @@ READING = (
     Feature(FetchRequest, 4, "to read records with headers", "0.11"),
 )
 IDEMPOTENCE = (Feature(InitProducerIdRequest, 0, "to send each record once, in order", "0.11"),)
+# The request came with the brokers that ask no more replicas to acknowledge than a partition has. Nothing needs it.
+REPLICAS_CAPPED = Feature(ProduceRequest, 10, "to be acknowledged by the replicas that there are", "3.7")
 STATIC_MEMBERS = (Feature(JoinGroupRequest, 5, "for kafka.group_instance_id", "2.3"),)
+
+
+def has(versions: Mapping[int, tuple[int, int]], feature: Feature) -> bool:
+    """Return whether a broker has a feature. versions: as for `refuse_lacking`."""
+    return bool(versions.get(feature.request.API_KEY, (0, -1))[1] >= feature.version)
 
 
 def refuse_lacking(versions: Mapping[int, tuple[int, int]], needs: Sequence[Feature], servers: str) -> None:
@@ -56,12 +63,12 @@ def refuse_lacking(versions: Mapping[int, tuple[int, int]], needs: Sequence[Feat
         ConfigurationError: names the feature, and what to do.
     """
     for need in needs:
-        lowest, highest = versions.get(need.request.API_KEY, (0, -1))
-        if highest < need.version:
+        if not has(versions, need):
             raise ConfigurationError(
                 f"{servers}: the broker is too old. It lacks {need.request.name} {need.version}, which corlld needs "
                 f"{need.purpose}; Kafka has it since {need.since}. Upgrade the broker to 2.8 or newer"
             )
+        lowest, _ = versions[need.request.API_KEY]
         if lowest > need.request.max_version:
             raise ConfigurationError(
                 f"{servers}: the broker is too new. It understands {need.request.name} from {lowest} on, and "

@@ -43,6 +43,18 @@ class ClosedError(Exception):
     """The connection was closed in place of an answer."""
 
 
+class SilentError(Exception):
+    """The place completed a TLS handshake, and then gave no answer.
+
+    Args:
+        slow: nothing came within ANSWER_SECONDS. Otherwise the connection was closed.
+    """
+
+    def __init__(self, *, slow: bool) -> None:
+        self.slow = slow
+        super().__init__("slow" if slow else "closed")
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
     """A listener that speaks Kafka's protocol.
@@ -107,6 +119,7 @@ def ask(place: Place, context: ssl.SSLContext | None, options: Mapping[str, Any]
 
     Raises:
         NotKafkaError: something else answers.
+        SilentError: TLS came about, and no answer.
         ClosedError: the connection was closed without an answer.
         TimeoutError: nothing came within ANSWER_SECONDS, or no connection came about within CONNECT_SECONDS.
         ssl.SSLError: of the handshake, or of an alert after it.
@@ -114,7 +127,12 @@ def ask(place: Place, context: ssl.SSLContext | None, options: Mapping[str, Any]
     """
     with place.open(context) as opened:
         conversation = _Conversation(opened, options["client_id"])
-        versions = conversation.request(ApiVersionsRequest(), ApiVersionsResponse, 0)
+        try:
+            versions = conversation.request(ApiVersionsRequest(), ApiVersionsResponse, 0)
+        except (ClosedError, TimeoutError, ConnectionError, ssl.SSLEOFError) as error:
+            if context is None:
+                raise
+            raise SilentError(slow=isinstance(error, TimeoutError)) from error
         keys = {entry.api_key for entry in versions.api_keys}
         tls = context is not None
         if MetadataRequest.API_KEY not in keys and FetchRequest.API_KEY in keys:
@@ -143,7 +161,7 @@ def ask_otherwise(place: Place, *, tls: bool, options: Mapping[str, Any]) -> Lis
         return ask(place, context if tls else None, options)
     except ssl.SSLError as error:
         return Listener(tls=True, mechanisms=None) if is_alert(error) else None
-    except (ClosedError, OSError):
+    except (SilentError, ClosedError, OSError):
         return None
 
 

@@ -1,11 +1,13 @@
 """Sends dead letters and announcements to Kafka: to topics that exist, acknowledged by all replicas."""
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+import structlog
 from kafka import KafkaProducer, errors
 
 from corlld.errors import ConfigurationError, MissingRightError, RetriableError, TooLargeForTopic, UnavailableError
@@ -17,8 +19,10 @@ from corlld.sources.kafka.connecting import connect
 from corlld.sources.kafka.features import IDEMPOTENCE
 from corlld.sources.kafka.options import LOOKUP_SECONDS, producer_options
 from corlld.sources.kafka.rights import refuse_missing, unknown_rights
-from corlld.sources.kafka.topic_limits import LIMITS, refuse_unacknowledged, unknown_limits
+from corlld.sources.kafka.topic_limits import LIMITS, acknowledged_by_newer, refuse_unacknowledged, unknown_limits
 from corlld.sources.kafka.write_right import WriteRight
+
+log = structlog.get_logger("corlld.kafka")
 
 FORCED_CLOSE_SECONDS = 5.0  # for kafka-python's thread to notice; it takes milliseconds
 
@@ -29,14 +33,18 @@ class TopicProducer:
     Args:
         idempotent: a retry neither doubles a record nor is overtaken by a later one. After an error that is not
             retriable, such a producer of kafka-python sends nothing any more: it is replaced.
+        problem_seconds: how long `start` waits if it is known what is in the way.
     """
 
-    def __init__(self, settings: KafkaSettings, topic: str, *, idempotent: bool) -> None:
+    def __init__(
+        self, settings: KafkaSettings, topic: str, *, idempotent: bool, problem_seconds: float = math.inf
+    ) -> None:
+        self._problem_seconds = problem_seconds
         self._settings = settings
         self._topic = topic
         self._idempotent = idempotent
         self._right = WriteRight(settings, topic, idempotent=idempotent)
-        self._unknown: tuple[str, ...] = ()  # sentences on what the broker did not say
+        self._remarks: tuple[str, ...] = ()  # sentences on the topic that are no problem yet
         self.limits: Mapping[str, str] = {}  # those of `LIMITS` that are known; after `start`
         self._lock = threading.Lock()
         self._producer: KafkaProducer = None
@@ -52,7 +60,13 @@ class TopicProducer:
         can never acknowledge.
         """
         needs = IDEMPOTENCE if self._idempotent else ()
-        lookup = TopicLookup(self._settings, self._topic, needs=needs, rights=self._right.needed)
+        lookup = TopicLookup(
+            self._settings,
+            self._topic,
+            needs=needs,
+            rights=self._right.needed,
+            problem_seconds=self._problem_seconds,
+        )
         try:
             view = lookup.wait_for_topic(timeout_seconds)
             if view.granted.hidden:
@@ -60,10 +74,16 @@ class TopicProducer:
             self.limits = lookup.configs(*LIMITS)
         finally:
             lookup.close()
-        refuse_unacknowledged(self._topic, view.replicas, self.limits)
+        refuse_unacknowledged(self._topic, view.replicas, self.limits, capped=lookup.replicas_capped)
+        if (newer := acknowledged_by_newer(self._topic, view.replicas, self.limits)) is not None:
+            log.warning("too_few_replicas", problem=newer)
         self._right.begin(view.granted)
-        unknown = (unknown_rights(view.granted), unknown_limits(self._topic, self.limits))
-        self._unknown = tuple(sentence for sentence in unknown if sentence is not None)
+        remarks = (
+            newer,
+            unknown_rights(view.granted),
+            unknown_limits(self._topic, self.limits, refused=lookup.configs_refused),
+        )
+        self._remarks = tuple(sentence for sentence in remarks if sentence is not None)
         self._producer = self._connect(timeout_seconds)
 
     @property
@@ -72,12 +92,12 @@ class TopicProducer:
         return self._right.problem
 
     def describe(self) -> str:
-        """Return the topic, and lines on what the broker did not say of it. Raises MissingRightError.
+        """Return the topic, and remarks on it, a line each. Raises MissingRightError.
 
         To be called after `start`.
         """
         self.refuse_problem()
-        return "\n".join((f"topic {self._topic}", *self._unknown))
+        return "\n".join((f"topic {self._topic}", *self._remarks))
 
     def refuse_problem(self) -> None:
         """Raise MissingRightError if there is a problem."""
@@ -157,12 +177,12 @@ def _close(producer: KafkaProducer, timeout_seconds: float) -> None:
 class KafkaDeadLetters:
     """Implements `corlld.protocols.DeadLetters`."""
 
-    def __init__(self, kafka: KafkaSettings, settings: DeadLetterSettings) -> None:
+    def __init__(self, kafka: KafkaSettings, settings: DeadLetterSettings, problem_seconds: float = math.inf) -> None:
         self._payload = settings.payload
         # kafka-python waits for a topic's metadata in the thread that sends; the loop must not.
         self._sending = ThreadPoolExecutor(1, "dead-letters")
         # A letter that is too large would break an idempotent producer, and a letter twice does no harm.
-        self._producer = TopicProducer(kafka, settings.topic, idempotent=False)
+        self._producer = TopicProducer(kafka, settings.topic, idempotent=False, problem_seconds=problem_seconds)
 
     def start(self, timeout_seconds: float) -> None:
         """See `TopicProducer.start`."""
@@ -234,8 +254,9 @@ def _pass_on(sent: "Future[int]", done: "Future[None]") -> None:
 class KafkaAnnouncements:
     """Implements `corlld.protocols.Announcements`."""
 
-    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
-        self._producer = TopicProducer(kafka, topic, idempotent=True)  # the last word on a user must stay the last
+    def __init__(self, kafka: KafkaSettings, topic: str, problem_seconds: float = math.inf) -> None:
+        # Idempotent, since the last word on a user must stay the last.
+        self._producer = TopicProducer(kafka, topic, idempotent=True, problem_seconds=problem_seconds)
 
     def start(self, timeout_seconds: float) -> None:
         """See `TopicProducer.start`."""

@@ -45,6 +45,11 @@ class Right:
     kind: str
     name: str = ""
 
+    @property
+    def is_told(self) -> bool:
+        """Return whether it comes with a topic's metadata. The others are tried."""
+        return self.kind == "topic"
+
     def __str__(self) -> str:
         return f"{self.operation} on {' '.join(filter(None, (self.kind, self.name)))}"
 

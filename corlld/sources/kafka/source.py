@@ -1,5 +1,6 @@
 """Reads a topic as a member of a consumer group. Commits offsets when it is asked to, per tenure."""
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ log = structlog.get_logger("corlld.kafka")
 
 CHECK_SECONDS = 5.0  # how often the cluster is asked whether the topic is there, and is still the same
 RETRY_SECONDS = 1.0  # ... after a question without an answer
+CONSUMER_SECONDS = 5.0  # at least, to connect once more to a cluster that has answered
 UNSTABLE_SECONDS = 10.0  # a member that has not been settled in its group for so long is not healthy
 
 
@@ -50,12 +52,15 @@ class KafkaSource:
     Args:
         settings: how to reach the topic, and the group.
         positions: where it is stored what states call a topic without an id; None for a reader that keeps no states.
+        problem_seconds: how long `start` waits if it is known what is in the way.
     """
 
-    def __init__(self, settings: KafkaSettings, positions: PositionStore | None = None) -> None:
+    def __init__(
+        self, settings: KafkaSettings, positions: PositionStore | None = None, problem_seconds: float = math.inf
+    ) -> None:
         self._settings = settings
         self._servers = ", ".join(settings.bootstrap_servers)
-        self._lookup = TopicLookup(settings, settings.topic, settings.group_id)
+        self._lookup = TopicLookup(settings, settings.topic, settings.group_id, problem_seconds=problem_seconds)
         self._questions = Questions(self._lookup.look, min(CHECK_SECONDS, settings.metadata_max_age_seconds))
         self._consumer: KafkaConsumer = None
         self._listener: RebalanceListener
@@ -125,7 +130,7 @@ class KafkaSource:
             raise UnavailableError(f"the name of topic {self._settings.topic} can't be loaded: {error}") from None
         name = self._identity.name
         self._tenures = Tenures(self._settings.topic, name, self._settings.start_at, self._first_view)
-        left = max(1.0, deadline - time.monotonic())
+        left = max(CONSUMER_SECONDS, deadline - time.monotonic())
         self._consumer = connect(make_consumer, consumer_options(self._settings), left)
         self._listener = RebalanceListener(self._consumer)
         self._consumer.subscribe([self._settings.topic], listener=self._listener)
@@ -229,6 +234,7 @@ class KafkaSource:
         problem = missing_rights(refused_rights(error, needed), self._settings)
         if not self._was_allowed:
             raise MissingRightError(problem) from None
+        self._lookup.doubts_rights = True
         self._standing.refused(problem)
 
     def _is_another_topic(self) -> bool:

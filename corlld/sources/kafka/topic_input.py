@@ -3,6 +3,7 @@
 kafka-python is imported by the methods that need it: settings are checked without it.
 """
 
+import math
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -27,7 +28,8 @@ class KafkaInput:
     has_keys = True
     can_be_sent_to = True
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, problem_seconds: float = math.inf) -> None:
+        self._problem_seconds = problem_seconds
         self._kafka = settings.kafka
         self._dead_letters = settings.dead_letters
         self._max_record_bytes = settings.events.max_record_bytes
@@ -53,7 +55,7 @@ class KafkaInput:
     def source(self, positions: PositionStore) -> Source:
         from corlld.sources.kafka.source import KafkaSource
 
-        return KafkaSource(self._kafka, positions)
+        return KafkaSource(self._kafka, positions, self._problem_seconds)
 
     def describe(self, source: Source) -> str:
         from corlld.sources.kafka.source import KafkaSource
@@ -100,7 +102,7 @@ class KafkaInput:
     def _start_letters(self, timeout_seconds: float) -> "KafkaDeadLetters":
         from corlld.sources.kafka.producers import KafkaDeadLetters
 
-        letters = KafkaDeadLetters(self._kafka, self._dead_letters)
+        letters = KafkaDeadLetters(self._kafka, self._dead_letters, self._problem_seconds)
         letters.start(timeout_seconds)
         return letters
 

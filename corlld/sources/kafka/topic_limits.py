@@ -12,27 +12,41 @@ SMALLEST_BYTES = 2_048
 AROUND_BYTES = 16_384
 
 
-def refuse_unacknowledged(topic: str, replicas: int, limits: Mapping[str, str]) -> None:
+def refuse_unacknowledged(topic: str, replicas: int, limits: Mapping[str, str], *, capped: bool) -> None:
     """Refuse a topic that never acknowledges, since corlld waits for all replicas.
 
     Args:
         topic: its name.
         replicas: of the partition that has the fewest.
         limits: those of `LIMITS` that are known.
+        capped: the broker asks no more replicas to acknowledge than there are: see `features.REPLICAS_CAPPED`.
 
     Raises:
         ConfigurationError: names the topic's setting, and what to do.
     """
-    if MIN_INSYNC in limits and 0 < replicas < (least := int(limits[MIN_INSYNC])):
-        raise ConfigurationError(
-            f"topic {topic} never acknowledges a record: it has {replicas} {_replicas(replicas)}, and its "
-            f"{MIN_INSYNC} is {least}. Give it more replicas, or set {MIN_INSYNC} to {replicas} at most"
-        )
-    if MAX_MESSAGE in limits and (most := int(limits[MAX_MESSAGE])) < SMALLEST_BYTES:
+    if not capped and (fewer := _fewer_replicas(replicas, limits)) is not None:
+        raise ConfigurationError(f"topic {topic} never acknowledges a record: {fewer}")
+    if (most := _number(limits, MAX_MESSAGE)) is not None and most < SMALLEST_BYTES:
         raise ConfigurationError(
             f"topic {topic} takes no record of corlld: its {MAX_MESSAGE} is {most:,}. Set it to {SMALLEST_BYTES:,} at "
             "least"
         )
+
+
+def acknowledged_by_newer(topic: str, replicas: int, limits: Mapping[str, str]) -> str | None:
+    """Return the sentence for a topic that only newer brokers acknowledge; None if all do. Arguments as above."""
+    if (fewer := _fewer_replicas(replicas, limits)) is None:
+        return None
+    return f"Brokers before Kafka 3.7 never acknowledge a record of topic {topic}: {fewer}"
+
+
+def _fewer_replicas(replicas: int, limits: Mapping[str, str]) -> str | None:
+    if (least := _number(limits, MIN_INSYNC)) is None or not 0 < replicas < least:
+        return None
+    return (
+        f"it has {replicas} {'replica' if replicas == 1 else 'replicas'}, and its {MIN_INSYNC} is {least}. Give it "
+        f"more replicas, or set {MIN_INSYNC} to {replicas} at most"
+    )
 
 
 def letters_cut(topic: str, max_record_bytes: int, limits: Mapping[str, str]) -> str | None:
@@ -44,7 +58,7 @@ def letters_cut(topic: str, max_record_bytes: int, limits: Mapping[str, str]) ->
         limits: those of `LIMITS` that are known.
     """
     wanted = max_record_bytes + AROUND_BYTES
-    if MAX_MESSAGE not in limits or (most := int(limits[MAX_MESSAGE])) >= wanted:
+    if (most := _number(limits, MAX_MESSAGE)) is None or most >= wanted:
         return None
     return (
         f"Dead letters of large records lose their payload: {MAX_MESSAGE} of topic {topic} is {most:,}, and "
@@ -52,12 +66,22 @@ def letters_cut(topic: str, max_record_bytes: int, limits: Mapping[str, str]) ->
     )
 
 
-def unknown_limits(topic: str, limits: Mapping[str, str]) -> str | None:
-    """Return the sentence for limits that could not be asked; None if all are known."""
-    if not (unknown := [name for name in LIMITS if name not in limits]):
+def unknown_limits(topic: str, limits: Mapping[str, str], *, refused: bool) -> str | None:
+    """Return the sentence for limits that are not known; None if all are.
+
+    refused: the access rules forbid to ask.
+    """
+    if not (unknown := [name for name in LIMITS if _number(limits, name) is None]):
         return None
-    return f"{' and '.join(unknown)} could not be asked: that needs DescribeConfigs on topic {topic}"
+    names = " and ".join(unknown)
+    if refused:
+        return f"{names} could not be asked: that needs DescribeConfigs on topic {topic}"
+    return f"The broker does not report {names} of topic {topic}"
 
 
-def _replicas(count: int) -> str:
-    return "replica" if count == 1 else "replicas"
+def _number(limits: Mapping[str, str], name: str) -> int | None:
+    """Return a limit; None if it is not known. Services beside Apache Kafka may answer anything."""
+    try:
+        return int(limits[name])
+    except (KeyError, ValueError):
+        return None

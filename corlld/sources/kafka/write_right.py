@@ -1,6 +1,7 @@
 """Keeps whether a topic may be written to, while a producer runs: a right may be taken away, and be given again."""
 
 import threading
+import time
 from contextlib import suppress
 
 import structlog
@@ -10,6 +11,7 @@ from corlld.errors import ConfigurationError, UnavailableError
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.kafka.client import TopicLookup
 from corlld.sources.kafka.rights import Granted, missing_rights, refused_rights, writing
+from corlld.sources.kafka.standing import REFUSED_SECONDS
 
 log = structlog.get_logger("corlld.kafka")
 
@@ -19,7 +21,8 @@ ASK_AGAIN_SECONDS = 5.0
 class WriteRight:
     """Logs once that the right was lost, and once that it is there. Thread-safe.
 
-    While it is missing, a thread asks for it: there may be nothing to send, by which it would show.
+    While it is missing, a thread asks for it: there may be nothing to send, by which it would show. A broker that does
+    not say is taken to give it some seconds after the last refusal: otherwise nothing would be sent that shows it.
 
     Args:
         settings: how to reach the cluster.
@@ -35,6 +38,7 @@ class WriteRight:
         self._asking = False
         self._closed = threading.Event()
         self._problem: str | None = None
+        self._refused_at = 0.0  # monotonic
 
     @property
     def problem(self) -> str | None:
@@ -53,17 +57,21 @@ class WriteRight:
 
     def acknowledged(self) -> None:
         """Note that a record was acknowledged, or would be."""
-        with self._lock:
-            problem, self._problem = self._problem, None
-        if problem is not None:
-            log.info("right_granted", topic=self._topic)
+        self._forget("right_granted")
 
     def close(self) -> None:
         """Ask no more."""
         self._closed.set()
 
+    def _forget(self, event: str) -> None:
+        with self._lock:
+            problem, self._problem = self._problem, None
+        if problem is not None:
+            log.info(event, topic=self._topic)
+
     def _missing(self, problem: str, *, logged: bool) -> None:
         with self._lock:
+            self._refused_at = time.monotonic()
             known, self._problem = self._problem, problem
             asking, self._asking = self._asking, True
         if known is None and logged:
@@ -81,6 +89,10 @@ class WriteRight:
                     break
             with suppress(KafkaError, UnavailableError, ConfigurationError):  # the broker is away: a send tells
                 view = lookup.look()
-                if view is not None and not view.granted.missing and not view.granted.untold:
-                    self.acknowledged()
+                if view is None or view.granted.missing:
+                    continue
+                if not view.granted.untold:
+                    self._forget("right_granted")
+                elif time.monotonic() - self._refused_at >= REFUSED_SECONDS:
+                    self._forget("right_not_told")
         lookup.close()

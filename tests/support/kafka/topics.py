@@ -4,11 +4,17 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import pytest
 from kafka import KafkaProducer
+from kafka.errors import KafkaError
+from structlog.testing import capture_logs
 
+from corlld.errors import ConfigurationError
 from corlld.protocols import Source
 from corlld.records import Polled, Record, Tenure
 from corlld.settings.sections import KafkaSettings
+from corlld.sources.kafka.producers import TopicProducer
+from tests.support.kafka.broker import KafkaCluster
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 POLL_SECONDS = 0.1
@@ -32,6 +38,39 @@ def produce(bootstrap: str, topic: str, values: Mapping[int, Iterable[bytes]], c
         sent = [producer.send(topic, value, partition=p) for p, some in values.items() for value in some]
         for one in sent:
             one.get(timeout=30)
+
+
+def acknowledges(bootstrap: str, topic: str) -> bool:
+    """Write a record. Return whether all replicas acknowledge it."""
+    options = {"acks": "all", "delivery_timeout_ms": 3000, "request_timeout_ms": 1500}
+    producer = KafkaProducer(bootstrap_servers=bootstrap, allow_auto_create_topics=False, **options)
+    try:
+        producer.send(topic, b"any").get(timeout=30)
+    except KafkaError:
+        return False
+    finally:
+        producer.close(0)
+    return True
+
+
+def too_few_replicas_are_judged_as_the_broker_acts(broker: KafkaCluster) -> None:
+    """Start a producer for a topic with one replica that asks for two, and write to the topic."""
+    topic = unique("adapters")
+    broker.create_topic(topic, 1, {"min.insync.replicas": "2"})
+    producer = TopicProducer(kafka_settings(broker.bootstrap, topic), topic, idempotent=True)
+    sentence = "it has 1 replica, and its min.insync.replicas is 2"
+    if not acknowledges(broker.bootstrap, topic):
+        with pytest.raises(ConfigurationError, match=f"never acknowledges a record: {sentence}"):
+            producer.start(30)
+        return
+    with capture_logs() as lines:
+        producer.start(30)
+    try:
+        assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["too_few_replicas"]
+        assert sentence in producer.describe()
+        assert producer.send(b"key", b"value").result(30) == 0
+    finally:
+        producer.close(5)
 
 
 class Reader:

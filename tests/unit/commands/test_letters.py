@@ -4,6 +4,7 @@ import io
 import json
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 
 from corlld.cli import main
 from corlld.commands import letter_replay, letter_selection
+from corlld.commands.letter_judgement import Judge, Judged, Verdict
 from corlld.errors import ExitCode, InvalidEvent, InvalidReason
+from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.protocols import StoredLetter
 from corlld.records import DeadLetter, Record, SourcePartition, StoreIdentity, Tenure, UserState
-from corlld.settings.sections import DeadLetterSettings
+from corlld.settings.sections import DeadLetterSettings, EventSettings
 from corlld.sources.letter_file import JsonlDeadLetters
 from corlld.state.store import LocalFolderStore
 from tests.support.commands import SECRET, clear_settings, fails
@@ -226,7 +230,7 @@ def test_what_is_valid_today_goes_back_as_it_was_in_the_order_of_the_records(
 def test_without_a_destination_nothing_is_sent_and_what_would_be_is_printed(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    site.set_aside(5, edit(5, "a-very-private-id"))
+    site.set_aside(5, edit(5, "a-very-private-id"), user="a-very-private-id")
     site.set_aside(6, erasure("bob"), user="bob")
     before = sorted(site.folder.rglob("*"))
     assert main(["dead-letters", "replay"]) == 0
@@ -281,6 +285,49 @@ def test_a_file_that_is_there_is_not_touched(site: Site, capsys: pytest.CaptureF
     file.write_text("mine")
     code, said = fails(capsys, "dead-letters", "replay", "--to", str(file))
     assert (code, "exists already" in said, file.read_text()) == (ExitCode.USAGE, True, "mine")
+
+
+def judged(letter: StoredLetter, topic: str | None = "edits") -> Judged | None:
+    decoder = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
+    return Judge(decoder, NAMES, None, None, topic).judge(letter)
+
+
+def stored(**more: Any) -> StoredLetter:
+    known = StoredLetter("key", NAMES.uid("ann"), PLACE, 5, UNREADABLE, {}, has_payload=True)
+    return replace(known, record_value=json.dumps(edit(5, "ann")).encode(), **more)
+
+
+@pytest.mark.parametrize(
+    ("letter", "verdict"),
+    [
+        (stored(), Verdict.SEND),
+        (stored(uid=None), Verdict.SEND),
+        (stored(partition=replace(PLACE, topic="tickets")), Verdict.OTHER_TOPIC),
+        (stored(uid=Pseudonyms("another secret of 32 characters..").uid("ann")), Verdict.OTHER_IDENTITY),
+    ],
+)
+def test_letters_that_another_deployment_set_aside_are_not_sent(letter: StoredLetter, verdict: Verdict) -> None:
+    found = judged(letter)
+    assert found is not None
+    assert found.verdict is verdict
+    assert (found.outgoing is not None) == (verdict is Verdict.SEND)
+
+
+def test_the_letters_of_a_file_may_be_of_any_file() -> None:
+    found = judged(stored(partition=replace(PLACE, topic="other.jsonl")), topic=None)
+    assert found is not None
+    assert found.verdict is Verdict.SEND
+
+
+def test_a_reason_that_does_not_exist_is_refused_with_those_that_do(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["dead-letters", "list", "--reason", "state_unreadible"])
+    assert refused.value.code == ExitCode.USAGE
+    err = capsys.readouterr().err
+    assert "state_unreadible" in err
+    assert all(reason.value in err for reason in InvalidReason)
 
 
 def test_a_file_is_not_an_input_that_can_be_sent_to(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

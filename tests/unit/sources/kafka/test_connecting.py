@@ -15,11 +15,13 @@ from kafka.errors import KafkaConnectionError, KafkaError
 from corlld.errors import ConfigurationError, UnavailableError
 from corlld.sources.kafka import options as kafka_options
 from corlld.sources.kafka import whole_reads
+from corlld.sources.kafka.client import TopicView
 from corlld.sources.kafka.connecting import connect
+from corlld.sources.kafka.diagnosis import Finding
 from corlld.sources.kafka.newest_records import newest_records
 from corlld.sources.kafka.options import admin_options
 from corlld.sources.kafka.rights import Granted
-from corlld.sources.kafka.source import KafkaSource
+from corlld.sources.kafka.source import CONSUMER_SECONDS, KafkaSource
 from tests.support.kafka import impostors
 from tests.support.kafka.topics import kafka_settings
 
@@ -42,12 +44,80 @@ def test_a_client_that_hangs_while_it_is_made_is_given_up_and_closed_when_it_com
         return SimpleNamespace(close=closed.set)
 
     began = time.monotonic()
-    with pytest.raises(UnavailableError, match=r"^kafka:9092: no broker could be reached \(waited 0\.2 s\)$"):
+    with pytest.raises(UnavailableError, match=r"^kafka:9092: no broker could be reached \(waited 0\.[2-9] s\)$"):
         connect(make, OPTIONS, 0.2)
     assert time.monotonic() - began < PATIENCE_SECONDS / 2
     assert not closed.is_set()
     go_on.set()
     assert closed.wait(PATIENCE_SECONDS)
+
+
+class SecondTry:
+    """Makes a client at the second try. Keeps the addresses that it was given."""
+
+    def __init__(self) -> None:
+        self.tried: list[list[str]] = []
+
+    def __call__(self, **options: Any) -> str:
+        self.tried.append(options["bootstrap_servers"])
+        if len(self.tried) < 2:
+            raise KafkaConnectionError
+        return "a client"
+
+
+def test_the_next_try_leaves_out_addresses_at_which_something_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = ["dead:1", "kafka:9092", "dead:2"]
+    found = {name: Finding("it is dead") for name in ("dead:1", "dead:2")}
+    monkeypatch.setattr("corlld.sources.kafka.diagnosis.find", lambda *_: found)
+    make = SecondTry()
+    assert connect(make, OPTIONS | {"bootstrap_servers": servers}, 60, problem_seconds=0.0) == "a client"
+    assert make.tried == [servers, ["kafka:9092"]]
+
+
+def test_it_is_given_up_early_only_if_something_is_wrong_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert connect(SecondTry(), OPTIONS, 60, problem_seconds=0.0) == "a client"
+    monkeypatch.setattr("corlld.sources.kafka.diagnosis.find", lambda *_: {"kafka:9092": Finding("it is dead")})
+    with pytest.raises(UnavailableError, match=r"^kafka:9092: it is dead"):
+        connect(SecondTry(), OPTIONS, 60, problem_seconds=0.0)
+
+
+def test_probes_use_up_no_time_of_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corlld.sources.kafka.connecting.LOOKUP_SECONDS", 0.0)
+
+    def find(*_: Any) -> dict[str, Finding]:
+        threading.Event().wait(1.0)
+        return {}
+
+    monkeypatch.setattr("corlld.sources.kafka.diagnosis.find", find)
+    assert connect(SecondTry(), OPTIONS, 0.8) == "a client"
+
+
+def test_a_short_time_is_given_to_one_try() -> None:
+    seconds: list[float] = []
+
+    def make(**options: Any) -> str:
+        seconds.append(options["bootstrap_timeout_ms"] / 1000)
+        return "a client"
+
+    assert connect(make, OPTIONS, kafka_options.LOOKUP_SECONDS) == "a client"
+    assert seconds == [pytest.approx(kafka_options.LOOKUP_SECONDS, abs=0.1)]
+
+
+def test_a_consumer_has_time_to_connect_though_the_questions_took_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(Exception):
+        pass
+
+    def note(_make: Any, _options: Any, timeout_seconds: float) -> Any:
+        assert timeout_seconds == CONSUMER_SECONDS
+        raise Stop
+
+    source = KafkaSource(kafka_settings("kafka:9092", "edits"))
+    lookup: Any = source._lookup
+    lookup.wait_for_topic = lambda _: TopicView("0" * 32, frozenset({0}))
+    lookup.cluster_id = lambda: "c1"
+    monkeypatch.setattr("corlld.sources.kafka.source.connect", note)
+    with pytest.raises(Stop):
+        source.start(0.0)
 
 
 @pytest.mark.parametrize(

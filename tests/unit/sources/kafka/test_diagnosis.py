@@ -1,12 +1,16 @@
 """Sentences on why a cluster is not reached, and what a probe makes of unusual programs."""
 
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from kafka.protocol.consumer import FetchRequest
 from kafka.protocol.metadata import ApiVersionsResponse, MetadataRequest
 from structlog.testing import capture_logs
@@ -190,6 +194,57 @@ def test_a_tls_listener_that_is_too_busy_for_a_handshake_is_told_by_its_alert() 
         found = probe(Place.look_up(address), options(address))
     assert found is not None
     assert found.seen.startswith("the listener speaks TLS")
+
+
+ALERT_OR_HTTP = [b"\x15\x03\x03\x00\x02\x02\x46", b"HTTP/1.1 400 Bad Request\r\n\r\n"]
+
+
+@contextmanager
+def tls_without_an_answer(*, closes: bool, to_others: bytes) -> Iterator[tuple[str, trustme.CA]]:
+    """Complete each TLS handshake, and answer nothing in it. `to_others`: the answer to what is not TLS."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    kept: list[ssl.SSLSocket] = []
+
+    def serve(connection: socket.socket) -> None:
+        if connection.recv(1, socket.MSG_PEEK) not in (b"\x16", b""):
+            connection.sendall(to_others)
+            connection.close()
+            return
+        kept.append(context.wrap_socket(connection, server_side=True))
+        if closes:
+            kept[-1].close()
+
+    with impostors.answering(serve) as address:
+        yield address, authority
+    for connection in kept:
+        connection.close()
+
+
+@pytest.mark.parametrize("to_others", ALERT_OR_HTTP)
+@pytest.mark.parametrize(("closes", "seen"), [(False, "nothing answers within"), (True, "closed without an answer")])
+def test_a_broker_that_spoke_tls_and_gave_no_answer_is_waited_for(
+    closes: bool, seen: str, to_others: bytes, tmp_path: Path
+) -> None:
+    with tls_without_an_answer(closes=closes, to_others=to_others) as (address, authority):
+        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        settings = options(address, security_protocol="SSL", ssl_cafile=tmp_path / "ca.pem")
+        found = probe(Place.look_up(address), settings)
+    assert found is not None
+    assert seen in found.seen
+    assert not found.certain
+
+
+def test_a_tls_listener_that_is_too_busy_for_a_handshake_is_waited_for() -> None:
+    def serve(connection: socket.socket) -> None:
+        if connection.recv(1) not in (b"\x16", b""):
+            connection.sendall(ALERT_OR_HTTP[0])
+
+    with impostors.answering(serve) as address:
+        found = probe(Place.look_up(address), options(address, security_protocol="SSL"))
+    assert found is not None
+    assert not found.certain
 
 
 def test_a_probe_sends_no_credentials() -> None:
