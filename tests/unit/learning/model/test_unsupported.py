@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from safetensors import SafetensorError
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 from corlld.learning.model.loading import load_resident_model
@@ -40,6 +41,20 @@ def _caused(outer: Exception, inner: Exception) -> Exception:
         (OfflineModeIsEnabled("Offline."), ExitCode.CONFIGURATION),
         (MemoryError(), ExitCode.UNAVAILABLE),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."), ExitCode.UNAVAILABLE),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), ExitCode.UNAVAILABLE),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), ExitCode.UNAVAILABLE),
+        (RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"), ExitCode.UNAVAILABLE),
+        (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), ExitCode.UNAVAILABLE),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), ExitCode.CONFIGURATION),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), ExitCode.UNAVAILABLE),
+        (SafetensorError("Error while mmap: Cannot allocate memory (os error 12)"), ExitCode.UNAVAILABLE),
+        (SafetensorError("I/O error: Stale file handle (os error 116)"), ExitCode.UNAVAILABLE),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), ExitCode.CANNOT_WRITE),
+        (SafetensorError("Error while deserializing header: header too large"), ExitCode.CONFIGURATION),
+        (OSError(errno.EIO, "Input/output error"), ExitCode.UNAVAILABLE),
+        (OSError(errno.ESTALE, "Stale file handle"), ExitCode.UNAVAILABLE),
+        (OSError(errno.ETIMEDOUT, "Connection timed out"), ExitCode.UNAVAILABLE),
+        (OSError(errno.ENOENT, "No such file or directory"), ExitCode.CONFIGURATION),
         (RuntimeError("shapes cannot be multiplied"), ExitCode.CONFIGURATION),
         (OSError(errno.ENOSPC, "No space left on device"), ExitCode.CANNOT_WRITE),
     ],
