@@ -48,6 +48,12 @@ def test_every_family_loads_frozen_in_eval_mode_and_passes_the_packing_check(tmp
     assert resident.model.config._attn_implementation == resident.attention.name
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_recurrent_model_in_half_precision_passes_the_checks(tmp_path: Path, dtype: str) -> None:
+    resident = load_resident_model(settings(make_tiny_model(tmp_path, "mamba"), dtype=dtype), ADAPTER)
+    assert resident.model.dtype == getattr(torch, dtype)
+
+
 def test_half_precision_passes_the_packing_check_too(folder: Path) -> None:
     assert load_resident_model(settings(folder, dtype="bfloat16"), ADAPTER).model.dtype == torch.bfloat16
 
