@@ -7,11 +7,14 @@ import contextlib
 import errno
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 log = structlog.get_logger("corlld.start")
 
@@ -81,8 +84,14 @@ def refusing(sentence: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of a library's message, to stand in a sentence of ours; all of a list's lines."""
+    """Return the first line of a library's message, to stand in a sentence of ours; all of a list's lines.
+
+    If the hub answered with an error: what it says itself, or two lines, since the first is a number and little more.
+    """
     message = str(error).strip()
+    if answer := _answer_of_hub(error):
+        lines = [part.strip() for part in (answer.server_message or message).splitlines() if part.strip()]
+        return " ".join(lines if answer.server_message else lines[:2])
     line = next(iter(message.splitlines()), "").strip()
     if line.endswith(":"):
         line = " ".join(message.split())
@@ -111,6 +120,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while following is not None:
         yield following
         following = following.__cause__ or following.__context__
+
+
+def _answer_of_hub(error: Exception) -> "HfHubHTTPError | None":
+    """Return the hub's answer behind an error; None if there is none but that a file does not exist."""
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    answers = (cause for cause in _causes(error) if isinstance(cause, HfHubHTTPError))
+    return next((answer for answer in answers if not isinstance(answer, EntryNotFoundError)), None)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RemoteEntryNotFoundError
 from safetensors import SafetensorError
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError
@@ -18,9 +18,11 @@ from corlld.settings.sections import AdapterSettings, ModelSettings
 httpx = importlib.import_module(HfHubHTTPError.__mro__[1].__module__.partition(".")[0])
 
 
-def _answer(status: int) -> HfHubHTTPError:
+def _answer(
+    status: int, message: str = "The hub answers.", kind: type[HfHubHTTPError] = HfHubHTTPError, said: str | None = None
+) -> HfHubHTTPError:
     request = httpx.Request("GET", "http://hub.test")
-    return HfHubHTTPError("The hub answers.", response=httpx.Response(status, request=request))
+    return kind(message, response=httpx.Response(status, request=request), server_message=said)
 
 
 def _caused(outer: Exception, inner: Exception) -> Exception:
@@ -89,6 +91,30 @@ def test_a_sentence_of_ours_passes_as_it_is() -> None:
 def test_a_reason_is_the_first_line_with_the_type_where_the_message_alone_means_nothing(
     error: Exception, words: str
 ) -> None:
+    assert reason(error) == words
+
+
+GATED = (
+    "401 Client Error. (Request ID: x)\n\nCannot access gated repo for url http://hub.test/m.\nAccess is restricted."
+)
+NOT_FOUND = _answer(404, "404 Client Error.", RemoteEntryNotFoundError, "Entry not found")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            _answer(401, GATED, said="Access to m is restricted.\nPlease log in."),
+            "Access to m is restricted. Please log in.",
+        ),
+        (_answer(401, GATED), "401 Client Error. (Request ID: x) Cannot access gated repo for url http://hub.test/m."),
+        (_caused(OSError("It is gated."), _answer(403, GATED, said="Ask for access.")), "Ask for access."),
+        (_caused(OSError("It is gated.\n\nAsk.\nFor access."), _answer(403, GATED)), "It is gated. Ask."),
+        # A file that is not needed was looked for before.
+        (_caused(OSError("There is no such model.\nSee the manual."), NOT_FOUND), "There is no such model."),
+    ],
+)
+def test_the_hubs_own_words_are_the_reason(error: Exception, words: str) -> None:
     assert reason(error) == words
 
 
