@@ -85,6 +85,7 @@ def load_resident_model(
 
 
 def _load(model: ModelSettings, dtype: torch.dtype) -> _Loaded:
+    import huggingface_hub.constants
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -95,6 +96,9 @@ def _load(model: ModelSettings, dtype: torch.dtype) -> _Loaded:
         files = find_model_files(model)
     if files.revision is None:
         trouble = f"model.name: there is no folder {name}, and as a hub id it can't be loaded"
+        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+            # Several files are asked for, each again and again if the hub is away: minutes without another word.
+            log.info("asking_hub", model=name, hint="HF_HUB_OFFLINE=1 takes a model from the cache without asking")
     with refusing(trouble):
         content, config = _read_config(name, files)
     with refusing(f"model.name: {name} has no tokenizer that can be loaded"):

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import pytest
+import structlog
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RemoteEntryNotFoundError
 from safetensors import SafetensorError
 
@@ -133,3 +134,20 @@ def test_a_hub_that_is_asked_again_fills_the_log_at_debug_level_alone(
     with caplog.at_level(level, "corlld"), pytest.raises(FatalError, match="there is no folder some/model"):
         load_resident_model(ModelSettings(name="some/model", device="cpu"), AdapterSettings())
     assert ("Retrying" in caplog.text) is shown
+
+
+@pytest.mark.parametrize(("offline", "logged"), [(False, ["asking_hub"]), (True, [])])
+def test_the_log_says_that_the_hub_is_asked_before_a_long_wait(
+    monkeypatch: pytest.MonkeyPatch, offline: bool, logged: list[str]
+) -> None:
+    seen = []
+
+    def away(*arguments: Any, **options: Any) -> None:
+        seen.extend(log["event"] for log in logs)
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("transformers.PreTrainedConfig.get_config_dict", away)
+    with structlog.testing.capture_logs() as logs, pytest.raises(FatalError):
+        load_resident_model(ModelSettings(name="some/model", device="cpu"), AdapterSettings())
+    assert seen == logged
