@@ -255,8 +255,8 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
         log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
     for reason in resident.adapted.sentences():
         log.warning("not_adapted", reason=reason)
-    for reason in resident.served_positions:
-        log.warning("engine_must_agree", reason=reason)
+    for demand in resident.served_positions:
+        (log.info if demand.by_default else log.warning)("engine_must_agree", reason=str(demand))
     arguments = settings.model.chat_template_kwargs
     refuse_unread(resident.tokenizer.chat_template, arguments)
     slots = settings.adapter.device_slots

@@ -174,7 +174,7 @@ class Check:
         )
         if slow := slow_dtype(resident.model.dtype, resident.device):
             found += f"\nslow, model.dtype = bfloat16: {slow}"
-        return "\n".join([found, *resident.adapted.sentences(), *resident.served_positions])
+        return "\n".join([found, *resident.adapted.sentences(), *map(str, resident.served_positions)])
 
     def _check_memory(self) -> str:
         if (plan := self._plan) is None:

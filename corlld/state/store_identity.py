@@ -5,7 +5,7 @@ This module makes, reads and compares the content. Each store reads and writes t
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -96,10 +96,17 @@ def check_identity(data: bytes, identity: StoreIdentity, *, where: str) -> None:
         found = "; ".join(
             f"{_MEANINGS[name]} was {stored.get(name)!r} and is now {getattr(identity, name)!r}" for name in differing
         )
-        raise ConfigurationError(
-            f"{where}: the state store belongs to other settings: {found}. "
-            "Put the setting back, or use another state.path"
-        )
+        raise ConfigurationError(f"{where}: the state store belongs to other settings: {found}. {_remedy(differing)}")
+
+
+def _remedy(differing: Sequence[str]) -> str:
+    if list(differing) != ["adapter_fingerprint"]:
+        return "Put the setting back, or use another state.path"
+    # With the same settings, the modules that can be adapted may be others than an older version found.
+    return (
+        "Put the setting back if one was changed. Or corlld or PEFT was replaced, and it adapts other modules of this "
+        "model: `corlld check` lists those that are left out; start with a new state.path, or keep the old version"
+    )
 
 
 def _parsed(data: bytes, where: str) -> dict[str, Any]:

@@ -349,6 +349,18 @@ def test_a_store_of_other_settings_is_refused_by_what_differs(backend: Backend, 
         backend.connect().open(replace(IDENTITY, **{field: "another"}), must_exist=True)
     assert f"was {getattr(IDENTITY, field)!r} and is now 'another'" in str(caught.value)
     assert str(caught.value).count("is now") == 1
+    assert ("PEFT was replaced" in str(caught.value)) is (field == "adapter_fingerprint")
+    assert "use another state.path" in str(caught.value) or field == "adapter_fingerprint"
+
+
+def test_a_store_whose_adapters_alone_differ_may_be_of_another_version(backend: Backend, store: StateStore) -> None:
+    with pytest.raises(ConfigurationError, match=r"corlld or PEFT was replaced.*`corlld check` lists.*new state\.path"):
+        backend.connect().open(replace(IDENTITY, adapter_fingerprint="another"), must_exist=True)
+    # Another base model has other adapters: the setting is to blame.
+    other_model = replace(IDENTITY, adapter_fingerprint="another", base_revision="another")
+    with pytest.raises(ConfigurationError) as caught:
+        backend.connect().open(other_model, must_exist=True)
+    assert "was replaced" not in str(caught.value)
 
 
 def test_a_missing_store_must_not_look_like_new_users(backend: Backend) -> None:

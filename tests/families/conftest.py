@@ -13,6 +13,9 @@ learns two updates of two users, publishes, and loads what was published with PE
 log-probabilities (1e-5, float32), and a text's do not depend on what else is in its row (1e-6). A family that can't be
 trained so is refused at the start.
 
+The sweep is in float32. *bfloat16*: the adapted modules if the model is in bfloat16, in which it starts and learns too.
+Its start compares policy and PEFT as well, as closely as bfloat16 allows.
+
 *packed*: users' texts lie end to end in a row, and share prompts. *padded*: each text is a row of its own, which takes
 about twice the work.
 
@@ -22,8 +25,8 @@ Families with several kinds of rotary positions, by `rope_type` in the model's c
   default of `--max-model-len` for them. With a larger one vLLM uses other frequencies for all texts than were trained.
 - `dynamic` (InternLM 3): as transformers computes them. vLLM uses the frequencies of the longest text for all texts.
 
-| family | class | rows | adapted modules | left out |
-|---|---|---|---|---|
+| family | class | rows | adapted modules | left out | bfloat16 |
+|---|---|---|---|---|---|
 """
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import transformers
@@ -43,8 +44,8 @@ class Start:
     resident: ResidentModel
 
     @classmethod
-    def of(cls, folder: Path) -> "Start":
-        settings = ModelSettings(name=str(folder), device="cpu", dtype="float32")
+    def of(cls, folder: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> "Start":
+        settings = ModelSettings(name=str(folder), device="cpu", dtype=dtype)
         return cls(folder, load_resident_model(settings, AdapterSettings(r=4, lora_alpha=8), PublishingSettings()))
 
     def learner(self) -> CorllLearner:
@@ -129,3 +130,13 @@ def left_out(resident: ResidentModel) -> str:
     """Return what carries no LoRA, and why."""
     found = [f"{kinds(part.modules)} ({part.reason})" for part in resident.adapted.left_out]
     return "; ".join(found + ["routed experts"] * bool(resident.adapted.expert_parameters))
+
+
+def in_bfloat16(start: Start) -> str:
+    """Start the family in bfloat16, whose start compares with PEFT too, and learn. Return how its modules differ."""
+    half = Start.of(start.folder, "bfloat16")
+    half.learnt()
+    names, others = (tuple(m.name for m in each.resident.layout.modules) for each in (start, half))
+    assert set(others) <= set(names)
+    less = set(names) - set(others)
+    return f"without {kinds(less)}" if less else "the same"

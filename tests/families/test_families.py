@@ -9,7 +9,7 @@ import structlog
 import torch
 
 from corlld.errors import ExitCode, FatalError
-from tests.families.sweep import USERS, Start, base_sums, kinds, left_out, peft_sums, publish, sums
+from tests.families.sweep import USERS, Start, base_sums, in_bfloat16, kinds, left_out, peft_sums, publish, sums
 from tests.families.table import FAMILIES, REFUSED, REPRESENTATIVE
 
 pytestmark = [
@@ -65,7 +65,8 @@ def test_what_is_published_is_what_was_trained_alone_and_in_company(
     rows = "packed" if start.resident.collator.shares_prefixes else "padded"
     adapted = kinds(module.name for module in start.resident.layout.modules)
     kind = type(start.resident.model).__name__
-    record_property("family", f"| {name} | {kind} | {rows} | {adapted} | {left_out(start.resident)} |")
+    half = in_bfloat16(start)
+    record_property("family", f"| {name} | {kind} | {rows} | {adapted} | {left_out(start.resident)} | {half} |")
 
 
 @pytest.mark.parametrize("name", cases(dict(REFUSED)))
@@ -78,4 +79,4 @@ def test_a_family_that_cannot_be_trained_is_refused_in_one_sentence(
     sentence = str(refused.value)
     assert refused.value.exit_code == ExitCode.CONFIGURATION
     assert "\n" not in sentence
-    record_property("family", f"| {name} | | refused | | {sentence.replace(str(folder), 'it')} |")
+    record_property("family", f"| {name} | | refused | | {sentence.replace(str(folder), 'it')} | |")

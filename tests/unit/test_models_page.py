@@ -9,5 +9,5 @@ PAGE = Path(__file__).parents[2] / "deploy/MODELS.md"
 
 
 def test_the_page_has_a_row_for_each_family_of_the_sweep() -> None:
-    _, _, rows = PAGE.read_text("utf-8").partition("|---|---|---|---|---|\n")
+    _, _, rows = PAGE.read_text("utf-8").partition("|---|---|---|---|---|---|\n")
     assert sorted(re.findall(r"^\| (\S+) \|", rows, re.MULTILINE)) == sorted(FAMILIES), "run `make test-families`"

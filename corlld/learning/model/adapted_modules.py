@@ -2,7 +2,8 @@
 
 PEFT drops or converts modules of some families when it loads an adapter (dense layers of mixtures of experts), and
 refuses others (Mamba's `out_proj`). A training pass on texts never calls a vision tower. What is trained there would be
-lost, or do nothing. Such modules are left out, and the reason is kept for `check` and the log. A store that was made
+lost, or do nothing. Some families keep a router in float32 whatever `model.dtype` is, and all adapters are computed in
+one dtype. Such modules are left out, and the reason is kept for `check` and the log. A store that was made
 with them has another fingerprint, and is refused.
 """
 
@@ -107,10 +108,14 @@ def adapt_modules(model: Any, ids: Sequence[int], adapter: AdapterSettings) -> A
         Exception: anything that a model raises which can't be trained.
     """
     special = special_linears(model, adapter.target_modules)
-    chosen = AdapterLayout(adapter.r, adapter.lora_alpha, choose_modules(model, adapter.target_modules))
+    reasons = {name: f"{kind} computes in a way of its own" for name, kind in special.items()}
+    modules = choose_modules(model, adapter.target_modules)
+    reasons |= _in_another_dtype(model, modules)
+    chosen = AdapterLayout(
+        adapter.r, adapter.lora_alpha, tuple(module for module in modules if module.name not in reasons)
+    )
     twin = _without_lost(model, chosen)
     loaded = () if twin is None else twin.layout.modules
-    reasons = {name: f"{kind} computes in a way of its own" for name, kind in special.items()}
     reasons |= {module.name: _NOT_LOADED for module in chosen.modules if module not in loaded}
     if twin is not None:
         reasons |= _unused(twin, ids)
@@ -125,6 +130,17 @@ def adapt_modules(model: Any, ids: Sequence[int], adapter: AdapterSettings) -> A
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         expert_parameters=_expert_parameters(model, {module.name for module in layout.modules}),
     )
+
+
+def _in_another_dtype(model: Any, modules: Iterable[LoraModule]) -> dict[str, str]:
+    """Return the modules that a family keeps in another dtype than `model.dtype` (routers), and why they are left out.
+
+    Adapters of all modules are computed in one dtype.
+    """
+    dtypes = {module.name: model.get_submodule(module.name).weight.dtype for module in modules}
+    return {
+        name: f"kept in {str(dtype).removeprefix('torch.')}" for name, dtype in dtypes.items() if dtype != model.dtype
+    }
 
 
 def _without_lost(model: nn.Module, layout: AdapterLayout) -> PeftTwin | None:

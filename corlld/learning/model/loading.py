@@ -5,6 +5,7 @@ Whatever is wrong with a model ends here, in one sentence. No code of a model's 
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -85,6 +86,7 @@ def load_resident_model(
 
 
 def _load(model: ModelSettings, dtype: torch.dtype) -> _Loaded:
+    import huggingface_hub.constants
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -95,6 +97,9 @@ def _load(model: ModelSettings, dtype: torch.dtype) -> _Loaded:
         files = find_model_files(model)
     if files.revision is None:
         trouble = f"model.name: there is no folder {name}, and as a hub id it can't be loaded"
+        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+            # Several files are asked for, each again and again if the hub is away: minutes without another word.
+            log.info("asking_hub", model=name, hint="HF_HUB_OFFLINE=1 takes a model from the cache without asking")
     with refusing(trouble):
         content, config = _read_config(name, files)
     with refusing(f"model.name: {name} has no tokenizer that can be loaded"):
@@ -118,10 +123,20 @@ def _load(model: ModelSettings, dtype: torch.dtype) -> _Loaded:
         raise ConfigurationError(
             f"model.name: {name} has weights of other sizes than its config.json says, among them {min(other)[0]}"
         )
-    revision = files.revision or getattr(loaded.config, "_commit_hash", None)
+    revision = files.revision or _cached_commit(files)
     if revision is None:
         raise ConfigurationError(f"model.name: the commit of {name} is unknown; name a local folder instead")
     return _Loaded(loaded, tokenizer, revision, config, tuple(content.get("architectures") or ()))
+
+
+def _cached_commit(files: ModelFiles) -> str | None:
+    """Return the commit of a hub model that was loaded, by its folder in the hub's cache; None if it is not there."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    found = try_to_load_from_cache(
+        files.source, "config.json", cache_dir=constants.HF_HUB_CACHE, revision=files.hub_revision
+    )
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def _read_config(name: str, files: ModelFiles) -> tuple[dict[str, Any], Any]:

@@ -15,6 +15,7 @@ every text, which are not trained here.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 # Names that families give to the number of positions they have. Most are mapped to the first by transformers itself.
@@ -33,16 +34,32 @@ def longest_text(config: Any) -> int | None:
     return min((limit for limit in limits if isinstance(limit, int)), default=None)
 
 
-def served_positions(config: Any) -> list[str]:
-    """Return what the engine must do to compute the same positions, a sentence each; empty for most models.
+@dataclass(frozen=True, slots=True)
+class ServedPositions:
+    """A demand on the engine. sentence: says it. by_default: vLLM meets it unless its own settings say otherwise."""
+
+    sentence: str
+    by_default: bool
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def served_positions(config: Any) -> list[ServedPositions]:
+    """Return what the engine must do to compute the same positions; empty for most models.
 
     config: of the text model.
     """
     longest = longest_text(config)
     told = {
-        "longrope": f"positions are of type longrope: texts have at most {longest:,} tokens here, and the engine must "
-        f"be limited to as many (vLLM: --max-model-len, whose default that is)",
-        "dynamic": "positions are of type dynamic, and computed as transformers does; vLLM computes others",
+        "longrope": ServedPositions(
+            f"positions are of type longrope: texts have at most {longest:,} tokens here, and the engine must "
+            "be limited to as many (vLLM: --max-model-len, whose default that is)",
+            by_default=True,
+        ),
+        "dynamic": ServedPositions(
+            "positions are of type dynamic, and computed as transformers does; vLLM computes others", by_default=False
+        ),
     }
     kinds = dict.fromkeys(rope.get("rope_type") for rope in _ropes(config) if not rope.get("alpha"))
     return [told[kind] for kind in kinds if kind in told]

@@ -17,7 +17,7 @@ from corlld.learning.model.gates import fuse_gates
 from corlld.learning.model.norms import fuse_norms
 from corlld.learning.model.packing import Collator, Item, Row
 from corlld.learning.model.pairs import PreferencePair
-from corlld.learning.model.positions import longest_text, served_positions
+from corlld.learning.model.positions import ServedPositions, longest_text, served_positions
 from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.model.vocabulary import VocabularyHead
 from corlld.records import ModelInfo, ModuleNames
@@ -66,8 +66,8 @@ class ResidentModel:
         return frozenset(named if isinstance(named, list) else () if named is None else (named,))
 
     @property
-    def served_positions(self) -> list[str]:
-        """What the engine must do to compute the same positions, a sentence each."""
+    def served_positions(self) -> list[ServedPositions]:
+        """What the engine must do to compute the same positions."""
         return served_positions(self.model.config.get_text_config())
 
     @contextlib.contextmanager

@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 
 from corlld.adapters.layout import AdapterLayout
 from corlld.errors import ConfigurationError
+from corlld.learning.model.linear_modules import choose_modules
 from corlld.learning.model.resident import decoder_of
 from corlld.records import ModuleNames
+
+log = structlog.get_logger("corlld.start")
 
 
 def served_names(
@@ -38,14 +42,18 @@ def served_names(
         return ModuleNames(loaded, module_prefix)
     kind = type(model).__name__
     served = next(iter(architectures or ()), kind if type(config) is type(model.config) else None)
-    if served == kind:
+    if served is not None and _folded(served) == _folded(kind):
         return None
     published = _decoder_path(served, config, type(decoder))
+    if published is None and _model_class(served) is None and type(config) is type(model.config):
+        # The checkpoint has the loaded class's own config, so no wrapper is around it.
+        log.warning("served_class_unknown", served=served, loaded=kind, reason="names are the loaded class's")
+        return None
     if published is None:
         raise ConfigurationError(
             f"publishing.module_prefix: not set, needed: this model is served as {served or 'a class not named'}, and "
-            f"was loaded as {kind}, with modules such as {loaded}.layers: set the path that stands for {loaded} in the "
-            f"served model, such as `{loaded}` or `language_model.{loaded}`"
+            f"was loaded as {kind}, with modules such as {_example(model, decoder)}: set the path that stands for "
+            f"{loaded} in the served model, such as `{loaded}` or `language_model.{loaded}`"
         )
     # An empty path: the class is the decoder alone, which engines serve with the loaded class's output layer.
     return ModuleNames(loaded, published) if published not in ("", loaded) else None
@@ -76,10 +84,8 @@ def refuse_modules_outside(layout: AdapterLayout, names: ModuleNames | None) -> 
 
 def _decoder_path(served: str | None, config: Any, decoder: type) -> str | None:
     """Return the path of the only module of type `decoder` in the class `served`; None if there is no such path."""
-    import transformers
-
-    built = getattr(transformers, served or "", None)
-    if not isinstance(built, type) or not issubclass(built, transformers.PreTrainedModel):
+    built = _model_class(served)
+    if built is None:
         return None
     try:
         with torch.device("meta"):
@@ -88,6 +94,26 @@ def _decoder_path(served: str | None, config: Any, decoder: type) -> str | None:
         return None
     paths = [path for path, module in wrapper.named_modules() if type(module) is decoder]
     return paths[0] if len(paths) == 1 else None
+
+
+def _model_class(name: str | None) -> Any:
+    """Return transformers' class of a model by its name; None if there is no such class."""
+    import transformers
+
+    found = getattr(transformers, name or "", None)
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+
+
+def _folded(name: str) -> str:
+    """Return a class name as it is compared: repositories write `PhiMoE` where transformers writes `Phimoe`."""
+    return name.replace("_", "").lower()
+
+
+def _example(model: Any, decoder: Any) -> str:
+    """Return the path of a linear module of the decoder."""
+    inside = {id(module) for module in decoder.modules()}
+    names = (module.name for module in choose_modules(model, "all-linear"))
+    return next(name for name in names if id(model.get_submodule(name)) in inside)
 
 
 def _path(model: Any, part: Any) -> str:

@@ -5,19 +5,32 @@ This module reads no file and no weights. It imports torch only once an error ha
 
 import contextlib
 import errno
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 log = structlog.get_logger("corlld.start")
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 # Libraries word the messages of these for people. The message of any other type needs the type's name before it.
 _WORDED = (OSError, ValueError, ImportError)
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+# CUDA's libraries name a failed allocation in their own ways.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "status_alloc_failed",
+)
+_BUSY_DEVICE = "busy or unavailable"  # CUDA's words for a GPU that another process has for itself
+_MAY_PASS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}  # a disk or a mount over a network
 _AWAY_STATUS = (408, 429, 500, 502, 503, 504)  # a hub that answers so may answer otherwise later
 
 
@@ -57,7 +70,8 @@ def refusing(sentence: str) -> Iterator[None]:
 
     Raises:
         ConfigurationError: the model can't be used.
-        UnavailableError: the hub does not answer, or memory is short; a later start may have more luck.
+        UnavailableError: the hub or a disk does not answer, the device is busy, or memory is short; a later start may
+            have more luck.
         FatalError: there is no space left to store the model.
     """
     try:
@@ -70,8 +84,14 @@ def refusing(sentence: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of a library's message, to stand in a sentence of ours; all of a list's lines."""
+    """Return the first line of a library's message, to stand in a sentence of ours; all of a list's lines.
+
+    If the hub answered with an error: what it says itself, or two lines, since the first is a number and little more.
+    """
     message = str(error).strip()
+    if answer := _answer_of_hub(error):
+        lines = [part.strip() for part in (answer.server_message or message).splitlines() if part.strip()]
+        return " ".join(lines if answer.server_message else lines[:2])
     line = next(iter(message.splitlines()), "").strip()
     if line.endswith(":"):
         line = " ".join(message.split())
@@ -86,9 +106,10 @@ def _refusal(error: Exception, sentence: str) -> FatalError:
             f"{sentence}; there is too little free memory: free some, or choose a smaller model, model.dtype or "
             "adapter.device_slots"
         )
-    if any(map(_hub_is_away, causes)):
+    numbers = set(map(_error_number, causes))
+    if any(map(_hub_is_away, causes)) or any(map(_is_busy, causes)) or numbers & _MAY_PASS:
         return UnavailableError(sentence)
-    if any(isinstance(cause, OSError) and cause.errno in _NO_SPACE for cause in causes):
+    if numbers & _NO_SPACE:
         return FatalError(sentence, ExitCode.CANNOT_WRITE)
     return ConfigurationError(sentence)
 
@@ -101,10 +122,30 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         following = following.__cause__ or following.__context__
 
 
+def _answer_of_hub(error: Exception) -> "HfHubHTTPError | None":
+    """Return the hub's answer behind an error; None if there is none but that a file does not exist."""
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    answers = (cause for cause in _causes(error) if isinstance(cause, HfHubHTTPError))
+    return next((answer for answer in answers if not isinstance(answer, EntryNotFoundError)), None)
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _error_number(error) == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and _BUSY_DEVICE in str(error)
+
+
+def _error_number(error: BaseException) -> int | None:
+    """Return the system's number of an error; None if it has none. safetensors has it in its message alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _hub_is_away(error: BaseException) -> bool:

@@ -29,9 +29,10 @@ class VocabularyHead:
     def logps(self, hidden: torch.Tensor, predictions: "Predictions") -> torch.Tensor:
         """Return the log-probability of each target in nats, shape (N,), float32 (float64 for a float64 model).
 
-        hidden: (U, hidden), each state that predicts something once.
+        hidden: (U, hidden), each state that predicts something once; of any dtype, since some models keep their states
+            or this layer in a wider dtype than the rest.
         """
-        logps: torch.Tensor = _TargetLogps.apply(hidden, self, predictions)
+        logps: torch.Tensor = _TargetLogps.apply(hidden.to(self.weight.dtype), self, predictions)
         return logps
 
     def squash(self, raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

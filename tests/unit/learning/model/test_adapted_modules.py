@@ -120,6 +120,18 @@ def test_a_model_that_is_adapted_whole_keeps_its_layout(tmp_path: Path, family: 
     assert found.sentences() == []
 
 
+def test_a_module_that_a_family_keeps_in_a_wider_dtype_is_left_out() -> None:
+    model = build(llama).bfloat16()
+    for layer in model.model.layers:
+        layer.mlp.gate_proj.float().register_forward_pre_hook(lambda _, x: (x[0].float(),))
+        layer.mlp.gate_proj.register_forward_hook(lambda _, x, y: y.bfloat16())
+    found = adapt(model)
+    assert {part.reason: kinds(part.modules) for part in found.left_out} == {"kept in float32": ("mlp.gate_proj",)}
+    assert len(found.layout.modules) == 12
+    with pytest.raises(ConfigurationError, match=r"'gate_proj' can't be adapted: kept in float32"):
+        adapt(model, "gate_proj", "q_proj")
+
+
 @pytest.mark.parametrize("family", [llama, glm4_moe, mamba, gemma3])
 def test_the_model_is_the_same_afterwards(family: Config) -> None:
     model = build(family)

@@ -1,17 +1,21 @@
 """The longest text of a model: up to it, what is computed for a text does not depend on its neighbours."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MptConfig, Phi3Config
 
+from corlld import assembly
 from corlld.errors import RejectReason
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model.positions import longest_text, served_positions
 from corlld.learning.model.resident import make_resident
+from corlld.observer import Observer
 from corlld.records import EditEvent, TrainingBatch
-from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings
+from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings, Settings
 from tests.support.learning import event
 from tests.support.tiny_models import make_tokenizer, seeded
 
@@ -19,6 +23,7 @@ TRAINED = 48  # positions; the models below have 256
 SIZES = {"vocab_size": 268, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
 LONGROPE |= {"original_max_position_embeddings": TRAINED}
 
 SHORT = event("a fine day", "a fine morning")
@@ -30,7 +35,7 @@ LONG = event("tea for two", "tea for three", prompt="the other room is full of t
     [
         (LlamaConfig(**SIZES), 256),
         (LlamaConfig(**SIZES, rope_parameters=LONGROPE), TRAINED),
-        (LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}), 256),
+        (LlamaConfig(**SIZES, rope_parameters=DYNAMIC), 256),
         (LlamaConfig(**SIZES, rope_parameters=LONGROPE | {"rope_type": "yarn", "factor": 4.0}), 256),
         (Phi3Config(**SIZES, pad_token_id=0, rope_parameters=LONGROPE, original_max_position_embeddings=TRAINED), 48),
         (MptConfig(max_seq_len=77), 77),
@@ -71,7 +76,23 @@ def test_what_the_engine_must_do_is_said(rope: dict[str, Any], sentences: list[s
 
     found = served_positions(Config())
     assert len(found) == len(sentences)
-    assert all(part in sentence for part, sentence in zip(sentences, found, strict=True))
+    assert all(part in str(sentence) for part, sentence in zip(sentences, found, strict=True))
+
+
+@pytest.mark.parametrize(("rope", "level"), [(LONGROPE, "info"), (DYNAMIC, "warning")], ids=["longrope", "dynamic"])
+def test_a_start_warns_only_of_what_an_engine_does_not_do_by_default(
+    tmp_path: Path, rope: dict[str, Any], level: str
+) -> None:
+    tokenizer = make_tokenizer()
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    with seeded(0):
+        config = LlamaConfig(**SIZES, rope_parameters=rope, **ends, pad_token_id=tokenizer.pad_token_id)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    settings = Settings(model=ModelSettings(name=str(tmp_path), device="cpu"), adapter=AdapterSettings(r=4))
+    with structlog.testing.capture_logs() as logs:
+        assembly._load_model(settings, Observer())
+    assert [log["log_level"] for log in logs if log["event"] == "engine_must_agree"] == [level]
 
 
 def learner(rope: dict[str, Any]) -> CorllLearner:
@@ -85,9 +106,7 @@ def learner(rope: dict[str, Any]) -> CorllLearner:
     return CorllLearner(resident, LearningSettings(rehearsal_weight=0.0), GuardSettings(), 2)
 
 
-@pytest.mark.parametrize(
-    "rope", [LONGROPE, {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}], ids=["longrope", "dynamic"]
-)
+@pytest.mark.parametrize("rope", [LONGROPE, DYNAMIC], ids=["longrope", "dynamic"])
 def test_another_users_long_text_changes_nothing_of_a_short_one(rope: dict[str, Any]) -> None:
     def batch(uid: str, edit: EditEvent) -> TrainingBatch:
         return TrainingBatch(uid, None, (edit,))

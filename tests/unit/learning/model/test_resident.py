@@ -48,6 +48,23 @@ def test_every_family_loads_frozen_in_eval_mode_and_passes_the_packing_check(tmp
     assert resident.model.config._attn_implementation == resident.attention.name
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_recurrent_model_in_half_precision_passes_the_checks(tmp_path: Path, dtype: str) -> None:
+    resident = load_resident_model(settings(make_tiny_model(tmp_path, "mamba"), dtype=dtype), ADAPTER)
+    assert resident.model.dtype == getattr(torch, dtype)
+
+
+def test_a_model_in_the_hubs_cache_is_named_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, repository = "c0ffee" + 34 * "0", tmp_path / "models--some--model"
+    make_tiny_model(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for revision in (None, commit):
+        assert load_resident_model(settings("some/model", revision=revision), ADAPTER).info.revision == commit
+
+
 def test_half_precision_passes_the_packing_check_too(folder: Path) -> None:
     assert load_resident_model(settings(folder, dtype="bfloat16"), ADAPTER).model.dtype == torch.bfloat16
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 import torch
 from peft import PeftModel
 from safetensors.torch import load
@@ -81,6 +82,15 @@ def test_a_model_that_is_served_as_it_was_loaded_keeps_its_names(tmp_path: Path)
     assert names(named(folder, "LlamaModel")) is None, "served with an output layer, as it was loaded"
 
 
+@pytest.mark.parametrize("spelt", ["LLaMAForCausalLM", "Llama_ForCausalLM", "InternLM3ForCausalLM"])
+def test_a_class_that_is_only_called_otherwise_is_the_one_that_was_loaded(tmp_path: Path, spelt: str) -> None:
+    # Repositories with code of their own name their own classes; their config is the loaded class's, so no wrapper.
+    with structlog.testing.capture_logs() as logs:
+        assert names(named(make_tiny_model(tmp_path), spelt)) is None
+    warned = [log["log_level"] for log in logs if log["event"] == "served_class_unknown"]
+    assert warned == ["warning"] * (spelt == "InternLM3ForCausalLM")
+
+
 def test_the_setting_wins(tmp_path: Path) -> None:
     folder = named(make_tiny_model(tmp_path), "UnheardOfForCausalLM")
     publishing = PublishingSettings(module_prefix="language_model.model")
@@ -88,12 +98,14 @@ def test_the_setting_wins(tmp_path: Path) -> None:
 
 
 def test_a_served_class_that_is_not_known_is_refused_with_what_to_set(tmp_path: Path) -> None:
-    folder = named(make_tiny_model(tmp_path / "model"), "UnheardOfForCausalLM")
-    with pytest.raises(ConfigurationError, match=r"^publishing\.module_prefix: not set, needed: .*UnheardOf.*`model`"):
+    wrapper, _ = make_tiny_wrapper(tmp_path / "wrapper", "qwen3_5")
+    folder = named(wrapper, "UnheardOfForConditionalGeneration")
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^publishing\.module_prefix: not set, needed: .*UnheardOf.*such as model\.layers\.0\.\S+_proj.*`model`",
+    ):
         names(folder)
     assert names(folder, PublishingSettings(enabled=False)) is None, "nothing is published"
-
-    wrapper, _ = make_tiny_wrapper(tmp_path / "wrapper", "qwen3_5")
     with pytest.raises(ConfigurationError, match=r"publishing\.module_prefix: .*served as a class not named"):
         names(named(wrapper))
 

@@ -6,7 +6,9 @@ import logging
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+import structlog
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RemoteEntryNotFoundError
+from safetensors import SafetensorError
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 from corlld.learning.model.loading import load_resident_model
@@ -17,9 +19,11 @@ from corlld.settings.sections import AdapterSettings, ModelSettings
 httpx = importlib.import_module(HfHubHTTPError.__mro__[1].__module__.partition(".")[0])
 
 
-def _answer(status: int) -> HfHubHTTPError:
+def _answer(
+    status: int, message: str = "The hub answers.", kind: type[HfHubHTTPError] = HfHubHTTPError, said: str | None = None
+) -> HfHubHTTPError:
     request = httpx.Request("GET", "http://hub.test")
-    return HfHubHTTPError("The hub answers.", response=httpx.Response(status, request=request))
+    return kind(message, response=httpx.Response(status, request=request), server_message=said)
 
 
 def _caused(outer: Exception, inner: Exception) -> Exception:
@@ -40,6 +44,20 @@ def _caused(outer: Exception, inner: Exception) -> Exception:
         (OfflineModeIsEnabled("Offline."), ExitCode.CONFIGURATION),
         (MemoryError(), ExitCode.UNAVAILABLE),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."), ExitCode.UNAVAILABLE),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), ExitCode.UNAVAILABLE),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), ExitCode.UNAVAILABLE),
+        (RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"), ExitCode.UNAVAILABLE),
+        (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), ExitCode.UNAVAILABLE),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), ExitCode.CONFIGURATION),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), ExitCode.UNAVAILABLE),
+        (SafetensorError("Error while mmap: Cannot allocate memory (os error 12)"), ExitCode.UNAVAILABLE),
+        (SafetensorError("I/O error: Stale file handle (os error 116)"), ExitCode.UNAVAILABLE),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), ExitCode.CANNOT_WRITE),
+        (SafetensorError("Error while deserializing header: header too large"), ExitCode.CONFIGURATION),
+        (OSError(errno.EIO, "Input/output error"), ExitCode.UNAVAILABLE),
+        (OSError(errno.ESTALE, "Stale file handle"), ExitCode.UNAVAILABLE),
+        (OSError(errno.ETIMEDOUT, "Connection timed out"), ExitCode.UNAVAILABLE),
+        (OSError(errno.ENOENT, "No such file or directory"), ExitCode.CONFIGURATION),
         (RuntimeError("shapes cannot be multiplied"), ExitCode.CONFIGURATION),
         (OSError(errno.ENOSPC, "No space left on device"), ExitCode.CANNOT_WRITE),
     ],
@@ -77,6 +95,30 @@ def test_a_reason_is_the_first_line_with_the_type_where_the_message_alone_means_
     assert reason(error) == words
 
 
+GATED = (
+    "401 Client Error. (Request ID: x)\n\nCannot access gated repo for url http://hub.test/m.\nAccess is restricted."
+)
+NOT_FOUND = _answer(404, "404 Client Error.", RemoteEntryNotFoundError, "Entry not found")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            _answer(401, GATED, said="Access to m is restricted.\nPlease log in."),
+            "Access to m is restricted. Please log in.",
+        ),
+        (_answer(401, GATED), "401 Client Error. (Request ID: x) Cannot access gated repo for url http://hub.test/m."),
+        (_caused(OSError("It is gated."), _answer(403, GATED, said="Ask for access.")), "Ask for access."),
+        (_caused(OSError("It is gated.\n\nAsk.\nFor access."), _answer(403, GATED)), "It is gated. Ask."),
+        # A file that is not needed was looked for before.
+        (_caused(OSError("There is no such model.\nSee the manual."), NOT_FOUND), "There is no such model."),
+    ],
+)
+def test_the_hubs_own_words_are_the_reason(error: Exception, words: str) -> None:
+    assert reason(error) == words
+
+
 @pytest.mark.parametrize(("level", "shown"), [(logging.INFO, False), (logging.DEBUG, True)])
 def test_a_hub_that_is_asked_again_fills_the_log_at_debug_level_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, level: int, shown: bool
@@ -92,3 +134,20 @@ def test_a_hub_that_is_asked_again_fills_the_log_at_debug_level_alone(
     with caplog.at_level(level, "corlld"), pytest.raises(FatalError, match="there is no folder some/model"):
         load_resident_model(ModelSettings(name="some/model", device="cpu"), AdapterSettings())
     assert ("Retrying" in caplog.text) is shown
+
+
+@pytest.mark.parametrize(("offline", "logged"), [(False, ["asking_hub"]), (True, [])])
+def test_the_log_says_that_the_hub_is_asked_before_a_long_wait(
+    monkeypatch: pytest.MonkeyPatch, offline: bool, logged: list[str]
+) -> None:
+    seen = []
+
+    def away(*arguments: Any, **options: Any) -> None:
+        seen.extend(log["event"] for log in logs)
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("transformers.PreTrainedConfig.get_config_dict", away)
+    with structlog.testing.capture_logs() as logs, pytest.raises(FatalError):
+        load_resident_model(ModelSettings(name="some/model", device="cpu"), AdapterSettings())
+    assert seen == logged

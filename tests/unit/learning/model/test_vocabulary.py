@@ -62,6 +62,21 @@ def test_a_half_precision_model_has_log_probabilities_in_float32() -> None:
     assert hidden.grad.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("states", "weights"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str
+)
+def test_states_are_cast_to_the_dtype_of_the_weights(states: torch.dtype, weights: torch.dtype) -> None:
+    # Mamba's states are float32 in a model of bfloat16; HY 4 keeps its output layer in float32.
+    weight, hidden = random(VOCABULARY, WIDTH, dtype=weights), random(STATES, WIDTH, dtype=states).requires_grad_()
+    head = VocabularyHead(weight)
+    logps = head.logps(hidden, PREDICTIONS)
+    assert torch.equal(logps, head.logps(hidden.to(weights), PREDICTIONS))
+    torch.autograd.backward(logps.sum())
+    assert hidden.grad is not None
+    assert hidden.grad.dtype == states
+    assert hidden.grad.any()
+
+
 def test_full_logits_are_never_in_memory() -> None:
     widest = 0
 
