@@ -121,7 +121,6 @@ UNSUPPORTED: Mapping[str, tuple[Callable[[Path], None], str]] = {
         _weights(lambda each: each["model.norm.weight"].fill_(torch.nan)),
         "gives no finite probabilities in float32: its weights are damaged",
     ),
-    "class that nobody knows": (_json("config.json", architectures=["Frob"]), "publishing.module_prefix: not set"),
     "nf4": (_quantised(quant_method="bitsandbytes", load_in_4bit=True), "is quantised (bitsandbytes)"),
     "int8": (_quantised(quant_method="bitsandbytes", load_in_8bit=True), "is quantised (bitsandbytes)"),
     "fp8": (_quantised(quant_method="fp8"), "is quantised (fp8)"),
