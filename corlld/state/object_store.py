@@ -183,7 +183,7 @@ class ObjectStore:
                     if found == torn:
                         raise self._unreadable(uid, error) from None
                     torn = found
-            time.sleep(TORN_PAUSE_SECONDS)
+            time.sleep(TORN_PAUSE_SECONDS)  # the server tells nobody when it has written; the loop loads in a pool
         raise RetriableError(f"{self._objects.url}: states change faster than they can be read")
 
     # --- the bucket as a whole ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
 
-from tests.support.tiny_models import make_tokenizer, seeded
+from tests.support.tiny_models import make_tokenizer, seeded, spread_weights
 
 POSITIONS = 128  # fewer than the longest text of the sweep has tokens: it is cut
 
@@ -106,12 +106,7 @@ class Family:
                 model = getattr(transformers, self.served)(config).float()
             else:
                 model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    if parameter.ndim > 1:
-                        parameter.normal_(std=0.25)
-                    elif not name.endswith("bias"):
-                        parameter.add_(torch.randn_like(parameter) * 0.1)
+            spread_weights(model)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return folder

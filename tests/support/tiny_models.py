@@ -44,6 +44,16 @@ CHAT_TEMPLATE = (
 )
 
 
+@torch.no_grad()
+def spread_weights(model: nn.Module) -> None:
+    """Draw weights wider than any family's own start: attention and output are then far from uniform."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=0.25)
+        elif not name.endswith("bias"):
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+
+
 def make_tiny_model(folder: Path, family: str = "llama", *, chat_template: bool = False, seed: int = 0) -> Path:
     """Save a random model with a byte-level tokenizer (NFC, a few merges, bos before prompts) into `folder`.
 
@@ -62,13 +72,7 @@ def make_tiny_model(folder: Path, family: str = "llama", *, chat_template: bool 
     config = _config(family, tokenizer)
     with seeded(seed):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if parameter.ndim > 1:
-                    # Wider than any family's own start: attention and output are then far from uniform.
-                    parameter.normal_(std=0.25)
-                elif not name.endswith("bias"):
-                    parameter.add_(torch.randn_like(parameter) * 0.1)
+        spread_weights(model)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
