@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from corlld.durable import ModelInfo, StoreIdentity
 from corlld.errors import ConfigurationError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
@@ -20,7 +21,7 @@ from corlld.observer import Observer, Observers
 from corlld.protocols import Announcements, DeadLetters, Input, PositionStore, Publisher, Source, StateStore
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.target import Target
-from corlld.records import ModelInfo, Stage, StoreIdentity
+from corlld.records import Stage
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import Settings
 from corlld.sources.jsonl.file_input import JsonlInput

@@ -2,17 +2,8 @@
 
 from collections.abc import Sequence
 
-from corlld.records import (
-    Arrival,
-    DeadLetter,
-    EditEvent,
-    LoopStatus,
-    ModelInfo,
-    Stage,
-    Statistics,
-    UpdateOutcome,
-    UserState,
-)
+from corlld.durable import ModelInfo, Statistics, UserState
+from corlld.records import Arrival, DeadLetter, EditEvent, LoopStatus, Stage, UpdateOutcome
 
 
 class Observer:

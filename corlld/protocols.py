@@ -6,20 +6,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from corlld.durable import AdapterVersion, Head, ModelInfo, StoreIdentity, UserState
 from corlld.records import (
-    AdapterVersion,
     DeadLetter,
-    Head,
-    ModelInfo,
     Polled,
     Record,
     SourcePartition,
-    StoreIdentity,
     Tenure,
     TokenCounts,
     TrainingBatch,
     UpdateOutcome,
-    UserState,
 )
 
 

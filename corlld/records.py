@@ -1,7 +1,7 @@
 """Frozen values that pass from stage to stage. Standard library only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -193,103 +193,6 @@ class UpdateOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class DraftFigures:
-    """The user's effort over some drafts, and how much the drafts repeat themselves."""
-
-    events: int = 0
-    acceptances: int = 0
-    edit_ratio_sum: float = 0.0  # normalised edit distance between proposed and edited, summed
-    repetition_sum: float = 0.0  # share of repeated words in proposed, summed
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """A user's figures. Each event counts exactly once, since they are stored with the tensors that they describe."""
-
-    events: int = 0
-    pairs_applied: int = 0
-    acceptances: int = 0
-    no_difference: int = 0
-    rejected: Mapping[str, int] = field(default_factory=dict)  # by RejectReason
-    updates: int = 0  # micro-batches that trained
-    prequential_pairs: int = 0  # scored by a trained adapter
-    prequential_correct: float = 0.0  # ties count one half
-    prequential_margin_sum: float = 0.0
-    base_pairs: int = 0
-    base_correct: float = 0.0  # the base model's own preference, the control
-    drafts: Mapping[str, DraftFigures] = field(default_factory=dict)  # by producing version, or "unknown"
-    first_drafts: DraftFigures = DraftFigures()  # the user's first drafts, which later drafts are compared with
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleNames:
-    """The beginning of modules' paths, which is another one in the loaded model than in the model that engines serve.
-
-    loaded: path of the decoder in the class that was loaded, such as `model`.
-    published: its path in the served class, such as `model.language_model`.
-    """
-
-    loaded: str
-    published: str
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The content of a version's manifest, frozen into the state when the version was made."""
-
-    version: int
-    parent: int | None  # the version before; None for the first version, also for the first after an erasure
-    applied: Mapping[str, int]
-    statistics: Statistics
-    module_names: ModuleNames | None = None  # None: it is published with the loaded model's own paths
-
-
-@dataclass(frozen=True, slots=True)
-class UserState:
-    """Everything durable about one user."""
-
-    uid: str
-    version: int = 0  # newest version; only ever increases, also through an erasure
-    adapter: Adapter | None = None  # None for a user without a step, and after an erasure
-    applied: Mapping[str, int] = field(default_factory=dict)  # next offset by SourcePartition.key
-    recent_event_ids: tuple[str, ...] = ()  # oldest first
-    statistics: Statistics = field(default_factory=Statistics)
-    release: Release | None = None  # None: there is nothing to publish
-    erased: bool = False  # a tombstone: nothing from before the erasure is left
-    erased_through: int = 0  # versions up to this number were erased: none of them may be out
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The part of a user's newest durable state that an announcement needs."""
-
-    version: int
-    erased: bool
-    erased_through: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterVersion:
-    """An immutable release at the primary target."""
-
-    uid: str
-    version: int
-    location: str  # the folder or URL that an engine can load
-    digest: str  # SHA-256 of adapter_model.safetensors, hex
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """The base model that an adapter belongs to."""
-
-    name: str  # `base_model_name_or_path` exactly as served
-    revision: str  # hub commit, or a digest of a local model's config
-    fingerprint: str  # of base model, revision and adapter shape; another fingerprint can't use the same store
-    supports_messages: bool  # the tokenizer has a chat template
-    module_names: ModuleNames | None = None  # of new versions; None: the loaded model's own paths
-
-
-@dataclass(frozen=True, slots=True)
 class TokenCounts:
     """Tokens that went through the base model. padding: those of them that were computed for nothing."""
 
@@ -335,15 +238,3 @@ class LoopStatus:
     host_memory_bytes: int  # of those states
     unsaved_users: int  # users with updates that are not durable and visible yet
     unsaved_age_seconds: float  # of the oldest such update; 0 with none
-
-
-@dataclass(frozen=True, slots=True)
-class StoreIdentity:
-    """The owner of a state store, as `store.json` names it."""
-
-    secret_fingerprint: str
-    cluster_id: str  # Kafka's cluster id, or "jsonl"
-    group: str
-    base_model: str
-    base_revision: str
-    adapter_fingerprint: str

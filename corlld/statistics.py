@@ -8,7 +8,8 @@ from enum import StrEnum
 
 from rapidfuzz.distance import Levenshtein
 
-from corlld.records import DraftFigures, EditEvent, PairOutcome, PairStatus, Statistics
+from corlld.durable import DraftFigures, Statistics
+from corlld.records import EditEvent, PairOutcome, PairStatus
 
 TIE_NATS = 1e-3  # repacking alone moves a margin by about this much
 DRAFT_CLASSES_KEPT = 32  # producing versions with figures of their own; older versions share OLDER

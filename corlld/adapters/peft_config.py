@@ -7,7 +7,7 @@ that it is given. This module writes no file and does not import PEFT.
 import torch
 
 from corlld.adapters.layout import AdapterLayout
-from corlld.records import ModuleNames
+from corlld.durable import ModuleNames
 
 
 def published_name(module: str, names: ModuleNames | None) -> str:

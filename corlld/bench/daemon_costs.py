@@ -14,9 +14,10 @@ from typing import Any
 from pydantic import SecretStr
 
 from corlld.assembly import build_daemon
+from corlld.durable import UserState
 from corlld.errors import FatalError
 from corlld.observer import Observer
-from corlld.records import Arrival, EditEvent, UserState
+from corlld.records import Arrival, EditEvent
 from corlld.settings.sections import (
     BatchingSettings,
     DeadLetterSettings,

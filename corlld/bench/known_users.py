@@ -13,11 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from corlld.adapters.layout import AdapterTensors
 from corlld.bench.daemon_costs import daemon_settings, event_line, run_to_end
+from corlld.durable import StoreIdentity, UserState
 from corlld.errors import FatalError
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.learning.model.loading import load_resident_model
 from corlld.learning.model.resident import ResidentModel
-from corlld.records import EditEvent, StoreIdentity, UserState
+from corlld.records import EditEvent
 from corlld.settings.sections import AdapterSettings, BatchingSettings, LearningSettings, Settings, SourceSettings
 from corlld.sources.jsonl.file_input import GROUP
 from corlld.sources.jsonl.source import TOPIC

@@ -23,6 +23,7 @@ from corlld.assembly import (
     store_identity,
 )
 from corlld.commands.sample import Sample, sample_table
+from corlld.durable import ModelInfo
 from corlld.errors import (
     ConfigurationError,
     ExitCode,
@@ -36,7 +37,7 @@ from corlld.learning.model.files import check_model_name
 from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import passages
 from corlld.protocols import Source, StateStore
-from corlld.records import EditEvent, ModelInfo
+from corlld.records import EditEvent
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import Settings
 from corlld.state.store import LocalFolderStore

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from corlld.commands.repairs import Repairs
+from corlld.durable import UserState
 from corlld.errors import InvalidEvent, StateUnreadable
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.protocols import StoredLetter
-from corlld.records import EditEvent, EraseEvent, UserState
+from corlld.records import EditEvent, EraseEvent
 
 
 class Verdict(StrEnum):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from corlld.commands.events_file import counted
 from corlld.commands.letter_selection import REACH_SECONDS, add_filters, reading, wanted_by
 from corlld.commands.shared import add_config, add_parser, file_path, load, stderr_console, stdout_console
+from corlld.durable import UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError
-from corlld.records import UserState
 from corlld.settings.sections import Settings
 
 if TYPE_CHECKING:

@@ -14,17 +14,11 @@ from rich.console import Console
 
 from corlld.commands.replay_summary import UserRecord, summarise, summary_table, to_json
 from corlld.commands.shared import add_config, file_path, load, positive, stderr_console, stdout_console
+from corlld.durable import Statistics, UserState
 from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events.decoder import EventDecoder
 from corlld.observer import Observer
-from corlld.records import (
-    Arrival,
-    DeadLetter,
-    EditEvent,
-    Statistics,
-    UpdateOutcome,
-    UserState,
-)
+from corlld.records import Arrival, DeadLetter, EditEvent, UpdateOutcome
 from corlld.settings.sections import (
     DeadLetterSettings,
     IdentitySettings,

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from corlld.commands.shared import add_config, add_parser, load, read_user, stdout_console
+from corlld.durable import Statistics, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError, StateUnreadable
-from corlld.records import Statistics, UserState
 
 NAME = "state"
 HELP = "look into the state store"

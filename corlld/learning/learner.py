@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from corlld.adapters.layout import AdapterTensors, adds_nothing, new_adapter
+from corlld.durable import ModelInfo
 from corlld.errors import RejectReason
 from corlld.learning.guard import is_repetitive
 from corlld.learning.model.pairs import NoPair, PairEncoder, PreferencePair
@@ -17,7 +18,7 @@ from corlld.learning.slots import make_slots
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, PairScore, StepResult, UserStep
 from corlld.learning.user_update import UserUpdate
-from corlld.records import EditEvent, ModelInfo, PairOutcome, PairStatus, TokenCounts, TrainingBatch, UpdateOutcome
+from corlld.records import EditEvent, PairOutcome, PairStatus, TokenCounts, TrainingBatch, UpdateOutcome
 from corlld.settings.sections import GuardSettings, LearningSettings
 
 # In float32; numbers of half the size leave room for twice as many. On a CPU longer rows are faster yet (see

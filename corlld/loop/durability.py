@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import structlog
 
+from corlld.durable import UserState
 from corlld.errors import LostSwap, StateUnreadable
 from corlld.loop.jobs import Jobs, Task, Timed, Unless
 from corlld.loop.store_breaker import StoreBreaker
 from corlld.observer import Observer
 from corlld.protocols import Publisher, StateStore
-from corlld.records import Arrival, Stage, UserState
+from corlld.records import Arrival, Stage
 
 log = structlog.get_logger("corlld.durability")
 

@@ -14,6 +14,7 @@ from enum import Enum, auto
 
 import structlog
 
+from corlld.durable import ModuleNames, Statistics, UserState
 from corlld.errors import InvalidEvent, InvalidReason, StateUnreadable
 from corlld.loop.batching import Batcher
 from corlld.loop.durability import Durability
@@ -23,7 +24,7 @@ from corlld.loop.memory.unsaved import Unsaved
 from corlld.loop.offsets import LowWatermarks
 from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, place, select
 from corlld.observer import Observer
-from corlld.records import DeadLetter, EditEvent, EraseEvent, ModuleNames, Statistics, UpdateOutcome, UserState
+from corlld.records import DeadLetter, EditEvent, EraseEvent, UpdateOutcome
 from corlld.settings.sections import Settings
 
 log = structlog.get_logger("corlld.claims")  # operators filter by this name

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from corlld.durable import UserState
 from corlld.errors import ExitCode, FatalError, RetriableError, StateUnreadable
 from corlld.protocols import StateStore
-from corlld.records import UserState
 
 SAMPLE_USERS = 100
 LOOK_SECONDS = 5.0  # for the heads of the sample's states, and again for the states; a call under way is awaited

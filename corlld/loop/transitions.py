@@ -7,16 +7,8 @@ recent ids. Both are judged when the step starts, against the very state that is
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from corlld.records import (
-    Arrival,
-    EditEvent,
-    EraseEvent,
-    ModuleNames,
-    Release,
-    Statistics,
-    UpdateOutcome,
-    UserState,
-)
+from corlld.durable import ModuleNames, Release, Statistics, UserState
+from corlld.records import Arrival, EditEvent, EraseEvent, UpdateOutcome
 from corlld.statistics import fold
 
 
@@ -94,16 +86,13 @@ def after_update(
     events = [a.event for a in selection.fresh if isinstance(a.event, EditEvent)]
     applied = _passed(before, (*selection.duplicates, *selection.fresh))
     statistics = fold(before.statistics, events, outcome.pairs, trained=outcome.trained, head=before.version)
-    return UserState(
-        uid=uid,
-        version=before.version,
+    return replace(
+        before,
         adapter=outcome.adapter,
         applied=applied,
         recent_event_ids=(before.recent_event_ids + tuple(e.event_id for e in events))[-recent_event_ids:],
         statistics=statistics,
-        release=before.release,
         erased=before.erased and not events,
-        erased_through=before.erased_through,
     )
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from corlld.durable import ModelInfo, Statistics, UserState
 from corlld.observer import Observer
 from corlld.operations.health import Health
 from corlld.operations.prometheus import TOKEN_KINDS, Metrics
@@ -12,13 +13,10 @@ from corlld.records import (
     DeadLetter,
     EditEvent,
     LoopStatus,
-    ModelInfo,
     PairOutcome,
     PartitionStatus,
     Stage,
-    Statistics,
     UpdateOutcome,
-    UserState,
 )
 from corlld.statistics import DraftFigure, correct_share, judge_drafts
 

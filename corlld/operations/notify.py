@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from corlld.durable import UserState
 from corlld.observer import Observer
 from corlld.operations.liveness import Liveness
-from corlld.records import Arrival, LoopStatus, Stage, UserState
+from corlld.records import Arrival, LoopStatus, Stage
 from corlld.settings.sections import OperationsSettings
 
 log = structlog.get_logger("corlld.notify")

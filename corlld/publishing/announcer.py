@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import structlog
 
+from corlld.durable import Head
 from corlld.errors import RetriableError, StateUnreadable
 from corlld.protocols import Announcements
 from corlld.publishing.target import Target
-from corlld.records import Head
 
 log = structlog.get_logger("corlld.announcer")
 

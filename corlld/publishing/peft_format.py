@@ -11,7 +11,7 @@ import math
 from corlld.adapters.layout import AdapterLayout, AdapterTensors
 from corlld.adapters.peft_config import peft_config, peft_tensors
 from corlld.adapters.tensor_file import write_tensors
-from corlld.records import ModelInfo, Release, Statistics, UserState
+from corlld.durable import ModelInfo, Release, Statistics, UserState
 
 TENSORS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "manifest.json"

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 import structlog
 
 from corlld.adapters.layout import AdapterLayout
+from corlld.durable import AdapterVersion, Head, ModelInfo, UserState
 from corlld.errors import RetriableError, StateUnreadable
 from corlld.publishing.announcer import Announcer
 from corlld.publishing.peft_format import MANIFEST_FILE, adapter_files
 from corlld.publishing.target import Target
-from corlld.records import AdapterVersion, Head, ModelInfo, UserState
 
 log = structlog.get_logger("corlld.publisher")
 

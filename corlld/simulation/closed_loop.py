@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from corlld.assembly import build_daemon, pseudonyms
+from corlld.durable import Statistics, UserState
 from corlld.errors import CorlldError
 from corlld.observer import Observer
 from corlld.publishing.peft_format import adapter_name
-from corlld.records import Arrival, EditEvent, PairOutcome, Statistics, UpdateOutcome, UserState
+from corlld.records import Arrival, EditEvent, PairOutcome, UpdateOutcome
 from corlld.settings.sections import Settings, SourceSettings
 from corlld.simulation.editors import utility
 from corlld.simulation.prompts import Prompt

@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 
+from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import (
     ConfigurationError,
     ExitCode,
@@ -24,7 +25,6 @@ from corlld.errors import (
     StateUnreadable,
     UnavailableError,
 )
-from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.keys import NO_STATE, UID_PATTERN, checked_position_name, checked_uid, parse_position
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of, write_id_of
 from corlld.state.store_identity import (

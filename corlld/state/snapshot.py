@@ -21,8 +21,8 @@ from corlld.adapters.tensor_file import (
     tensor_bytes,
     write_tensors,
 )
+from corlld.durable import DraftFigures, Head, ModuleNames, Release, Statistics, UserState
 from corlld.errors import StateUnreadable
-from corlld.records import DraftFigures, Head, ModuleNames, Release, Statistics, UserState
 from corlld.state import store_format
 
 Moments = Literal["float32", "bfloat16"]

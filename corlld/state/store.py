@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
+from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
-from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.generations import Generations
 from corlld.state.keys import NO_STATE, checked_position_name, checked_uid, is_uid, parse_position
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type

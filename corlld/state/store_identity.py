@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from corlld.durable import StoreIdentity
 from corlld.errors import ConfigurationError
-from corlld.records import StoreIdentity
 from corlld.settings.paths import absolute_if_path
 from corlld.state import store_format
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from corlld.durable import Head, ModelInfo
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.publishing.announcer import Announcer
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import MANIFEST_FILE, adapter_files
 from corlld.publishing.publisher import AdapterPublisher
 from corlld.publishing.target import Target
-from corlld.records import Head, ModelInfo
 from tests.support.memory_target import MemoryTarget
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
 from tests.support.waiting import wait_until

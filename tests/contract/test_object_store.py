@@ -8,8 +8,8 @@ import obstore
 import pytest
 from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 
+from corlld.durable import StoreIdentity
 from corlld.errors import ConfigurationError, LostSwap, RetriableError, StateUnreadable, UnavailableError
-from corlld.records import StoreIdentity
 from corlld.state.object_store import ObjectStore
 from corlld.state.snapshot import decode, encode
 from corlld.system.object_client import ObjectClient, StoredObject

@@ -16,12 +16,12 @@ from typing import Protocol
 import pytest
 from structlog.testing import capture_logs
 
+from corlld.durable import Head, ModelInfo, ModuleNames, UserState
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, adapter_files
 from corlld.publishing.publisher import AdapterPublisher
 from corlld.publishing.target import Target
-from corlld.records import Head, ModelInfo, ModuleNames, UserState
 from tests.support.memory_target import MemoryPlace, MemoryTarget
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
 

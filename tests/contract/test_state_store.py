@@ -10,9 +10,9 @@ from typing import Protocol
 
 import pytest
 
+from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, LostSwap, NewerFormat, RetriableError, StateUnreadable
 from corlld.protocols import StateStore
-from corlld.records import Head, StoreIdentity, UserState
 from corlld.state.object_store import ObjectStore
 from corlld.state.snapshot import Moments
 from corlld.state.store import LocalFolderStore

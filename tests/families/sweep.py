@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from corlld.adapters.layout import AdapterTensors
+from corlld.durable import Release, Statistics, UserState
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model.loading import load_resident_model
 from corlld.learning.model.pairs import PairEncoder, PreferencePair
@@ -18,7 +19,7 @@ from corlld.learning.model.resident import ResidentModel
 from corlld.learning.user_step import PairScore
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import adapter_files
-from corlld.records import EditEvent, Release, Statistics, TrainingBatch, UpdateOutcome, UserState
+from corlld.records import EditEvent, TrainingBatch, UpdateOutcome
 from corlld.settings.sections import (
     AdapterSettings,
     GuardSettings,

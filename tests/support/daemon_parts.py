@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from corlld.durable import UserState
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.daemon import Daemon
 from corlld.observer import Observer
 from corlld.protocols import Source
-from corlld.records import Polled, Record, Tenure, UserState
+from corlld.records import Polled, Record, Tenure
 from corlld.settings.sections import EventSettings, Settings
 from tests.support.fakes import (
     Applied,

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from corlld.durable import UserState
 from corlld.observer import Observer
-from corlld.records import LoopStatus, Polled, UserState
+from corlld.records import LoopStatus, Polled
 from tests.support.daemon_parts import PSEUDONYMS, Parts
 from tests.support.fakes import Applied, ListingLearner, MemoryStore, ScriptedSource
 

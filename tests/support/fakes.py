@@ -10,27 +10,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from corlld.durable import AdapterVersion, Head, ModelInfo, StoreIdentity, UserState
 from corlld.errors import LostSwap, RetriableError
 from corlld.records import (
-    AdapterVersion,
     Arrival,
     DeadLetter,
     EditEvent,
     EraseEvent,
-    Head,
     LoopStatus,
-    ModelInfo,
     PairOutcome,
     PairStatus,
     Polled,
     Record,
     SourcePartition,
-    StoreIdentity,
     Tenure,
     TokenCounts,
     TrainingBatch,
     UpdateOutcome,
-    UserState,
 )
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)

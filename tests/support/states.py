@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
-from corlld.records import DraftFigures, ModuleNames, Release, Statistics, UserState
+from corlld.durable import DraftFigures, ModuleNames, Release, Statistics, UserState
 
 UID = "0123456789abcdef0123456789abcdef"
 OTHER_UID = "fedcba9876543210fedcba9876543210"

@@ -11,7 +11,7 @@ from statistics import median
 ROOT = Path(__file__).parents[2]
 HOUSE = ROOT / "corlld"
 
-MAX_FILES_AT_ROOT = 10
+MAX_FILES_AT_ROOT = 11
 MAX_FOLDERS_AT_ROOT = 14
 MAX_LINES = 350
 MAX_MEDIAN_LINES = 150

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corlld.durable import DraftFigures, Statistics
 from corlld.errors import RejectReason
-from corlld.records import DraftFigures, EditEvent, PairOutcome, PairStatus, Statistics
+from corlld.records import EditEvent, PairOutcome, PairStatus
 from corlld.statistics import (
     DRAFT_CLASSES_KEPT,
     FIRST_DRAFTS,

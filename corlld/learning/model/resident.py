@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from corlld.adapters.layout import AdapterLayout
+from corlld.durable import ModelInfo, ModuleNames
 from corlld.errors import ConfigurationError
 from corlld.learning.model.adapted_modules import AdaptedModules, adapt_modules, sample_ids
 from corlld.learning.model.attention import SegmentAttention
@@ -20,7 +21,6 @@ from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.positions import ServedPositions, longest_text, served_positions
 from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.model.vocabulary import VocabularyHead
-from corlld.records import ModelInfo, ModuleNames
 from corlld.settings.sections import AdapterSettings
 
 # Largest relative difference between a packed row and two plain ones; a wrong mask or position is off by far more.

@@ -14,10 +14,10 @@ import structlog
 import torch
 
 from corlld.adapters.layout import AdapterLayout
+from corlld.durable import ModuleNames
 from corlld.errors import ConfigurationError
 from corlld.learning.model.linear_modules import choose_modules
 from corlld.learning.model.resident import decoder_of
-from corlld.records import ModuleNames
 
 log = structlog.get_logger("corlld.start")
 

@@ -7,7 +7,7 @@ state in use may leave as well.
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from corlld.records import UserState
+from corlld.durable import UserState
 
 _STATE_BYTES = 4096  # of a state without its tensors and event ids: figures, mappings, objects
 _STRING_BYTES = 64  # of a string besides its characters

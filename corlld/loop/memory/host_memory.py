@@ -1,9 +1,9 @@
 """The states of users that nobody works on, in host memory: between the store and the device, within a bound. Pure."""
 
+from corlld.durable import UserState
 from corlld.loop.memory.cache import StoredState, StoredStates
 from corlld.loop.memory.prefetch import Prefetch
 from corlld.loop.memory.unsaved import Unsaved, UnsavedStates
-from corlld.records import UserState
 from corlld.settings.sections import Settings
 
 

@@ -5,8 +5,8 @@ It loads nothing itself; the loop does.
 
 from collections import OrderedDict
 
+from corlld.durable import UserState
 from corlld.loop.memory.cache import StoredStates, state_nbytes
-from corlld.records import UserState
 
 LOADS_AT_A_TIME = 2  # loads and writes that are due wait behind them
 MEMORY_SHARE = 0.5  # of the room for stored states: states loaded ahead must not push each other out

@@ -8,9 +8,9 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from corlld.durable import UserState
 from corlld.loop.memory.cache import StoredStates, state_nbytes
 from corlld.loop.transitions import Selection
-from corlld.records import UserState
 from corlld.settings.sections import SnapshotSettings
 
 BUFFER_SHARE = 0.5  # of the buffer, for arrivals of unsaved updates; below LOW_MARK, or reading would never resume

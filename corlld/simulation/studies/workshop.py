@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from corlld.durable import Release, Statistics, UserState
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model.files import find_model_files
 from corlld.learning.model.loading import load_resident_model
 from corlld.learning.model.resident import ResidentModel
 from corlld.publishing.peft_format import adapter_files
-from corlld.records import Adapter, EditEvent, Release, Statistics, UserState
+from corlld.records import Adapter, EditEvent
 from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings
 from corlld.simulation.drafting import MAX_NEW_TOKENS, Draft, PeftEngine
 

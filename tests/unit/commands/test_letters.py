@@ -13,11 +13,12 @@ import pytest
 from corlld.cli import main
 from corlld.commands import letter_replay, letter_selection
 from corlld.commands.letter_judgement import Judge, Judged, Verdict
+from corlld.durable import StoreIdentity, UserState
 from corlld.errors import ExitCode, InvalidEvent, InvalidReason
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.protocols import StoredLetter
-from corlld.records import DeadLetter, Record, SourcePartition, StoreIdentity, Tenure, UserState
+from corlld.records import DeadLetter, Record, SourcePartition, Tenure
 from corlld.settings.sections import DeadLetterSettings, EventSettings
 from corlld.sources.letter_file import JsonlDeadLetters
 from corlld.state.store import LocalFolderStore

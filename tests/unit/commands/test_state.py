@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from corlld.commands.state import show_states
+from corlld.durable import StoreIdentity
 from corlld.errors import ExitCode, FatalError, RetriableError
-from corlld.records import StoreIdentity
 from corlld.state.store import LocalFolderStore
 from tests.support.states import OTHER_UID, UID, released_state, tombstone
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from corlld.durable import UserState
 from corlld.errors import RetriableError
-from corlld.records import LoopStatus, Polled, UserState
+from corlld.records import LoopStatus, Polled
 from tests.support.daemon_parts import PSEUDONYMS, T0, begun, records, value
 from tests.support.deferring import ANN, BOB, Deferring, LastStatus, RecordingStore, when
 from tests.support.fakes import Applied, ListingLearner, ScriptedSource, tenure

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corlld.durable import UserState
 from corlld.errors import RetriableError
-from corlld.records import Polled, Record, SourcePartition, Tenure, UserState
+from corlld.records import Polled, Record, SourcePartition, Tenure
 from tests.support.daemon_parts import PSEUDONYMS, Parts, value
 from tests.support.fakes import ListingLearner, MemoryPublisher, MemoryStore, ScriptedSource
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from corlld.durable import UserState
 from corlld.errors import ExitCode, FatalError, InvalidReason, RetriableError, StateUnreadable
-from corlld.records import Polled, UserState
+from corlld.records import Polled
 from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
 from tests.support.fakes import MemoryStore, ScriptedSource, tenure
 

@@ -4,8 +4,9 @@ import threading
 
 import pytest
 
+from corlld.durable import UserState
 from corlld.errors import StateUnreadable
-from corlld.records import Polled, UserState
+from corlld.records import Polled
 from tests.support.daemon_parts import PSEUDONYMS, T0, begun, records, value
 from tests.support.deferring import ANN, NEVER, Deferring, RecordingStore, wait_for, when
 from tests.support.fakes import Applied

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
+from corlld.durable import ModuleNames, UserState
 from corlld.errors import FatalError, RejectReason, RetriableError
-from corlld.records import ModuleNames, PairOutcome, PairStatus, TrainingBatch, UpdateOutcome, UserState
+from corlld.records import PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
 from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
 from tests.support.fakes import ListingLearner
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from corlld.durable import Head, UserState
 from corlld.errors import ExitCode, FatalError, InvalidReason, NewerFormat, RetriableError, StateUnreadable
 from corlld.loop.store_breaker import LOOK_AGAIN_SECONDS, LOOK_SECONDS, SAMPLE_USERS, StoreBreaker
-from corlld.records import Head, UserState
 from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
 from tests.support.fakes import MemoryStore, ScriptedSource
 

@@ -1,7 +1,8 @@
 """The state decides which arrivals are applied: each exactly once, in order."""
 
+from corlld.durable import ModuleNames, UserState
 from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, select
-from corlld.records import EraseEvent, ModuleNames, PairOutcome, PairStatus, UpdateOutcome, UserState
+from corlld.records import EraseEvent, PairOutcome, PairStatus, UpdateOutcome
 from tests.support.fakes import NOON, Applied, arrival, edit_event, tenure
 
 KEY = tenure().partition.key

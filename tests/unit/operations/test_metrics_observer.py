@@ -4,20 +4,9 @@ from typing import Any
 
 import pytest
 
+from corlld.durable import DraftFigures, ModelInfo, Statistics, UserState
 from corlld.errors import InvalidEvent, InvalidReason, RejectReason
-from corlld.records import (
-    DeadLetter,
-    DraftFigures,
-    EraseEvent,
-    ModelInfo,
-    PairOutcome,
-    PairStatus,
-    PartitionStatus,
-    Stage,
-    Statistics,
-    UpdateOutcome,
-    UserState,
-)
+from corlld.records import DeadLetter, EraseEvent, PairOutcome, PairStatus, PartitionStatus, Stage, UpdateOutcome
 from tests.support.fakes import NOON, arrival, edit_event, loop_status, record
 from tests.support.metric_series import STARTED_AT, Watched, figures
 

@@ -14,9 +14,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors
+from corlld.durable import ModelInfo, UserState
 from corlld.learning.model.linear_modules import choose_modules
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, adapter_files, adapter_name
-from corlld.records import ModelInfo, UserState
 from tests.support.states import FIGURES, SMALL_LAYOUT, UID, adapter, released_state, tombstone
 from tests.support.tiny_models import make_tiny_model
 

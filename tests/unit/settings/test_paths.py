@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from corlld.commands.shared import add_config
+from corlld.durable import StoreIdentity
 from corlld.errors import ConfigurationError
-from corlld.records import StoreIdentity
 from corlld.settings.words import KEYS, allowed, variable
 from corlld.state.store_identity import check_identity, new_identity_file
 from tests.support.settings_files import load, problems

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end, read_tensors, write_tensors
+from corlld.durable import DraftFigures, Head, ModuleNames, UserState
 from corlld.errors import NewerFormat, StateUnreadable
-from corlld.records import DraftFigures, Head, ModuleNames, UserState
 from corlld.state.snapshot import (
     CHECKSUM_KEY,
     STATE_KEY,

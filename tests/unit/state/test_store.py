@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from corlld.durable import StoreIdentity
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError
-from corlld.records import StoreIdentity
 from corlld.state.store import LEFT_OVER_AFTER_SECONDS, LocalFolderStore
 from tests.support.states import UID, released_state, same_state, tombstone
 

@@ -12,11 +12,11 @@ from safetensors.torch import load
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
 from corlld.adapters.peft_config import published_name
+from corlld.durable import ModuleNames
 from corlld.errors import ConfigurationError
 from corlld.learning.model.loading import load_resident_model
 from corlld.learning.model.served_names import refuse_modules_outside
 from corlld.publishing.peft_format import CONFIG_FILE, TENSORS_FILE, adapter_files
-from corlld.records import ModuleNames
 from corlld.settings.sections import AdapterSettings, ModelSettings, PublishingSettings
 from tests.support.states import adapter, released_state
 from tests.support.tiny_models import make_tiny_model

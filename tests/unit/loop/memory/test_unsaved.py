@@ -3,11 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corlld.durable import UserState
 from corlld.loop.memory.cache import StoredState, StoredStates, state_nbytes
 from corlld.loop.memory.host_memory import HostMemory
 from corlld.loop.memory.unsaved import BUFFER_SHARE, Unsaved, UnsavedStates
 from corlld.loop.transitions import Selection
-from corlld.records import Arrival, UserState
+from corlld.records import Arrival
 from corlld.settings.sections import Settings, SnapshotSettings
 from tests.support.fakes import Applied, arrival, edit_event
 
