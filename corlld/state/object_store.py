@@ -32,6 +32,7 @@ from corlld.state.store_identity import (
     check_found,
     check_identity,
     fingerprint_of,
+    identity_of,
     new_identity_file,
     raised_identity_file,
 )
@@ -41,6 +42,7 @@ HEADER_GUESS_BYTES = 65_536  # most headers are whole within the first read
 READ_ATTEMPTS = 10
 TORN_PAUSE_SECONDS = 0.2  # a server has written an object by then, or shows more of it
 
+_POSITION = re.compile(r"positions/([0-9a-f]+)\.json")
 _STATE = re.compile(rf"users/({UID_PATTERN})/state\.safetensors")
 
 
@@ -144,6 +146,18 @@ class ObjectStore:
         with self._objects.retriable():
             self._check_present()
             yield from self._uids()
+
+    def identity(self) -> StoreIdentity | None:
+        """Return whom the store belongs to; None if there is no store. Raises ConfigurationError, UnavailableError."""
+        with self._objects.needed("can't be reached"):
+            data = self._read_identity()
+        return None if data is None else identity_of(data, where=self._identity_url)
+
+    def position_names(self) -> Iterator[str]:
+        """Yield the names of all positions."""
+        with self._objects.retriable():
+            names = [match[1] for key in self._objects.keys("positions") if (match := _POSITION.fullmatch(key))]
+        yield from names
 
     def load_position(self, name: str) -> Mapping[str, str | int] | None:
         """See the protocol. Raises FatalError for an object that is not a position, RetriableError."""

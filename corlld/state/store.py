@@ -29,6 +29,7 @@ from corlld.state.store_identity import (
     check_found,
     check_identity,
     fingerprint_of,
+    identity_of,
     new_identity_file,
     raised_identity_file,
 )
@@ -184,6 +185,19 @@ class LocalFolderStore:
                 if Generations(folder).newest() is None:
                     continue
             yield folder.name
+
+    def identity(self) -> StoreIdentity | None:
+        """Return whom the store belongs to; None if there is no store. Raises ConfigurationError, FatalError."""
+        try:
+            data = self._read_identity()
+        except OSError as error:
+            raise FatalError(f"{self._path} can't be read: {error.strerror}", ExitCode.DATA) from None
+        return None if data is None else identity_of(data, where=str(self._identity_file))
+
+    def position_names(self) -> Iterator[str]:
+        """Yield the names of all positions."""
+        with retriable(self._path):
+            yield from sorted(path.stem for path in self._positions.glob("*.json"))
 
     def load_position(self, name: str) -> Mapping[str, str | int] | None:
         """See the protocol. Raises FatalError for a file that is not a position, RetriableError."""
