@@ -147,6 +147,16 @@ class ObjectStore:
             self._check_present()
             yield from self._uids()
 
+    def previous(self, uid: str) -> tuple[UserState | None, str]:
+        """Return the generation before the newest (None if there is none), and the token of the newest, for `save`.
+
+        Raises StateUnreadable if that generation can't be read either, RetriableError.
+        """
+        with self._objects.retriable():
+            e_tag = self._objects.e_tag(_state_key(uid))
+            found = self._objects.read(_previous_key(uid))
+        return None if found is None else decode(found.data, uid), NO_STATE if e_tag is None else e_tag
+
     def identity(self) -> StoreIdentity | None:
         """Return whom the store belongs to; None if there is no store. Raises ConfigurationError, UnavailableError."""
         with self._objects.needed("can't be reached"):
@@ -176,6 +186,11 @@ class ObjectStore:
         """See the protocol."""
         with self._objects.retriable():
             self._objects.replace(_position_key(name), json.dumps(dict(position), sort_keys=True).encode())
+
+    def remove_position(self, name: str) -> None:
+        """Forget a position. Nothing happens if there is none."""
+        with self._objects.retriable():
+            self._objects.remove(_position_key(name))
 
     # --- one user -----------------------------------------------------------------------------------------------------
 
@@ -238,8 +253,7 @@ class ObjectStore:
 
     def _unreadable(self, uid: str, error: Exception) -> StateUnreadable:
         return StateUnreadable(
-            f"{self._objects.url}/{_state_key(uid)} can't be used: {error}. To repair: move the object away, copy "
-            "previous.safetensors beside it to its name, and send this user's records again, from its `applied` on"
+            f"{self._objects.url}/{_state_key(uid)} can't be used: {error}; `corlld state repair` mends it"
         )
 
 

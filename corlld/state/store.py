@@ -186,6 +186,17 @@ class LocalFolderStore:
                     continue
             yield folder.name
 
+    def previous(self, uid: str) -> tuple[UserState | None, str]:
+        """Return the generation before the newest (None if there is none), and the token of the newest, for `save`.
+
+        Raises StateUnreadable if that generation can't be read either, RetriableError.
+        """
+        generations = self._generations(uid)
+        with retriable(self._path):
+            newest, before = generations.newest(), generations.before_newest()
+            data = None if before is None else generations.file(before).read_bytes()
+        return None if data is None else decode(data, uid), NO_STATE if newest is None else str(newest)
+
     def identity(self) -> StoreIdentity | None:
         """Return whom the store belongs to; None if there is no store. Raises ConfigurationError, FatalError."""
         try:
@@ -216,6 +227,12 @@ class LocalFolderStore:
         with retriable(self._path):
             replace(self._position_file(name), json.dumps(dict(position), sort_keys=True).encode(), PERSONAL)
 
+    def remove_position(self, name: str) -> None:
+        """Forget a position. Nothing happens if there is none."""
+        with retriable(self._path):
+            self._position_file(name).unlink(missing_ok=True)
+            fsync_folder(self._positions)
+
     # --- one user -----------------------------------------------------------------------------------------------------
 
     def _generations(self, uid: str) -> Generations:
@@ -232,8 +249,7 @@ class LocalFolderStore:
 
     def _unreadable(self, uid: str, number: int, error: Exception) -> StateUnreadable:
         return StateUnreadable(
-            f"{self._generations(uid).file(number)} can't be used: {error}. To repair: move the file away (the "
-            "generation before it is then the state), and send this user's records again, from its `applied` on"
+            f"{self._generations(uid).file(number)} can't be used: {error}; `corlld state repair` mends it"
         )
 
     # --- the folder as a whole ----------------------------------------------------------------------------------------
