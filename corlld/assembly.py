@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from corlld.sources.kafka.producers import TopicProducer
     from corlld.state.object_store import ObjectStore
 
+    AnyStore = LocalFolderStore | ObjectStore
+
 log = structlog.get_logger("corlld.start")
 
 CLOSE_SECONDS = 5.0  # per part, after a failed start
@@ -57,7 +60,12 @@ def pseudonyms(settings: Settings) -> Pseudonyms:
     return Pseudonyms(settings.identity.secret.get_secret_value())
 
 
-def build_store(settings: Settings) -> "LocalFolderStore | ObjectStore":
+def build_folder_store(settings: Settings, path: Path) -> LocalFolderStore:
+    """Return a state store in another folder than the settings name, not opened yet."""
+    return LocalFolderStore(path, settings.snapshot.moments)
+
+
+def build_store(settings: Settings) -> "AnyStore":
     """Return the state store that the settings name, not opened yet.
 
     Raises ConfigurationError if its package is not installed, or its URL can't be used.

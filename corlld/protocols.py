@@ -8,6 +8,7 @@ from typing import Protocol
 
 from corlld.durable import AdapterVersion, Head, ModelInfo, StoreIdentity, UserState
 from corlld.records import (
+    CommittedRecords,
     DeadLetter,
     Polled,
     Record,
@@ -218,6 +219,14 @@ class Input(Protocol):
         """Yield the last `limit` records, or all if there are fewer. Joins no group, locks and commits nothing.
 
         Ends after `timeout_seconds`, if it waits for servers. Raises UnavailableError, ConfigurationError.
+        """
+
+    def committed_records(
+        self, starts: Mapping[str, int], positions: PositionStore, timeout_seconds: float
+    ) -> AbstractContextManager[CommittedRecords]:
+        """Open the records from these offsets on, by `SourcePartition.key`, up to what is committed.
+
+        Raises FatalError if they can't be read, or if this kind of input can't be read again.
         """
 
 

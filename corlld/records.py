@@ -1,6 +1,6 @@
 """Frozen values that pass from stage to stage. Standard library only."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -43,6 +43,20 @@ class Record:
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
     timestamp_seconds: float | None = None  # the broker's or producer's clock; for metrics only
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedRecords:
+    """Records that a group has committed.
+
+    name: what states call the topic. steps: offsets that are read. missing: offsets that are gone: by retention, or by
+    compaction. records: partition by partition, in order.
+    """
+
+    name: str
+    steps: int
+    missing: int
+    records: Iterator[Record]
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class Outbox:
         erasures = f", {self.erasures} to erase a user" if self.erasures else ""
         return f"{counted(len(self), 'event')} of {counted(len(self._users), 'user')}{erasures}"
 
-    def add(self, letter: StoredLetter, outgoing: Outgoing) -> None:
+    def add(self, place: Place, outgoing: Outgoing) -> None:
         """Add an event. Raises FatalError if there are too many, or the temporary file can't be written."""
         if len(self) >= MAX_LETTERS:
             raise FatalError(
@@ -59,7 +59,6 @@ class Outbox:
             )
         value = None if outgoing.value is None else _encoded(outgoing.value)
         line = [_encoded(outgoing.key), value, [(name, _encoded(raw)) for name, raw in outgoing.headers]]
-        place = (letter.partition.topic_id, letter.partition.partition, letter.offset)
         self._places.append((place, self._file.tell()))
         try:
             self._file.write(json.dumps(line).encode() + b"\n")
@@ -96,7 +95,7 @@ def gather(letters: Iterable[StoredLetter], judge: Judge, outbox: Outbox) -> tup
             continue
         verdicts[judged.verdict] += 1
         if judged.outgoing is not None:
-            outbox.add(letter, judged.outgoing)
+            outbox.add((letter.partition.topic_id, letter.partition.partition, letter.offset), judged.outgoing)
         elif len(lines) < SHOWN_LETTERS:
             why = f" ({judged.detail})" if judged.detail else ""
             lines.append(printable(f"{letter.key}: {judged.verdict}{why}"))

@@ -38,6 +38,10 @@ class Generations:
                 return number, read(self.file(number))
         raise OSError(errno.EBUSY, "states change faster than they can be read")
 
+    def before_newest(self) -> int | None:
+        """Return the number of the generation before the newest; None if there is none."""
+        return next(iter(sorted(self._numbers(), reverse=True)[1:2]), None)
+
     def remove_before(self, number: int) -> None:
         """Remove all generations older than `number`."""
         for older in self._numbers():

@@ -32,6 +32,7 @@ from corlld.state.store_identity import (
     check_found,
     check_identity,
     fingerprint_of,
+    identity_of,
     new_identity_file,
     raised_identity_file,
 )
@@ -41,6 +42,7 @@ HEADER_GUESS_BYTES = 65_536  # most headers are whole within the first read
 READ_ATTEMPTS = 10
 TORN_PAUSE_SECONDS = 0.2  # a server has written an object by then, or shows more of it
 
+_POSITION = re.compile(r"positions/([0-9a-f]+)\.json")
 _STATE = re.compile(rf"users/({UID_PATTERN})/state\.safetensors")
 
 
@@ -145,6 +147,28 @@ class ObjectStore:
             self._check_present()
             yield from self._uids()
 
+    def previous(self, uid: str) -> tuple[UserState | None, str]:
+        """Return the generation before the newest (None if there is none), and the token of the newest, for `save`.
+
+        Raises StateUnreadable if that generation can't be read either, RetriableError.
+        """
+        with self._objects.retriable():
+            e_tag = self._objects.e_tag(_state_key(uid))
+            found = self._objects.read(_previous_key(uid))
+        return None if found is None else decode(found.data, uid), NO_STATE if e_tag is None else e_tag
+
+    def identity(self) -> StoreIdentity | None:
+        """Return whom the store belongs to; None if there is no store. Raises ConfigurationError, UnavailableError."""
+        with self._objects.needed("can't be reached"):
+            data = self._read_identity()
+        return None if data is None else identity_of(data, where=self._identity_url)
+
+    def position_names(self) -> Iterator[str]:
+        """Yield the names of all positions."""
+        with self._objects.retriable():
+            names = [match[1] for key in self._objects.keys("positions") if (match := _POSITION.fullmatch(key))]
+        yield from names
+
     def load_position(self, name: str) -> Mapping[str, str | int] | None:
         """See the protocol. Raises FatalError for an object that is not a position, RetriableError."""
         key = _position_key(name)
@@ -162,6 +186,11 @@ class ObjectStore:
         """See the protocol."""
         with self._objects.retriable():
             self._objects.replace(_position_key(name), json.dumps(dict(position), sort_keys=True).encode())
+
+    def remove_position(self, name: str) -> None:
+        """Forget a position. Nothing happens if there is none."""
+        with self._objects.retriable():
+            self._objects.remove(_position_key(name))
 
     # --- one user -----------------------------------------------------------------------------------------------------
 
@@ -224,8 +253,7 @@ class ObjectStore:
 
     def _unreadable(self, uid: str, error: Exception) -> StateUnreadable:
         return StateUnreadable(
-            f"{self._objects.url}/{_state_key(uid)} can't be used: {error}. To repair: move the object away, copy "
-            "previous.safetensors beside it to its name, and send this user's records again, from its `applied` on"
+            f"{self._objects.url}/{_state_key(uid)} can't be used: {error}; `corlld state repair` mends it"
         )
 
 

@@ -29,6 +29,7 @@ from corlld.state.store_identity import (
     check_found,
     check_identity,
     fingerprint_of,
+    identity_of,
     new_identity_file,
     raised_identity_file,
 )
@@ -185,6 +186,30 @@ class LocalFolderStore:
                     continue
             yield folder.name
 
+    def previous(self, uid: str) -> tuple[UserState | None, str]:
+        """Return the generation before the newest (None if there is none), and the token of the newest, for `save`.
+
+        Raises StateUnreadable if that generation can't be read either, RetriableError.
+        """
+        generations = self._generations(uid)
+        with retriable(self._path):
+            newest, before = generations.newest(), generations.before_newest()
+            data = None if before is None else generations.file(before).read_bytes()
+        return None if data is None else decode(data, uid), NO_STATE if newest is None else str(newest)
+
+    def identity(self) -> StoreIdentity | None:
+        """Return whom the store belongs to; None if there is no store. Raises ConfigurationError, FatalError."""
+        try:
+            data = self._read_identity()
+        except OSError as error:
+            raise FatalError(f"{self._path} can't be read: {error.strerror}", ExitCode.DATA) from None
+        return None if data is None else identity_of(data, where=str(self._identity_file))
+
+    def position_names(self) -> Iterator[str]:
+        """Yield the names of all positions."""
+        with retriable(self._path):
+            yield from sorted(path.stem for path in self._positions.glob("*.json"))
+
     def load_position(self, name: str) -> Mapping[str, str | int] | None:
         """See the protocol. Raises FatalError for a file that is not a position, RetriableError."""
         path = self._position_file(name)
@@ -202,6 +227,12 @@ class LocalFolderStore:
         with retriable(self._path):
             replace(self._position_file(name), json.dumps(dict(position), sort_keys=True).encode(), PERSONAL)
 
+    def remove_position(self, name: str) -> None:
+        """Forget a position. Nothing happens if there is none."""
+        with retriable(self._path):
+            self._position_file(name).unlink(missing_ok=True)
+            fsync_folder(self._positions)
+
     # --- one user -----------------------------------------------------------------------------------------------------
 
     def _generations(self, uid: str) -> Generations:
@@ -218,8 +249,7 @@ class LocalFolderStore:
 
     def _unreadable(self, uid: str, number: int, error: Exception) -> StateUnreadable:
         return StateUnreadable(
-            f"{self._generations(uid).file(number)} can't be used: {error}. To repair: move the file away (the "
-            "generation before it is then the state), and send this user's records again, from its `applied` on"
+            f"{self._generations(uid).file(number)} can't be used: {error}; `corlld state repair` mends it"
         )
 
     # --- the folder as a whole ----------------------------------------------------------------------------------------

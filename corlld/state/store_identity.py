@@ -52,6 +52,15 @@ def fingerprint_of(data: bytes, *, where: str) -> str:
         raise _corrupt(where) from None
 
 
+def identity_of(data: bytes, *, where: str) -> StoreIdentity:
+    """Return the owner that a `store.json` names. Raises ConfigurationError if it is corrupt, NewerFormat."""
+    content = _parsed(data, where)
+    try:
+        return StoreIdentity(**{field.name: str(content[field.name]) for field in fields(StoreIdentity)})
+    except KeyError:
+        raise _corrupt(where) from None
+
+
 def check_found(
     data: bytes | None,
     identity: StoreIdentity,

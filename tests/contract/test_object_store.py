@@ -223,7 +223,7 @@ def test_a_torn_state_is_read_twice_before_it_is_said_to_be_torn(
     store.save(UID, released_state(3), "0")
     bucket.overwrite(STATE, bucket.stored()[STATE][:-7])
     read = show_next(monkeypatch)
-    with pytest.raises(StateUnreadable, match="To repair"):
+    with pytest.raises(StateUnreadable, match="state repair"):
         store.load(UID)
     assert len(read) == 2
 

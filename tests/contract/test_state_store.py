@@ -246,7 +246,7 @@ def test_a_torn_state_is_unreadable_for_ever_and_never_passed_over(
     torn = damage(backend.stored()[name])
     backend.overwrite(name, torn)
     for _ in range(2):
-        with pytest.raises(StateUnreadable, match="move"):
+        with pytest.raises(StateUnreadable, match="state repair"):
             store.load(UID)
     assert backend.stored()[name] == torn
     assert list(store.uids()) == [UID]
@@ -322,7 +322,7 @@ def test_a_flipped_bit_in_a_states_format_stays_the_trouble_of_its_user(backend:
     data = backend.stored()[name]
     backend.overwrite(name, data.replace(b'format\\":1', b'format\\":3'))
     for read in (store.load, store.head, store.load_header):
-        with pytest.raises(StateUnreadable, match="move"):
+        with pytest.raises(StateUnreadable, match="state repair"):
             read(UID)
 
 

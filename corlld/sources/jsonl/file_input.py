@@ -1,12 +1,12 @@
 """Makes a file of events the input. Its positions, and its dead letters, lie beside the states."""
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from corlld.errors import ExitCode, FatalError
 from corlld.protocols import DeadLetters, LetterStream, PositionStore, Source
-from corlld.records import Record
+from corlld.records import CommittedRecords, Record
 from corlld.settings.sections import Settings
 from corlld.sources.jsonl.last_lines import newest_records
 from corlld.sources.jsonl.source import JsonlSource
@@ -63,6 +63,15 @@ class JsonlInput:
 
     def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
         return newest_records(self._path, limit, follow=self._settings.source.follow)
+
+    def committed_records(
+        self, starts: Mapping[str, int], positions: PositionStore, timeout_seconds: float
+    ) -> AbstractContextManager[CommittedRecords]:
+        raise FatalError(
+            "a file is not read again by corlld: append the user's lines once more, from the state's `applied` byte on "
+            "(`corlld state show --uid UID`)",
+            ExitCode.USAGE,
+        )
 
     @property
     def _path(self) -> Path:

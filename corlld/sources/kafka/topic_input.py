@@ -12,7 +12,7 @@ import structlog
 
 from corlld.errors import ConfigurationError
 from corlld.protocols import DeadLetters, LetterStream, PositionStore, Source
-from corlld.records import Record
+from corlld.records import CommittedRecords, Record
 from corlld.settings.sections import Settings
 
 if TYPE_CHECKING:
@@ -124,3 +124,10 @@ class KafkaInput:
         from corlld.sources.kafka.newest_records import newest_records
 
         return newest_records(self._kafka, limit, timeout_seconds)
+
+    def committed_records(
+        self, starts: Mapping[str, int], positions: PositionStore, timeout_seconds: float
+    ) -> AbstractContextManager[CommittedRecords]:
+        from corlld.sources.kafka.committed_records import committed_records
+
+        return committed_records(self._kafka, starts, positions, timeout_seconds)

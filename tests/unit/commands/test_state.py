@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from corlld.commands.state import show_states
+from corlld.commands.state_views import show_states
 from corlld.durable import StoreIdentity
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.state.store import LocalFolderStore

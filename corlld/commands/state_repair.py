@@ -1,0 +1,172 @@
+"""`corlld state repair`: puts the generation before in place of a state that can't be read, and sends what it lacks.
+
+A repair has four steps: note in the store where the generation before ends, store that generation as the newest, send
+the user's records from there on to the input once more, remove the note. A repair that was interrupted finds its note,
+and goes on. What was sent twice is learnt once, by its event id.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from corlld.commands.letter_judgement import Outgoing
+from corlld.commands.letter_replay import Outbox
+from corlld.durable import UserState
+from corlld.errors import ExitCode, FatalError, InvalidEvent, LostSwap, StateUnreadable
+from corlld.events.decoder import EventDecoder
+from corlld.events.pseudonyms import Pseudonyms
+from corlld.protocols import StoredLetter
+from corlld.records import CommittedRecords, EraseEvent
+from corlld.system.progress import Advance
+
+
+class RepairedStore(Protocol):
+    """A state store, as far as repairs need it; see `StateStore` and `PositionStore`."""
+
+    def load(self, uid: str) -> tuple[UserState | None, str]: ...
+
+    def save(self, uid: str, state: UserState, token: str) -> str: ...
+
+    def previous(self, uid: str) -> tuple[UserState | None, str]: ...
+
+    def load_position(self, name: str) -> Mapping[str, str | int] | None: ...
+
+    def save_position(self, name: str, position: Mapping[str, str | int]) -> None: ...
+
+    def remove_position(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """A user whose state is to be repaired.
+
+    starts: the next offset of the generation before, by `SourcePartition.key`.
+    state: that generation; None if an interrupted repair has stored it already.
+    token: of the state that can't be read.
+    """
+
+    uid: str
+    starts: Mapping[str, int]
+    state: UserState | None = None
+    token: str = ""
+
+
+@dataclass
+class Findings:
+    """What a look at the store found. hopeless: a sentence for each user without a generation before."""
+
+    repairs: dict[str, Repair] = field(default_factory=dict)
+    hopeless: list[str] = field(default_factory=list)
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """The first offset that any of the users needs, by `SourcePartition.key`."""
+        starts: dict[str, int] = {}
+        for repair in self.repairs.values():
+            for key, offset in repair.starts.items():
+                starts[key] = min(offset, starts.get(key, offset))
+        return starts
+
+
+def look(store: RepairedStore, uids: Iterable[str], advance: Advance) -> Findings:
+    """Find the users whose states can't be read, and those whose repair was interrupted. Nothing is changed.
+
+    Raises RetriableError if the store can't be reached.
+    """
+    findings = Findings()
+    for uid in uids:
+        try:
+            store.load(uid)
+        except StateUnreadable:
+            _look_before(store, uid, findings)
+        else:
+            if (note := store.load_position(uid)) is not None:
+                findings.repairs[uid] = Repair(uid, {key: int(offset) for key, offset in note.items()})
+        advance(1)
+    return findings
+
+
+def _look_before(store: RepairedStore, uid: str, findings: Findings) -> None:
+    try:
+        before, token = store.previous(uid)
+    except StateUnreadable as error:
+        findings.hopeless.append(f"{uid}: the generation before can't be read either: {error}")
+        return
+    if before is None:
+        findings.hopeless.append(f"{uid}: there is no generation before: `corlld state import` takes it from a backup")
+    else:
+        findings.repairs[uid] = Repair(uid, dict(before.applied), before, token)
+
+
+def gather(
+    findings: Findings,
+    stream: CommittedRecords,
+    letters: Iterable[StoredLetter],
+    decoder: EventDecoder,
+    names: Pseudonyms,
+    outbox: Outbox,
+    advance: Advance,
+) -> None:
+    """Put the users' records into the outbox: those of the topic, and dead letters that the topic lacks by now.
+
+    A record that was refused as malformed stays refused.
+    """
+    found: set[tuple[int, int]] = set()
+    for record in stream.records:
+        place = (record.tenure.partition.partition, record.offset)
+        if _add(findings, stream.name, place, (record.key, record.value, record.headers), decoder, names, outbox):
+            found.add(place)
+        advance(1)
+    for letter in letters:
+        place = (letter.partition.partition, letter.offset)
+        if place not in found and letter.partition.topic_id == stream.name and letter.has_payload:
+            raw = (letter.record_key, letter.record_value, letter.record_headers)
+            _add(findings, stream.name, place, raw, decoder, names, outbox)
+
+
+def _add(
+    findings: Findings,
+    topic: str,
+    place: tuple[int, int],
+    raw: tuple[bytes | None, bytes | None, tuple[tuple[str, bytes], ...]],
+    decoder: EventDecoder,
+    names: Pseudonyms,
+    outbox: Outbox,
+) -> bool:
+    """Put a record into the outbox if a repaired user's state lacks it. Returns whether it did."""
+    key, value, headers = raw
+    try:
+        event = decoder.decode(key, value, headers)
+    except InvalidEvent:
+        return False
+    partition, offset = place
+    repair = findings.repairs.get(names.uid(event.user_id))
+    # A partition that the generation before does not name: nothing of it was learnt yet.
+    if repair is None or offset < repair.starts.get(f"{topic}/{partition}", 0):
+        return False
+    outgoing = Outgoing(event.user_id.encode(), value, headers, isinstance(event, EraseEvent))
+    outbox.add((topic, partition, offset), outgoing)
+    return True
+
+
+def restore(store: RepairedStore, repairs: Iterable[Repair]) -> Iterator[str]:
+    """Note each repair in the store, and store the generation before as the newest. Yields each user when it is done.
+
+    Raises FatalError if another process stored a state of the user meanwhile, RetriableError.
+    """
+    for repair in repairs:
+        if repair.state is not None:
+            store.save_position(repair.uid, dict(repair.starts))
+            try:
+                store.save(repair.uid, repair.state, repair.token)
+            except LostSwap:
+                raise FatalError(
+                    f"the state of {repair.uid} was stored by another process meanwhile: look again", ExitCode.DATA
+                ) from None
+        yield repair.uid
+
+
+def finish(store: RepairedStore, repairs: Iterable[Repair]) -> None:
+    """Remove the notes: everything was sent."""
+    for repair in repairs:
+        store.remove_position(repair.uid)

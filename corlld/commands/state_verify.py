@@ -1,0 +1,95 @@
+"""Reads every state as the daemon would, and each newest published version: `corlld state verify`."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from corlld.durable import UserState
+from corlld.errors import StateUnreadable
+from corlld.publishing.target import PublishedVersion
+from corlld.system.progress import Advance
+
+TENSORS_NAME = "adapter_model.safetensors"
+SHOWN_PROBLEMS = 100
+
+
+class VerifiedStore(Protocol):
+    """A state store, as far as it is verified; see `StateStore`."""
+
+    def load(self, uid: str) -> tuple[UserState | None, str]: ...
+
+    def uids(self) -> Iterator[str]: ...
+
+
+class VerifiedTarget(Protocol):
+    """A publishing target, as far as it is verified; see `Target`."""
+
+    def get(self, uid: str, version: int) -> PublishedVersion | None: ...
+
+    def newest(self, uid: str) -> int: ...
+
+
+@dataclass
+class Verified:
+    """What was found. problems: a sentence each, which names the user by pseudonym."""
+
+    users: int = 0
+    erased: int = 0
+    versions: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def verify(store: VerifiedStore, target: VerifiedTarget | None, uids: Iterable[str], advance: Advance) -> Verified:
+    """Verify states, and the newest published version of each. Nothing is changed.
+
+    Args:
+        store: need not be opened.
+        target: None: published versions are not looked at.
+        uids: the users.
+        advance: moved by each user.
+
+    Raises RetriableError if the store or the target can't be reached.
+    """
+    found = Verified()
+    for uid in uids:
+        found.users += 1
+        try:
+            state, _ = store.load(uid)
+        except StateUnreadable as error:
+            found.problems.append(f"{uid}: {error}")
+        else:
+            if state is not None:
+                found.erased += state.erased
+                _verify_versions(state, target, found)
+        advance(1)
+    return found
+
+
+def _verify_versions(state: UserState, target: VerifiedTarget | None, found: Verified) -> None:
+    if target is None:
+        return
+    newest = target.newest(state.uid)
+    if newest > state.version:
+        found.problems.append(f"{state.uid}: version {newest} is published, and the state knows {state.version} only")
+    if newest and newest <= state.erased_through:
+        found.problems.append(f"{state.uid}: version {newest} is published still, and it was erased")
+        return
+    if state.release is None:
+        return
+    version = target.get(state.uid, state.release.version)
+    if version is None:
+        return  # the daemon publishes it when the user's next edit comes, or as it starts
+    found.versions += 1
+    if (problem := _problem_of(version)) is not None:
+        found.problems.append(f"{state.uid}: version {state.release.version}: {problem}")
+
+
+def _problem_of(version: PublishedVersion) -> str | None:
+    """Return what is wrong with a published version; None if its tensors are those that its manifest names."""
+    try:
+        digest = hashlib.sha256(Path(version.location, TENSORS_NAME).read_bytes()).hexdigest()
+    except OSError as error:
+        return f"{TENSORS_NAME} can't be read: {error.strerror}"
+    return None if version.manifest.get("digest") == digest else f"{TENSORS_NAME} is not what its manifest names"

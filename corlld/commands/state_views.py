@@ -1,0 +1,111 @@
+"""Shows stored states: one user's in full, or a line per user."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from corlld.durable import Statistics, UserState
+from corlld.errors import ExitCode, FatalError, StateUnreadable
+
+WIDE_CHARS = 100  # a narrower terminal has no room for whole pseudonyms beside the figures
+
+
+class ReadableStore(Protocol):
+    """A state store, as far as it is read here; see `StateStore`."""
+
+    def load(self, uid: str) -> tuple[UserState | None, str]: ...
+
+    def load_header(self, uid: str) -> UserState | None: ...
+
+    def uids(self) -> Iterator[str]: ...
+
+
+def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console: Console) -> int:
+    """Show one user's state in full, or a line per user.
+
+    Args:
+        store: need not be opened.
+        uid: the user, whose whole state is checked. None: all users, of whose states only the headers are read.
+        as_json: print JSON to standard output.
+        console: takes the text otherwise.
+
+    Returns the exit code: DATA if a state can't be read. Raises FatalError for a user without a state.
+    """
+    rows = [_row(store, uid)] if uid is not None else [_row(store, each, header=True) for each in store.uids()]
+    if as_json:
+        # Printed without the console, which would wrap or colour it.
+        print(json.dumps(rows[0] if uid is not None else rows, indent=2, sort_keys=True))
+    elif uid is not None:
+        widest = max(map(len, rows[0]))
+        for name, value in rows[0].items():
+            text = json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else str(value)
+            console.print(f"{name:{widest}}  {text}", markup=False)
+    else:
+        console.print(_table(rows, uid_digits=32 if console.width >= WIDE_CHARS else 12))
+    return ExitCode.DATA if any("unreadable" in row for row in rows) else ExitCode.OK
+
+
+def _row(store: ReadableStore, uid: str, *, header: bool = False) -> dict[str, Any]:
+    try:
+        state = store.load_header(uid) if header else store.load(uid)[0]
+    except StateUnreadable as error:
+        return {"uid": uid, "unreadable": str(error)}
+    except ValueError as error:
+        raise FatalError(f"--uid: {error}", ExitCode.USAGE) from None
+    if state is None:
+        raise FatalError("the store has no state of this user", ExitCode.DATA)
+    return {
+        "uid": uid,
+        "version": state.version,
+        "published": state.release.version if state.release else None,
+        "erased": state.erased,
+        "applied": dict(state.applied),
+        "recent_event_ids": list(state.recent_event_ids),
+        "statistics": asdict(state.statistics),
+        "accuracy": _ratio(state.statistics.prequential_correct, state.statistics.prequential_pairs),
+        "mean_margin_nats": _ratio(state.statistics.prequential_margin_sum, state.statistics.prequential_pairs),
+        "base_accuracy": _ratio(state.statistics.base_correct, state.statistics.base_pairs),
+        "edit_ratio": _edit_ratio(state.statistics),
+        "first_drafts_repetition": _ratio(
+            state.statistics.first_drafts.repetition_sum, state.statistics.first_drafts.events
+        ),
+    }
+
+
+def _edit_ratio(statistics: Statistics) -> float | None:
+    drafts = statistics.drafts.values()
+    return _ratio(sum(figures.edit_ratio_sum for figures in drafts), sum(figures.events for figures in drafts))
+
+
+def _ratio(total: float, count: int) -> float | None:
+    return total / count if count else None
+
+
+def _table(rows: list[dict[str, Any]], uid_digits: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("uid", "version", "events", "pairs", "accepted", "rejected", "accuracy", "margin", "edit ratio"):
+        table.add_column(column, justify="left" if column == "uid" else "right", no_wrap=True)
+    for row in rows:
+        if "unreadable" in row:
+            table.add_row(row["uid"][:uid_digits], "unreadable")
+            continue
+        statistics = row["statistics"]
+        table.add_row(
+            row["uid"][:uid_digits],
+            "erased" if row["erased"] else str(row["version"]),
+            str(statistics["events"]),
+            str(statistics["pairs_applied"]),
+            str(statistics["acceptances"]),
+            str(sum(statistics["rejected"].values())),
+            *(_short(row[name]) for name in ("accuracy", "mean_margin_nats", "edit_ratio")),
+        )
+    return table
+
+
+def _short(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.2f}"

@@ -1,0 +1,79 @@
+"""A torn state is repaired from the generation before: bit for bit what it would be if it had never been torn."""
+
+from pathlib import Path
+
+import pytest
+
+from corlld.cli import main
+from corlld.errors import ExitCode
+from tests.support import traffic
+from tests.support.daemon_process import ENVIRON, Launcher, Site, wait_while_running
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.quiet_learning import write_undisturbed_tensors
+from tests.support.traffic import Producer
+
+INTERRUPTED = 130
+PARTITIONS, USERS, EVENTS = 2, 4, 120
+
+
+def run_until_done(launcher: Launcher, site: Site, config: Path, name: str) -> None:
+    daemon = launcher.start(config, site.log(name))
+    log = site.log(name)
+    wait_while_running(daemon, lambda: log.exists() and "partition_assigned" in log.read_text(), "partitions", 60)
+    site.wait_for_end(daemon)
+    assert daemon.stop() == 0
+
+
+def test_a_torn_state_is_repaired_bit_for_bit_and_an_interrupted_repair_goes_on(
+    tmp_path: Path,
+    kafka_broker: KafkaCluster,
+    tiny_model: Path,
+    launcher: Launcher,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    site = Site.make(tmp_path, kafka_broker, tiny_model, PARTITIONS, dead_letters={"max_share": 1.0})
+    config = site.write_settings()
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    producer = Producer(site.bootstrap, site.topic)
+    records = traffic.edits(EVENTS, traffic.users(USERS), PARTITIONS, seed=11)
+    producer.send(records[: EVENTS // 2])
+    run_until_done(launcher, site, config, "first")
+
+    torn = max(site.states.glob("users/*"), key=lambda folder: len(list(folder.iterdir())))
+    newest = max(torn.glob("0*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-3])
+    producer.send(records[EVENTS // 2 :])
+    run_until_done(launcher, site, config, "second")  # that user's records become dead letters
+    assert main(["state", "verify", "--config", str(config)]) == ExitCode.DATA
+    assert torn.name in capsys.readouterr().out
+
+    repair = ["state", "repair", "--config", str(config)]
+    assert main(repair) == ExitCode.DATA
+    assert "1 state from the generation before" in capsys.readouterr().out
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("corlld.commands.repair_run.send_back", _interrupt)
+        assert main([*repair, "--yes"]) == INTERRUPTED
+    assert main([*repair, "--yes"]) == ExitCode.OK
+    assert "repaired: 1 state" in capsys.readouterr().out
+    assert main(repair) == ExitCode.OK
+    assert "nothing to repair" in capsys.readouterr().out
+
+    run_until_done(launcher, site, config, "third")
+    producer.close()
+    assert main(["state", "verify", "--config", str(config)]) == ExitCode.OK
+    tensors = write_undisturbed_tensors(config, records, tmp_path / "tensors")
+    for twin in tensors.iterdir():
+        assert same_tensors(twin, max((site.states / "users" / twin.stem).glob("0*.safetensors"))), twin.stem
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def same_tensors(twin: Path, state: Path) -> bool:
+    from safetensors.numpy import load_file
+
+    one, other = load_file(twin), load_file(state)
+    return all(one[name].tobytes() == other[name].tobytes() for name in one)

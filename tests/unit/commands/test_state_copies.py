@@ -1,0 +1,159 @@
+"""`corlld state export|import|verify`: copies are stores, nobody erased comes back, and what is wrong is named."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from corlld.cli import main
+from corlld.commands.state_copies import Copied, CopiedStore, copy_positions, copy_states, open_copy
+from corlld.commands.state_verify import verify
+from corlld.durable import ModelInfo, StoreIdentity
+from corlld.errors import ConfigurationError, ExitCode, FatalError
+from corlld.publishing.folder import FolderTarget
+from corlld.publishing.peft_format import adapter_files
+from corlld.state.object_store import ObjectStore
+from corlld.state.store import LocalFolderStore
+from corlld.system.progress import Advance
+from tests.support.commands import clear_settings
+from tests.support.s3 import new_bucket_name, s3_server
+from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
+
+MODEL = ModelInfo("served/name", "r1", "fingerprint", supports_messages=False)
+IDENTITY = StoreIdentity("f", "c", "g", "m", "r", "a")
+
+
+def advance() -> Advance:
+    return Advance(Console(file=io.StringIO()), 1)
+
+
+def copied(source: CopiedStore, destination: CopiedStore, *, others: bool = False) -> dict[Copied, int]:
+    open_copy(source, destination, where="here")
+    uids = list(source.uids())  # type: ignore[attr-defined]
+    counts, left = copy_states(source, destination, uids, advance(), replace_others=others)
+    copy_positions(source, destination)
+    assert len(left) == sum(n for outcome, n in counts.items() if outcome not in (Copied.COPIED, Copied.ALREADY_THERE))
+    return dict(counts)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def other(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CopiedStore]:
+    if request.param == "folder":
+        yield LocalFolderStore(tmp_path / "other")
+        return
+    with s3_server():
+        yield ObjectStore(f"s3://{new_bucket_name()}/states")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> LocalFolderStore:
+    store = LocalFolderStore(tmp_path / "source")
+    store.open(IDENTITY, must_exist=False)
+    store.save(UID, released_state(3), "0")
+    store.save(OTHER_UID, tombstone(5, OTHER_UID), "0")
+    store.save_position("ab12", {"offset": 7})
+    return store
+
+
+def test_a_copy_holds_every_state_bit_for_bit_and_comes_back_alike(
+    source: LocalFolderStore, other: CopiedStore, tmp_path: Path
+) -> None:
+    assert copied(source, other) == {Copied.COPIED: 2}
+    assert other.identity() == IDENTITY
+    assert other.load_position("ab12") == {"offset": 7}
+    back = LocalFolderStore(tmp_path / "back")
+    assert copied(other, back) == {Copied.COPIED: 2}
+    for uid in (UID, OTHER_UID):
+        first, last = (Path(tmp_path, name, "users", uid, f"{1:012d}.safetensors") for name in ("source", "back"))
+        assert first.read_bytes() == last.read_bytes()
+    assert copied(other, back) == {Copied.ALREADY_THERE: 2}
+
+
+def test_who_was_erased_since_the_copy_is_not_brought_back(source: LocalFolderStore, other: CopiedStore) -> None:
+    copied(source, other)
+    source.save(UID, replace(tombstone(3), uid=UID), "1")
+    assert copied(other, source, others=True) == {Copied.ERASED_THERE: 1, Copied.ALREADY_THERE: 1}
+    state, _ = source.load(UID)
+    assert state is not None
+    assert state.erased
+
+
+def test_another_state_is_kept_unless_asked_and_versions_never_go_back(
+    source: LocalFolderStore, other: CopiedStore
+) -> None:
+    copied(source, other)
+    source.save(UID, released_state(9), "1")
+    assert copied(other, source) == {Copied.KEPT: 1, Copied.ALREADY_THERE: 1}
+    assert copied(other, source, others=True) == {Copied.COPIED: 1, Copied.ALREADY_THERE: 1}
+    state, _ = source.load(UID)
+    assert state is not None
+    assert state.version == 9, "the next version is above all that were out"
+    assert state.release is None
+    assert state.applied == released_state(3).applied
+
+
+def test_an_unreadable_state_is_named_and_the_others_are_copied(
+    source: LocalFolderStore, other: CopiedStore, tmp_path: Path
+) -> None:
+    [file] = (tmp_path / "source/users" / UID).iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    assert copied(source, other) == {Copied.UNREADABLE: 1, Copied.COPIED: 1}
+
+
+def test_a_store_of_other_settings_takes_no_copy(source: LocalFolderStore, other: CopiedStore) -> None:
+    other.open(replace(IDENTITY, secret_fingerprint="another"), must_exist=False)
+    with pytest.raises(ConfigurationError, match=r"identity\.secret"):
+        open_copy(source, other, where="here")
+
+
+def test_a_folder_that_is_no_store_is_not_copied_from(other: CopiedStore, tmp_path: Path) -> None:
+    with pytest.raises(FatalError, match="not a state store"):
+        open_copy(LocalFolderStore(tmp_path / "nothing"), other, where="nothing")
+
+
+def test_verify_names_what_is_wrong_with_states_and_published_versions(
+    source: LocalFolderStore, tmp_path: Path
+) -> None:
+    target = FolderTarget(tmp_path / "adapters")
+    target.open()
+    state = released_state(3)
+    location = Path(target.put(UID, 3, adapter_files(state, SMALL_LAYOUT, MODEL)))
+    assert verify(source, target, [UID, OTHER_UID], advance()).problems == []
+    assert verify(source, target, [UID, OTHER_UID], advance()).versions == 1
+
+    tensors = location / "adapter_model.safetensors"
+    flipped = bytearray(tensors.read_bytes())
+    flipped[-1] ^= 1
+    tensors.chmod(0o600)
+    tensors.write_bytes(flipped)
+    target.put(OTHER_UID, 4, adapter_files(replace(state, uid=OTHER_UID), SMALL_LAYOUT, MODEL))
+    [file] = (tmp_path / "source/users" / UID).iterdir()
+    problems = verify(source, target, [UID, OTHER_UID], advance()).problems
+    assert problems == [
+        f"{UID}: version 3: adapter_model.safetensors is not what its manifest names",
+        f"{OTHER_UID}: version 4 is published still, and it was erased",
+    ]
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "can't be used" in verify(source, None, [UID], advance()).problems[0]
+
+
+def test_the_commands_copy_and_verify_a_store(
+    source: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clear_settings(monkeypatch)
+    monkeypatch.setenv("CORLLD_STATE__PATH", str(tmp_path / "source"))
+    monkeypatch.setenv("CORLLD_PUBLISHING__PATH", str(tmp_path / "adapters"))
+    assert main(["state", "export", str(tmp_path / "copy")]) == ExitCode.OK
+    assert "2 users: copied" in capsys.readouterr().out
+    monkeypatch.setenv("CORLLD_STATE__PATH", str(tmp_path / "new"))
+    assert main(["state", "import", str(tmp_path / "copy"), "--uid", UID]) == ExitCode.OK
+    assert "1 user: copied" in capsys.readouterr().out
+    assert main(["state", "verify"]) == ExitCode.OK
+    assert "1 user (0 erased), 0 published versions: 0 problems" in capsys.readouterr().out
+    [file] = (tmp_path / "new/users" / UID).iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    assert main(["state", "verify"]) == ExitCode.DATA
+    assert main(["state", "import", str(tmp_path / "nowhere")]) == ExitCode.DATA
