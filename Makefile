@@ -1,5 +1,5 @@
-# make demo | bench | test | test-families | test-lowest | test-brokers | test-real | test-engines | test-soak |
-#      test-install | lint | docs
+# make demo | bench | test | test-families | test-lowest | test-brokers | test-real | test-fuzz | test-engines |
+#      test-soak | test-install | lint | docs
 # (make help explains each)
 VENV   ?= .venv
 LOWEST ?= .venv-lowest
@@ -25,8 +25,8 @@ ENGINES ?= .venv-engines
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench test test-families test-lowest test-brokers test-real test-engines test-soak test-install lint docs \
-	system-packages
+.PHONY: help demo bench test test-families test-lowest test-brokers test-real test-fuzz test-engines test-soak \
+	test-install lint docs system-packages
 help:
 	@echo "make demo          two simulated users edit gemma3-270m's drafts; corlld learns from each (a few minutes)"
 	@echo "make test          run all tests but those below and bench; needs and installs Java, Maven, Prometheus"
@@ -34,6 +34,7 @@ help:
 	@echo "make test-brokers  run the tests with a broker on each of $(BROKERS) (half an hour)"
 	@echo "make test-families train a tiny model of each family of models; writes deploy/MODELS.md (a few minutes)"
 	@echo "make test-real     test the real model: the demo with its controls, and real edits if present (about 45 minutes)"
+	@echo "make test-fuzz     take in 1,000,000 generated malformed records (ten minutes)"
 	@echo "make test-engines  compare adapters served by vLLM with PEFT; installs vLLM into $(ENGINES) (it takes about 6 GB)"
 	@echo "make test-soak     check that memory stays flat: 10,000 users, a tiny model, CORLLD_SOAK_MINUTES (30)"
 	@echo "make test-install  install the wheel with its dependencies into an empty environment (downloads about 6 GB)"
@@ -94,6 +95,9 @@ $(ENGINES)/.installed: | $(STAMP)
 		if 'extra ==' not in each and not each.startswith('torch==')), sep='\n')" > $(ENGINES)/requirements.txt
 	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check -r $(ENGINES)/requirements.txt torch==2.13.0
 	touch $@
+
+test-fuzz: $(STAMP)
+	CORLLD_FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -n $(WORKERS) --dist load -rP tests/fuzz
 
 test-engines: $(STAMP) $(ENGINES)/.installed
 	CORLLD_TEST_ENGINES=$(ENGINES)/bin/python $(BIN)/python -m pytest -m engines --timeout 3600
