@@ -23,12 +23,14 @@ class Plan:
     """The moment of a kill: soon after the `occurrence`-th mark of `stage`, whose thread is held there, or at random.
 
     delay_seconds: after the held mark, after the first records were polled, or (`early`) after the start.
+    hold_seconds: how long the thread is held at most.
     """
 
     stage: str | None
     occurrence: int
     delay_seconds: float
     early: bool = False
+    hold_seconds: float = HOLD_SECONDS
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class MarkedLife:
         self._selector.register(self._fd, selectors.EVENT_READ)
         self._rest = b""
         self.marks: list[list[str]] = []
-        hold = Hold(plan.stage, plan.occurrence, HOLD_SECONDS) if plan.stage else None
+        hold = Hold(plan.stage, plan.occurrence, plan.hold_seconds) if plan.stage else None
         self.life: Life = launcher.start(config, log, marks=fifo, hold=hold, environ=environ, mutation=mutation)
 
     def run_and_kill(self, plan: Plan) -> None:

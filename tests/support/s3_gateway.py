@@ -1,6 +1,6 @@
 """versitygw, an S3 server whose conditional writes are atomic, and a proxy that loses requests and answers.
 
-`install-test-packages.sh` builds versitygw from its sources; where there is no Go, tests say how to get it.
+`make test-crash` builds versitygw from its sources.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ PROXY_TIMEOUT_SECONDS = 30.0
 
 
 def versitygw() -> str | None:
-    """Return the path of the server; None if it is not installed."""
-    built = Path(os.environ.get("GOBIN") or Path.home() / "go/bin") / "versitygw"
-    return shutil.which("versitygw") or (str(built) if built.exists() else None)
+    """Return the path of the server; None if it is not installed. `make test-crash` builds it."""
+    built = Path(os.environ.get("CORLLD_TEST_VERSITYGW", ""))
+    return str(built.absolute()) if built.is_file() else shutil.which("versitygw")
 
 
 @contextlib.contextmanager

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import traffic
-from tests.support.daemon_process import ENVIRON, Launcher, Site
-from tests.support.falls import MarkedLife, Plan
+from tests.support.daemon_process import ENVIRON, Launcher, Life, Site, wait_while_running
+from tests.support.falls import HOLD_SECONDS, MarkedLife, Plan
 from tests.support.quiet_learning import write_undisturbed_tensors
 from tests.support.traffic import Producer, Sent
 
 SESSION_SECONDS = 6.0  # as `Site` sets it
+TAKE_OVER_SECONDS = 4.0  # after the session: a rebalance, and some steps of the next owner
 STAGES = ("polled", "training", "trained", "saving", "saved", "publishing", "published", "commit")
+STALE_STAGES = ("training", "trained", "saving", "saved", "publishing")
 KINDS = ("kill at a stage",) * 10 + ("kill at random",) * 6 + ("stop, then kill",) * 2 + ("stop, then end", "end")
 LONGEST_DELAY_SECONDS = 0.8
 FINISH_SECONDS = 180.0
@@ -32,8 +34,11 @@ FINISH_SECONDS = 180.0
 class Storm:
     """What happens.
 
-    falls: kills and stops together. daemons: at a time; the first one is a dynamic member, the others are static.
-    deferred: updates are stored several at a time. mutation: a fault that every daemon has; see `mutations`.
+    falls: kills and stops together.
+    daemons: at a time. The first one is a dynamic member, the others are static.
+    deferred: updates are stored several at a time.
+    mutation: a fault that every daemon has; see `mutations`.
+    at_once: all records are there at the beginning.
     """
 
     seed: int
@@ -45,6 +50,8 @@ class Storm:
     erasures: int = 30
     deferred: bool = False
     mutation: str | None = None
+    kinds: tuple[str, ...] = KINDS
+    at_once: bool = False
 
 
 @dataclass
@@ -107,6 +114,11 @@ def _erasure(storm: Storm, user: str, number: int) -> Sent:
     return Sent(traffic.partition_of(user, storm.partitions), user.encode(), json.dumps(body).encode())
 
 
+def is_assigned(daemon: Life) -> bool:
+    """Return whether the daemon has begun to read: before, a signal would end it as any other program."""
+    return daemon.log.exists() and '"partition_assigned"' in daemon.log.read_text()
+
+
 def settings_of(storm: Storm) -> dict[str, dict[str, Any]]:
     """Return the sections of every daemon's settings."""
     snapshot = {"every_updates": 4, "every_seconds": 0.5} if storm.deferred else {}
@@ -143,7 +155,7 @@ class Chaos:
     def run(self) -> dict[str, Any]:
         """Return the oracle's verdict, with the storm's own figures under `storm`."""
         configs = [self._config(number) for number in range(self._storm.daemons)]
-        self._send(0.05)
+        self._send(1.0 if self._storm.at_once else 0.05)
         slots = [threading.Thread(target=self._slot, args=(n, config)) for n, config in enumerate(configs)]
         for slot in slots:
             slot.start()
@@ -155,6 +167,7 @@ class Chaos:
             last = self._launcher.start(
                 configs[0], self._site.log("last"), environ=self._environ, mutation=self._storm.mutation
             )
+        wait_while_running(last, lambda: is_assigned(last), "an assignment", FINISH_SECONDS)
         self._site.wait_for_end(last, FINISH_SECONDS)
         code = last.stop()
         problems = [*self.weather.bad_ends, *([f"the last daemon ended with {code}"] if code else [])]
@@ -198,10 +211,15 @@ class Chaos:
 
     def _live(self, config: Path, draw: random.Random, name: str) -> None:
         """Run one life to its fall."""
-        kind = draw.choice(KINDS)
+        kind = draw.choice(self._storm.kinds)
         stage = draw.choice(STAGES) if kind == "kill at a stage" else None
+        hold_seconds = HOLD_SECONDS
+        if stopped := kind.startswith("stop"):
+            # With a user's state in its hands. It goes on with it as it wakes up, when others own the user.
+            stage, hold_seconds = draw.choice(STALE_STAGES), SESSION_SECONDS + TAKE_OVER_SECONDS
         delay = draw.uniform(0, 0.05 if stage else LONGEST_DELAY_SECONDS)
-        plan = Plan(stage, draw.randint(1, 3), delay, early=kind == "kill at random" and draw.random() < 0.1)
+        early = kind == "kill at random" and draw.random() < 0.1
+        plan = Plan(stage, draw.randint(1, 3), delay, early, hold_seconds)
         storm = self._storm
         log, fifo = self._site.log("daemons"), self._site.folder / f"marks-{name}"
         with self.weather.lock:
@@ -210,10 +228,9 @@ class Chaos:
         if marked.life.code not in (None, 0):
             raise AssertionError(f"it ended by itself with {marked.life.code}")
         self._send_some()
-        stopped = kind.startswith("stop")
         if stopped:
             marked.life.signal(signal.SIGSTOP)
-            threading.Event().wait(SESSION_SECONDS + draw.uniform(0.5, 2.5))
+            threading.Event().wait(SESSION_SECONDS + TAKE_OVER_SECONDS + draw.uniform(0, 2))
             marked.life.signal(signal.SIGCONT)
             threading.Event().wait(draw.uniform(0, 2))
         if kind.endswith("end"):
