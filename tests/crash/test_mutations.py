@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support import traffic
 from tests.support.daemon_process import Hold, Launcher, Site, wait_while_running
 from tests.support.kafka.broker import KafkaCluster
