@@ -1,5 +1,5 @@
-# make demo | bench | test | test-families | test-lowest | test-brokers | test-real | test-fuzz | test-engines |
-#      test-soak | test-install | lint | docs
+# make demo | bench | test | test-families | test-lowest | test-brokers | test-real | test-fuzz | test-crash |
+#      test-engines | test-soak | test-install | lint | docs
 # (make help explains each)
 VENV   ?= .venv
 LOWEST ?= .venv-lowest
@@ -23,10 +23,14 @@ BROKER_TESTS := $(addprefix tests/,contract/test_sources.py contract/test_inputs
 # The virtual environment of vLLM alone: it needs other versions of torch and transformers than corlld.
 ENGINES ?= .venv-engines
 
+# The S3 server of `make test-crash`, and the figures of its storms.
+GATEWAY := $(VENV)/versitygw/versitygw
+STORMS  := $(VENV)/storms
+
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench test test-families test-lowest test-brokers test-real test-fuzz test-engines test-soak \
-	test-install lint docs system-packages
+.PHONY: help demo bench test test-families test-lowest test-brokers test-real test-fuzz test-crash test-engines \
+	test-soak test-install lint docs system-packages
 help:
 	@echo "make demo          two simulated users edit gemma3-270m's drafts; corlld learns from each (a few minutes)"
 	@echo "make test          run all tests but those below and bench; needs and installs Java, Maven, Prometheus"
@@ -35,6 +39,7 @@ help:
 	@echo "make test-families train a tiny model of each family of models; writes deploy/MODELS.md (a few minutes)"
 	@echo "make test-real     test the real model: the demo with its controls, and real edits if present (about 45 minutes)"
 	@echo "make test-fuzz     take in 1,000,000 generated malformed records (ten minutes)"
+	@echo "make test-crash    kill and stop daemons a thousand times, on folders and on S3; needs Go for S3 (an hour)"
 	@echo "make test-engines  compare adapters served by vLLM with PEFT; installs vLLM into $(ENGINES) (it takes about 6 GB)"
 	@echo "make test-soak     check that memory stays flat: 10,000 users, a tiny model, CORLLD_SOAK_MINUTES (30)"
 	@echo "make test-install  install the wheel with its dependencies into an empty environment (downloads about 6 GB)"
@@ -61,7 +66,7 @@ demo: $(STAMP)
 
 test: system-packages $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
-		-m "not real and not engines and not soak and not bench and not families"
+		-m "not real and not engines and not soak and not bench and not families and not crash"
 
 bench: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m bench -s --timeout 14400 tests/bench
@@ -98,6 +103,16 @@ $(ENGINES)/.installed: | $(STAMP)
 
 test-fuzz: $(STAMP)
 	CORLLD_FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -n $(WORKERS) --dist load -rP tests/fuzz
+
+# An S3 server with atomic conditional writes, built from its sources. Without Go the storms on S3 are skipped.
+$(GATEWAY):
+	! command -v go >/dev/null || GOBIN=$(abspath $(dir $@)) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+test-crash: system-packages $(STAMP) $(GATEWAY)
+	rm -rf $(STORMS)
+	CORLLD_STORM_SUMMARIES=$(STORMS) CORLLD_TEST_VERSITYGW=$(GATEWAY) \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist load -m crash --timeout 3600 tests/crash
+	$(BIN)/python -m tests.crash.summary $(STORMS) tests/evidence/crash
 
 test-engines: $(STAMP) $(ENGINES)/.installed
 	CORLLD_TEST_ENGINES=$(ENGINES)/bin/python $(BIN)/python -m pytest -m engines --timeout 3600

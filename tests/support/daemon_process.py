@@ -304,14 +304,19 @@ class Launcher:
         marks: Path | None = None,
         hold: Hold | None = None,
         environ: Mapping[str, str] = ENVIRON,
+        mutation: str | None = None,
     ) -> Life:
-        """A daemon with these settings. `marks`: a file, or a FIFO that someone reads. `environ` comes over its own."""
+        """A daemon with these settings.
+
+        marks: a file, or a FIFO that someone reads. environ: comes over its own. mutation: see `mutations`.
+        """
         order = {
             "config": str(config),
             "log": str(log),
             "environ": dict(environ),
             "marks": str(marks) if marks else None,
             "hold": asdict(hold) if hold else None,
+            "mutation": mutation,
         }
         self._orders.write((json.dumps(order) + "\n").encode())
         self._orders.flush()

@@ -3,6 +3,7 @@
 import os
 import random
 import selectors
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import oracle
-from tests.support.daemon_process import Hold, Launcher, Life, Site
+from tests.support.daemon_process import ENVIRON, STOP_SECONDS, Hold, Launcher, Life, Site
 
 LONGEST_RUN_SECONDS = 5.0  # a life that passes no chosen stage is killed all the same
 LONGEST_DELAY_SECONDS = 1.0
@@ -22,12 +23,14 @@ class Plan:
     """The moment of a kill: soon after the `occurrence`-th mark of `stage`, whose thread is held there, or at random.
 
     delay_seconds: after the held mark, after the first records were polled, or (`early`) after the start.
+    hold_seconds: how long the thread is held at most.
     """
 
     stage: str | None
     occurrence: int
     delay_seconds: float
     early: bool = False
+    hold_seconds: float = HOLD_SECONDS
 
 
 @dataclass(frozen=True)
@@ -68,22 +71,47 @@ def plans(count: int, stages: Mapping[str, int], early: int, *, seed: int) -> li
 class MarkedLife:
     """A forked daemon with the reading end of its marks."""
 
-    def __init__(self, launcher: Launcher, config: Path, log: Path, fifo: Path, plan: Plan) -> None:
+    def __init__(
+        self,
+        launcher: Launcher,
+        config: Path,
+        log: Path,
+        fifo: Path,
+        plan: Plan,
+        environ: Mapping[str, str] = ENVIRON,
+        mutation: str | None = None,
+    ) -> None:
         os.mkfifo(fifo)
         self._fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._fd, selectors.EVENT_READ)
         self._rest = b""
         self.marks: list[list[str]] = []
-        hold = Hold(plan.stage, plan.occurrence, HOLD_SECONDS) if plan.stage else None
-        self.life: Life = launcher.start(config, log, marks=fifo, hold=hold)
+        hold = Hold(plan.stage, plan.occurrence, plan.hold_seconds) if plan.stage else None
+        self.life: Life = launcher.start(config, log, marks=fifo, hold=hold, environ=environ, mutation=mutation)
 
     def run_and_kill(self, plan: Plan) -> None:
+        self.run(plan)
+        self.kill()
+
+    def run(self, plan: Plan) -> None:
+        """Let it live until the plan's moment."""
         if not plan.early:
             self._wait_for("held" if plan.stage else "polled", LONGEST_RUN_SECONDS)
         self._wait_for(None, plan.delay_seconds)
+
+    def kill(self) -> None:
         self.life.kill()
         self._drain()
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code. Its marks are read meanwhile, so that a full FIFO holds nothing up."""
+        self.life.signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while self.life.code is None and time.monotonic() < deadline:
+            self._wait_for(None, 0.05)
+        self._drain()
+        return self.life.wait(0.1)
 
     def polled_offsets(self) -> dict[int, int]:
         """The offset after the last record that this life polled, by partition."""

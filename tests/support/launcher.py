@@ -47,10 +47,11 @@ def wrap(marks: Marks) -> None:
     from corlld.publishing.publisher import AdapterPublisher
     from corlld.sources.jsonl.source import JsonlSource
     from corlld.sources.kafka.source import KafkaSource
+    from corlld.state.object_store import ObjectStore
     from corlld.state.store import LocalFolderStore
 
     poll, commit, poll_file = KafkaSource.poll, KafkaSource.commit, JsonlSource.poll
-    update, save, publish = CorllLearner.update, LocalFolderStore.save, AdapterPublisher.publish
+    update, publish = CorllLearner.update, AdapterPublisher.publish
 
     def marked_poll(self: KafkaSource, timeout_seconds: float) -> Any:
         polled = poll(self, timeout_seconds)
@@ -78,11 +79,14 @@ def wrap(marks: Marks) -> None:
         marks.mark("trained", *uids)
         return outcomes
 
-    def marked_save(self: LocalFolderStore, uid: str, state: Any, token: str) -> str:
-        marks.mark("saving", uid, state.version)
-        new = save(self, uid, state, token)
-        marks.mark("saved", uid, state.version)
-        return new
+    def marking(save: Callable[..., str]) -> Any:
+        def marked_save(self: Any, uid: str, state: Any, token: str) -> str:
+            marks.mark("saving", uid, state.version)
+            new = save(self, uid, state, token)
+            marks.mark("saved", uid, state.version)
+            return new
+
+        return marked_save
 
     def marked_publish(self: AdapterPublisher, state: Any) -> Any:
         marks.mark("publishing", state.uid, state.version)
@@ -92,7 +96,9 @@ def wrap(marks: Marks) -> None:
 
     KafkaSource.poll, KafkaSource.commit = marked_poll, marked_commit  # type: ignore[method-assign]  # marks stages of the real daemon
     JsonlSource.poll = marked_poll_file  # type: ignore[method-assign]  # as above
-    CorllLearner.update, LocalFolderStore.save = marked_update, marked_save  # type: ignore[method-assign]  # as above
+    CorllLearner.update = marked_update  # type: ignore[method-assign]  # as above
+    for store in (LocalFolderStore, ObjectStore):
+        store.save = marking(store.save)  # type: ignore[method-assign]  # as above
     AdapterPublisher.publish = marked_publish  # type: ignore[method-assign]  # as above
 
 
@@ -104,6 +110,10 @@ def live(order: Mapping[str, Any]) -> int:
     for fd, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(fd, target)
     os.environ.update(order["environ"])
+    if order["mutation"]:
+        from tests.support.mutations import MUTATIONS
+
+        MUTATIONS[order["mutation"]]()
     if order["marks"]:
         wrap(Marks(order["marks"], order["hold"]))
     from corlld.cli import main

@@ -53,16 +53,29 @@ class Case:
     deferred: bool = False
     tensors_folder: str | None = None
     known_as: str | None = None  # what states call the topic, if not by its id
+    bucket: dict[str, str] | None = None  # of the states, in place of the folder: endpoint, name, prefix, key, secret
 
 
 @dataclass
 class Wanted:
-    """The state that one user must have, worked out from the input topic."""
+    """The state that one user must have, worked out from the input topic.
 
-    event_ids: list[str] = field(default_factory=list)  # distinct, in the order of the partition
+    event_ids: distinct, in the order of the partition, since the last erasure.
+    seen: every id of an edit or an erasure, also from before an erasure: what was erased stays erased.
+    erased: there was an erasure. gone: ids that an erasure has covered.
+    """
+
+    event_ids: list[str] = field(default_factory=list)
     acceptances: int = 0
     duplicates: int = 0
     applied: dict[str, int] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    erased: bool = False
+    gone: set[str] = field(default_factory=set)
+
+    def erase(self) -> None:
+        self.gone.update(self.event_ids)
+        self.event_ids, self.acceptances, self.erased = [], 0, True
 
 
 def main() -> int:
@@ -80,9 +93,7 @@ def judge(case: Case, problems: list[str]) -> dict[str, Any]:
     if len(records) != case.records:
         problems.append(f"the input topic holds {len(records)} records, {case.records} were sent")
     wanted = wanted_states(case, records)
-    states = {
-        folder.name: read_newest_state(folder) for folder in sorted((Path(case.state_folder) / "users").iterdir())
-    }
+    states = dict(stored_states(case))
     if set(states) != set(wanted):
         problems.append(f"{len(set(states) - set(wanted))} unknown users, {len(set(wanted) - set(states))} lost users")
     for uid in sorted(set(states) & set(wanted)):
@@ -90,7 +101,7 @@ def judge(case: Case, problems: list[str]) -> dict[str, Any]:
         judge_releases(case, uid, *states[uid], problems)
     judge_dead_letters(case, problems)
     if case.announce_topic:
-        judge_announcements(case, {uid: state["version"] for uid, (state, _) in states.items()}, problems)
+        judge_announcements(case, {uid: visible_version(state) for uid, (state, _) in states.items()}, problems)
     lag = judge_offsets(case, problems)
     return {
         "records": len(records),
@@ -133,8 +144,12 @@ def wanted_states(case: Case, records: list[Any]) -> dict[str, Wanted]:
         event_id, fields = read_event(record)
         user = wanted.setdefault(uid_of(case, fields["user_id"]), Wanted())
         user.applied[f"{topic_id}/{record.partition}"] = record.offset + 1
-        if event_id in user.event_ids:
+        if event_id in user.seen:
             user.duplicates += 1
+            continue
+        user.seen.add(event_id)
+        if fields.get("type") == "erase":
+            user.erase()
             continue
         user.event_ids.append(event_id)
         user.acceptances += fields["proposed"] == fields["edited"]
@@ -150,32 +165,40 @@ def judge_state(
     figures = state["statistics"]
     rejected = sum(figures["rejected"].values())
     outcomes = figures["pairs_applied"] + figures["acceptances"] + figures["no_difference"] + rejected
+    remembered = [event_id for event_id in state["recent_event_ids"] if event_id in wanted.event_ids]
     expected = {
         "uid": (state["uid"], uid),
         "events": (figures["events"], len(wanted.event_ids)),
         "events with an outcome": (outcomes, len(wanted.event_ids)),
         "acceptances": (figures["acceptances"], wanted.acceptances),
         "applied offsets": (state["applied"], wanted.applied),
-        "distinct recent event ids": (len(set(state["recent_event_ids"])), len(wanted.event_ids)),
-        "order of recent event ids": (state["recent_event_ids"], wanted.event_ids),
+        "distinct recent event ids": (len(set(remembered)), len(remembered)),
+        "order of recent event ids": (remembered, wanted.event_ids[-len(state["recent_event_ids"]) :]),
+        "erased event ids": (sorted(wanted.gone & set(state["recent_event_ids"])), []),
         "events by producing version": (sum(d["events"] for d in figures["drafts"].values()), len(wanted.event_ids)),
     }
     problems.extend(
         f"user {uid}: {name}: found {found}, expected {due}" for name, (found, due) in expected.items() if found != due
     )
     version, updates = state["version"], figures["updates"]
-    if not (min(1, updates) <= version <= updates if case.deferred else version == updates):
+    exact = not case.deferred and not wanted.erased  # versions go on through an erasure, updates are counted anew
+    if not (version == updates if exact else min(1, updates) <= version and (wanted.erased or version <= updates)):
         problems.append(f"user {uid}: {version} versions for {updates} updates")
     # The step counter lies beside the tensors it counts: an event that was trained on twice shows here. Acceptances
     # train too, since no test that is judged here turns learning.acceptance_weight off.
-    steps, trained = state["optimizer_step"], figures["pairs_applied"] + figures["acceptances"]
+    steps, trained = state["optimizer_step"] or 0, figures["pairs_applied"] + figures["acceptances"]
     fewest = max(figures["updates"], -(-trained // case.pairs_per_step))
     if not fewest <= steps <= trained:
         problems.append(f"user {uid}: {steps} optimizer steps for {trained} events in {figures['updates']} updates")
     if case.tensors_folder:
-        undisturbed = load_file(Path(case.tensors_folder) / f"{uid}.safetensors")
+        file = Path(case.tensors_folder) / f"{uid}.safetensors"
+        undisturbed = load_file(file) if file.exists() else {}
+        if not undisturbed and tensors:
+            problems.append(f"user {uid}: has tensors, and none in the undisturbed run")
         for name, tensor in undisturbed.items():
-            if tensor.tobytes() != tensors[name].tobytes():
+            if name not in tensors:
+                problems.append(f"user {uid}: {name} is missing")
+            elif tensor.tobytes() != tensors[name].tobytes():
                 furthest = float(abs(tensor - tensors[name]).max())
                 problems.append(f"user {uid}: {name} is up to {furthest:.2g} from the undisturbed run's")
 
@@ -186,7 +209,8 @@ def judge_releases(case: Case, uid: str, state: dict[str, Any], tensors: dict[st
     # A kill while an old version was being removed may leave a part of it: without its config it is no version.
     out = sorted(int(config.parent.name[1:]) for config in folder.glob("v*/adapter_config.json"))
     newest = state["version"]
-    due = list(range(max(1, newest - case.keep_versions + 1), newest + 1))
+    first = max(1, newest - case.keep_versions + 1, state["erased_through"] + 1)
+    due = list(range(first, newest + 1)) if state["release"] else []
     if out != due:
         problems.append(f"user {uid}: versions {out} are out, expected {due}")
         return
@@ -231,10 +255,15 @@ def judge_announcements(case: Case, versions: dict[str, int], problems: list[str
     """The last word on each user is the newest version: what a compacted topic keeps."""
     assert case.announce_topic is not None
     last = {record.key.decode(): record.value for record in read_topic(case.bootstrap, case.announce_topic)}
-    announced = {uid: json.loads(value)["version"] for uid, value in last.items()}
+    announced = {uid: json.loads(value)["version"] for uid, value in last.items() if value is not None}
     trained = {uid: version for uid, version in versions.items() if version}
     if announced != trained:
         problems.append(f"last announced versions {announced}, expected {trained}")
+
+
+def visible_version(state: dict[str, Any]) -> int:
+    """Return the version that must be announced; 0 if none: nothing was trained since the start or an erasure."""
+    return int(state["version"]) if state["release"] else 0
 
 
 def judge_offsets(case: Case, problems: list[str]) -> int:
@@ -289,6 +318,29 @@ def topic_id_of(bootstrap: str, topic: str) -> str:
         admin.close()
 
 
+def stored_states(case: Case) -> Iterator[tuple[str, tuple[dict[str, Any], dict[str, Any]]]]:
+    """Yield uid, state and tensors of every user in the store, whichever kind it is."""
+    if case.bucket is None:
+        for folder in sorted((Path(case.state_folder) / "users").iterdir()):
+            yield folder.name, read_newest_state(folder)
+        return
+    import boto3
+
+    place = case.bucket
+    client = boto3.client(
+        "s3",
+        endpoint_url=place["endpoint"],
+        region_name="us-east-1",
+        aws_access_key_id=place["key"],
+        aws_secret_access_key=place["secret"],
+    )
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=place["name"], Prefix=f"{place['prefix']}/users/")
+    for name in [entry["Key"] for page in pages for entry in page.get("Contents", ())]:
+        if name.endswith("/state.safetensors"):
+            data = client.get_object(Bucket=place["name"], Key=name)["Body"].read()
+            yield name.split("/")[-2], (read_header(data), load_safetensors(data))
+
+
 def newest_state_file(folder: Path) -> Path:
     return max(file for file in folder.iterdir() if file.stem.isdigit() and file.suffix == ".safetensors")
 
@@ -297,7 +349,13 @@ def read_state_header(file: Path) -> dict[str, Any]:
     """Everything of a state but its tensors: the JSON in the safetensors header's metadata."""
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
+        return read_header(struct.pack("<Q", length) + stream.read(length))
+
+
+def read_header(data: bytes) -> dict[str, Any]:
+    """Return what `read_state_header` does, from the file's bytes."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
     state: dict[str, Any] = json.loads(header["__metadata__"][STATE_KEY])
     return state
 

@@ -16,7 +16,7 @@ from corlld.assembly import pseudonyms
 from corlld.events.decoder import EventDecoder
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model.loading import load_resident_model
-from corlld.records import EditEvent, TrainingBatch
+from corlld.records import EraseEvent, TrainingBatch
 from corlld.settings.load import load_settings
 from tests.support.daemon_process import ENVIRON
 from tests.support.traffic import Sent
@@ -41,12 +41,14 @@ def write_undisturbed_tensors(config: Path, records: Sequence[Sent], folder: Pat
         if sent.reason is not None:
             continue
         event = decoder.decode(sent.key, sent.value, sent.headers)
-        assert isinstance(event, EditEvent)
         uid = names.uid(event.user_id)
         user = users.setdefault(uid, _User())
-        if event.event_id in user.seen:
+        if event.event_id in user.seen:  # also from before an erasure: what was erased stays erased
             continue
         user.seen.add(event.event_id)
+        if isinstance(event, EraseEvent):
+            user.adapter = None
+            continue
         (outcome,) = learner.update([TrainingBatch(uid, user.adapter, (event,))])
         assert outcome.adapter is None or isinstance(outcome.adapter, AdapterTensors)
         user.adapter = outcome.adapter

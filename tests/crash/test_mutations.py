@@ -1,0 +1,80 @@
+"""The harness itself: with a rule of the exactly-once protocol switched off it goes red, for that rule's own reason."""
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import traffic
+from tests.support.daemon_process import Hold, Launcher, Site, wait_while_running
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.quiet_learning import write_undisturbed_tensors
+from tests.support.storm import Chaos, Storm, is_assigned, settings_of
+
+pytestmark = pytest.mark.crash
+
+PARTITIONS, EVENTS = 4, 120
+HOLD_SECONDS = 8.0
+KILLS = ("kill at a stage",) * 3 + ("kill at random",)
+
+
+def problems_of(verdict: dict[str, Any]) -> str:
+    return "\n".join(verdict["problems"])
+
+
+def storm(
+    mutation: str, folder: Path, broker: KafkaCluster, model: Path, launcher: Launcher, **changes: Any
+) -> dict[str, Any]:
+    weather = Storm(3, falls=10, daemons=2, partitions=PARTITIONS, users=8, events=150, erasures=0, kinds=KILLS)
+    site = Site.make(folder, broker, model, PARTITIONS, **settings_of(weather))
+    return Chaos(replace(weather, mutation=mutation, **changes), site, launcher).run()
+
+
+def test_events_are_doubled_where_what_a_state_covers_is_forgotten(
+    tmp_path: Path, kafka_broker: KafkaCluster, tiny_model: Path, launcher: Launcher
+) -> None:
+    verdict = storm("forget-applied", tmp_path, kafka_broker, tiny_model, launcher)
+    assert "from the undisturbed run's" in problems_of(verdict)
+    figures = verdict["figures"]
+    assert figures["pairs_applied"] + figures["acceptances"] > figures["events"], "an event was learnt from twice"
+    assert figures["lag"] == 0
+
+
+def test_events_are_lost_where_offsets_are_committed_before_states_are_durable(
+    tmp_path: Path, kafka_broker: KafkaCluster, tiny_model: Path, launcher: Launcher
+) -> None:
+    verdict = storm("commit-before-durable", tmp_path, kafka_broker, tiny_model, launcher)
+    figures = verdict["figures"]
+    assert figures["pairs_applied"] + figures["acceptances"] < figures["events"], "an event was lost"
+    assert figures["lag"] == 0
+
+
+def test_a_stale_owner_overwrites_newer_states_where_no_swap_is_compared(
+    tmp_path: Path, kafka_broker: KafkaCluster, tiny_model: Path, launcher: Launcher
+) -> None:
+    site = Site.make(tmp_path, kafka_broker, tiny_model, PARTITIONS)
+    config = site.write_settings()
+    records = traffic.edits(EVENTS, traffic.users(8), PARTITIONS, seed=7)
+    producer = traffic.Producer(site.bootstrap, site.topic)
+    marks = site.folder / "stale.marks"
+    marks.touch()
+    hold = Hold("saving", 3, HOLD_SECONDS)
+    stale = launcher.start(config, site.log("stale"), marks=marks, hold=hold, mutation="swap-blindly")
+    wait_while_running(stale, lambda: is_assigned(stale), "an assignment", 60)
+    producer.send(records[: EVENTS // 2])
+    wait_while_running(stale, lambda: "held" in marks.read_text(), "the held save", 60)
+    stale.signal(signal.SIGSTOP)
+    other = launcher.start(config, site.log("other"), mutation="swap-blindly")
+    producer.send(records[EVENTS // 2 :])
+    site.wait_for_end(other)
+    stale.signal(signal.SIGCONT)
+    wait_while_running(stale, lambda: marks.read_text().count("saved") >= 3, "the late save", 60)
+    stale.stop()  # its exit code may be an alarm's: its version is out already, with other content
+    assert other.stop() == 0
+    producer.close()
+    tensors = write_undisturbed_tensors(config, records, tmp_path / "tensors")
+    verdict = site.verdict(producer, pairs_per_step=1, tensors_folder=str(tensors), copies_allowed=True)
+    assert "applied offsets: found" in problems_of(verdict)
+    assert verdict["figures"]["lag"] == 0, "what was overwritten is committed: nobody reads it again"

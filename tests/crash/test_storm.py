@@ -1,0 +1,151 @@
+"""Storms: several daemons are killed and stopped at random, and nothing is lost, doubled, stale or brought back.
+
+`make test` has a short storm on a folder. `make test-crash` has the long storms, on a folder and on S3, where a proxy
+loses requests and answers as well. Each storm prints its seed, and `CORLLD_STORM_SEED` gives other storms.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon_process import Launcher, Site
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.s3_gateway import (
+    ACCESS_KEY,
+    SECRET_KEY,
+    FaultyProxy,
+    environment,
+    gateway,
+    make_bucket,
+    versitygw,
+)
+from tests.support.storm import Chaos, Storm, settings_of
+
+SEED = int(os.environ.get("CORLLD_STORM_SEED", "1"))
+SUMMARIES = os.environ.get("CORLLD_STORM_SUMMARIES")  # a folder for the storms' figures
+BUCKET, PREFIX = "storm", "states"
+FAULTY_SHARE = 0.05
+
+needs_versitygw = pytest.mark.skipif(
+    versitygw() is None,
+    reason="needs versitygw: go install github.com/versity/versitygw/cmd/versitygw@v1.8.0",
+)
+
+
+def report(name: str, verdict: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print(f"\n{name}:", json.dumps(verdict["storm"]), json.dumps(verdict["figures"]))
+    if SUMMARIES:
+        Path(SUMMARIES).mkdir(parents=True, exist_ok=True)
+        Path(SUMMARIES, f"{name}.json").write_text(json.dumps(verdict, indent=1) + "\n")
+
+
+def on_folder(storm: Storm, folder: Path, broker: KafkaCluster, model: Path, launcher: Launcher) -> dict[str, Any]:
+    site = Site.make(folder, broker, model, storm.partitions, **settings_of(storm))
+    return Chaos(storm, site, launcher).run()
+
+
+@contextmanager
+def bucket_of(folder: Path, faults: float, seed: int) -> Iterator[tuple[str, str, FaultyProxy | None]]:
+    """Yield the endpoint for daemons, the endpoint behind the faulty proxy, and the proxy."""
+    with gateway(folder) as endpoint:
+        make_bucket(endpoint, BUCKET)
+        if not faults:
+            yield endpoint, endpoint, None
+            return
+        proxy = FaultyProxy(endpoint, faults, seed)
+        try:
+            yield proxy.endpoint, endpoint, proxy
+        finally:
+            proxy.close()
+
+
+def on_bucket(
+    storm: Storm, folder: Path, broker: KafkaCluster, model: Path, launcher: Launcher, faults: float = 0.0
+) -> dict[str, Any]:
+    site = Site.make(folder, broker, model, storm.partitions, **settings_of(storm))
+    with bucket_of(folder, faults, storm.seed) as (for_daemons, for_oracle, proxy):
+        bucket = {"endpoint": for_oracle, "name": BUCKET, "prefix": PREFIX, "key": ACCESS_KEY, "secret": SECRET_KEY}
+        sections = {"state": {"url": f"s3://{BUCKET}/{PREFIX}"}}
+        chaos = Chaos(storm, site, launcher, environment(for_daemons), sections, {"bucket": bucket})
+        verdict = chaos.run()
+    if proxy is not None:
+        verdict["storm"]["faulty_answers"] = dict(proxy.faults)
+    return verdict
+
+
+def test_nothing_is_lost_doubled_or_back_through_a_short_storm(
+    tmp_path: Path,
+    kafka_broker: KafkaCluster,
+    tiny_model: Path,
+    launcher: Launcher,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    storm = Storm(SEED, falls=25, daemons=3, partitions=6, users=16, events=250, erasures=12)
+    verdict = on_folder(storm, tmp_path, kafka_broker, tiny_model, launcher)
+    report("short", verdict, capsys)
+    assert verdict["problems"] == []
+    assert verdict["storm"]["kills"] >= 15
+
+
+LONG = Storm(SEED, falls=100, events=2000, erasures=100)
+FOLDER_STORMS = [replace(LONG, seed=SEED + n, deferred=n % 2 == 1, events=1000, erasures=50) for n in range(4)]
+BUCKET_STORMS = [replace(LONG, seed=SEED + 10 + n, deferred=n % 2 == 1) for n in range(4)]
+FAULTY_STORMS = [replace(LONG, seed=SEED + 20 + n, deferred=n % 2 == 1, events=1000, erasures=50) for n in range(2)]
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("storm", FOLDER_STORMS, ids=lambda storm: f"seed-{storm.seed}")
+def test_nothing_is_lost_doubled_or_back_through_a_long_storm(
+    storm: Storm,
+    tmp_path: Path,
+    kafka_broker: KafkaCluster,
+    tiny_model: Path,
+    launcher: Launcher,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verdict = on_folder(storm, tmp_path, kafka_broker, tiny_model, launcher)
+    report(f"folder-{storm.seed}", verdict, capsys)
+    assert verdict["problems"] == []
+
+
+@needs_versitygw
+@pytest.mark.crash
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("storm", BUCKET_STORMS, ids=lambda storm: f"seed-{storm.seed}")
+def test_nothing_is_lost_doubled_or_back_on_s3_through_a_long_storm(
+    storm: Storm,
+    tmp_path: Path,
+    kafka_broker: KafkaCluster,
+    tiny_model: Path,
+    launcher: Launcher,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verdict = on_bucket(storm, tmp_path, kafka_broker, tiny_model, launcher)
+    report(f"s3-{storm.seed}", verdict, capsys)
+    assert verdict["problems"] == []
+
+
+@needs_versitygw
+@pytest.mark.crash
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("storm", FAULTY_STORMS, ids=lambda storm: f"seed-{storm.seed}")
+def test_nothing_is_lost_doubled_or_back_on_s3_that_loses_requests_and_answers(
+    storm: Storm,
+    tmp_path: Path,
+    kafka_broker: KafkaCluster,
+    tiny_model: Path,
+    launcher: Launcher,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verdict = on_bucket(storm, tmp_path, kafka_broker, tiny_model, launcher, FAULTY_SHARE)
+    report(f"faulty-s3-{storm.seed}", verdict, capsys)
+    assert verdict["problems"] == []
+    assert sum(verdict["storm"]["faulty_answers"].values()) > 100

@@ -1,0 +1,55 @@
+"""Faults that a daemon under test is given on purpose: the storms must go red with each, or they prove nothing.
+
+Each function changes the program in its own process. Only forked daemons call them; see `launcher`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def forget_applied() -> None:
+    """Read every state as if it covered no offset, and remembered no event id: a replay is learnt again."""
+    from dataclasses import replace
+
+    from corlld.loop import stages, transitions
+
+    select = transitions.select
+
+    def mutated(state: Any, arrivals: Any, already: Any = None) -> Any:
+        return select(None if state is None else replace(state, applied={}, recent_event_ids=()), arrivals, already)
+
+    stages.select = mutated  # type: ignore[assignment]
+
+
+def swap_blindly() -> None:
+    """Write over whatever is stored, whoever wrote it."""
+    from corlld.errors import LostSwap
+    from corlld.state.store import LocalFolderStore
+
+    save = LocalFolderStore.save
+
+    def mutated(self: Any, uid: str, state: Any, token: str) -> str:
+        while True:
+            try:
+                return save(self, uid, state, token)
+            except LostSwap:
+                _, token = self.load(uid)
+
+    LocalFolderStore.save = mutated  # type: ignore[method-assign]
+
+
+def commit_before_durable() -> None:
+    """Commit the position, whatever is unfinished behind it."""
+    from corlld.loop.offsets import LowWatermark
+
+    def mutated(self: Any, position: int) -> int:
+        return position
+
+    LowWatermark.committable = mutated  # type: ignore[method-assign]
+
+
+MUTATIONS: Mapping[str, Callable[[], None]] = {
+    "forget-applied": forget_applied,
+    "swap-blindly": swap_blindly,
+    "commit-before-durable": commit_before_durable,
+}
