@@ -9,6 +9,7 @@ from corlld.durable import UserState
 from corlld.errors import InvalidEvent, StateUnreadable
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.loop.event_ids import knows
 from corlld.protocols import StoredLetter
 from corlld.records import EditEvent, EraseEvent
 
@@ -113,7 +114,7 @@ class Judge:
             return Judged(Verdict.UNREADABLE)
         if state is None:
             return None
-        if event.event_id and event.event_id in state.recent_event_ids:  # a tombstone has no id
+        if event.event_id and knows(state, event.event_id, self._names.event_id_hash):  # a tombstone has no id
             return Judged(Verdict.LEARNT)
         if may_be_erased(state, letter, erases=isinstance(event, EraseEvent)):
             return Judged(Verdict.ERASED)

@@ -13,6 +13,7 @@ from rich.table import Table
 from corlld.commands.shared import add_config, add_parser, load, read_user, stdout_console
 from corlld.durable import Statistics, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError, StateUnreadable
+from corlld.loop.event_ids import HASH_BYTES
 
 NAME = "state"
 HELP = "look into the state store"
@@ -125,6 +126,7 @@ def _row(store: ReadableStore, uid: str, *, header: bool = False) -> dict[str, A
         "erased": state.erased,
         "applied": dict(state.applied),
         "recent_event_ids": list(state.recent_event_ids),
+        "older_event_ids": len(state.older_event_ids) // HASH_BYTES,
         "statistics": asdict(state.statistics),
         "accuracy": _ratio(state.statistics.prequential_correct, state.statistics.prequential_pairs),
         "mean_margin_nats": _ratio(state.statistics.prequential_margin_sum, state.statistics.prequential_pairs),

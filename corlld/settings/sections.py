@@ -381,7 +381,15 @@ class StateSettings(Section):
         "aside. Judged over the first 100 users of the store, or as many as can be read in 5 seconds. Fewer than 3 "
         "users never stop it, unless the store has only 2 users, and neither can be read. 1: never.",
     )
-    recent_event_ids: Positive = Field(1024, description="Number of event ids remembered per user, to find duplicates.")
+    recent_event_ids: Positive = Field(
+        1024, description="Number of event ids remembered per user as they are, to find duplicates."
+    )
+    older_event_ids: int = Field(
+        100_000,
+        ge=0,
+        description="Number of event ids before those remembered per user, as keyed hashes of 8 bytes. They outlast an "
+        "erasure: an edit that was erased is not learnt again, whatever is delivered once more.",
+    )
 
 
 class SnapshotSettings(Section):
