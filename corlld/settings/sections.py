@@ -75,7 +75,9 @@ class KafkaSettings(Section):
     )
     client_id: NonEmpty = Field("corlld", description="Name of this client in the broker's logs and quotas.")
     start_at: Literal["earliest", "latest"] = Field(
-        "earliest", description="Where a new group starts. Partitions added later are read from their beginning."
+        "earliest",
+        description="Where a new group starts. Partitions added later are read from their beginning. A group whose "
+        "commits have expired is not new: it starts where it began, and passes over what the states have.",
     )
     assignor: Literal["cooperative-sticky", "range", "roundrobin", "sticky"] = Field(
         "cooperative-sticky", description="How the group distributes partitions."
