@@ -35,6 +35,14 @@ class PositionStore(Protocol):
     def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
         """Durably replace what is saved under this name. Raises RetriableError."""
 
+    def has_applied(self, topic: str) -> bool:
+        """Return whether a state names this topic in `applied`. topic: a `SourcePartition.topic_id`.
+
+        Looks at the first states alone. A topic that only a few users had a part in may be missed.
+
+        Raises RetriableError.
+        """
+
 
 class Source(Protocol):
     """Delivers records. Every method is called from the loop's thread and returns promptly."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
 from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
+from corlld.state.first_states import any_applied
 from corlld.state.generations import Generations
 from corlld.state.keys import NO_STATE, checked_position_name, checked_uid, is_uid, parse_position
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
@@ -201,6 +202,13 @@ class LocalFolderStore:
         """See the protocol."""
         with retriable(self._path):
             replace(self._position_file(name), json.dumps(dict(position), sort_keys=True).encode(), PERSONAL)
+
+    def has_applied(self, topic: str) -> bool:
+        """See the protocol. Before there is a store, no state names a topic."""
+        with retriable(self._path):
+            if self._read_identity() is None:
+                return False
+        return any_applied(topic, self.uids(), self.load_header)
 
     # --- one user -----------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,10 @@ from kafka.errors import CoordinatorNotAvailableError, NodeNotReadyError
 from structlog.testing import capture_logs
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
-from corlld.settings.sections import KafkaSettings
+from corlld.settings.sections import KafkaSettings, Settings
+from corlld.sources.kafka.client import TopicLookup
 from corlld.sources.kafka.source import KafkaSource
+from corlld.sources.kafka.topic_input import KafkaInput
 from tests.support.fakes import MemoryPositions
 from tests.support.kafka.broker import KafkaBroker, KafkaCluster
 from tests.support.kafka.topics import Reader, kafka_settings, produce, unique
@@ -273,6 +275,8 @@ def test_a_group_whose_commits_have_expired_is_not_new_and_skips_nothing(kafka_b
     produce(kafka_broker.bootstrap, topic, {0: [b"missed"] * 10, 1: [b"missed"] * 10})
     with capture_logs() as entries, started(settings, positions) as reader:
         assert not reader.source.has_commits()
+        said = KafkaInput(Settings(kafka=settings)).describe(reader.source)
+        assert said.endswith("has read it before, but its commits have expired: it reads again, and learns what is new")
         reader.read(50)
         assert reader.values().count(b"missed") == 20
         assert {p: t.start_offset for p, t in reader.live.items()} == {0: 3, 1: 0}
@@ -294,6 +298,18 @@ def test_a_group_that_an_older_corlld_began_goes_on_where_it_stood_once_its_comm
     with started(settings, positions) as reader:
         reader.read(1)
         assert reader.values() == [b"c"]
+
+
+def test_a_group_that_only_the_states_know_begins_at_the_beginning(kafka_broker: KafkaCluster) -> None:
+    topic = new_topic(kafka_broker)
+    settings = kafka_settings(kafka_broker.bootstrap, topic, start_at="latest")
+    produce(kafka_broker.bootstrap, topic, {0: [b"a", b"b", b"c"]})
+    positions = MemoryPositions()
+    lookup = TopicLookup(settings, topic)
+    positions.applied.add(lookup.wait_for_topic(30).topic_id or "")
+    lookup.close()
+    with started(settings, positions) as reader:
+        reader.read(3)
 
 
 def test_what_retention_took_from_a_group_without_commits_is_left_out(kafka_broker: KafkaCluster) -> None:

@@ -22,11 +22,22 @@ class FirstOffsets:
         self._positions = positions
         self._name = ""
         self.known: Mapping[int, int] = {}  # by partition
+        self.is_new = True  # the group has never read the topic; known after `load`
 
-    def load(self, topic: str) -> None:
-        """Load the offsets. topic: the name by which states know it. Raises RetriableError, FatalError."""
+    def load(self, topic: str, *, has_commits: bool) -> None:
+        """Load the offsets.
+
+        Stores of before there were such offsets have states that tell that the topic was read, and not from where.
+
+        Args:
+            topic: the name by which states know it.
+            has_commits: the group has commits in the topic.
+
+        Raises RetriableError, FatalError.
+        """
         self._name = hashlib.sha256(f"first offsets {topic}".encode()).hexdigest()[:32]
         self.known = self._stored()
+        self.is_new = not (has_commits or self.known or self._states_know(topic))
 
     def note(self, starts: Mapping[int, int]) -> None:
         """Make durable where partitions begin, if that is not known yet, or further on. To be called before they begin.
@@ -43,6 +54,9 @@ class FirstOffsets:
         if known != stored:
             self._positions.save_position(self._name, {str(partition): known[partition] for partition in known})
         self.known = known
+
+    def _states_know(self, topic: str) -> bool:
+        return self._positions is not None and self._positions.has_applied(topic)
 
     def _stored(self) -> dict[int, int]:
         stored = self._positions.load_position(self._name) if self._positions is not None else None

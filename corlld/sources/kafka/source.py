@@ -75,7 +75,6 @@ class KafkaSource:
         self._cluster_id = ""
         self._paused = False
         self._standing = Standing()
-        self._read_before = False  # the group has, this topic
         self._was_allowed = False  # to read and to commit: the broker said so, or it has been done
         self._stable_at = float("inf")  # nothing is expected of the group before the first poll
 
@@ -106,7 +105,7 @@ class KafkaSource:
     @property
     def commits_expired(self) -> bool:
         """Return whether the group has read the topic before, and has no commit in it. Known after `start`."""
-        return self._read_before and not self._first_view.committed
+        return not (self._first_offsets.is_new or self._first_view.committed)
 
     def has_commits(self) -> bool:
         return bool(self._first_view.committed)
@@ -135,12 +134,11 @@ class KafkaSource:
         self._cluster_id = self._lookup.cluster_id()
         try:
             self._identity.load(self._first_view.topic_id, has_commits=self.has_commits())
-            self._first_offsets.load(self._identity.name)
+            self._first_offsets.load(self._identity.name, has_commits=self.has_commits())
         except RetriableError as error:
             raise UnavailableError(f"what is stored of topic {self._settings.topic} can't be loaded: {error}") from None
-        self._read_before = bool(self._first_view.committed or self._first_offsets.known)
         topic, name, start_at = self._settings.topic, self._identity.name, self._settings.start_at
-        self._tenures = Tenures(topic, name, start_at, self._first_view, is_new=not self._read_before)
+        self._tenures = Tenures(topic, name, start_at, self._first_view, is_new=self._first_offsets.is_new)
         if self.commits_expired:
             log.warning("commits_expired", topic=topic, group=self._settings.group_id)
         left = max(CONSUMER_SECONDS, deadline - time.monotonic())

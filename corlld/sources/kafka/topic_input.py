@@ -62,7 +62,7 @@ class KafkaInput:
 
         known = "has committed before" if source.has_commits() else "is new"
         if isinstance(source, KafkaSource) and source.commits_expired:
-            known = "has read it before, but its commits have expired: it reads again from where it began"
+            known = "has read it before, but its commits have expired: it reads again, and learns what is new"
         found = f"topic {self._kafka.topic} of cluster {source.cluster_id}{self._codec()}; group {self.group} {known}"
         if not isinstance(source, KafkaSource):
             return found

@@ -9,10 +9,21 @@ from corlld.sources.kafka.first_offsets import FirstOffsets
 from tests.support.fakes import MemoryPositions
 
 
-def loaded(positions: MemoryPositions | None, topic: str = "id") -> FirstOffsets:
+def loaded(positions: MemoryPositions | None, topic: str = "id", *, has_commits: bool = False) -> FirstOffsets:
     offsets = FirstOffsets(positions)
-    offsets.load(topic)
+    offsets.load(topic, has_commits=has_commits)
     return offsets
+
+
+def test_a_group_is_new_only_if_neither_commits_nor_offsets_nor_states_tell_otherwise() -> None:
+    positions = MemoryPositions()
+    assert loaded(positions).is_new
+    assert not loaded(positions, has_commits=True).is_new
+    positions.applied.add("id")
+    assert not loaded(positions).is_new, "a store of before there were such offsets"
+    assert loaded(positions, "another id").is_new
+    loaded(positions, "another id").note({0: 7})
+    assert not loaded(positions, "another id").is_new
 
 
 def test_offsets_are_found_again_under_their_topic() -> None:
@@ -54,4 +65,4 @@ def test_what_another_member_noted_meanwhile_stays() -> None:
 def test_a_reader_that_keeps_no_states_keeps_none() -> None:
     offsets = loaded(None)
     offsets.note({0: 7})
-    assert offsets.known == {}
+    assert (offsets.known, offsets.is_new) == ({}, True)
