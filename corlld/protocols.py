@@ -20,7 +20,9 @@ from corlld.records import (
 
 
 class PositionStore(Protocol):
-    """Keeps how far an input was read that keeps no commits itself (a file). Keeps the names of topics without an id.
+    """Keeps how far an input was read that keeps no commits itself (a file), and what else outlasts commits.
+
+    That is the names of topics without an id, and where a group began to read a topic.
 
     Positions lie beside the states, as `positions/<name>.json` of the local folder or of the bucket, so that both are
     restored together: the store of states implements this protocol too.

@@ -114,10 +114,12 @@ class Judge:
             return Judged(Verdict.UNREADABLE)
         if state is None:
             return None
-        if event.event_id and knows(state, event.event_id, self._names.event_id_hash):  # a tombstone has no id
+        if event.event_id and event.event_id in state.recent_event_ids:  # a tombstone has no id
             return Judged(Verdict.LEARNT)
         if may_be_erased(state, letter, erases=isinstance(event, EraseEvent)):
             return Judged(Verdict.ERASED)
+        if event.event_id and knows(state, event.event_id, self._names.event_id_hash):  # erased ids are hashes too
+            return Judged(Verdict.LEARNT)
         return None
 
 

@@ -3,7 +3,8 @@
     <prefix>/store.json                         whom the store belongs to
     <prefix>/users/<uid>/state.safetensors      the state; its ETag is the token
     <prefix>/users/<uid>/previous.safetensors   the generation before, for repairs
-    <prefix>/positions/<name>.json              how far a file source has read; names of topics without ids
+    <prefix>/positions/<name>.json              how far a file was read; names of topics without ids; where groups
+                                                began
 
 Each write carries a random id, by which the object client recognises the own write when its answer is lost.
 """

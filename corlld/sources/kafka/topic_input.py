@@ -22,7 +22,10 @@ log = structlog.get_logger("corlld.kafka")
 
 
 class KafkaInput:
-    """Implements `corlld.protocols.Input`. The group keeps the commits: only what the topic is called is stored."""
+    """Implements `corlld.protocols.Input`. The group keeps the commits.
+
+    What the topic is called is stored beside the states, and where the group began to read it.
+    """
 
     kind = "kafka"
     has_keys = True
