@@ -47,9 +47,9 @@ class EventIds:
         self._recent = recent
         self._older = older
 
-    def know(self, state: UserState, event_id: str) -> bool:
-        """Return whether the state remembers the id."""
-        return knows(state, event_id, self._hashed)
+    def known(self, state: UserState | None) -> Callable[[str], bool]:
+        """Return what tells whether the state remembers an id. None: a user without a state."""
+        return known_ids(state, self._hashed)
 
     def remember(self, state: UserState, event_ids: Iterable[str]) -> UserState:
         """Return the state with new ids in its window. Those that leave the window are kept as hashes."""
@@ -59,7 +59,8 @@ class EventIds:
 
     def erase(self, state: UserState, event_ids: Iterable[str]) -> UserState:
         """Return the state with all its ids as hashes, and those of `event_ids` that it did not know yet."""
-        new = (event_id for event_id in dict.fromkeys(event_ids) if not self.know(state, event_id))
+        known = self.known(state)
+        new = (event_id for event_id in dict.fromkeys(event_ids) if not known(event_id))
         hashes = self._hashes(state, (*state.recent_event_ids, *new))
         return replace(state, recent_event_ids=(), older_event_ids=hashes)
 
@@ -68,12 +69,12 @@ class EventIds:
         return hashes[max(0, len(hashes) - self._older * HASH_BYTES) :]
 
 
-def knows(state: UserState, event_id: str, hashed: Callable[[str, str], bytes]) -> bool:
-    """Return whether the state remembers the id. hashed: as for `EventIds`."""
-    if event_id in state.recent_event_ids:
-        return True
-    hashes = state.older_event_ids
-    return bool(hashes) and _has(hashes, hashed(state.uid, event_id))
+def known_ids(state: UserState | None, hashed: Callable[[str, str], bytes]) -> Callable[[str], bool]:
+    """Return what tells whether the state remembers an id. hashed: as for `EventIds`."""
+    if state is None:
+        return lambda _: False
+    recent, uid, hashes = set(state.recent_event_ids), state.uid, state.older_event_ids
+    return lambda event_id: event_id in recent or (bool(hashes) and _has(hashes, hashed(uid, event_id)))
 
 
 def _has(hashes: bytes, wanted: bytes) -> bool:

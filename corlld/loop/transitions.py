@@ -62,12 +62,13 @@ def select(
     already = already or Selection()
     covered, duplicates, fresh = list(already.covered), list(already.duplicates), list(already.fresh)
     applied = state.applied if state else {}
+    known = ids.known(state)
     seen = {arrival.event.event_id for arrival in fresh}
     for arrival in arrivals:
         event_id = arrival.event.event_id
         if arrival.record.offset < applied.get(arrival.record.tenure.partition.key, 0):
             covered.append(arrival)
-        elif event_id and (event_id in seen or (state is not None and ids.know(state, event_id))):
+        elif event_id and (event_id in seen or known(event_id)):
             duplicates.append(arrival)  # a Kafka tombstone has no id
         else:
             seen.add(event_id)
@@ -123,11 +124,11 @@ def after_erasure(ids: EventIds, uid: str, state: UserState | None, arrivals: Se
         arrivals: all arrivals that the last erasure covers, erasures included.
     """
     before = state or UserState(uid)
-    edits = (a.event.event_id for a in arrivals if isinstance(a.event, EditEvent))
-    erased = ids.erase(before, edits)
-    erasures = dict.fromkeys(a.event.event_id for a in arrivals if isinstance(a.event, EraseEvent) and a.event.event_id)
+    erased = ids.erase(before, (a.event.event_id for a in arrivals if isinstance(a.event, EditEvent)))
+    known = ids.known(erased)
+    erasures = dict.fromkeys(a.event.event_id for a in arrivals if isinstance(a.event, EraseEvent))
     return replace(
-        ids.remember(erased, (event_id for event_id in erasures if not ids.know(erased, event_id))),
+        ids.remember(erased, (event_id for event_id in erasures if event_id and not known(event_id))),
         adapter=None,
         applied=_passed(before, arrivals),
         statistics=Statistics(),

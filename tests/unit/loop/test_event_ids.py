@@ -121,7 +121,7 @@ def test_beyond_the_bound_the_oldest_ids_are_forgotten_first_and_the_state_stays
     assert state is not None
     assert state.recent_event_ids == ("edit17", "edit18", "edit19")
     assert state.older_event_ids == hashes("edit13", "edit14", "edit15", "edit16")
-    assert [ids.know(state, f"edit{i}") for i in range(20)] == [False] * 13 + [True] * 7
+    assert [ids.known(state)(f"edit{i}") for i in range(20)] == [False] * 13 + [True] * 7
 
 
 def test_without_hashes_only_the_window_is_known() -> None:
@@ -141,5 +141,5 @@ def test_an_erased_id_stands_in_no_tombstone_as_it_is() -> None:
 def test_a_hash_that_shows_between_two_others_is_not_known() -> None:
     wanted = PSEUDONYMS.event_id_hash("u1", "edit")
     between = UserState("u1", older_event_ids=b"abc" + wanted + b"defgh")
-    assert not event_ids(1).know(between, "edit")
-    assert event_ids(1).know(replace(between, older_event_ids=between.older_event_ids + wanted), "edit")
+    assert not event_ids(1).known(between)("edit")
+    assert event_ids(1).known(replace(between, older_event_ids=between.older_event_ids + wanted))("edit")
