@@ -70,6 +70,7 @@ class UserState:
     adapter: Adapter | None = None  # None for a user without a step, and after an erasure
     applied: Mapping[str, int] = field(default_factory=dict)  # next offset by SourcePartition.key
     recent_event_ids: tuple[str, ...] = ()  # oldest first
+    older_event_ids: bytes = b""  # keyed hashes of the ids before those, and of all erased ids; see `loop/event_ids`
     statistics: Statistics = field(default_factory=Statistics)
     release: Release | None = None  # None: there is nothing to publish
     erased: bool = False  # a tombstone: nothing from before the erasure is left

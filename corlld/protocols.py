@@ -21,7 +21,9 @@ from corlld.records import (
 
 
 class PositionStore(Protocol):
-    """Keeps how far an input was read that keeps no commits itself (a file). Keeps the names of topics without an id.
+    """Keeps how far an input was read that keeps no commits itself (a file), and what else outlasts commits.
+
+    That is the names of topics without an id, and where a group began to read a topic.
 
     Positions lie beside the states, as `positions/<name>.json` of the local folder or of the bucket, so that both are
     restored together: the store of states implements this protocol too.
@@ -35,6 +37,14 @@ class PositionStore(Protocol):
 
     def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
         """Durably replace what is saved under this name. Raises RetriableError."""
+
+    def has_applied(self, topic: str) -> bool:
+        """Return whether a state names this topic in `applied`. topic: a `SourcePartition.topic_id`.
+
+        Looks at the first states alone. A topic that only a few users had a part in may be missed.
+
+        Raises RetriableError.
+        """
 
 
 class Source(Protocol):

@@ -9,6 +9,7 @@ from corlld.durable import UserState
 from corlld.errors import InvalidEvent, StateUnreadable
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.loop.event_ids import known_ids
 from corlld.protocols import StoredLetter
 from corlld.records import EditEvent, EraseEvent
 
@@ -117,6 +118,8 @@ class Judge:
             return Judged(Verdict.LEARNT)
         if may_be_erased(state, letter, erases=isinstance(event, EraseEvent)):
             return Judged(Verdict.ERASED)
+        if event.event_id and known_ids(state, self._names.event_id_hash)(event.event_id):  # erased ids are hashes too
+            return Judged(Verdict.LEARNT)
         return None
 
 

@@ -75,9 +75,10 @@ examples:
   corlld dead-letters replay --repaired repaired.jsonl --yes
   corlld dead-letters replay --to again.jsonl                  from a file
 
-Replaying twice is harmless while the user's last state.recent_event_ids events
-include the first one: the daemon applies an event id once. What a state knows
-by its id is left out here already. Letters are not marked or removed. An
+Replaying twice is harmless while the user's state remembers the event ids: the
+last state.recent_event_ids of a user and the state.older_event_ids before. The
+daemon applies an event id once. What a state knows by its id is left out here
+already. Letters are not marked or removed. An
 erasure without an id (a record without a value) erases again each time.
 
 What was erased stays erased, as far as the users' states tell: a letter that

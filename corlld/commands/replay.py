@@ -167,6 +167,7 @@ def replay_settings(settings: Settings, folder: Path) -> Settings:
                 path=folder / "state",
                 host_memory_bytes=settings.state.host_memory_bytes,
                 recent_event_ids=settings.state.recent_event_ids,
+                older_event_ids=settings.state.older_event_ids,
             ),
             "publishing": PublishingSettings(enabled=False, path=folder / "adapters"),
         }

@@ -102,7 +102,7 @@ def send_file(settings: Settings, name: str, *, dry_run: bool, console: Console)
                     contents,
                     producer,
                     stopped=stop.is_set,
-                    ids_remembered=settings.state.recent_event_ids,
+                    ids_remembered=settings.state.recent_event_ids + settings.state.older_event_ids,
                     console=console,
                 )
         finally:
@@ -131,8 +131,8 @@ def send(
         contents: what `validate` found.
         producer: takes the events.
         stopped: true once a signal asks to stop.
-        ids_remembered: `state.recent_event_ids`. A user with more events than that can't be sent again as a whole:
-            the daemon would apply the earliest events twice.
+        ids_remembered: `state.recent_event_ids` and `state.older_event_ids`. A user with more events than that can't be
+            sent again as a whole: the daemon would apply the earliest events twice.
         console: where progress is shown.
 
     Raises FatalError if an event was not acknowledged or the file changed, and KeyboardInterrupt if it was stopped.

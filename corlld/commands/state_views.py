@@ -11,6 +11,7 @@ from rich.table import Table
 
 from corlld.durable import Statistics, UserState
 from corlld.errors import ExitCode, FatalError, StateUnreadable
+from corlld.loop.event_ids import HASH_BYTES
 
 WIDE_CHARS = 100  # a narrower terminal has no room for whole pseudonyms beside the figures
 
@@ -66,6 +67,7 @@ def _row(store: ReadableStore, uid: str, *, header: bool = False) -> dict[str, A
         "erased": state.erased,
         "applied": dict(state.applied),
         "recent_event_ids": list(state.recent_event_ids),
+        "older_event_ids": len(state.older_event_ids) // HASH_BYTES,
         "statistics": asdict(state.statistics),
         "accuracy": _ratio(state.statistics.prequential_correct, state.statistics.prequential_pairs),
         "mean_margin_nats": _ratio(state.statistics.prequential_margin_sum, state.statistics.prequential_pairs),

@@ -19,6 +19,7 @@ from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.batching import Batcher
 from corlld.loop.claims import Claims
 from corlld.loop.durability import Durability
+from corlld.loop.event_ids import EventIds
 from corlld.loop.intake import Intake
 from corlld.loop.jobs import Jobs
 from corlld.loop.offsets import LowWatermarks
@@ -83,8 +84,10 @@ class Daemon:
             self._jobs, self._pool, store, breaker, publisher, self._observer, publishing=settings.publishing.enabled
         )
         names = learner.model_info.module_names
+        remembered = settings.state
+        ids = EventIds(pseudonyms.event_id_hash, remembered.recent_event_ids, remembered.older_event_ids)
         stages = Stages(
-            settings, names, self._batcher, self._watermarks, self._intake, durability, self._observer, clock
+            settings, names, self._batcher, self._watermarks, self._intake, durability, ids, self._observer, clock
         )
         self._claims = Claims(
             settings, stages, self._batcher, self._jobs, self._trainer, learner, self._observer, clock

@@ -18,6 +18,7 @@ from corlld.durable import ModuleNames, Statistics, UserState
 from corlld.errors import InvalidEvent, InvalidReason, StateUnreadable
 from corlld.loop.batching import Batcher
 from corlld.loop.durability import Durability
+from corlld.loop.event_ids import EventIds
 from corlld.loop.intake import Intake
 from corlld.loop.memory.host_memory import HostMemory
 from corlld.loop.memory.unsaved import Unsaved
@@ -81,6 +82,7 @@ class Stages:
         watermarks: LowWatermarks,
         intake: Intake,
         durability: Durability,
+        event_ids: EventIds,
         observer: Observer,
         clock: Callable[[], float],
     ) -> None:
@@ -89,6 +91,7 @@ class Stages:
         self._watermarks = watermarks
         self._intake = intake
         self._durability = durability
+        self._event_ids = event_ids
         self._observer = observer
         self._clock = clock
         self._module_names = module_names
@@ -140,7 +143,7 @@ class Stages:
         limit = self._settings.batching.max_events
         while len(claim.selection.fresh) < limit:
             batch = self._batcher.take(claim.uid, limit - len(claim.selection.fresh))
-            claim.selection = select(claim.state, batch.arrivals, claim.selection)
+            claim.selection = select(self._event_ids, claim.state, batch.arrivals, claim.selection)
             if any(isinstance(arrival.event, EraseEvent) for arrival in claim.selection.fresh):
                 self._erase(claim)
                 return
@@ -158,7 +161,7 @@ class Stages:
 
     def conclude(self, claim: Claim, outcome: UpdateOutcome) -> None:
         """Put the micro-batch into the user's state, which stays unsaved for a while unless the claim is stale."""
-        state = after_update(claim.uid, claim.state, claim.selection, outcome, self._settings.state.recent_event_ids)
+        state = after_update(self._event_ids, claim.uid, claim.state, claim.selection, outcome)
         before = claim.state.statistics if claim.state else Statistics()
         self._observer.update(before, state, claim.edits, outcome)
         if rejected := Counter(pair.reason.value for pair in outcome.pairs if pair.reason is not None):
@@ -183,7 +186,7 @@ class Stages:
         self._batcher.put_back(arrival for arrival in arrivals if place(arrival) > last)
         before = claim.unsaved.selection if claim.unsaved else Selection()
         claim.selection = before + claim.selection.through(last)
-        self._save(claim, after_erasure(claim.uid, claim.state, erased), make_visible=True)
+        self._save(claim, after_erasure(self._event_ids, claim.uid, claim.state, erased), make_visible=True)
 
     def store_unsaved(self, uid: str) -> None:
         """Claim a user who has unsaved updates in host memory, and begin to store them."""

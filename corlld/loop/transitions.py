@@ -1,13 +1,15 @@
 """Derives a user's next state from the present state: the exactly-once rules, as pure functions.
 
-An arrival is covered if the state's `applied` has passed its offset. It is a duplicate if its event id is among the
-recent ids. Both are judged when the step starts, against the very state that is trained.
+An arrival is covered if the state's `applied` has passed its offset. It is a duplicate if the state knows its event id:
+`event_ids` has the table of what is learnt and what erases. Both are judged when the step starts, against the very
+state that is trained.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from corlld.durable import ModuleNames, Release, Statistics, UserState
+from corlld.loop.event_ids import EventIds
 from corlld.records import Arrival, EditEvent, EraseEvent, UpdateOutcome
 from corlld.statistics import fold
 
@@ -26,8 +28,8 @@ class Selection:
     """A user's arrivals, sorted by what the state knows of them. Each part is in order.
 
     covered: the stored state has them already, so nothing is left to do.
-    duplicates: the event id was seen at another offset. `applied` must pass them durably: once the window of recent ids
-        has moved on, a replay would count them again.
+    duplicates: the event id was seen at another offset. `applied` must pass them durably: once the state has forgotten
+        the id, a replay would count them again.
     fresh: new.
     """
 
@@ -53,44 +55,47 @@ def place(arrival: Arrival) -> Place:
     return Place(arrival.arrived_at, arrival.record.tenure.number, arrival.record.offset)
 
 
-def select(state: UserState | None, arrivals: Iterable[Arrival], already: Selection | None = None) -> Selection:
+def select(
+    ids: EventIds, state: UserState | None, arrivals: Iterable[Arrival], already: Selection | None = None
+) -> Selection:
     """Sort `arrivals` by what the state knows of them, and add them to those `already` selected for the same step."""
     already = already or Selection()
     covered, duplicates, fresh = list(already.covered), list(already.duplicates), list(already.fresh)
     applied = state.applied if state else {}
-    seen = set(state.recent_event_ids if state else ()) | {arrival.event.event_id for arrival in fresh}
+    known = ids.known(state)
+    seen = {arrival.event.event_id for arrival in fresh}
     for arrival in arrivals:
+        event_id = arrival.event.event_id
         if arrival.record.offset < applied.get(arrival.record.tenure.partition.key, 0):
             covered.append(arrival)
-        elif arrival.event.event_id in seen and arrival.event.event_id:  # a Kafka tombstone has none
-            duplicates.append(arrival)
+        elif event_id and (event_id in seen or known(event_id)):
+            duplicates.append(arrival)  # a Kafka tombstone has no id
         else:
-            seen.add(arrival.event.event_id)
+            seen.add(event_id)
             fresh.append(arrival)
     return Selection(tuple(covered), tuple(duplicates), tuple(fresh))
 
 
 def after_update(
-    uid: str, state: UserState | None, selection: Selection, outcome: UpdateOutcome, recent_event_ids: int
+    ids: EventIds, uid: str, state: UserState | None, selection: Selection, outcome: UpdateOutcome
 ) -> UserState:
     """Return the state with the micro-batch in it. Its version stays that of the stored state; see `next_version`.
 
     Args:
+        ids: remembers the events' ids.
         uid: the user's pseudonym.
         state: the state that was trained; None for a new user.
         selection: the arrivals that the step started from. Every fresh event is an edit.
         outcome: the learner's outcome for the fresh events.
-        recent_event_ids: how many event ids are remembered.
     """
     before = state or UserState(uid)
     events = [a.event for a in selection.fresh if isinstance(a.event, EditEvent)]
     applied = _passed(before, (*selection.duplicates, *selection.fresh))
     statistics = fold(before.statistics, events, outcome.pairs, trained=outcome.trained, head=before.version)
     return replace(
-        before,
+        ids.remember(before, (event.event_id for event in events)),
         adapter=outcome.adapter,
         applied=applied,
-        recent_event_ids=(before.recent_event_ids + tuple(e.event_id for e in events))[-recent_event_ids:],
         statistics=statistics,
         erased=before.erased and not events,
     )
@@ -106,24 +111,26 @@ def next_version(state: UserState, module_names: ModuleNames | None) -> UserStat
     return replace(state, version=release.version, release=release)
 
 
-def after_erasure(uid: str, state: UserState | None, arrivals: Sequence[Arrival]) -> UserState:
+def after_erasure(ids: EventIds, uid: str, state: UserState | None, arrivals: Sequence[Arrival]) -> UserState:
     """Return the tombstone: it keeps nothing of the user but what stops a replay from bringing the user back.
 
-    The erasures' own event ids stay: an erasure that is delivered twice must not erase what came in between.
+    The new erasures' own event ids stay as they are: an older corlld knows no hashes, and must not erase once more
+    what comes in from now on.
 
     Args:
+        ids: keeps hashes of all the ids of before.
         uid: the user's pseudonym.
         state: the state before; None for a new user.
         arrivals: all arrivals that the last erasure covers, erasures included.
     """
     before = state or UserState(uid)
+    erased = ids.erase(before, (a.event.event_id for a in arrivals if isinstance(a.event, EditEvent)))
+    known = ids.known(erased)
+    erasures = dict.fromkeys(a.event.event_id for a in arrivals if isinstance(a.event, EraseEvent))
     return replace(
-        before,
+        ids.remember(erased, (event_id for event_id in erasures if event_id and not known(event_id))),
         adapter=None,
         applied=_passed(before, arrivals),
-        recent_event_ids=tuple(
-            a.event.event_id for a in arrivals if isinstance(a.event, EraseEvent) and a.event.event_id
-        ),
         statistics=Statistics(),
         release=None,
         erased=True,

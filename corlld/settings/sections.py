@@ -75,7 +75,9 @@ class KafkaSettings(Section):
     )
     client_id: NonEmpty = Field("corlld", description="Name of this client in the broker's logs and quotas.")
     start_at: Literal["earliest", "latest"] = Field(
-        "earliest", description="Where a new group starts. Partitions added later are read from their beginning."
+        "earliest",
+        description="Where a new group starts. Partitions added later are read from their beginning. A group whose "
+        "commits have expired is not new: it starts where it began, and passes over what the states have.",
     )
     assignor: Literal["cooperative-sticky", "range", "roundrobin", "sticky"] = Field(
         "cooperative-sticky", description="How the group distributes partitions."
@@ -381,7 +383,15 @@ class StateSettings(Section):
         "aside. Judged over the first 100 users of the store, or as many as can be read in 5 seconds. Fewer than 3 "
         "users never stop it, unless the store has only 2 users, and neither can be read. 1: never.",
     )
-    recent_event_ids: Positive = Field(1024, description="Number of event ids remembered per user, to find duplicates.")
+    recent_event_ids: Positive = Field(
+        1024, description="Number of event ids remembered per user as they are, to find duplicates."
+    )
+    older_event_ids: int = Field(
+        100_000,
+        ge=0,
+        description="Number of event ids before those remembered per user, as keyed hashes of 8 bytes. They outlast an "
+        "erasure: an edit that was erased is not learnt again, whatever is delivered once more.",
+    )
 
 
 class SnapshotSettings(Section):

@@ -3,7 +3,8 @@
     <prefix>/store.json                         whom the store belongs to
     <prefix>/users/<uid>/state.safetensors      the state; its ETag is the token
     <prefix>/users/<uid>/previous.safetensors   the generation before, for repairs
-    <prefix>/positions/<name>.json              how far a file source has read; names of topics without ids
+    <prefix>/positions/<name>.json              how far a file was read; names of topics without ids; where groups
+                                                began
 
 Each write carries a random id, by which the object client recognises the own write when its answer is lost.
 """
@@ -15,6 +16,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 
+from corlld.adapters.tensor_file import header_end
 from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import (
     ConfigurationError,
@@ -25,6 +27,7 @@ from corlld.errors import (
     StateUnreadable,
     UnavailableError,
 )
+from corlld.state.first_states import any_applied
 from corlld.state.keys import NO_STATE, UID_PATTERN, checked_position_name, checked_uid, parse_position
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of, write_id_of
 from corlld.state.store_identity import (
@@ -38,7 +41,7 @@ from corlld.state.store_identity import (
 )
 from corlld.system.object_client import ObjectClient, StoredObject
 
-HEADER_GUESS_BYTES = 65_536  # most headers are whole within the first read
+HEADER_GUESS_BYTES = 65_536  # most headers are whole within the first read; thousands of event ids need a second one
 READ_ATTEMPTS = 10
 TORN_PAUSE_SECONDS = 0.2  # a server has written an object by then, or shows more of it
 
@@ -134,11 +137,14 @@ class ObjectStore:
         """Return the newest state without its tensors. Quick: the checksum is not checked. Raises as `load`."""
         with self._objects.retriable():
             beginning = self._objects.read_beginning(_state_key(uid), HEADER_GUESS_BYTES)
+            with contextlib.suppress(ValueError):  # less than a header: see below
+                if beginning is not None and (whole := header_end(beginning)) > HEADER_GUESS_BYTES:
+                    beginning = self._objects.read_beginning(_state_key(uid), whole)
         if beginning is None:
             return None
         with contextlib.suppress(StateUnreadable):
             return decode_header(beginning, uid)
-        # In one read again: the header is longer, torn, or in a newer format, or the state was replaced meanwhile.
+        # In one read again: the header is torn, or in a newer format, or the state was replaced meanwhile.
         return self.load(uid)[0]
 
     def uids(self) -> Iterator[str]:
@@ -191,6 +197,13 @@ class ObjectStore:
         """Forget a position. Nothing happens if there is none."""
         with self._objects.retriable():
             self._objects.remove(_position_key(name))
+
+    def has_applied(self, topic: str) -> bool:
+        """See the protocol. Before there is a store, no state names a topic."""
+        with self._objects.retriable():
+            if self._read_identity() is None:
+                return False
+        return any_applied(topic, self.uids(), self.load_header)
 
     # --- one user -----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 All that is not a tensor stands as JSON in the file's metadata. This module does not know where the file is kept.
 """
 
+import base64
 import hashlib
 import hmac
 import json
@@ -31,6 +32,7 @@ STATE_KEY = "corlld.state"
 CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes, which lie in the order of their names
 
 RELEASE_NAMES = "release_module_names"  # a field of the text, only there if the release has them
+OLDER_EVENT_IDS = "older_event_ids"  # a field of the text in Base64, only there if there are some
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TENSORS = (*_MOMENTS, "weights")
@@ -58,6 +60,7 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
             "optimizer_step": None if adapter is None else adapter.optimizer_step,
             "applied": dict(state.applied),
             "recent_event_ids": list(state.recent_event_ids),
+            **_older_fields(state.older_event_ids),
             "statistics": asdict(state.statistics),
             **_release_fields(state.release),
             "erased": state.erased,
@@ -179,6 +182,14 @@ def _release_fields(release: Release | None) -> dict[str, object]:
     return {"release": fields} if names is None else {"release": fields, RELEASE_NAMES: names}
 
 
+def _older_fields(hashes: bytes) -> dict[str, str]:
+    """Return the hashes of older event ids as a field of the text.
+
+    Versions of corlld that do not know it pass over it: what they store has no hashes any more.
+    """
+    return {OLDER_EVENT_IDS: base64.b64encode(hashes).decode()} if hashes else {}
+
+
 def _state(fields: Mapping[str, Any]) -> UserState:
     release = fields["release"]
     if release is not None:
@@ -192,6 +203,7 @@ def _state(fields: Mapping[str, Any]) -> UserState:
         version=fields["version"],
         applied=fields["applied"],
         recent_event_ids=tuple(fields["recent_event_ids"]),
+        older_event_ids=base64.b64decode(fields.get(OLDER_EVENT_IDS, ""), validate=True),
         statistics=_statistics(fields["statistics"]),
         release=release,
         erased=fields["erased"],

@@ -3,7 +3,7 @@
     store.json                          whom the store belongs to
     users/<uid>/<12 digits>.safetensors the generations of a user: the highest number is the state
     temporary/<uid>-<random>            being written, or left over by a kill
-    positions/<name>.json               how far a file source has read; names of topics without ids
+    positions/<name>.json               how far a file was read; names of topics without ids; where groups began
 
 A state is written whole under a temporary name, and linked to the next number. Of two owners one finds the number
 taken. But old generations are removed, so the number after a stale token can be free again: after the link the folder
@@ -20,6 +20,7 @@ from pathlib import Path
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
 from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
+from corlld.state.first_states import any_applied
 from corlld.state.generations import Generations
 from corlld.state.keys import NO_STATE, checked_position_name, checked_uid, is_uid, parse_position
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
@@ -232,6 +233,13 @@ class LocalFolderStore:
         with retriable(self._path):
             self._position_file(name).unlink(missing_ok=True)
             fsync_folder(self._positions)
+
+    def has_applied(self, topic: str) -> bool:
+        """See the protocol. Before there is a store, no state names a topic."""
+        with retriable(self._path):
+            if self._read_identity() is None:
+                return False
+        return any_applied(topic, self.uids(), self.load_header)
 
     # --- one user -----------------------------------------------------------------------------------------------------
 

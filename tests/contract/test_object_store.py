@@ -80,6 +80,7 @@ def test_the_head_of_a_state_with_a_long_header_is_read(store: ObjectStore, buck
     head = store.load_header(UID)
     assert head is not None
     assert dict(head.applied) == applied
+    assert head.adapter is None, "the tensors are not read"
 
 
 def test_a_bucket_that_is_not_there_is_no_empty_store(store: ObjectStore) -> None:

@@ -387,6 +387,21 @@ def test_a_store_that_went_away_does_not_make_users_new(backend: Backend, store:
 # --- positions --------------------------------------------------------------------------------------------------------
 
 
+def test_a_topic_is_found_in_the_states_that_have_applied_it(backend: Backend) -> None:
+    assert not backend.connect().has_applied("topic-id"), "there is no store yet"
+    store = opened(backend)
+    assert not store.has_applied("topic-id")
+    store.save(OTHER_UID, tombstone(3, OTHER_UID), "0")
+    assert backend.connect().has_applied("topic-id"), "an erased user has read it too; no store is opened that early"
+    assert not store.has_applied("topic")
+    assert not store.has_applied("topic-id/0")
+    (state,) = [name for name in backend.stored() if OTHER_UID in name]
+    backend.overwrite(state, b"torn")
+    assert not store.has_applied("topic-id")
+    store.save(UID, released_state(), "0")
+    assert store.has_applied("topic-id"), "one torn state is passed over"
+
+
 def test_a_position_is_kept_and_replaced(backend: Backend, store: StateStore) -> None:
     assert store.load_position("ab12") is None
     store.save_position("ab12", {"file": "x", "next_offset": 7})

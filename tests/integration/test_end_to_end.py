@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 from tests.support import oracle, traffic
-from tests.support.daemon_process import Site, running
+from tests.support.daemon_process import Site, running, wait_while_running
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.quiet_learning import write_undisturbed_tensors
 
@@ -62,6 +62,36 @@ def test_a_stop_in_the_middle_and_a_restart_leave_no_trace_in_the_states(
 
     tensors = write_undisturbed_tensors(config, records, tmp_path / "tensors")
     # Dead letters beyond the low watermark of the stop are sent a second time, under the same key.
+    verdict = site.verdict(producer, pairs_per_step=1, tensors_folder=str(tensors), copies_allowed=True)
+
+    assert verdict["problems"] == []
+
+
+def test_a_group_whose_commits_expired_learns_what_it_missed_and_nothing_twice(
+    tmp_path: Path, kafka_broker: KafkaCluster, tiny_model: Path
+) -> None:
+    site = Site.make(tmp_path, kafka_broker, tiny_model, PARTITIONS, kafka={"start_at": "latest"})
+    config = site.write_settings()
+    producer = traffic.Producer(site.bootstrap, site.topic)
+    records = traffic.edits(50, traffic.users(USERS), PARTITIONS, seed=3)
+
+    def has_begun() -> bool:
+        return None not in oracle.group_offsets(site.bootstrap, site.topic, site.group)[0].values()
+
+    with running(config, site.log("first")) as first:
+        wait_while_running(first, has_begun, "the partitions begin", 60)
+        producer.send(records[:30])
+        site.wait_for_end(first)
+        assert first.stop() == 0
+    with kafka_broker.admin() as admin:  # the broker does so some days after the last member left
+        admin.delete_groups([site.group])
+    producer.send(records[30:])
+    with running(config, site.log("second")) as second:
+        site.wait_for_end(second)
+        assert second.stop() == 0
+    producer.close()
+
+    tensors = write_undisturbed_tensors(config, records, tmp_path / "tensors")
     verdict = site.verdict(producer, pairs_per_step=1, tensors_folder=str(tensors), copies_allowed=True)
 
     assert verdict["problems"] == []

@@ -14,8 +14,11 @@ from kafka.errors import CoordinatorNotAvailableError, NodeNotReadyError
 from structlog.testing import capture_logs
 
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
-from corlld.settings.sections import KafkaSettings
+from corlld.settings.sections import KafkaSettings, Settings
+from corlld.sources.kafka.client import TopicLookup
 from corlld.sources.kafka.source import KafkaSource
+from corlld.sources.kafka.topic_input import KafkaInput
+from tests.support.fakes import MemoryPositions
 from tests.support.kafka.broker import KafkaBroker, KafkaCluster
 from tests.support.kafka.topics import Reader, kafka_settings, produce, unique
 from tests.support.waiting import wait_until
@@ -30,8 +33,8 @@ def new_topic(cluster: KafkaCluster, partitions: int = 1) -> str:
 
 
 @contextlib.contextmanager
-def started(settings: KafkaSettings) -> Iterator[Reader]:
-    source = KafkaSource(settings)
+def started(settings: KafkaSettings, positions: MemoryPositions | None = None) -> Iterator[Reader]:
+    source = KafkaSource(settings, positions)
     try:
         source.start(30)
         yield Reader(source)
@@ -248,6 +251,108 @@ def test_a_partition_without_a_commit_starts_at_its_beginning_where_the_group_ha
         reader.read(3)
         assert {p: t.start_offset for p, t in reader.live.items()} == {0: 1, 1: 0}
         assert group_offsets(kafka_broker, settings) == {0: 1, 1: 0}
+
+
+def expire_commits(cluster: KafkaCluster, settings: KafkaSettings) -> None:
+    """Do what the broker does some days after the last member left."""
+    with cluster.admin() as admin:
+        wait_until(lambda: not members(admin, settings), "the group is empty")
+        admin.delete_groups([settings.group_id])
+
+
+def test_a_group_whose_commits_have_expired_is_not_new_and_skips_nothing(kafka_broker: KafkaCluster) -> None:
+    topic = new_topic(kafka_broker, 2)
+    settings = kafka_settings(kafka_broker.bootstrap, topic, start_at="latest")
+    positions = MemoryPositions()
+    produce(kafka_broker.bootstrap, topic, {0: [b"before the group"] * 3})
+    with started(settings, positions) as reader:
+        reader.poll_until(lambda: len(reader.begun) == 2, "the tenures begin")
+        produce(kafka_broker.bootstrap, topic, {0: [b"read"] * 30})
+        reader.read(30)
+        reader.commit({reader.live[0]: 33})
+    expire_commits(kafka_broker, settings)
+    assert group_offsets(kafka_broker, settings) == {}
+    produce(kafka_broker.bootstrap, topic, {0: [b"missed"] * 10, 1: [b"missed"] * 10})
+    with capture_logs() as entries, started(settings, positions) as reader:
+        assert not reader.source.has_commits()
+        said = KafkaInput(Settings(kafka=settings)).describe(reader.source)
+        assert said.endswith("has read it before, but its commits have expired: it reads again, and learns what is new")
+        reader.read(50)
+        assert reader.values().count(b"missed") == 20
+        assert {p: t.start_offset for p, t in reader.live.items()} == {0: 3, 1: 0}
+        assert group_offsets(kafka_broker, settings) == {0: 3, 1: 0}
+    assert [entry["group"] for entry in entries if entry["event"] == "commits_expired"] == [settings.group_id]
+
+
+def test_a_group_that_an_older_corlld_began_goes_on_where_it_stood_once_its_commits_have_expired(
+    kafka_broker: KafkaCluster,
+) -> None:
+    topic = new_topic(kafka_broker)
+    settings = kafka_settings(kafka_broker.bootstrap, topic, start_at="latest")
+    positions = MemoryPositions()
+    produce(kafka_broker.bootstrap, topic, {0: [b"a", b"b", b"c"]})
+    commit_as_another_tool(settings, {0: 2})
+    with started(settings, positions) as reader:
+        reader.read(1)
+    expire_commits(kafka_broker, settings)
+    with started(settings, positions) as reader:
+        reader.read(1)
+        assert reader.values() == [b"c"]
+
+
+def test_a_group_that_only_the_states_know_begins_at_the_beginning(kafka_broker: KafkaCluster) -> None:
+    topic = new_topic(kafka_broker)
+    settings = kafka_settings(kafka_broker.bootstrap, topic, start_at="latest")
+    produce(kafka_broker.bootstrap, topic, {0: [b"a", b"b", b"c"]})
+    positions = MemoryPositions()
+    lookup = TopicLookup(settings, topic)
+    positions.applied.add(lookup.wait_for_topic(30).topic_id or "")
+    lookup.close()
+    with started(settings, positions) as reader:
+        reader.read(3)
+
+
+def test_what_retention_took_from_a_group_without_commits_is_left_out(kafka_broker: KafkaCluster) -> None:
+    topic = new_topic(kafka_broker)
+    settings = kafka_settings(kafka_broker.bootstrap, topic, start_at="latest")
+    positions = MemoryPositions()
+    with started(settings, positions) as reader:
+        reader.poll_until(lambda: bool(reader.begun), "the tenure begins")
+    expire_commits(kafka_broker, settings)
+    produce(kafka_broker.bootstrap, topic, {0: [b"gone", b"gone", b"left"]})
+    with kafka_broker.admin() as admin:
+        admin.delete_records({TopicPartition(topic, 0): 2})
+    with started(settings, positions) as reader:
+        reader.read(1)
+        assert reader.values() == [b"left"]
+
+
+def test_a_topic_that_was_recreated_is_new_to_a_group_without_commits(kafka_broker: KafkaCluster) -> None:
+    topic = new_topic(kafka_broker)
+    settings = kafka_settings(kafka_broker.bootstrap, topic, start_at="latest")
+    positions = MemoryPositions()
+    with started(settings, positions) as reader:
+        reader.poll_until(lambda: bool(reader.begun), "the tenure begins")
+    expire_commits(kafka_broker, settings)
+    kafka_broker.delete_topic(topic)
+    kafka_broker.create_topic(topic, 1)
+    produce(kafka_broker.bootstrap, topic, {0: [b"a", b"b"]})
+    with started(settings, positions) as reader:
+        reader.poll_until(lambda: bool(reader.begun), "the tenure begins")
+        assert reader.begun[0].start_offset == 2
+
+
+def test_nothing_begins_before_it_is_stored_where_it_begins(kafka_broker: KafkaCluster) -> None:
+    topic = new_topic(kafka_broker)
+    settings = kafka_settings(kafka_broker.bootstrap, topic)
+    positions = MemoryPositions()
+    positions.fails = True
+    with started(settings, positions) as reader:
+        reader.poll_until(lambda: not reader.source.healthy, "it waits for the store")
+        assert (reader.begun, group_offsets(kafka_broker, settings)) == ([], {})
+        positions.fails = False
+        reader.poll_until(lambda: bool(reader.begun), "the tenure begins")
+        assert reader.source.healthy
 
 
 def test_a_partition_that_is_added_later_is_read_from_its_beginning(kafka_broker: KafkaCluster) -> None:

@@ -171,11 +171,15 @@ class MemoryStore:
 
 
 class MemoryPositions:
-    """A `PositionStore` that keeps what JSON can hold. `fails`: as with a disk that is full."""
+    """A `PositionStore` that keeps what JSON can hold.
+
+    fails: as with a disk that is full. applied: the topics that the states beside it name.
+    """
 
     def __init__(self) -> None:
         self.saved: dict[str, str] = {}
         self.fails = False
+        self.applied: set[str] = set()
 
     def load_position(self, name: str) -> Mapping[str, str | int] | None:
         return json.loads(self.saved[name]) if name in self.saved else None
@@ -184,6 +188,9 @@ class MemoryPositions:
         if self.fails:
             raise RetriableError("disk full")
         self.saved[name] = json.dumps(dict(position))
+
+    def has_applied(self, topic: str) -> bool:
+        return topic in self.applied
 
 
 @dataclass

@@ -26,6 +26,7 @@ def state_nbytes(state: UserState | None) -> int:
     if state is None:
         return _STATE_BYTES
     ids = sum(_STRING_BYTES + len(event_id) for event_id in state.recent_event_ids)
+    ids += len(state.older_event_ids)
     return _STATE_BYTES + ids + (state.adapter.nbytes if state.adapter is not None else 0)
 
 

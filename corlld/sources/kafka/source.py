@@ -19,6 +19,7 @@ from corlld.sources.kafka.client import TopicLookup, TopicView
 from corlld.sources.kafka.commits import Commits, with_metadata
 from corlld.sources.kafka.connecting import connect
 from corlld.sources.kafka.features import answers_understood
+from corlld.sources.kafka.first_offsets import FirstOffsets
 from corlld.sources.kafka.options import consumer_options
 from corlld.sources.kafka.questions import Questions
 from corlld.sources.kafka.refusals import ends_before, fatal_error, recreated, without_ids
@@ -51,7 +52,8 @@ class KafkaSource:
 
     Args:
         settings: how to reach the topic, and the group.
-        positions: where it is stored what states call a topic without an id; None for a reader that keeps no states.
+        positions: keeps what states call a topic without an id, and where the group began to read; None for a reader
+            that keeps no states.
         problem_seconds: how long `start` waits if it is known what is in the way.
     """
 
@@ -68,6 +70,7 @@ class KafkaSource:
         self._commits: Commits
         self._first_view: TopicView
         self._identity = TopicIdentity(settings.topic, positions)
+        self._first_offsets = FirstOffsets(positions)
         self._ends: Mapping[int, int] = {}  # by partition, as last answered
         self._cluster_id = ""
         self._paused = False
@@ -99,6 +102,11 @@ class KafkaSource:
     def healthy(self) -> bool:
         return self._standing.good and time.monotonic() - self._stable_at < UNSTABLE_SECONDS
 
+    @property
+    def commits_expired(self) -> bool:
+        """Return whether the group has read the topic before, and has no commit in it. Known after `start`."""
+        return not (self._first_offsets.is_new or self._first_view.committed)
+
     def has_commits(self) -> bool:
         return bool(self._first_view.committed)
 
@@ -126,10 +134,13 @@ class KafkaSource:
         self._cluster_id = self._lookup.cluster_id()
         try:
             self._identity.load(self._first_view.topic_id, has_commits=self.has_commits())
+            self._first_offsets.load(self._identity.name, has_commits=self.has_commits())
         except RetriableError as error:
-            raise UnavailableError(f"the name of topic {self._settings.topic} can't be loaded: {error}") from None
-        name = self._identity.name
-        self._tenures = Tenures(self._settings.topic, name, self._settings.start_at, self._first_view)
+            raise UnavailableError(f"what is stored of topic {self._settings.topic} can't be loaded: {error}") from None
+        topic, name, start_at = self._settings.topic, self._identity.name, self._settings.start_at
+        self._tenures = Tenures(topic, name, start_at, self._first_view, is_new=self._first_offsets.is_new)
+        if self.commits_expired:
+            log.warning("commits_expired", topic=topic, group=self._settings.group_id)
         left = max(CONSUMER_SECONDS, deadline - time.monotonic())
         self._consumer = connect(make_consumer, consumer_options(self._settings), left)
         self._listener = RebalanceListener(self._consumer)
@@ -278,14 +289,16 @@ class KafkaSource:
             self._questions.pause(CHECK_SECONDS)
             return begun
         self._check_identity(view)
+        known, chosen = self._tenures.starts(view, self._questions.serves, self._first_offsets.known)
         try:
             self._identity.save()
+            self._first_offsets.note({tp.partition: offset for tp, offset in (known | chosen).items()})
         except RetriableError as error:  # nothing may be applied before
             self._ask_again(error)
             return begun
         self._standing.reached()
         self._ends = {**self._ends, **view.ends}
-        return self._begin(view)
+        return self._begin(known, chosen)
 
     def _check_identity(self, view: TopicView) -> None:
         """Raise FatalError if the topic is not the one that was read before."""
@@ -294,8 +307,7 @@ class KafkaSource:
         if not self.topic_has_id and any(end < self._ends.get(index, 0) for index, end in view.ends.items()):
             raise ends_before(self._settings)
 
-    def _begin(self, view: TopicView) -> list[Tenure]:
-        known, chosen = self._tenures.starts(view, self._questions.serves)
+    def _begin(self, known: dict[TopicPartition, int], chosen: dict[TopicPartition, int]) -> list[Tenure]:
         if chosen:
             try:
                 pause = self._commits.commit_starts(chosen)

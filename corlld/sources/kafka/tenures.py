@@ -79,17 +79,24 @@ class Tenures:
         topic: its name.
         known_as: the name under which states know it.
         start_at: where a new group starts.
-        first_view: the topic at the start. A group without a commit then is new for the partitions of then, even if
-            another member commits before this member looks again.
+        first_view: the topic at the start. A new group is new for the partitions of then, even if another member
+            commits before this member looks again.
+        is_new: the group has never read the topic.
     """
 
     def __init__(
-        self, topic: str, known_as: str, start_at: Literal["earliest", "latest"], first_view: TopicView
+        self,
+        topic: str,
+        known_as: str,
+        start_at: Literal["earliest", "latest"],
+        first_view: TopicView,
+        *,
+        is_new: bool,
     ) -> None:
         self._topic = topic
         self._known_as = known_as
         self._start_at = start_at
-        self._new_partitions = frozenset() if first_view.committed else first_view.partitions
+        self._new_partitions = first_view.partitions if is_new else frozenset()
         self._numbers = itertools.count(1)
         self._parked: dict[TopicPartition, int] = {}  # with the number of the assignment
         self._assignments = itertools.count(1)
@@ -123,11 +130,16 @@ class Tenures:
                     self._parked[partition] = self._assignment
         return ended
 
-    def starts(self, view: TopicView, assignment: int) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    def starts(
+        self, view: TopicView, assignment: int, first_offsets: Mapping[int, int]
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
         """Return where parked partitions begin. `assignment` was the newest one when the view was asked for.
 
         A partition that was assigned later is left out. The offsets are in two mappings: of partitions with a commit,
         and of those without, whose start must be committed before they begin.
+
+        first_offsets: where the group began to read, by partition. A partition whose commit expired begins there
+            again, if the topic still has that offset.
         """
         known: dict[TopicPartition, int] = {}
         chosen: dict[TopicPartition, int] = {}
@@ -137,6 +149,8 @@ class Tenures:
                 continue
             if index in view.committed:
                 known[partition] = view.committed[index]
+            elif view.beginnings[index] <= first_offsets.get(index, -1) <= view.ends[index]:
+                chosen[partition] = first_offsets[index]
             elif index in self._new_partitions and self._start_at == "latest":
                 chosen[partition] = view.ends[index]
             else:

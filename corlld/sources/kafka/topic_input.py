@@ -22,7 +22,10 @@ log = structlog.get_logger("corlld.kafka")
 
 
 class KafkaInput:
-    """Implements `corlld.protocols.Input`. The group keeps the commits: only what the topic is called is stored."""
+    """Implements `corlld.protocols.Input`. The group keeps the commits.
+
+    What the topic is called is stored beside the states, and where the group began to read it.
+    """
 
     kind = "kafka"
     has_keys = True
@@ -61,6 +64,8 @@ class KafkaInput:
         from corlld.sources.kafka.source import KafkaSource
 
         known = "has committed before" if source.has_commits() else "is new"
+        if isinstance(source, KafkaSource) and source.commits_expired:
+            known = "has read it before, but its commits have expired: it reads again, and learns what is new"
         found = f"topic {self._kafka.topic} of cluster {source.cluster_id}{self._codec()}; group {self.group} {known}"
         if not isinstance(source, KafkaSource):
             return found

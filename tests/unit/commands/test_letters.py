@@ -367,10 +367,12 @@ def test_a_file_that_can_not_be_written_whole_is_not_left_behind(
 def test_what_a_state_has_learnt_is_left_out_by_its_event_id(site: Site, replay: Callable[..., Replayed]) -> None:
     site.set_aside(5, edit(5))
     site.set_aside(6, edit(6))
-    site.save(version=1, applied={PLACE.key: 9}, recent_event_ids=("ann-5",))
+    site.set_aside(7, edit(7))
+    hashed = NAMES.event_id_hash(NAMES.uid("ann"), "ann-7")
+    site.save(version=1, applied={PLACE.key: 9}, recent_event_ids=("ann-5",), older_event_ids=hashed)
     code, out, events = replay()
     assert (code, events) == (0, [edit(6)])
-    assert "1 letter: learnt already\n" in out
+    assert "2 letters: learnt already\n" in out
 
 
 def test_what_was_erased_does_not_come_back_and_what_came_after_the_erasure_does(

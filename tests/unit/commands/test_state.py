@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def store(tmp_path: Path) -> LocalFolderStore:
     opened = LocalFolderStore(tmp_path)
     opened.open(StoreIdentity("f", "c", "g", "m", "r", "a"), must_exist=False)
     opened.save(UID, released_state(3), "0")
-    opened.save(OTHER_UID, tombstone(5, OTHER_UID), "0")
+    opened.save(OTHER_UID, replace(tombstone(5, OTHER_UID), older_event_ids=bytes(24)), "0")
     return LocalFolderStore(tmp_path)  # as the command has it: not opened
 
 
@@ -46,6 +47,11 @@ def test_one_user_is_shown_whole(store: LocalFolderStore, capsys: pytest.Capture
         line.index(line.split()[1], len(name)) for name in row for line in text.splitlines() if line.split()[0] == name
     }
     assert len(starts) == 1, "values stand in one column"
+
+
+def test_the_hashes_of_older_event_ids_are_counted(store: LocalFolderStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show_states(store, None, as_json=True, console=Console()) == ExitCode.OK
+    assert [row["older_event_ids"] for row in json.loads(capsys.readouterr().out)] == [0, 3]
 
 
 def test_everyone_is_shown_a_line_each(store: LocalFolderStore, capsys: pytest.CaptureFixture[str]) -> None:

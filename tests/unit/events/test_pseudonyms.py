@@ -34,6 +34,22 @@ def test_the_fingerprint_is_the_uid_of_nobody_not_even_of_a_user_named_like_its_
         assert not names.uid(user).startswith(names.fingerprint)
 
 
+def test_the_hash_of_an_event_id_is_keyed_by_the_secret_and_the_user() -> None:
+    names = Pseudonyms(SECRET)
+    uid = names.uid("ann")
+    for event_id in ("7f3d", "\ud800 half a pair", "with\0nul"):
+        hashed = names.event_id_hash(uid, event_id)
+        assert len(hashed) == 8
+        assert hashed == Pseudonyms(SECRET).event_id_hash(uid, event_id)
+        others = {
+            Pseudonyms(SECRET[::-1]).event_id_hash(uid, event_id),
+            names.event_id_hash(names.uid("bob"), event_id),
+            names.event_id_hash(uid, event_id + "x"),
+            bytes.fromhex(uid[:16]),
+        }
+        assert hashed not in others
+
+
 def test_neither_repr_nor_str_show_the_secret() -> None:
     names = Pseudonyms(SECRET)
     assert SECRET not in f"{names!r} {names}"

@@ -10,6 +10,7 @@ from corlld.errors import RetriableError
 from corlld.records import LoopStatus, Polled
 from tests.support.daemon_parts import PSEUDONYMS, T0, begun, records, value
 from tests.support.deferring import ANN, BOB, Deferring, LastStatus, RecordingStore, when
+from tests.support.event_ids import hashes
 from tests.support.fakes import Applied, ListingLearner, ScriptedSource, tenure
 
 
@@ -110,7 +111,12 @@ def test_i8_an_erasure_covers_unsaved_updates_and_nothing_of_them_is_ever_stored
     assert parts.trained == ["a"]
     (tombstone,) = parts.store.saves
     assert tombstone == UserState(
-        ANN, applied={T0.partition.key: 2}, recent_event_ids=("x",), erased=True, erased_through=0
+        ANN,
+        applied={T0.partition.key: 2},
+        recent_event_ids=("x",),
+        older_event_ids=hashes("a", uid=ANN),
+        erased=True,
+        erased_through=0,
     )
     assert source.final == {T0: 2}
 

@@ -18,7 +18,9 @@ class Killed(BaseException):
     """kill -9, as far as one process can play it."""
 
 
-WINDOW = 6  # event ids remembered: a replay goes back further than that, a duplicate does not
+# Event ids remembered: a replay goes back further than that, a duplicate does not. There are no hashes of older ids,
+# which would hide a fault in `applied`.
+WINDOW = 6
 
 
 class MemoryTopic:
@@ -95,7 +97,7 @@ class FaultyParts(Parts):
         super().__init__(
             dead_letters={"max_share": 1.0},
             batching={"max_users_per_step": 2, "flush_after_seconds": rng.choice([0.0, 0.005])},
-            state={"recent_event_ids": WINDOW, "host_memory_bytes": host_memory_bytes},
+            state={"recent_event_ids": WINDOW, "older_event_ids": 0, "host_memory_bytes": host_memory_bytes},
             snapshot={"every_updates": every_updates, "every_seconds": rng.choice([0.01, 1e6])},
         )
         self.rng = rng

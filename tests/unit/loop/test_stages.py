@@ -8,9 +8,12 @@ from structlog.testing import capture_logs
 
 from corlld.durable import ModuleNames, UserState
 from corlld.errors import FatalError, RejectReason, RetriableError
-from corlld.records import PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
+from corlld.records import PairOutcome, PairStatus, Polled, SourcePartition, Tenure, TrainingBatch, UpdateOutcome
 from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
+from tests.support.event_ids import hashes
 from tests.support.fakes import ListingLearner
+
+HISTORY = (*(value(f"h{i}") for i in range(5)), value("x", type="erase"))
 
 
 def test_a_duplicate_is_filtered_and_the_batch_is_refilled_from_the_buffer() -> None:
@@ -100,6 +103,7 @@ def test_an_erasure_leaves_a_tombstone_withdraws_and_trains_nothing_before_it() 
         version=1,
         applied={T0.partition.key: 3},
         recent_event_ids=("c",),  # the erasure's own
+        older_event_ids=hashes("a", "b", uid=PSEUDONYMS.uid("ann")),
         erased=True,
         erased_through=1,
     )
@@ -116,6 +120,45 @@ def test_an_erasure_that_is_delivered_twice_erases_once() -> None:
     parts.run(begun(*records(value("b"), value("x", type="erase"), value("c"), first=2)))
     assert parts.applied_ids() == ("b", "c")
     assert parts.state().applied == {T0.partition.key: 5}
+
+
+def erased_after_five_edits() -> Parts:
+    """The state's window holds two ids: it has moved on when the erasure comes."""
+    parts = Parts(batching={"max_events": 2}, state={"recent_event_ids": 2})
+    parts.run(begun(*records(*HISTORY[:5])))
+    assert parts.applied_ids() == ("h0", "h1", "h2", "h3", "h4")
+    parts.run(begun(*records(HISTORY[5], first=5)))
+    return parts
+
+
+def test_i8_history_that_is_delivered_once_more_brings_no_erased_user_back() -> None:
+    parts = erased_after_five_edits()
+    parts.run(begun(*records(*HISTORY, first=6)))
+    assert (parts.state().erased, parts.state().adapter, parts.publisher.out) == (True, None, {})
+    parts.run(begun(*records(*HISTORY[:3], value("new"), first=12)))
+    assert parts.applied_ids() == ("new",), "who comes back with new edits is welcome"
+
+
+def test_i8_history_that_is_copied_to_another_topic_brings_no_erased_user_back() -> None:
+    parts = erased_after_five_edits()
+    copy = Tenure(SourcePartition("copy", "another-id", 0), 2, 0)
+    parts.run(Polled(records(*reversed(HISTORY), of=copy), begun=(copy,)))
+    assert (parts.state().erased, parts.state().adapter, parts.publisher.out) == (True, None, {})
+
+
+def test_edits_that_wait_when_the_erasure_comes_are_erased_for_good() -> None:
+    parts = Parts(batching={"max_events": 8})
+    parts.run(begun(*records(*HISTORY)))
+    parts.run(begun(*records(*HISTORY[:5], value("new"), first=6)))
+    assert parts.applied_ids() == ("new",)
+
+
+def test_a_late_duplicate_of_an_older_erasure_erases_no_newer_edits() -> None:
+    parts = Parts(batching={"max_events": 8})
+    deliveries = (value("er1", type="erase"), value("a"), value("er2", type="erase"), value("b"))
+    for offset, delivered in enumerate((*deliveries, deliveries[0], value("c"))):
+        parts.run(begun(*records(delivered, first=offset)))
+    assert parts.applied_ids() == ("b", "c")
 
 
 def test_two_tombstones_erase_twice() -> None:

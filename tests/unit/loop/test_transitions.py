@@ -3,8 +3,10 @@
 from corlld.durable import ModuleNames, UserState
 from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, select
 from corlld.records import EraseEvent, PairOutcome, PairStatus, UpdateOutcome
+from tests.support.event_ids import event_ids, hashes
 from tests.support.fakes import NOON, Applied, arrival, edit_event, tenure
 
+IDS = event_ids(10)
 KEY = tenure().partition.key
 
 
@@ -21,18 +23,18 @@ def test_arrivals_below_applied_are_covered_and_known_ids_are_duplicates() -> No
         arrival(6, edit_event("fresh")),
         arrival(7, edit_event("fresh")),
     )
-    assert select(state, [covered, duplicate, fresh, again]) == Selection((covered,), (duplicate, again), (fresh,))
+    assert select(IDS, state, [covered, duplicate, fresh, again]) == Selection((covered,), (duplicate, again), (fresh,))
 
 
 def test_a_kafka_tombstone_has_no_id_and_is_never_a_duplicate() -> None:
     tombstones = [arrival(0, EraseEvent("", "ann", None)), arrival(1, EraseEvent("", "ann", None))]
-    assert select(None, tombstones).fresh == tuple(tombstones)
-    assert after_erasure("u1", None, tombstones).recent_event_ids == ()
+    assert select(IDS, None, tombstones).fresh == tuple(tombstones)
+    assert after_erasure(IDS, "u1", None, tombstones).recent_event_ids == ()
 
 
 def test_refilling_knows_what_is_selected_already() -> None:
-    first = select(None, [arrival(0, edit_event("a"))])
-    refilled = select(None, [arrival(1, edit_event("a")), arrival(2, edit_event("b"))], first)
+    first = select(IDS, None, [arrival(0, edit_event("a"))])
+    refilled = select(IDS, None, [arrival(1, edit_event("a")), arrival(2, edit_event("b"))], first)
     assert [a.record.offset for a in refilled.fresh] == [0, 2]
     assert [a.record.offset for a in refilled.duplicates] == [1]
 
@@ -40,34 +42,34 @@ def test_refilling_knows_what_is_selected_already() -> None:
 def test_applied_is_kept_for_each_topic_id_and_partition() -> None:
     other = tenure(1)
     state = UserState("u1", applied={KEY: 5})
-    assert select(state, [arrival(4, of=other)]).fresh
-    after = after_update("u1", state, select(state, [arrival(4, of=other)]), outcome("e4"), 10)
+    assert select(IDS, state, [arrival(4, of=other)]).fresh
+    after = after_update(IDS, "u1", state, select(IDS, state, [arrival(4, of=other)]), outcome("e4"))
     assert after.applied == {KEY: 5, other.partition.key: 5}
 
 
 def test_updates_become_the_next_version_where_they_are_stored_and_its_release_is_frozen() -> None:
-    one = after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10)
+    one = after_update(IDS, "u1", None, select(IDS, None, [arrival(0)]), outcome("e0"))
     assert (one.version, one.release, one.statistics.updates) == (0, None, 1), "not stored yet"
     first = next_version(one, None)
     assert (first.version, first.release and first.release.parent) == (1, None)
-    two = after_update("u1", first, select(first, [arrival(1)]), outcome("e0", "e1"), 10)
-    three = after_update("u1", two, select(two, [arrival(2)]), outcome("e0", "e1", "e2"), 10)
+    two = after_update(IDS, "u1", first, select(IDS, first, [arrival(1)]), outcome("e0", "e1"))
+    three = after_update(IDS, "u1", two, select(IDS, two, [arrival(2)]), outcome("e0", "e1", "e2"))
     assert (three.version, three.release) == (1, first.release)
     second = next_version(three, None)
     assert second.version == 2
     assert second.release is not None
     assert (second.release.version, second.release.parent, second.release.applied) == (2, 1, {KEY: 3})
     assert second.release.statistics.updates == 3, "all that is in the version, also what was never stored between"
-    accepted = select(second, [arrival(3, edit_event("e3", accepted=True))])
-    later = after_update("u1", second, accepted, outcome("e3", trained=False), 10)
+    accepted = select(IDS, second, [arrival(3, edit_event("e3", accepted=True))])
+    later = after_update(IDS, "u1", second, accepted, outcome("e3", trained=False))
     assert (later.version, later.release) == (2, second.release), "what did not train does not touch the manifest"
     assert later.applied == {KEY: 4}
 
 
 def test_a_release_keeps_the_names_of_modules_of_the_time_when_it_was_made() -> None:
     names = ModuleNames("model", "language_model.model")
-    first = next_version(after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10), None)
-    two = after_update("u1", first, select(first, [arrival(1)]), outcome("e0", "e1"), 10)
+    first = next_version(after_update(IDS, "u1", None, select(IDS, None, [arrival(0)]), outcome("e0")), None)
+    two = after_update(IDS, "u1", first, select(IDS, first, [arrival(1)]), outcome("e0", "e1"))
     assert two.release is not None
     assert two.release.module_names is None, "not stored under a new version yet"
     second = next_version(two, names)
@@ -77,36 +79,42 @@ def test_a_release_keeps_the_names_of_modules_of_the_time_when_it_was_made() -> 
 
 def test_a_draft_by_the_version_that_is_still_to_be_stored_is_of_unknown_origin() -> None:
     state = next_version(UserState("u1"), None)
-    after = after_update("u1", state, select(state, [arrival(0, edit_event("a", version=1))]), outcome("a"), 10)
-    after = after_update("u1", after, select(after, [arrival(1, edit_event("b", version=2))]), outcome("b"), 10)
+    after = after_update(IDS, "u1", state, select(IDS, state, [arrival(0, edit_event("a", version=1))]), outcome("a"))
+    after = after_update(IDS, "u1", after, select(IDS, after, [arrival(1, edit_event("b", version=2))]), outcome("b"))
     assert {name: figures.events for name, figures in after.statistics.drafts.items()} == {"1": 1, "unknown": 1}
 
 
 def test_duplicates_move_applied_so_that_a_replay_can_not_count_them_later() -> None:
     state = UserState("u1", version=3, applied={KEY: 1}, recent_event_ids=("a",))
-    selection = select(state, [arrival(9, edit_event("a"))])
-    after = after_update("u1", state, selection, UpdateOutcome("u1", None, trained=False, pairs=()), 10)
+    selection = select(IDS, state, [arrival(9, edit_event("a"))])
+    after = after_update(IDS, "u1", state, selection, UpdateOutcome("u1", None, trained=False, pairs=()))
     assert (after.applied, after.version, after.statistics.events) == ({KEY: 10}, 3, 0)
 
 
 def test_the_window_of_event_ids_is_bounded_and_keeps_the_newest() -> None:
     state = UserState("u1", recent_event_ids=("a", "b"))
-    selection = select(state, [arrival(0, edit_event("c")), arrival(1, edit_event("d"))])
-    assert after_update("u1", state, selection, outcome("c", "d"), 3).recent_event_ids == ("b", "c", "d")
+    selection = select(IDS, state, [arrival(0, edit_event("c")), arrival(1, edit_event("d"))])
+    assert after_update(event_ids(3), "u1", state, selection, outcome("c", "d")).recent_event_ids == ("b", "c", "d")
 
 
 def test_an_erasure_leaves_applied_and_the_version_counter_alone() -> None:
-    state = next_version(after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10), None)
+    state = next_version(after_update(IDS, "u1", None, select(IDS, None, [arrival(0)]), outcome("e0")), None)
     assert state.statistics.first_drafts.events == 1
-    tombstone = after_erasure("u1", state, [arrival(1), arrival(2, EraseEvent("e2", "ann", NOON))])
+    tombstone = after_erasure(IDS, "u1", state, [arrival(1), arrival(2, EraseEvent("e2", "ann", NOON))])
     assert tombstone == UserState(
-        "u1", version=1, applied={KEY: 3}, erased=True, erased_through=1, recent_event_ids=("e2",)
+        "u1",
+        version=1,
+        applied={KEY: 3},
+        erased=True,
+        erased_through=1,
+        recent_event_ids=("e2",),
+        older_event_ids=hashes("e0", "e1"),
     )
 
 
 def test_after_an_erasure_versions_go_on_without_a_parent() -> None:
     tombstone = UserState("u1", version=7, applied={KEY: 3}, erased=True, erased_through=7)
-    after = next_version(after_update("u1", tombstone, select(tombstone, [arrival(3)]), outcome("e3"), 10), None)
+    after = next_version(after_update(IDS, "u1", tombstone, select(IDS, tombstone, [arrival(3)]), outcome("e3")), None)
     assert (after.version, after.erased, after.release and after.release.parent) == (8, False, None)
     assert after.erased_through == 7, "a late owner's versions of before are known as such for ever"
     assert after.release is not None
@@ -115,4 +123,4 @@ def test_after_an_erasure_versions_go_on_without_a_parent() -> None:
 def test_an_erased_user_stays_erased_through_duplicates() -> None:
     tombstone = UserState("u1", version=7, applied={KEY: 3}, erased=True)
     nothing = UpdateOutcome("u1", None, trained=False, pairs=())
-    assert after_update("u1", tombstone, Selection(duplicates=(arrival(4),)), nothing, 10).erased
+    assert after_update(IDS, "u1", tombstone, Selection(duplicates=(arrival(4),)), nothing).erased

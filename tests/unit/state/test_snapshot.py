@@ -118,6 +118,14 @@ def test_a_program_that_knows_no_names_of_modules_passes_over_them() -> None:
     assert fields == before
 
 
+def test_hashes_of_older_event_ids_come_back_and_a_program_that_knows_none_passes_over_them() -> None:
+    state = replace(released_state(), older_event_ids=bytes(range(256)) * 2)
+    assert decode(encode(state), UID).older_event_ids == state.older_event_ids
+    fields, before = (json.loads(read_tensors(data)[0][STATE_KEY]) for data in (encode(state), STATE_FILE))
+    assert len(fields.pop("older_event_ids")) < 1.4 * 512
+    assert fields == before
+
+
 def test_an_event_id_of_any_characters_comes_back() -> None:
     ids = ("plain", "\ud800 half a pair", '"quoted"\n', "\x00", "日本")
     assert decode(encode(replace(released_state(), recent_event_ids=ids)), UID).recent_event_ids == ids

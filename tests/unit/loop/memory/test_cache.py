@@ -1,5 +1,7 @@
 """States in host memory never pass their capacity, and the least recently used go first."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ def test_a_state_counts_with_its_tensors_and_its_event_ids() -> None:
     assert STATE.adapter is not None
     ids = sum(len(event_id) for event_id in STATE.recent_event_ids)
     assert SIZE - state_nbytes(tombstone()) > STATE.adapter.nbytes + ids
+    assert state_nbytes(replace(tombstone(), older_event_ids=bytes(800))) == state_nbytes(tombstone()) + 800
 
 
 def test_a_state_is_kept_with_its_token() -> None:
