@@ -15,10 +15,12 @@ def forget_applied() -> None:
 
     select = transitions.select
 
-    def mutated(state: Any, arrivals: Any, already: Any = None) -> Any:
-        return select(None if state is None else replace(state, applied={}, recent_event_ids=()), arrivals, already)
+    def mutated(ids: Any, state: Any, arrivals: Any, already: Any = None) -> Any:
+        if state is not None:
+            state = replace(state, applied={}, recent_event_ids=(), older_event_ids=b"")
+        return select(ids, state, arrivals, already)
 
-    stages.select = mutated  # type: ignore[assignment]
+    stages.select = mutated
 
 
 def swap_blindly() -> None:
