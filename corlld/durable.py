@@ -116,3 +116,4 @@ class StoreIdentity:
     base_model: str
     base_revision: str
     adapter_fingerprint: str
+    start_adapter: str | None = None  # digest of the start adapter of new users; the only part that may change

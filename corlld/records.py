@@ -143,6 +143,10 @@ class Adapter(Protocol):
     @property
     def nbytes(self) -> int: ...
 
+    @property
+    def start(self) -> str | None:
+        """The digest of the start adapter that the user began from; None if from nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:

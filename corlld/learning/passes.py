@@ -20,6 +20,7 @@ from corlld.learning.model.stacked_lora import StackedAdapters
 from corlld.learning.model.vocabulary import TailSums
 from corlld.learning.objective import Objective, ScoredPairs, Sums
 from corlld.learning.slots import Slots, is_out_of_memory
+from corlld.learning.start_adapter import References, StartAdapter
 from corlld.learning.user_step import Candidate, StepResult, UserStep
 from corlld.records import TokenCounts
 
@@ -78,13 +79,22 @@ class Passes:
         slots: the users' places.
         objective: the loss of each pair.
         row_tokens: how many tokens of pairs share a forward and a backward pass. References are scored in longer rows.
+        start: the adapter that new users begin from. It is the reference `base` of those who did.
     """
 
-    def __init__(self, resident: ResidentModel, slots: Slots, objective: Objective, row_tokens: int) -> None:
+    def __init__(
+        self,
+        resident: ResidentModel,
+        slots: Slots,
+        objective: Objective,
+        row_tokens: int,
+        start: StartAdapter | None = None,
+    ) -> None:
         self._resident = resident
         self._slots = slots
         self._objective = objective
         self._row_tokens = row_tokens
+        self._references = References(start, resident.device)
         self.rows = 0  # run so far; read by other threads, as the tokens are
         self._computed = 0
         self._padding = 0
@@ -103,17 +113,16 @@ class Passes:
             self._score_group(users, base=base)
 
     def _score_group(self, users: Sequence[UserStep], *, base: bool) -> None:
-        adapters = None
-        if not base:
-            with contextlib.suppress(_RowTooLarge), blaming(None):
-                adapters = self._resident.lora.stack(self._slots.gather([step.slot for step in users]).weights)
-            if adapters is None:
-                self._free_memory()
-                if len(users) > 1:
-                    middle = len(users) // 2
-                    self._score_group(users[:middle], base=base)
-                    self._score_group(users[middle:], base=base)
-                return
+        adapters, fits = None, False
+        with contextlib.suppress(_RowTooLarge), blaming(None):
+            adapters, fits = self._reference(users, base=base), True
+        if not fits:
+            self._free_memory()
+            if len(users) > 1:
+                middle = len(users) // 2
+                self._score_group(users[:middle], base=base)
+                self._score_group(users[middle:], base=base)
+            return
         candidates, items = _flat(users), _items(users)
         waiting = self._resident.collator.pack(items, _SCORED * self._row_tokens, len(users))
         while waiting:
@@ -131,6 +140,12 @@ class Passes:
                     candidates[member].base = sums
                 else:
                     candidates[member].previous = sums
+
+    def _reference(self, users: Sequence[UserStep], *, base: bool) -> StackedAdapters | None:
+        """Return the adapters that give `base`, or else `previous`; None for the base model alone."""
+        slots = [step.slot for step in users]
+        weights = self._references.weights(slots) if base else self._slots.gather(slots).weights
+        return None if weights is None else self._resident.lora.stack(weights)
 
     def scored(self, row: Row, adapters: StackedAdapters | None) -> torch.Tensor:
         """Return log pi of each tail token, (N,), by a pass without gradient."""

@@ -265,6 +265,12 @@ class AdapterSettings(Section):
         description="`all-linear` (all linear modules but the output head), or names of modules. `corlld check` prints "
         "those that are left out, and why: MODELS.md.",
     )
+    start_path: SettingPath | None = Field(
+        None,
+        description="Folder of a PEFT adapter of this shape that new users begin from, and are compared with in place "
+        "of the base model. `corlld replay --shared --export` makes one. Only texts that may stay belong in it: a "
+        "user's erasure does not change it. Default: new users begin from the base model.",
+    )
     device_slots: Positive = Field(
         32, description="Users whose tensors stay on the device. At most this many are trained together, on a CPU too."
     )

@@ -83,7 +83,7 @@ class ObjectStore:
                 self._create_identity(identity)
                 return
             self._objects.check_conditions(IDENTITY_NAME, existing)
-            self._raised_identity = raised_identity_file(existing)
+            self._raised_identity = raised_identity_file(existing, identity)
 
     def secret_fingerprint(self) -> str | None:
         """See the protocol."""

@@ -32,6 +32,8 @@ CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes, which li
 
 RELEASE_NAMES = "release_module_names"  # a field of the text, only there if the release has them
 
+START = "start"  # a field of the text, only there if the adapter has it; older versions of corlld pass over it
+
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TENSORS = (*_MOMENTS, "weights")
 
@@ -56,6 +58,7 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
             "uid": state.uid,
             "version": state.version,
             "optimizer_step": None if adapter is None else adapter.optimizer_step,
+            **({} if adapter is None or adapter.start is None else {START: adapter.start}),
             "applied": dict(state.applied),
             "recent_event_ids": list(state.recent_event_ids),
             "statistics": asdict(state.statistics),
@@ -132,7 +135,7 @@ def _decode(data: bytes, uid: str, layout: AdapterLayout | None) -> UserState:
     if not hmac.compare_digest(_checksum(text, tensors), metadata[CHECKSUM_KEY]):
         raise StateUnreadable("its checksum does not match its content")
     fields = _fields(text, uid)
-    return replace(_state(fields), adapter=_adapter(fields["optimizer_step"], tensors, layout))
+    return replace(_state(fields), adapter=_adapter(fields, tensors, layout))
 
 
 def _newer_format_of(data: bytes) -> int | None:
@@ -200,14 +203,17 @@ def _state(fields: Mapping[str, Any]) -> UserState:
 
 
 def _adapter(
-    optimizer_step: int | None, tensors: Mapping[str, torch.Tensor], layout: AdapterLayout | None
+    fields: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], layout: AdapterLayout | None
 ) -> AdapterTensors | None:
+    optimizer_step = fields["optimizer_step"]
     if optimizer_step is None and not tensors:
         return None
     if optimizer_step is None or sorted(tensors) != sorted(_TENSORS):
         raise StateUnreadable("tensors are missing")
     adapter = AdapterTensors(
-        optimizer_step=optimizer_step, **{name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+        optimizer_step=optimizer_step,
+        start=fields.get(START),
+        **{name: tensor.to(torch.float32) for name, tensor in tensors.items()},
     )
     sizes = {len(tensor) for tensor in tensors.values()}
     if len(sizes) > 1 or (layout is not None and sizes != {layout.size}):

@@ -97,7 +97,7 @@ class LocalFolderStore:
                     create(self._identity_file, new_identity_file(identity), PERSONAL)
                 check_identity(self._identity_file.read_bytes(), identity, where=str(self._identity_file))
             else:
-                self._raised_identity = raised_identity_file(existing)
+                self._raised_identity = raised_identity_file(existing, identity)
             self._remove_left_overs()
         except OSError as error:
             raise FatalError(f"{self._path} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from error

@@ -19,6 +19,7 @@ from corlld.learning.model.pairs import PairEncoder, PreferencePair
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.objective import Objective
 from corlld.learning.slots import HostSlots, SlotArena
+from corlld.learning.start_adapter import StartAdapter
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
 from corlld.records import EditEvent, TrainingBatch
@@ -357,3 +358,49 @@ def test_rehearsed_passages_take_turns_beside_the_pairs_and_pull_by_what_was_for
     assert pulled >= 3
     for uid, oracle in oracles.items():
         torch.testing.assert_close(adapters[uid].weights, oracle.flat(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("slots", [HostSlots, SlotArena], ids=["host-slots", "arena"])
+def test_new_users_steps_from_a_start_adapter_equal_those_of_peft_that_begin_from_it_and_are_compared_with_it(
+    folder: Path, slots: type[HostSlots | SlotArena], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ann is new. Bob began from nothing, and cy from another start adapter: both are compared with the base model."""
+    if slots is SlotArena:
+        monkeypatch.setattr(learner_module, "make_slots", SlotArena)
+    rule = LearningSettings(lr=1e-2, beta=0.3, pairs_per_step=2, steps_per_batch=2, rehearsal_weight=0.0)
+    resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
+    start = StartAdapter(random_adapter(resident.layout, 1).float(), "digest")
+    learner = CorllLearner(resident, rule, NOT_TRUSTED, 2, adapter_dtype=torch.float64, start=start)
+    flats = {"ann": start.weights.double(), "bob": random_adapter(resident.layout, 2), "cy": start.weights.double()}
+    adapters: dict[str, Any] = {"ann": None}
+    for uid, began in {"bob": None, "cy": "another"}.items():
+        zeros = torch.zeros_like(flats[uid])
+        adapters[uid] = AdapterTensors(flats[uid], zeros, zeros, 0, began)
+    oracles = {uid: Oracle(folder, resident.layout) for uid in flats}
+    for uid, oracle in oracles.items():
+        oracle.load(flats[uid])
+    optimizers = {
+        uid: torch.optim.AdamW(oracle.parameters(), lr=rule.lr, weight_decay=0.0) for uid, oracle in oracles.items()
+    }
+    references = {"ann": flats["ann"], "bob": None, "cy": None}
+    for batch in range(2):
+        texts = {uid: tuple((f"{uid} {batch}: {p}", y, e) for p, y, e in TEXTS) for uid in flats}
+        outcomes = learner.update(
+            [TrainingBatch(uid, adapters[uid], tuple(event(*text) for text in texts[uid])) for uid in flats]
+        )
+        for outcome in outcomes:
+            uid, oracle = outcome.uid, oracles[outcome.uid]
+            adapters[uid] = outcome.adapter
+            with torch.no_grad():
+                loss = oracle.loss(texts[uid][:1], rule.model_copy(update={"beta": 1.0}), references[uid])
+            assert outcome.pairs[0].margin == pytest.approx(float(torch.logit(torch.exp(-loss))), abs=1e-7)
+            assert outcome.pairs[0].scored_by_trained == (uid != "ann" or batch > 0)
+            for chosen in (texts[uid][:2], texts[uid][2:]) * 2:
+                optimizers[uid].zero_grad()
+                torch.autograd.backward(oracle.loss(chosen, rule, references[uid]))
+                torch.nn.utils.clip_grad_norm_(oracle.parameters(), rule.max_gradient_norm)
+                optimizers[uid].step()
+            assert isinstance(outcome.adapter, AdapterTensors)
+            torch.testing.assert_close(outcome.adapter.weights, oracle.flat(), rtol=0, atol=1e-9)
+    assert {uid: adapter.start for uid, adapter in adapters.items()} == {"ann": "digest", "bob": None, "cy": "another"}
+    assert (adapters["ann"].weights - flats["ann"]).abs().max() > 1e-3

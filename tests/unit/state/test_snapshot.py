@@ -25,7 +25,7 @@ from corlld.state.snapshot import (
     head_of,
     write_id_of,
 )
-from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
+from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, adapter, released_state, same_state, tombstone
 
 STATE_FILE = encode(released_state())
 
@@ -108,6 +108,15 @@ def test_a_state_is_written_as_it_always_was() -> None:
     """Its digest from before moments could be rounded: what is stored out there is read, and compared, for ever."""
     digest = "42a70102c447ba671de734238617ac96cc53001fb4c75998aa8aecd2df0143b7"
     assert hashlib.sha256(STATE_FILE).hexdigest() == digest
+
+
+def test_the_start_adapter_of_a_user_comes_back_and_a_program_that_knows_none_passes_over_it() -> None:
+    state = replace(released_state(), adapter=replace(adapter(seed=3), start="a digest"))
+    began = encode(state)
+    assert same_state(decode(began, UID), state)
+    fields, before = (json.loads(read_tensors(data)[0][STATE_KEY]) for data in (began, STATE_FILE))
+    assert fields.pop("start") == "a digest"
+    assert fields == before
 
 
 def test_a_program_that_knows_no_names_of_modules_passes_over_them() -> None:
