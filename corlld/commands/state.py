@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich import box
 from rich.console import Console
@@ -13,6 +13,11 @@ from rich.table import Table
 from corlld.commands.shared import add_config, add_parser, load, read_user, stdout_console
 from corlld.durable import Statistics, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError, StateUnreadable
+
+if TYPE_CHECKING:
+    from corlld.settings.sections import Settings
+    from corlld.state.object_store import ObjectStore
+    from corlld.state.store import LocalFolderStore
 
 NAME = "state"
 HELP = "look into the state store"
@@ -56,19 +61,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     show = add_parser(actions, "show", SHOW, SHOW_DESCRIPTION, SHOW_EPILOG)
     add_config(show)
-    who = show.add_mutually_exclusive_group()
+    add_user(show, required=False)
+    show.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_user(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add USER and `--uid`, of which one names a user to `find_store`."""
+    who = parser.add_mutually_exclusive_group(required=required)
     who.add_argument(
         "user", nargs="?", metavar="USER", help="show this user, by user_id; `-` reads it from standard input"
     )
     who.add_argument("--uid", help="show this user, by pseudonym")
-    show.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """See `Command`. Raises FatalError without a store, and ConfigurationError if it has another secret."""
+    """See `Command`. Raises what `find_store` and `show_states` raise."""
+    store, uid = find_store(load(arguments), arguments)
+    return show_states(store, uid, as_json=arguments.json, console=stdout_console())
+
+
+def find_store(
+    settings: "Settings", arguments: argparse.Namespace
+) -> tuple["LocalFolderStore | ObjectStore", str | None]:
+    """Return the store, not opened, and the uid of the user that the arguments of `add_user` name, if any.
+
+    Raises FatalError without a store, and ConfigurationError if it has another secret.
+    """
     from corlld.assembly import build_store, no_store_yet, pseudonyms
 
-    settings = load(arguments)
     store = build_store(settings)
     fingerprint = store.secret_fingerprint()
     uid = arguments.uid
@@ -81,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         uid = names.uid(read_user(arguments.user))
     if fingerprint is None:
         raise FatalError(f"state store: {no_store_yet(settings)}", ExitCode.DATA)
-    return show_states(store, uid, as_json=arguments.json, console=stdout_console())
+    return store, uid
 
 
 def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console: Console) -> int:

@@ -139,6 +139,11 @@ class ObjectStore:
         # In one read again: the header is longer, torn, or in a newer format, or the state was replaced meanwhile.
         return self.load(uid)[0]
 
+    def stored_at(self, uid: str) -> float | None:
+        """Return when the newest state was stored, in unix time; None if there is none. Raises RetriableError."""
+        with self._objects.retriable():
+            return self._objects.modified_at(_state_key(uid))
+
     def uids(self) -> Iterator[str]:
         """See the protocol."""
         with self._objects.retriable():

@@ -174,6 +174,14 @@ class LocalFolderStore:
             return decode_header(found[1], uid)
         return self.load(uid)[0]  # the whole file tells a newer format from a damage
 
+    def stored_at(self, uid: str) -> float | None:
+        """Return when the newest state was stored, in unix time; None if there is none. Raises RetriableError."""
+        generations = self._generations(uid)
+        with retriable(self._path), contextlib.suppress(FileNotFoundError):
+            number = generations.newest()
+            return None if number is None else generations.file(number).stat().st_mtime
+        return None
+
     def uids(self) -> Iterator[str]:
         """See the protocol. In order. A user whose folder can't be listed is yielded: only `load` and `head` fail."""
         self._check_mounted()

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
@@ -114,6 +115,18 @@ def test_what_was_saved_is_loaded_also_by_another_process(backend: Backend, stor
     assert state is not None
     assert same_state(state, released_state(3))
     assert loaded_token == token
+
+
+def test_it_is_known_when_a_state_was_stored(store: StateStore) -> None:
+    before = time.time()
+    assert store.stored_at(UID) is None
+    token = store.save(UID, released_state(1), "0")
+    first = store.stored_at(UID)
+    store.save(UID, released_state(2), token)
+    second = store.stored_at(UID)
+    assert first is not None
+    assert second is not None
+    assert before - 2 <= first <= second <= time.time() + 2  # clocks of files and buckets are coarse
 
 
 def test_a_chain_of_saves_goes_on_from_token_to_token(store: StateStore) -> None:
