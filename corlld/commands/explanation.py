@@ -58,7 +58,9 @@ class Explanation:
 
     drafts: by version, those of no version of the user's first. base, own: all drafts of the base model, and all of the
     user's own versions. first: the user's first drafts, whoever wrote them. own_share: of the drafts whose writer is
-    known, those of the own versions. accuracy: share of pairs whose edited text the adapter preferred before it learnt
+    known, those of the own versions. edited_rise_nats: how much more likely than the base model, or the start adapter,
+    the adapter made edited texts before it learnt from them, in nats per token; a mean over pairs, which has no band,
+    since it has no limits. accuracy: share of pairs whose edited text the adapter preferred before it learnt
     from it. sentences: what all this means, most important first. None: there is nothing to divide by.
     """
 
@@ -67,6 +69,7 @@ class Explanation:
     own: Mean | None
     first: Mean | None
     own_share: float | None
+    edited_rise_nats: float | None
     accuracy: Mean | None
     base_accuracy: Mean | None
     sentences: tuple[str, ...]
@@ -115,6 +118,7 @@ def explain(state: UserState) -> Explanation:
         own=_edit_ratio(own),
         first=_edit_ratio(figures.first_drafts),
         own_share=own.events / (own.events + base.events) if own.events + base.events else None,
+        edited_rise_nats=figures.edited_rise.nats_sum / rises if (rises := figures.edited_rise.pairs) else None,
         accuracy=mean_of(figures.prequential_correct, figures.prequential_pairs),
         base_accuracy=mean_of(figures.base_correct, figures.base_pairs),
         sentences=(),
@@ -158,6 +162,8 @@ def _sentences(state: UserState, told: Explanation) -> Iterable[str]:
     if not state.statistics.updates:
         yield "No step was taken yet: the adapter adds nothing to the base model."
     yield _on_drafts(told)
+    if told.edited_rise_nats is not None:
+        yield _on_rise(told.edited_rise_nats, state)
     if told.accuracy is not None:
         yield _on_accuracy(told)
     yield from _on_guard(state.statistics)
@@ -176,6 +182,16 @@ def _on_drafts(told: Explanation) -> str:
     if before.is_below(told.own):
         return f"It does harm: the own versions' drafts need more editing. They have {figures}."
     return f"Too early to say: the bands meet. The own versions' drafts have {figures}."
+
+
+def _on_rise(nats: float, state: UserState) -> str:
+    began = "the base model" if state.adapter is None or state.adapter.start is None else "the start adapter"
+    pairs = state.statistics.edited_rise.pairs
+    more, verdict = ("more", "as it should") if nats > 0 else ("less", "which a user's own texts must not become")
+    return (
+        f"Before it learnt from an edited text, the adapter made it {more} likely than {began} does, {verdict}: "
+        f"{nats:+.3f} nats per token over {pairs} edits."
+    )
 
 
 def _on_accuracy(told: Explanation) -> str:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from corlld.commands.explanation import REJECTED, Mean, explain, mean_of, meaning
-from corlld.durable import DraftFigures, Statistics, UserState
+from corlld.durable import DraftFigures, EditedRise, Statistics, UserState
 from corlld.errors import RejectReason
-from tests.support.states import UID, tombstone
+from tests.support.states import UID, adapter, tombstone
 
 
 def figures(drafts: int, ratio: float, accepted: int = 0) -> DraftFigures:
@@ -87,6 +87,25 @@ def test_without_drafts_of_the_base_model_the_first_drafts_are_compared_with() -
 def test_drafts_of_unknown_versions_prove_nothing() -> None:
     found = first_sentence(drafts={"0": figures(60, 0.6), "unknown": figures(60, 0.1)})
     assert found == "No draft is known to be of an own version, so that edits can't tell whether drafts got better."
+
+
+@pytest.mark.parametrize(
+    ("total", "start", "words"),
+    [
+        (8.0, None, "made it more likely than the base model does, as it should: +0.100 nats per token over 80 edits."),
+        (-4.0, "digest", "made it less likely than the start adapter does, which a user's own texts must not become"),
+    ],
+)
+def test_the_rise_of_edited_texts_is_told_by_its_sign_and_by_what_it_is_compared_with(
+    total: float, start: str | None, words: str
+) -> None:
+    began = replace(state(edited_rise=EditedRise(80, total)), adapter=replace(adapter(), start=start))
+    told = explain(began)
+    assert told.edited_rise_nats == total / 80
+    assert words in told.sentences[1]
+    none = explain(state())
+    assert none.edited_rise_nats is None
+    assert not any("nats per token" in sentence for sentence in none.sentences)
 
 
 def test_accuracy_counts_only_where_no_draft_is_the_adapters_own() -> None:
