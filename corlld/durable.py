@@ -32,6 +32,17 @@ class EditedRise:
 
 
 @dataclass(frozen=True, slots=True)
+class BaseDraftPairs:
+    """Pairs that were scored by a trained adapter before it learnt from them, and whose draft the base model wrote.
+
+    An adapter prefers drafts of its own, whatever it knows. On these pairs it can show what it knows of the user.
+    """
+
+    pairs: int = 0
+    correct: float = 0.0  # ties count one half
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """A user's figures. Each event counts exactly once, since they are stored with the tensors that they describe."""
 
@@ -49,6 +60,7 @@ class Statistics:
     drafts: Mapping[str, DraftFigures] = field(default_factory=dict)  # by producing version, or "unknown"
     first_drafts: DraftFigures = DraftFigures()  # the user's first drafts, which later drafts are compared with
     edited_rise: EditedRise = EditedRise()
+    base_draft_pairs: BaseDraftPairs = BaseDraftPairs()
 
 
 @dataclass(frozen=True, slots=True)

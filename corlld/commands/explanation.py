@@ -17,6 +17,7 @@ BAND_SHARE = 0.95  # of all bands hold the true mean, or more of them
 _BISECTIONS = 50
 _MOST_ROWS = 8  # of the own versions' drafts: the story is a page
 BASE_VERSION = "0"
+_COIN = 0.5
 
 REJECTED = {  # what became of an edit, by the reason that the state counts
     RejectReason.TOO_LONG: "longer than learning.max_response_tokens",
@@ -58,10 +59,13 @@ class Explanation:
 
     drafts: by version, those of no version of the user's first. base, own: all drafts of the base model, and all of the
     user's own versions. first: the user's first drafts, whoever wrote them. own_share: of the drafts whose writer is
-    known, those of the own versions. edited_rise_nats: how much more likely than the base model, or the start adapter,
-    the adapter made edited texts before it learnt from them, in nats per token; a mean over pairs, which has no band,
-    since it has no limits. accuracy: share of pairs whose edited text the adapter preferred before it learnt
-    from it. sentences: what all this means, most important first. None: there is nothing to divide by.
+    known, those of the own versions.
+    edited_rise_nats: how much more likely than the base model, or the start adapter, the adapter made edited texts
+    before it learnt from them, in nats per token. It has no limits, and so no band.
+    accuracy: share of pairs whose edited text the adapter preferred before it learnt from it. accuracy_on_base_drafts:
+    of those pairs whose draft the base model wrote. base_accuracy: share of pairs whose edited text the base model, or
+    the start adapter, prefers.
+    sentences: what all this means, most important first. None: there is nothing to divide by.
     """
 
     drafts: tuple[Drafts, ...]
@@ -71,6 +75,7 @@ class Explanation:
     own_share: float | None
     edited_rise_nats: float | None
     accuracy: Mean | None
+    accuracy_on_base_drafts: Mean | None
     base_accuracy: Mean | None
     sentences: tuple[str, ...]
 
@@ -120,6 +125,7 @@ def explain(state: UserState) -> Explanation:
         own_share=own.events / (own.events + base.events) if own.events + base.events else None,
         edited_rise_nats=figures.edited_rise.nats_sum / rises if (rises := figures.edited_rise.pairs) else None,
         accuracy=mean_of(figures.prequential_correct, figures.prequential_pairs),
+        accuracy_on_base_drafts=mean_of(figures.base_draft_pairs.correct, figures.base_draft_pairs.pairs),
         base_accuracy=mean_of(figures.base_correct, figures.base_pairs),
         sentences=(),
     )
@@ -164,7 +170,7 @@ def _sentences(state: UserState, told: Explanation) -> Iterable[str]:
     yield _on_drafts(told)
     if told.edited_rise_nats is not None:
         yield _on_rise(told.edited_rise_nats, state)
-    if told.accuracy is not None:
+    if state.statistics.updates:
         yield _on_accuracy(told)
     yield from _on_guard(state.statistics)
 
@@ -196,14 +202,19 @@ def _on_rise(nats: float, state: UserState) -> str:
 
 def _on_accuracy(told: Explanation) -> str:
     """Say what the accuracy is worth. An adapter likes its own drafts: beside those its accuracy says little."""
-    assert told.accuracy is not None  # noqa: S101 - for the type checker
-    found = f"Before it learnt from a pair, the adapter preferred the edited text in {_shown(told.accuracy)} of them"
-    if told.own_share:
+    known = told.accuracy_on_base_drafts
+    if (mean := known or told.accuracy) is None:
+        return "No pair was scored by an adapter that had taken a step."
+    where = "Of the pairs with a draft of the base model" if known else "Of the pairs"
+    found = f"{where}, the adapter preferred the edited text in {_shown(mean)}, before it learnt from them"
+    if known is None and told.own_share is None:
+        return f"{found}. What that says depends on who wrote the drafts, and the events name no version."
+    if known is None and told.own_share:
         return (
-            f"{found}. That says little here: {told.own_share:.0%} of the drafts were its own, which it prefers by "
-            "itself. Look at the edit ratio."
+            f"{found}. That says little: {told.own_share:.0%} of the drafts were its own, which it prefers by itself. "
+            "Look at the edit ratio."
         )
-    if told.accuracy.low > 0.5:
+    if mean.low > _COIN:
         return f"{found}: better than a coin, so that it knows the user's taste."
     return f"{found}: no better than a coin, as far as the band can tell."
 

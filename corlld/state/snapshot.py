@@ -21,7 +21,7 @@ from corlld.adapters.tensor_file import (
     tensor_bytes,
     write_tensors,
 )
-from corlld.durable import DraftFigures, EditedRise, Head, ModuleNames, Release, Statistics, UserState
+from corlld.durable import BaseDraftPairs, DraftFigures, EditedRise, Head, ModuleNames, Release, Statistics, UserState
 from corlld.errors import StateUnreadable
 from corlld.state import store_format
 
@@ -33,7 +33,8 @@ CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes, which li
 # Fields of the text that stand beside what they belong to, only there if there are some. Versions of corlld that do not
 # know them pass over them.
 RELEASE_NAMES = "release_module_names"
-RISE, RELEASE_RISE = "edited_rise", "release_edited_rise"
+_OF_RELEASE = "release_"
+_LATER_FIGURES = {"edited_rise": EditedRise, "base_draft_pairs": BaseDraftPairs}  # of the statistics
 
 START = "start"  # a field of the text, only there if the adapter has it; older versions of corlld pass over it
 
@@ -55,6 +56,7 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
     adapter = state.adapter
     if adapter is not None and not isinstance(adapter, AdapterTensors):
         raise TypeError("another type of adapter")
+    figures, later = _statistics_fields(state.statistics)
     text = canonical_json(
         {
             "format": store_format.FORMAT,
@@ -64,7 +66,8 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
             **({} if adapter is None or adapter.start is None else {START: adapter.start}),
             "applied": dict(state.applied),
             "recent_event_ids": list(state.recent_event_ids),
-            **_statistics_fields(state.statistics),
+            "statistics": figures,
+            **later,
             **_release_fields(state.release),
             "erased": state.erased,
             "erased_through": state.erased_through,
@@ -177,17 +180,17 @@ def _release_fields(release: Release | None) -> dict[str, object]:
     """Return the release as fields of the text."""
     if release is None:
         return {"release": None}
-    fields = asdict(release)
-    names, rise = fields.pop("module_names"), fields["statistics"].pop("edited_rise")
-    beside = {RELEASE_NAMES: names, RELEASE_RISE: rise if rise["pairs"] else None}
-    return {"release": fields} | {name: value for name, value in beside.items() if value is not None}
+    statistics, later = _statistics_fields(release.statistics, _OF_RELEASE)
+    fields = {**asdict(release), "statistics": statistics}
+    names = fields.pop("module_names")
+    return {"release": fields} | later | ({} if names is None else {RELEASE_NAMES: names})
 
 
-def _statistics_fields(statistics: Statistics) -> dict[str, object]:
-    """Return the user's figures as fields of the text."""
+def _statistics_fields(statistics: Statistics, prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the figures that there always were, and the later ones by their names in the text."""
     fields = asdict(statistics)
-    rise = fields.pop("edited_rise")
-    return {"statistics": fields} | ({RISE: rise} if rise["pairs"] else {})
+    later = {prefix + name: fields.pop(name) for name in _LATER_FIGURES}
+    return fields, {name: figures for name, figures in later.items() if figures["pairs"]}
 
 
 def _state(fields: Mapping[str, Any]) -> UserState:
@@ -195,7 +198,7 @@ def _state(fields: Mapping[str, Any]) -> UserState:
     if release is not None:
         names = fields.get(RELEASE_NAMES)
         release = Release(
-            **{**release, "statistics": _statistics(release["statistics"], fields.get(RELEASE_RISE))},
+            **{**release, "statistics": _statistics(release["statistics"], fields, _OF_RELEASE)},
             module_names=None if names is None else ModuleNames(**names),
         )
     return UserState(
@@ -203,7 +206,7 @@ def _state(fields: Mapping[str, Any]) -> UserState:
         version=fields["version"],
         applied=fields["applied"],
         recent_event_ids=tuple(fields["recent_event_ids"]),
-        statistics=_statistics(fields["statistics"], fields.get(RISE)),
+        statistics=_statistics(fields["statistics"], fields),
         release=release,
         erased=fields["erased"],
         erased_through=fields["erased_through"],
@@ -229,11 +232,13 @@ def _adapter(
     return adapter
 
 
-def _statistics(fields: Mapping[str, Any], rise: Mapping[str, Any] | None) -> Statistics:
+def _statistics(fields: Mapping[str, Any], text: Mapping[str, Any], prefix: str = "") -> Statistics:
+    """Return the figures. text: all fields of the text, among which the later figures stand under `prefix`."""
     drafts = {name: DraftFigures(**figures) for name, figures in fields["drafts"].items()}
     # Absent from states that were written before there was such a figure: their next drafts count as the first ones.
     first = DraftFigures(**fields.get("first_drafts", {}))
-    return Statistics(**{**fields, "drafts": drafts, "first_drafts": first, "edited_rise": EditedRise(**(rise or {}))})
+    later: dict[str, Any] = {name: kind(**text.get(prefix + name, {})) for name, kind in _LATER_FIGURES.items()}
+    return Statistics(**{**fields, "drafts": drafts, "first_drafts": first, **later})
 
 
 def _reason(error: Exception) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corlld.durable import DraftFigures, EditedRise, Statistics
+from corlld.durable import BaseDraftPairs, DraftFigures, EditedRise, Statistics
 from corlld.errors import RejectReason
 from corlld.records import EditEvent, PairOutcome, PairStatus
 from corlld.statistics import (
@@ -49,6 +49,15 @@ def test_the_rise_of_edited_texts_counts_each_pair_alike_that_a_trained_adapter_
     once = fold(Statistics(), events, pairs, trained=True, head=0)
     assert once.edited_rise == EditedRise(2, 0.5 - 0.2)
     assert fold(once, events, pairs, trained=True, head=0).edited_rise == EditedRise(4, 2 * (0.5 - 0.2))
+
+
+def test_pairs_on_drafts_of_the_base_model_are_judged_by_themselves() -> None:
+    events = [replace(edit_event(str(version)), adapter_version=version) for version in (0, 0, 0, 1, None, 7)]
+    pairs = [applied(0.0, trained=False), applied(2.0), applied(0.0), applied(3.0), applied(3.0), applied(3.0)]
+    once = fold(Statistics(), events, pairs, trained=True, head=2)
+    assert once.base_draft_pairs == BaseDraftPairs(2, 1.5)
+    assert fold(once, events, pairs, trained=True, head=2).base_draft_pairs == BaseDraftPairs(4, 3.0)
+    assert once.prequential_pairs == 5
 
 
 def test_every_outcome_is_counted_under_its_own_name() -> None:

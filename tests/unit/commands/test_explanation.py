@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from corlld.commands.explanation import REJECTED, Mean, explain, mean_of, meaning
-from corlld.durable import DraftFigures, EditedRise, Statistics, UserState
+from corlld.durable import BaseDraftPairs, DraftFigures, EditedRise, Statistics, UserState
 from corlld.errors import RejectReason
 from tests.support.states import UID, adapter, tombstone
 
@@ -108,15 +108,25 @@ def test_the_rise_of_edited_texts_is_told_by_its_sign_and_by_what_it_is_compared
     assert not any("nats per token" in sentence for sentence in none.sentences)
 
 
+def on_accuracy(**statistics: object) -> str:
+    found = explain(state(**statistics)).sentences
+    (sentence,) = [each for each in found if "pair" in each]
+    return sentence
+
+
 def test_accuracy_counts_only_where_no_draft_is_the_adapters_own() -> None:
     pairs = {"prequential_pairs": 100, "prequential_correct": 80.0}
-    meant = explain(state(**pairs, drafts={"0": figures(100, 0.5)}))
-    assert any("in 0.80 (0." in each and "better than a coin" in each for each in meant.sentences)
-    assert meant.own_share == 0.0
-    own = explain(state(**pairs, drafts={"0": figures(25, 0.5), "1": figures(75, 0.5)}))
-    assert any("That says little here: 75% of the drafts were its own" in each for each in own.sentences)
-    chance = explain(state(prequential_pairs=100, prequential_correct=55.0, drafts={"0": figures(100, 0.5)}))
-    assert any("no better than a coin, as far as the band can tell" in each for each in chance.sentences)
+    mixed = {"0": figures(25, 0.5), "1": figures(75, 0.5)}
+    assert "in 0.80 (0." in on_accuracy(**pairs, drafts={"0": figures(100, 0.5)})
+    assert on_accuracy(**pairs, drafts={"0": figures(100, 0.5)}).endswith("so that it knows the user's taste.")
+    assert "That says little: 75% of the drafts were its own" in on_accuracy(**pairs, drafts=mixed)
+    known = on_accuracy(**pairs, drafts=mixed, base_draft_pairs=BaseDraftPairs(25, 15.0))
+    assert known.startswith(
+        "Of the pairs with a draft of the base model, the adapter preferred the edited text in 0.60"
+    )
+    assert known.endswith("no better than a coin, as far as the band can tell.")
+    assert "the events name no version" in on_accuracy(**pairs, drafts={"unknown": figures(100, 0.5)})
+    assert on_accuracy() == "No pair was scored by an adapter that had taken a step."
 
 
 def test_what_the_guard_kept_out_is_counted_and_what_is_no_work_of_its_is_not() -> None:

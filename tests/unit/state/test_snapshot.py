@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end, read_tensors, write_tensors
-from corlld.durable import DraftFigures, EditedRise, Head, ModuleNames, UserState
+from corlld.durable import BaseDraftPairs, DraftFigures, EditedRise, Head, ModuleNames, UserState
 from corlld.errors import NewerFormat, StateUnreadable
 from corlld.state.snapshot import (
     CHECKSUM_KEY,
@@ -133,6 +133,25 @@ def test_the_start_adapter_of_a_user_comes_back_and_a_program_that_knows_none_pa
     assert same_state(decode(began, UID), state)
     fields, before = (json.loads(read_tensors(data)[0][STATE_KEY]) for data in (began, STATE_FILE))
     assert fields.pop("start") == "a digest"
+    assert fields == before
+
+
+def test_pairs_on_the_base_models_drafts_stand_beside_the_figures_and_come_back() -> None:
+    """A program that does not know them passes over them, and would refuse them among the figures."""
+    state = released_state()
+    assert state.release is not None
+    judged = replace(
+        state,
+        statistics=replace(state.statistics, base_draft_pairs=BaseDraftPairs(3, 2.5)),
+        release=replace(
+            state.release, statistics=replace(state.release.statistics, base_draft_pairs=BaseDraftPairs(2, 1.5))
+        ),
+    )
+    data = encode(judged)
+    assert same_state(decode(data, UID), judged)
+    fields, before = (json.loads(read_tensors(each)[0][STATE_KEY]) for each in (data, STATE_FILE))
+    assert fields.pop("base_draft_pairs") == {"pairs": 3, "correct": 2.5}
+    assert fields.pop("release_base_draft_pairs") == {"pairs": 2, "correct": 1.5}
     assert fields == before
 
 
