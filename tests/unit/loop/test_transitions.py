@@ -50,8 +50,8 @@ def test_updates_become_the_next_version_where_they_are_stored_and_its_release_i
     assert (one.version, one.release, one.statistics.updates) == (0, None, 1), "not stored yet"
     first = next_version(one, None)
     assert (first.version, first.release and first.release.parent) == (1, None)
-    two = after_update("u1", first, select(first, [arrival(1)]), outcome("e0", "e1"), 10)
-    three = after_update("u1", two, select(two, [arrival(2)]), outcome("e0", "e1", "e2"), 10)
+    two = after_update("u1", first, select(first, [arrival(1)]), outcome("e1"), 10)
+    three = after_update("u1", two, select(two, [arrival(2)]), outcome("e2"), 10)
     assert (three.version, three.release) == (1, first.release)
     second = next_version(three, None)
     assert second.version == 2
@@ -67,7 +67,7 @@ def test_updates_become_the_next_version_where_they_are_stored_and_its_release_i
 def test_a_release_keeps_the_names_of_modules_of_the_time_when_it_was_made() -> None:
     names = ModuleNames("model", "language_model.model")
     first = next_version(after_update("u1", None, select(None, [arrival(0)]), outcome("e0"), 10), None)
-    two = after_update("u1", first, select(first, [arrival(1)]), outcome("e0", "e1"), 10)
+    two = after_update("u1", first, select(first, [arrival(1)]), outcome("e1"), 10)
     assert two.release is not None
     assert two.release.module_names is None, "not stored under a new version yet"
     second = next_version(two, names)
