@@ -134,8 +134,13 @@ def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicPr
     return producer
 
 
-def store_identity(names: Pseudonyms, the_input: Input, source: Source, model: ModelInfo) -> StoreIdentity:
-    """Return what `store.json` must say so that a daemon of these parts may use the store. `source` was started."""
+def store_identity(
+    names: Pseudonyms, the_input: Input, source: Source, model: ModelInfo, start_digest: str | None
+) -> StoreIdentity:
+    """Return what `store.json` must say so that a daemon of these parts may use the store. `source` was started.
+
+    start_digest: of the adapter that new users begin from, if any.
+    """
     return StoreIdentity(
         secret_fingerprint=names.fingerprint,
         cluster_id=source.cluster_id,
@@ -143,6 +148,7 @@ def store_identity(names: Pseudonyms, the_input: Input, source: Source, model: M
         base_model=model.name,
         base_revision=model.revision,
         adapter_fingerprint=model.fingerprint,
+        start_adapter=start_digest,
     )
 
 
@@ -210,7 +216,8 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
     observer.starting(Stage.MODEL)
     resident, learner = _load_model(settings, observer)
     observer.starting(Stage.STATE)
-    store.open(store_identity(names, the_input, source, resident.info), must_exist=source.has_commits())
+    identity = store_identity(names, the_input, source, resident.info, learner.start_digest)
+    store.open(identity, must_exist=source.has_commits())
     return Daemon(
         settings,
         source=source,
@@ -256,6 +263,7 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
     from corlld.learning.learner import CorllLearner
     from corlld.learning.model.loading import load_resident_model
     from corlld.learning.model.template_syntax import refuse_unread
+    from corlld.learning.start_adapter import load_start
 
     resident = load_resident_model(settings.model, settings.adapter, settings.publishing)
     info, device, dtype = resident.info, str(resident.device), str(resident.model.dtype).removeprefix("torch.")
@@ -269,8 +277,11 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
     arguments = settings.model.chat_template_kwargs
     refuse_unread(resident.tokenizer.chat_template, arguments)
     slots = settings.adapter.device_slots
+    start = load_start(settings.adapter.start_path, resident.layout, info)
     with refusing(f"model.name: {settings.model.name} can't be trained"):
-        learner = CorllLearner(resident, settings.learning, settings.guard, slots, template_kwargs=arguments)
+        learner = CorllLearner(
+            resident, settings.learning, settings.guard, slots, template_kwargs=arguments, start=start
+        )
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
     return resident, learner
 

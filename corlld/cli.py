@@ -8,7 +8,21 @@ import signal
 from collections.abc import Sequence
 
 from corlld import __version__
-from corlld.commands import bench, check, demo, letters, metrics, replay, run, send, settings, simulate, state, uid
+from corlld.commands import (
+    bench,
+    check,
+    demo,
+    explain,
+    letters,
+    metrics,
+    replay,
+    run,
+    send,
+    settings,
+    simulate,
+    state,
+    uid,
+)
 from corlld.commands.ending import fail, settle
 from corlld.commands.shared import Command, add_parser
 from corlld.errors import CorlldError, ExitCode, FatalError
@@ -24,6 +38,7 @@ COMMANDS: tuple[Command, ...] = (
     metrics,
     uid,
     state,
+    explain,
     replay,
     demo,
     bench,
@@ -41,9 +56,9 @@ exit codes:
   65  the input was refused: too many dead letters, a file that shrank, was
       replaced, is in another format or has no valid event, a recreated topic,
       offsets out of range, a damaged batch. In `send` and `check --sample`:
-      events that are not valid. In `state show`: no store, no such user, or a
-      state that can't be read. In `dead-letters`: no letter matches, or a
-      letter can't be sent back
+      events that are not valid. In `state show` and `explain`: no store, no
+      such user, or a state that can't be read. In `dead-letters`: no letter
+      matches, or a letter can't be sent back
   69  broker or topic could not be reached within
       operations.startup_timeout_seconds, the model or the bucket could not be
       reached, there is too little free memory for the model, or the port of

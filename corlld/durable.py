@@ -20,6 +20,29 @@ class DraftFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class EditedRise:
+    """How much more likely than the base model the user's adapter makes edited texts, before it learns from them.
+
+    pairs: scored by an adapter that had taken a step. nats_sum: of each pair's mean per token of its edited tail. So
+    each edit counts alike, however long its tail is.
+    """
+
+    pairs: int = 0
+    nats_sum: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BaseDraftPairs:
+    """Pairs that were scored by a trained adapter before it learnt from them, and whose draft the base model wrote.
+
+    An adapter prefers drafts of its own, whatever it knows. On these pairs it can show what it knows of the user.
+    """
+
+    pairs: int = 0
+    correct: float = 0.0  # ties count one half
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """A user's figures. Each event counts exactly once, since they are stored with the tensors that they describe."""
 
@@ -36,6 +59,8 @@ class Statistics:
     base_correct: float = 0.0  # the base model's own preference, the control
     drafts: Mapping[str, DraftFigures] = field(default_factory=dict)  # by producing version, or "unknown"
     first_drafts: DraftFigures = DraftFigures()  # the user's first drafts, which later drafts are compared with
+    edited_rise: EditedRise = EditedRise()
+    base_draft_pairs: BaseDraftPairs = BaseDraftPairs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +142,4 @@ class StoreIdentity:
     base_model: str
     base_revision: str
     adapter_fingerprint: str
+    start_adapter: str | None = None  # digest of the start adapter of new users; the only part that may change

@@ -82,12 +82,16 @@ class AdapterLayout:
 
 @dataclass(frozen=True, eq=False)
 class AdapterTensors:
-    """A user's LoRA weights and Adam moments: fp32 in host memory, each of shape (layout.size,). Never changed."""
+    """A user's LoRA weights and Adam moments: fp32 in host memory, each of shape (layout.size,). Never changed.
+
+    start: the digest of the start adapter that the user began from (`adapter.start_path`); None if from nothing.
+    """
 
     weights: torch.Tensor
     exp_avg: torch.Tensor
     exp_avg_sq: torch.Tensor
     optimizer_step: int
+    start: str | None = None
 
     @property
     def nbytes(self) -> int:

@@ -69,6 +69,7 @@ class Check:
         self._source: Source | None = None  # set once it is reached
         self._away: frozenset[str] = frozenset()  # the servers of an input that was not reached
         self._model: ModelInfo | None = None
+        self._start_digest: str | None = None
         self._is_renderable: Callable[[EditEvent], bool] | None = None
         self._plan: MemoryPlan | None = None
         self._example: str | None = None  # path of a module as it is published
@@ -150,6 +151,7 @@ class Check:
         from corlld.learning.model.loading import load_resident_model, slow_dtype
         from corlld.learning.model.template_syntax import refuse_unread
         from corlld.learning.rehearsal import rehearsals
+        from corlld.learning.start_adapter import load_start
 
         settings = self._settings
         resident = load_resident_model(settings.model, settings.adapter, settings.publishing)
@@ -166,6 +168,7 @@ class Check:
             )
             rehearsed = rehearsals(settings.learning, resident)  # refuses passages that can't be used
         info = self._model = resident.info
+        start = load_start(settings.adapter.start_path, resident.layout, info)
         self._example = published_name(resident.layout.modules[0].name, info.module_names)
         templates = "with" if info.supports_messages else "without"
         found = (
@@ -173,6 +176,9 @@ class Check:
             f"adapter has {resident.layout.size:,} numbers, in {len(resident.layout.modules):,} modules; passages "
             f"rehearsed: {len(rehearsed)}"
         )
+        if start is not None:
+            self._start_digest = start.digest
+            found += f"\nnew users begin from {settings.adapter.start_path}, digest {start.digest[:12]}"
         if slow := slow_dtype(resident.model.dtype, resident.device):
             found += f"\nslow, model.dtype = bfloat16: {slow}"
         return "\n".join([found, *resident.adapted.sentences(), *map(str, resident.served_positions)])
@@ -208,7 +214,9 @@ class Check:
             if self._settings.state.url is None:
                 check_permission(self._settings.state.path)
             return no_store_yet(self._settings)
-        identity = store_identity(pseudonyms(self._settings), self._input, self._source, self._model)
+        identity = store_identity(
+            pseudonyms(self._settings), self._input, self._source, self._model, self._start_digest
+        )
         self._store.open(identity, must_exist=self._source.has_commits())
         return f"{place} belongs to these settings; it holds {sum(1 for _ in self._store.uids())} users"
 

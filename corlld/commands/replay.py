@@ -6,12 +6,14 @@ import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 from rich.console import Console
 
+from corlld.commands.replay_as_one import as_one_user, export, refuse_used, without_erased
 from corlld.commands.replay_summary import UserRecord, summarise, summary_table, to_json
 from corlld.commands.shared import add_config, file_path, load, positive, stderr_console, stdout_console
 from corlld.durable import Statistics, UserState
@@ -22,8 +24,8 @@ from corlld.records import Arrival, DeadLetter, EditEvent, UpdateOutcome
 from corlld.settings.sections import (
     DeadLetterSettings,
     IdentitySettings,
-    PublishingSettings,
     Settings,
+    SnapshotSettings,
     SourceSettings,
     StateSettings,
 )
@@ -43,11 +45,17 @@ examples:
   corlld replay edits.jsonl                      all users
   corlld replay --users 10 --limit 200 edits.jsonl
   corlld replay --json edits.jsonl > summary.json
+  corlld replay --shared --export style edits.jsonl
+                                 one adapter for all users, for new users to
+                                 begin from: adapter.start_path = "style"
 
+With --shared an erasure takes away its user's edits before it. A later erasure
+does not change what was exported: export again from what may still be learnt.
 The exit code is 65 if the archive has no usable event, and 2 if it can't be
 read. The others are in `corlld --help`.
 """
 
+NEVER_UPDATES = 10**9
 NEVER_SECONDS = 1e9  # an archive has no "now": micro-batches are cut by size only, so that a replay is repeatable
 
 
@@ -62,21 +70,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--users", type=positive, metavar="N", help="replay only the N users with the most events")
     parser.add_argument("--limit", type=positive, metavar="N", help="replay only the first N events per user")
+    parser.add_argument("--shared", action="store_true", help="learn one adapter from the edits of all users")
+    parser.add_argument(
+        "--export", type=file_path, metavar="FOLDER", help="with --shared: write that adapter, as PEFT has it, here"
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--show-users", action="store_true", help="show the raw user ids of the archive")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """See `Command`. Raises what `replay` raises."""
+    if arguments.export is not None:
+        if not arguments.shared:
+            raise FatalError("--export: needs --shared, since only a single adapter can be exported", ExitCode.USAGE)
+        refuse_used(arguments.export)
     settings = load(arguments, quiet=True)
-    summary = replay(settings, arguments.file, users=arguments.users, limit=arguments.limit, console=stderr_console())
+    choice = Choice(arguments.users, arguments.limit, arguments.shared, arguments.export)
+    summary = replay(settings, arguments.file, choice, console=stderr_console())
     if arguments.json:
         print(to_json(summary, show_users=arguments.show_users))
     else:
         stdout_console().print(summary_table(summary, show_users=arguments.show_users))
         for reason, count in summary["dead_letters"].items():
             print(f"set aside: {count} {reason}")
+        if arguments.export is not None:
+            print(f"exported to {arguments.export}, digest {summary['exported']['digest']}")
     return ExitCode.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The events that are replayed, and the users of the adapters.
+
+    users: only so many users, those with the most events; None: all. limit: only the first so many events per user;
+    None: all. shared: one adapter for all users. export: the folder for it, if any.
+    """
+
+    users: int | None = None
+    limit: int | None = None
+    shared: bool = False
+    export: Path | None = None
 
 
 class Recorder(Observer):
@@ -114,16 +147,8 @@ class Recorder(Observer):
             record.longer = [longer_wins(event) for event in scored]
 
 
-def select_lines(archive: Path, decoder: EventDecoder, users: int | None, limit: int | None) -> list[bytes]:
-    """Select the archive's lines, in their order.
-
-    Args:
-        archive: a file with one event per line.
-        decoder: finds the user of a line.
-        users: select only so many users, those with the most events. None: all.
-        limit: select only the first so many events per user. None: all.
-
-    Invalid lines are selected too: the loop sets them aside and counts them.
+def read_lines(archive: Path) -> list[bytes]:
+    """Return the lines of the archive.
 
     Raises FatalError for a file that can't be read, or is in another format.
     """
@@ -134,15 +159,29 @@ def select_lines(archive: Path, decoder: EventDecoder, users: int | None, limit:
             f"{archive}: {error.strerror}; `corlld replay` needs a file of events", ExitCode.USAGE
         ) from None
     refuse_other_formats(file, str(archive))
-    lines = list(texts(file))
+    return list(texts(file))
+
+
+def select_lines(lines: Sequence[bytes], decoder: EventDecoder, choice: Choice) -> list[bytes]:
+    """Select the lines of the chosen users and events, in their order.
+
+    Invalid lines are selected too: the loop sets them aside and counts them.
+
+    Args:
+        lines: of the archive.
+        decoder: finds the user of a line.
+        choice: says which.
+    """
+    if choice.shared:  # first of all: no limit may keep an edit and leave out its erasure
+        lines = without_erased(lines, decoder)
     owners: list[str | None] = []
     for line in lines:
         try:
             owners.append(decoder.decode(None, line, ()).user_id)
         except InvalidEvent:
             owners.append(None)
-    chosen = [user for user, _ in Counter(owner for owner in owners if owner is not None).most_common(users)]
-    left = {user: limit if limit is not None else len(lines) for user in chosen}
+    chosen = [user for user, _ in Counter(owner for owner in owners if owner is not None).most_common(choice.users)]
+    left = {user: choice.limit if choice.limit is not None else len(lines) for user in chosen}
     kept = []
     for line, owner in zip(lines, owners, strict=True):
         if owner is None:
@@ -151,11 +190,15 @@ def select_lines(archive: Path, decoder: EventDecoder, users: int | None, limit:
         elif left.get(owner, 0) > 0:
             left[owner] -= 1
             kept.append(line)
-    return kept
+    return as_one_user(kept, decoder) if choice.shared else kept
 
 
-def replay_settings(settings: Settings, folder: Path) -> Settings:
-    """Return the same settings with a store of their own: a replay never touches the configured states or adapters."""
+def replay_settings(settings: Settings, folder: Path, *, publish: bool = False) -> Settings:
+    """Return the same settings with a store of their own: a replay never touches the configured states or adapters.
+
+    publish: each user's newest state is published below the folder, once, at the end.
+    """
+    publishing = {"enabled": publish, "path": folder / "adapters", "announce_topic": None}
     secret = settings.identity.secret or SecretStr(secrets.token_hex(32))
     return settings.model_copy(
         update={
@@ -169,41 +212,44 @@ def replay_settings(settings: Settings, folder: Path) -> Settings:
                 recent_event_ids=settings.state.recent_event_ids,
                 older_event_ids=settings.state.older_event_ids,
             ),
-            "publishing": PublishingSettings(enabled=False, path=folder / "adapters"),
+            "snapshot": SnapshotSettings(every_updates=NEVER_UPDATES, every_seconds=NEVER_SECONDS)
+            if publish
+            else settings.snapshot,
+            "publishing": settings.publishing.model_copy(update=publishing),
         }
     )
 
 
-def replay(
-    settings: Settings, archive: Path, *, users: int | None, limit: int | None, console: Console
-) -> dict[str, Any]:
+def replay(settings: Settings, archive: Path, choice: Choice, *, console: Console) -> dict[str, Any]:
     """Run the archive through the loop, and return the summary of `summarise`.
 
     Args:
         settings: model, learning, guard and batching are used; the state goes to a temporary folder.
         archive: a file with one event per line.
-        users: replay only so many users, those with the most events. None: all.
-        limit: replay only the first so many events per user. None: all.
+        choice: the part of the archive, and who shares an adapter.
         console: where progress is shown.
 
-    Raises FatalError for an archive that can't be read or has no usable event.
+    Raises FatalError for an archive that can't be read, has no usable event, or gives no adapter to export.
     """
     from corlld.assembly import build_daemon
     from corlld.system.signals import stop_on_signals
 
-    lines = select_lines(
-        archive, EventDecoder(settings.events, supports_messages=True, key_required=False), users, limit
-    )
+    decoder = EventDecoder(settings.events, supports_messages=True, key_required=False)
+    lines = select_lines(read_lines(archive), decoder, choice)
+    exported = {}
     with tempfile.TemporaryDirectory(prefix="corlld-replay-") as name:
         folder = Path(name)
         (folder / "events.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
         with Advance(console, len(lines)) as advance:
             recorder = Recorder(advance)
-            daemon = build_daemon(replay_settings(settings, folder), recorder)
+            daemon = build_daemon(replay_settings(settings, folder, publish=choice.export is not None), recorder)
             with stop_on_signals(daemon.request_stop):
                 daemon.run()
-    if not recorder.users:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in recorder.dead_letters.items())
-        raise FatalError(f"{archive}: it has no usable event" + (f" ({reasons})" if reasons else ""), ExitCode.DATA)
+        if not recorder.users:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in recorder.dead_letters.items())
+            raise FatalError(f"{archive}: it has no usable event" + (f" ({reasons})" if reasons else ""), ExitCode.DATA)
+        if choice.export is not None:
+            digest = export(folder / "adapters", choice.export)
+            exported = {"exported": {"folder": str(choice.export), "digest": digest}}
     recorder.judge_baselines()
-    return summarise(recorder.users, recorder.dead_letters)
+    return {**summarise(recorder.users, recorder.dead_letters), **exported}

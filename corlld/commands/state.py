@@ -149,11 +149,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--replace", action="store_true", help="write over other states of the same users")
     for action in (show, verify, repair, export, importing):
         add_config(action)
-        who = action.add_mutually_exclusive_group()
-        who.add_argument(
-            "user", nargs="?", metavar="USER", help="only this user, by user_id; `-` reads it from standard input"
-        )
-        who.add_argument("--uid", help="only this user, by pseudonym")
+        add_user(action, required=False)
+
+
+def add_user(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add USER and `--uid`, of which one names a user to `find_store`."""
+    who = parser.add_mutually_exclusive_group(required=required)
+    who.add_argument(
+        "user", nargs="?", metavar="USER", help="only this user, by user_id; `-` reads it from standard input"
+    )
+    who.add_argument("--uid", help="only this user, by pseudonym")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -163,20 +168,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace, settings: "Settings") -> int:
-    from corlld.assembly import build_store
     from corlld.commands.state_views import show_states
 
-    store = build_store(settings)
-    uid = _uid(arguments, settings, store.secret_fingerprint())
+    store, uid = find_store(settings, arguments)
     return show_states(store, uid, as_json=arguments.json, console=stdout_console())
 
 
 def _verify(arguments: argparse.Namespace, settings: "Settings") -> int:
-    from corlld.assembly import build_store, build_target
+    from corlld.assembly import build_target
     from corlld.commands.state_verify import SHOWN_PROBLEMS, verify
 
-    store = build_store(settings)
-    uids = _uids(store, _uid(arguments, settings, store.secret_fingerprint()))
+    store, uid = find_store(settings, arguments)
+    uids = _uids(store, uid)
     target = build_target(settings) if settings.publishing.enabled else None
     with Advance(stderr_console(), len(uids), "users") as advance:
         found = verify(store, target, uids, advance)
@@ -192,12 +195,11 @@ def _verify(arguments: argparse.Namespace, settings: "Settings") -> int:
 
 
 def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
-    from corlld.assembly import build_store
     from corlld.commands.repair_run import repair
     from corlld.commands.state_repair import look
 
-    store = build_store(settings)
-    uids = _uids(store, _uid(arguments, settings, store.secret_fingerprint()))
+    store, uid = find_store(settings, arguments)
+    uids = _uids(store, uid)
     with Advance(stderr_console(), len(uids), "users") as advance:
         findings = look(store, uids, advance)
     for sentence in findings.hopeless:
@@ -235,6 +237,17 @@ def _copy(arguments: argparse.Namespace, settings: "Settings", source: "AnyStore
     for outcome, number in counts.most_common():
         print(f"{counted(number, 'user')}: {outcome}")
     return ExitCode.DATA if any(counts[outcome] for outcome in UNFINISHED) else ExitCode.OK
+
+
+def find_store(settings: "Settings", arguments: argparse.Namespace) -> "tuple[AnyStore, str | None]":
+    """Return the store, not opened, and the uid of the user that the arguments of `add_user` name, if any.
+
+    Raises FatalError without a store, and ConfigurationError if it has another secret.
+    """
+    from corlld.assembly import build_store
+
+    store = build_store(settings)
+    return store, _uid(arguments, settings, store.secret_fingerprint())
 
 
 def _uid(arguments: argparse.Namespace, settings: "Settings", fingerprint: str | None) -> str | None:

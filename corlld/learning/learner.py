@@ -15,6 +15,7 @@ from corlld.learning.model.resident import ResidentModel
 from corlld.learning.objective import Objective
 from corlld.learning.rehearsal import rehearsals
 from corlld.learning.slots import make_slots
+from corlld.learning.start_adapter import StartAdapter
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, PairScore, StepResult, UserStep
 from corlld.learning.user_update import UserUpdate
@@ -44,6 +45,7 @@ class CorllLearner:
         device_slots: how many users' tensors stay on the device.
         template_kwargs: arguments of the chat template in every chat (`model.chat_template_kwargs`).
         adapter_dtype: float32, but for tests of exactness.
+        start: the adapter that new users begin from, and are compared with. None: they begin from nothing.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class CorllLearner:
         *,
         template_kwargs: Mapping[str, Any] | None = None,
         adapter_dtype: torch.dtype = torch.float32,
+        start: StartAdapter | None = None,
     ) -> None:
         self._resident = resident
         self._learning = learning
         self._max_repetition_rise = guard.max_repetition_rise
-        # Pairs are scored by the base model, for their margins, and by the adapter if that is the reference.
+        # Pairs are scored by `base` (the base model, or the start adapter that the user began from), for their
+        # margins, and by the adapter if that is the reference.
         self._by_base = (True, False) if learning.reference == "previous" else (True,)
         self._encoder = PairEncoder(
             resident.tokenizer,
@@ -80,13 +84,20 @@ class CorllLearner:
             self._objective,
             guard,
             row_tokens(learning, resident.device, resident.model.dtype),
+            start,
         )
+        self._start = start
         self._rehearsals = rehearsals(learning, resident)
         self._batches = 0  # begun so far
 
     @property
     def model_info(self) -> ModelInfo:
         return self._resident.info
+
+    @property
+    def start_digest(self) -> str | None:
+        """The digest of the adapter that new users begin from; None if there is none."""
+        return None if self._start is None else self._start.digest
 
     @property
     def progress(self) -> int:
@@ -124,7 +135,7 @@ class CorllLearner:
             part = batches[start : start + self._slots.slots]
             candidates = [[self._candidate(event) for event in batch.events] for batch in part]
             steps = [
-                UserStep(self._slots.place(batch.uid, self._start(batch)), [c for c in own if c is not None])
+                UserStep(self._slots.place(batch.uid, self._beginning(batch)), [c for c in own if c is not None])
                 for batch, own in zip(part, candidates, strict=True)
             ]
             for base in (True, False):
@@ -132,9 +143,19 @@ class CorllLearner:
             found += [[None if c is None else _pair_score(c) for c in own] for own in candidates]
         return found
 
-    def _start(self, batch: TrainingBatch) -> AdapterTensors:
-        layout, revision = self._resident.layout, self._resident.info.revision
-        return _own(batch) or new_adapter(layout, batch.uid, revision, self._slots.dtype)
+    def _beginning(self, batch: TrainingBatch) -> AdapterTensors:
+        """Return the adapter that the batch is learnt into: the user's own, or a new user's first one."""
+        if (own := _own(batch)) is not None:
+            return own
+        if self._start is not None:
+            return self._start.first_adapter(self._slots.dtype)
+        return new_adapter(self._resident.layout, batch.uid, self._resident.info.revision, self._slots.dtype)
+
+    def _is_untrained(self, adapter: AdapterTensors) -> bool:
+        """Return whether the policy is exactly its reference `base`: the start adapter, or else the base model."""
+        if self._start is not None and adapter.start == self._start.digest:
+            return adapter.optimizer_step == 0
+        return adds_nothing(self._resident.layout, adapter)
 
     def _candidate(self, event: EditEvent) -> Candidate | None:
         pair = self._encoder.encode(event)
@@ -163,8 +184,8 @@ class CorllLearner:
     def _train(self, updates: Sequence[UserUpdate]) -> None:
         """Take the steps of all users together, and each user's own steps one after the other."""
         for update in updates:
-            adapter = self._start(update.batch)
-            update.untrained = adds_nothing(self._resident.layout, adapter)
+            adapter = self._beginning(update.batch)
+            update.untrained = self._is_untrained(adapter)
             update.slot = self._slots.place(update.batch.uid, adapter)
             update.plan(self._learning.pairs_per_step, self._learning.steps_per_batch)
         self._score_references(updates)
@@ -227,4 +248,4 @@ def _own(batch: TrainingBatch) -> AdapterTensors | None:
 def _pair_score(candidate: Candidate) -> PairScore:
     if candidate.base is None or candidate.previous is None:
         raise torch.OutOfMemoryError("a pair does not fit on the device by itself")
-    return PairScore(candidate.previous, candidate.base, len(candidate.pair.chosen))
+    return PairScore(candidate.previous.tail, candidate.base.tail, len(candidate.pair.chosen))

@@ -17,9 +17,9 @@ from corlld.errors import RejectReason
 from corlld.learning.model.packing import Item, Row, cut
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.model.stacked_lora import StackedAdapters
-from corlld.learning.model.vocabulary import TailSums
-from corlld.learning.objective import Objective, ScoredPairs, Sums
+from corlld.learning.objective import Objective, PairSums, RowSums, ScoredPairs, Sums
 from corlld.learning.slots import Slots, is_out_of_memory
+from corlld.learning.start_adapter import References, StartAdapter
 from corlld.learning.user_step import Candidate, StepResult, UserStep
 from corlld.records import TokenCounts
 
@@ -78,13 +78,22 @@ class Passes:
         slots: the users' places.
         objective: the loss of each pair.
         row_tokens: how many tokens of pairs share a forward and a backward pass. References are scored in longer rows.
+        start: the adapter that new users begin from. It is the reference `base` of those who did.
     """
 
-    def __init__(self, resident: ResidentModel, slots: Slots, objective: Objective, row_tokens: int) -> None:
+    def __init__(
+        self,
+        resident: ResidentModel,
+        slots: Slots,
+        objective: Objective,
+        row_tokens: int,
+        start: StartAdapter | None = None,
+    ) -> None:
         self._resident = resident
         self._slots = slots
         self._objective = objective
         self._row_tokens = row_tokens
+        self._references = References(start, resident.device)
         self.rows = 0  # run so far; read by other threads, as the tokens are
         self._computed = 0
         self._padding = 0
@@ -103,17 +112,16 @@ class Passes:
             self._score_group(users, base=base)
 
     def _score_group(self, users: Sequence[UserStep], *, base: bool) -> None:
-        adapters = None
-        if not base:
-            with contextlib.suppress(_RowTooLarge), blaming(None):
-                adapters = self._resident.lora.stack(self._slots.gather([step.slot for step in users]).weights)
-            if adapters is None:
-                self._free_memory()
-                if len(users) > 1:
-                    middle = len(users) // 2
-                    self._score_group(users[:middle], base=base)
-                    self._score_group(users[middle:], base=base)
-                return
+        adapters, fits = None, False
+        with contextlib.suppress(_RowTooLarge), blaming(None):
+            adapters, fits = self._reference(users, base=base), True
+        if not fits:
+            self._free_memory()
+            if len(users) > 1:
+                middle = len(users) // 2
+                self._score_group(users[:middle], base=base)
+                self._score_group(users[middle:], base=base)
+            return
         candidates, items = _flat(users), _items(users)
         waiting = self._resident.collator.pack(items, _SCORED * self._row_tokens, len(users))
         while waiting:
@@ -126,11 +134,17 @@ class Passes:
                 if len(row.items) > 1:
                     waiting[:0] = self._resident.collator.halves(items, row)
                 continue
-            for member, sums in zip(row.members, _by_pair(row.sums(logps)), strict=True):
+            for member, sums in zip(row.members, _by_pair(self._objective.sums(row, logps)), strict=True):
                 if base:
                     candidates[member].base = sums
                 else:
                     candidates[member].previous = sums
+
+    def _reference(self, users: Sequence[UserStep], *, base: bool) -> StackedAdapters | None:
+        """Return the adapters that give `base`, or else `previous`; None for the base model alone."""
+        slots = [step.slot for step in users]
+        weights = self._references.weights(slots) if base else self._slots.gather(slots).weights
+        return None if weights is None else self._resident.lora.stack(weights)
 
     def scored(self, row: Row, adapters: StackedAdapters | None) -> torch.Tensor:
         """Return log pi of each tail token, (N,), by a pass without gradient."""
@@ -173,7 +187,7 @@ class Passes:
                 found = self.row_losses(row, adapters, own, group.pairs)
             self._count(row)
             before.append(found.logps)
-            for candidate, sums in zip(own, _by_pair(row.sums(found.logps)), strict=True):
+            for candidate, sums in zip(own, _by_pair(self._objective.sums(row, found.logps)), strict=True):
                 candidate.now = sums
                 candidate.base = candidate.base or sums
                 candidate.previous = candidate.previous or sums
@@ -196,7 +210,7 @@ class Passes:
             logps = self._resident.token_logps(row)
             losses = self._objective.losses(
                 ScoredPairs(
-                    policy=row.sums(logps),
+                    policy=self._objective.sums(row, logps),
                     base=[candidate.base for candidate in candidates],
                     previous=[candidate.previous for candidate in candidates],
                     accepted=[candidate.pair.is_acceptance for candidate in candidates],
@@ -274,6 +288,7 @@ def _items(users: Sequence[UserStep]) -> list[Item]:
     return [Item(user, candidate.pair) for user, step in enumerate(users) for candidate in step.scored]
 
 
-def _by_pair(sums: TailSums) -> list[Sums]:
+def _by_pair(sums: RowSums) -> list[PairSums]:
     """Return the sums of each pair as numbers. One synchronisation with the device."""
-    return [Sums(chosen, rejected) for chosen, rejected in torch.stack(sums, dim=1).tolist()]
+    numbers = torch.stack([*sums.tail, *sums.changed], dim=1).tolist()
+    return [PairSums(Sums(*both[:2]), Sums(*both[2:])) for both in numbers]

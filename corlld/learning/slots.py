@@ -48,6 +48,7 @@ class Slot:
 
     tensors: SlotTensors
     optimizer_step: int = 0
+    start: str | None = None  # see `AdapterTensors`
     # Weak: a state that left host memory must not be kept there by its copy on the device.
     _copy_of: weakref.ref[AdapterTensors] | None = field(default=None, repr=False)
 
@@ -160,7 +161,7 @@ class SlotArena:
                 for place, tensor in zip(slot.tensors, _tensors_of(adapter), strict=True):
                     # Pinned host memory is copied while the device goes on.
                     place.copy_(tensor, non_blocking=True)
-            slot.optimizer_step = adapter.optimizer_step
+            slot.optimizer_step, slot.start = adapter.optimizer_step, adapter.start
             slot._copy_of = weakref.ref(adapter)
         return slot
 
@@ -200,7 +201,7 @@ class SlotArena:
             weights, exp_avg, exp_avg_sq = (there.copy_(here) for there, here in zip(pinned, slot.tensors, strict=True))
         else:
             weights, exp_avg, exp_avg_sq = (tensor.to("cpu", copy=True) for tensor in slot.tensors)
-        adapter = AdapterTensors(weights, exp_avg, exp_avg_sq, slot.optimizer_step)
+        adapter = AdapterTensors(weights, exp_avg, exp_avg_sq, slot.optimizer_step, slot.start)
         slot._copy_of = weakref.ref(adapter)
         return adapter
 
@@ -223,7 +224,7 @@ class HostSlots:
 
     def place(self, uid: str, adapter: AdapterTensors) -> Slot:
         """See the protocol. Nothing is copied."""
-        return Slot(_tensors_of(adapter), adapter.optimizer_step)
+        return Slot(_tensors_of(adapter), adapter.optimizer_step, adapter.start)
 
     @torch.no_grad()
     def gather(self, slots: Sequence[Slot]) -> Gathered:
@@ -249,7 +250,7 @@ class HostSlots:
 
     def read(self, slot: Slot) -> AdapterTensors:
         """See the protocol. Nothing is copied."""
-        return AdapterTensors(*slot.tensors, slot.optimizer_step)
+        return AdapterTensors(*slot.tensors, slot.optimizer_step, slot.start)
 
 
 def slot_nbytes(size: int, dtype: torch.dtype = torch.float32) -> int:

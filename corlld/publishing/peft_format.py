@@ -43,7 +43,7 @@ def adapter_files(state: UserState, layout: AdapterLayout, model: ModelInfo) -> 
     digest = hashlib.sha256(tensors_file).hexdigest()
     return {
         TENSORS_FILE: tensors_file,
-        MANIFEST_FILE: _json(_manifest(state.uid, state.release, layout, model, digest)),
+        MANIFEST_FILE: _json({**_manifest(state.uid, state.release, layout, model, digest), **_lineage(state.adapter)}),
         CONFIG_FILE: _json(peft_config(layout, model.name, state.release.module_names)),
     }
 
@@ -63,6 +63,11 @@ def _manifest(uid: str, release: Release, layout: AdapterLayout, model: ModelInf
         "counts": _counts(release.statistics),
         "prequential": _prequential(release.statistics),
     }
+
+
+def _lineage(adapter: AdapterTensors) -> dict[str, object]:
+    """Return the digest of the adapter that the user began from. Nothing if there is none: most manifests are so."""
+    return {} if adapter.start is None else {"start_adapter": adapter.start}
 
 
 def _counts(statistics: Statistics) -> dict[str, object]:

@@ -88,7 +88,7 @@ class ObjectStore:
                 self._create_identity(identity)
                 return
             self._objects.check_conditions(IDENTITY_NAME, existing)
-            self._raised_identity = raised_identity_file(existing)
+            self._raised_identity = raised_identity_file(existing, identity)
 
     def secret_fingerprint(self) -> str | None:
         """See the protocol."""
@@ -146,6 +146,11 @@ class ObjectStore:
             return decode_header(beginning, uid)
         # In one read again: the header is torn, or in a newer format, or the state was replaced meanwhile.
         return self.load(uid)[0]
+
+    def stored_at(self, uid: str) -> float | None:
+        """Return when the newest state was stored, in unix time; None if there is none. Raises RetriableError."""
+        with self._objects.retriable():
+            return self._objects.modified_at(_state_key(uid))
 
     def uids(self) -> Iterator[str]:
         """See the protocol."""

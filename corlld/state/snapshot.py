@@ -22,7 +22,7 @@ from corlld.adapters.tensor_file import (
     tensor_bytes,
     write_tensors,
 )
-from corlld.durable import DraftFigures, Head, ModuleNames, Release, Statistics, UserState
+from corlld.durable import BaseDraftPairs, DraftFigures, EditedRise, Head, ModuleNames, Release, Statistics, UserState
 from corlld.errors import StateUnreadable
 from corlld.state import store_format
 
@@ -31,8 +31,14 @@ Moments = Literal["float32", "bfloat16"]
 STATE_KEY = "corlld.state"
 CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes, which lie in the order of their names
 
-RELEASE_NAMES = "release_module_names"  # a field of the text, only there if the release has them
-OLDER_EVENT_IDS = "older_event_ids"  # a field of the text in Base64, only there if there are some
+# Fields of the text that stand beside what they belong to, only there if there are some. Versions of corlld that do not
+# know them pass over them.
+RELEASE_NAMES = "release_module_names"
+_OF_RELEASE = "release_"
+_LATER_FIGURES = {"edited_rise": EditedRise, "base_draft_pairs": BaseDraftPairs}  # of the statistics
+
+START = "start"  # of the adapter
+OLDER_EVENT_IDS = "older_event_ids"  # in Base64
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TENSORS = (*_MOMENTS, "weights")
@@ -52,16 +58,19 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
     adapter = state.adapter
     if adapter is not None and not isinstance(adapter, AdapterTensors):
         raise TypeError("another type of adapter")
+    figures, later = _statistics_fields(state.statistics)
     text = canonical_json(
         {
             "format": store_format.FORMAT,
             "uid": state.uid,
             "version": state.version,
             "optimizer_step": None if adapter is None else adapter.optimizer_step,
+            **({} if adapter is None or adapter.start is None else {START: adapter.start}),
             "applied": dict(state.applied),
             "recent_event_ids": list(state.recent_event_ids),
             **_older_fields(state.older_event_ids),
-            "statistics": asdict(state.statistics),
+            "statistics": figures,
+            **later,
             **_release_fields(state.release),
             "erased": state.erased,
             "erased_through": state.erased_through,
@@ -135,7 +144,7 @@ def _decode(data: bytes, uid: str, layout: AdapterLayout | None) -> UserState:
     if not hmac.compare_digest(_checksum(text, tensors), metadata[CHECKSUM_KEY]):
         raise StateUnreadable("its checksum does not match its content")
     fields = _fields(text, uid)
-    return replace(_state(fields), adapter=_adapter(fields["optimizer_step"], tensors, layout))
+    return replace(_state(fields), adapter=_adapter(fields, tensors, layout))
 
 
 def _newer_format_of(data: bytes) -> int | None:
@@ -171,15 +180,20 @@ def _fields(text: str, uid: str) -> dict[str, Any]:
 
 
 def _release_fields(release: Release | None) -> dict[str, object]:
-    """Return the release as fields of the text.
-
-    The names of modules stand beside the release, where versions of corlld that do not know them pass over them.
-    """
+    """Return the release as fields of the text."""
     if release is None:
         return {"release": None}
-    fields = asdict(release)
+    statistics, later = _statistics_fields(release.statistics, _OF_RELEASE)
+    fields = {**asdict(release), "statistics": statistics}
     names = fields.pop("module_names")
-    return {"release": fields} if names is None else {"release": fields, RELEASE_NAMES: names}
+    return {"release": fields} | later | ({} if names is None else {RELEASE_NAMES: names})
+
+
+def _statistics_fields(statistics: Statistics, prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the figures that there always were, and the later ones by their names in the text."""
+    fields = asdict(statistics)
+    later = {prefix + name: fields.pop(name) for name in _LATER_FIGURES}
+    return fields, {name: figures for name, figures in later.items() if figures["pairs"]}
 
 
 def _older_fields(hashes: bytes) -> dict[str, str]:
@@ -195,7 +209,7 @@ def _state(fields: Mapping[str, Any]) -> UserState:
     if release is not None:
         names = fields.get(RELEASE_NAMES)
         release = Release(
-            **{**release, "statistics": _statistics(release["statistics"])},
+            **{**release, "statistics": _statistics(release["statistics"], fields, _OF_RELEASE)},
             module_names=None if names is None else ModuleNames(**names),
         )
     return UserState(
@@ -204,7 +218,7 @@ def _state(fields: Mapping[str, Any]) -> UserState:
         applied=fields["applied"],
         recent_event_ids=tuple(fields["recent_event_ids"]),
         older_event_ids=base64.b64decode(fields.get(OLDER_EVENT_IDS, ""), validate=True),
-        statistics=_statistics(fields["statistics"]),
+        statistics=_statistics(fields["statistics"], fields),
         release=release,
         erased=fields["erased"],
         erased_through=fields["erased_through"],
@@ -212,14 +226,17 @@ def _state(fields: Mapping[str, Any]) -> UserState:
 
 
 def _adapter(
-    optimizer_step: int | None, tensors: Mapping[str, torch.Tensor], layout: AdapterLayout | None
+    fields: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], layout: AdapterLayout | None
 ) -> AdapterTensors | None:
+    optimizer_step = fields["optimizer_step"]
     if optimizer_step is None and not tensors:
         return None
     if optimizer_step is None or sorted(tensors) != sorted(_TENSORS):
         raise StateUnreadable("tensors are missing")
     adapter = AdapterTensors(
-        optimizer_step=optimizer_step, **{name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+        optimizer_step=optimizer_step,
+        start=fields.get(START),
+        **{name: tensor.to(torch.float32) for name, tensor in tensors.items()},
     )
     sizes = {len(tensor) for tensor in tensors.values()}
     if len(sizes) > 1 or (layout is not None and sizes != {layout.size}):
@@ -227,11 +244,13 @@ def _adapter(
     return adapter
 
 
-def _statistics(fields: Mapping[str, Any]) -> Statistics:
+def _statistics(fields: Mapping[str, Any], text: Mapping[str, Any], prefix: str = "") -> Statistics:
+    """Return the figures. text: all fields of the text, among which the later figures stand under `prefix`."""
     drafts = {name: DraftFigures(**figures) for name, figures in fields["drafts"].items()}
     # Absent from states that were written before there was such a figure: their next drafts count as the first ones.
     first = DraftFigures(**fields.get("first_drafts", {}))
-    return Statistics(**{**fields, "drafts": drafts, "first_drafts": first})
+    later: dict[str, Any] = {name: kind(**text.get(prefix + name, {})) for name, kind in _LATER_FIGURES.items()}
+    return Statistics(**{**fields, "drafts": drafts, "first_drafts": first, **later})
 
 
 def _reason(error: Exception) -> str:

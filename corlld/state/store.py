@@ -99,7 +99,7 @@ class LocalFolderStore:
                     create(self._identity_file, new_identity_file(identity), PERSONAL)
                 check_identity(self._identity_file.read_bytes(), identity, where=str(self._identity_file))
             else:
-                self._raised_identity = raised_identity_file(existing)
+                self._raised_identity = raised_identity_file(existing, identity)
             self._remove_left_overs()
         except OSError as error:
             raise FatalError(f"{self._path} can't be used: {error.strerror}", ExitCode.CANNOT_WRITE) from error
@@ -175,6 +175,14 @@ class LocalFolderStore:
         with contextlib.suppress(StateUnreadable):
             return decode_header(found[1], uid)
         return self.load(uid)[0]  # the whole file tells a newer format from a damage
+
+    def stored_at(self, uid: str) -> float | None:
+        """Return when the newest state was stored, in unix time; None if there is none. Raises RetriableError."""
+        generations = self._generations(uid)
+        with retriable(self._path), contextlib.suppress(FileNotFoundError):
+            number = generations.newest()
+            return None if number is None else generations.file(number).stat().st_mtime
+        return None
 
     def uids(self) -> Iterator[str]:
         """See the protocol. In order. A user whose folder can't be listed is yielded: only `load` and `head` fail."""

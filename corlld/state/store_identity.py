@@ -6,15 +6,21 @@ This module makes, reads and compares the content. Each store reads and writes t
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
+
+import structlog
 
 from corlld.durable import StoreIdentity
 from corlld.errors import ConfigurationError
 from corlld.settings.paths import absolute_if_path
 from corlld.state import store_format
 
+log = structlog.get_logger("corlld.start")
+
 IDENTITY_NAME = "store.json"
+
+_START = "start_adapter"  # the only field that may change: users' states stay as they are
 
 _MEANINGS = {
     "secret_fingerprint": "identity.secret (users would get other names)",
@@ -28,17 +34,19 @@ _MEANINGS = {
 
 def new_identity_file(identity: StoreIdentity) -> bytes:
     """Return the content of a new `store.json`, with a random id of the store."""
-    return _written({"store_id": secrets.token_hex(16), **asdict(identity)})
+    return _written({"store_id": secrets.token_hex(16), **_fields(identity)})
 
 
-def raised_identity_file(data: bytes) -> bytes | None:
-    """Return the content of a sound `store.json` under today's format; None if it has that already.
+def raised_identity_file(data: bytes, identity: StoreIdentity) -> bytes | None:
+    """Return the content of a sound `store.json` in today's format and with today's start adapter; None if it has both.
 
     It must be written before the first state in today's format: an older program then refuses the whole store at its
     start, and not the states one by one. And no earlier: until then the older program can still be used.
     """
     content = json.loads(data)
-    return _written(content) if content["format"] < store_format.FORMAT else None
+    if content["format"] >= store_format.FORMAT and content.get(_START) == identity.start_adapter:
+        return None
+    return _written({name: value for name, value in content.items() if name != _START} | _fields(identity))
 
 
 def fingerprint_of(data: bytes, *, where: str) -> str:
@@ -56,7 +64,7 @@ def identity_of(data: bytes, *, where: str) -> StoreIdentity:
     """Return the owner that a `store.json` names. Raises ConfigurationError if it is corrupt, NewerFormat."""
     content = _parsed(data, where)
     try:
-        return StoreIdentity(**{field.name: str(content[field.name]) for field in fields(StoreIdentity)})
+        return StoreIdentity(**{name: str(content[name]) for name in _MEANINGS}, start_adapter=content.get(_START))
     except KeyError:
         raise _corrupt(where) from None
 
@@ -100,12 +108,20 @@ def check_identity(data: bytes, identity: StoreIdentity, *, where: str) -> None:
         stored["base_model"] = absolute_if_path(
             model
         )  # versions before settings made paths absolute kept it as written
-    differing = [field.name for field in fields(identity) if stored.get(field.name) != getattr(identity, field.name)]
+    differing = [name for name in _MEANINGS if stored.get(name) != getattr(identity, name)]
     if differing:
         found = "; ".join(
             f"{_MEANINGS[name]} was {stored.get(name)!r} and is now {getattr(identity, name)!r}" for name in differing
         )
         raise ConfigurationError(f"{where}: the state store belongs to other settings: {found}. {_remedy(differing)}")
+    if stored.get(_START) != identity.start_adapter:
+        log.warning(
+            "start_adapter_changed",
+            was=stored.get(_START),
+            now=identity.start_adapter,
+            effect="new users begin from it; the others go on, and those who began from another one are compared with "
+            "the base model",
+        )
 
 
 def _remedy(differing: Sequence[str]) -> str:
@@ -129,6 +145,10 @@ def _parsed(data: bytes, where: str) -> dict[str, Any]:
     if store_format.is_newer(number):
         raise store_format.newer_format(where, number)
     return content
+
+
+def _fields(identity: StoreIdentity) -> dict[str, object]:
+    return {name: value for name, value in asdict(identity).items() if name != _START or value is not None}
 
 
 def _written(content: Mapping[str, object]) -> bytes:

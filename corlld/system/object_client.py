@@ -86,6 +86,13 @@ class ObjectClient:
         except FileNotFoundError:
             return None
 
+    def modified_at(self, key: str) -> float | None:
+        """Return when the object was written, by the server's clock, in unix time; None if there is no object."""
+        try:
+            return obstore.head(self._s3, key)["last_modified"].timestamp()
+        except FileNotFoundError:
+            return None
+
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the key of every object in the folder `prefix`."""
         for chunk in obstore.list(self._s3, prefix=prefix):

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+import structlog
 
 from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, LostSwap, NewerFormat, RetriableError, StateUnreadable
@@ -113,6 +115,18 @@ def test_what_was_saved_is_loaded_also_by_another_process(backend: Backend, stor
     assert state is not None
     assert same_state(state, released_state(3))
     assert loaded_token == token
+
+
+def test_it_is_known_when_a_state_was_stored(store: StateStore) -> None:
+    before = time.time()
+    assert store.stored_at(UID) is None
+    token = store.save(UID, released_state(1), "0")
+    first = store.stored_at(UID)
+    store.save(UID, released_state(2), token)
+    second = store.stored_at(UID)
+    assert first is not None
+    assert second is not None
+    assert before - 2 <= first <= second <= time.time() + 2  # clocks of files and buckets are coarse
 
 
 def test_a_chain_of_saves_goes_on_from_token_to_token(store: StateStore) -> None:
@@ -343,7 +357,7 @@ def test_a_store_opens_again_for_the_same_settings(backend: Backend, store: Stat
     assert again.head(UID) == Head(3, erased=False)
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(StoreIdentity)])
+@pytest.mark.parametrize("field", [each.name for each in fields(StoreIdentity) if each.name != "start_adapter"])
 def test_a_store_of_other_settings_is_refused_by_what_differs(backend: Backend, store: StateStore, field: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         backend.connect().open(replace(IDENTITY, **{field: "another"}), must_exist=True)
@@ -351,6 +365,35 @@ def test_a_store_of_other_settings_is_refused_by_what_differs(backend: Backend, 
     assert str(caught.value).count("is now") == 1
     assert ("PEFT was replaced" in str(caught.value)) is (field == "adapter_fingerprint")
     assert "use another state.path" in str(caught.value) or field == "adapter_fingerprint"
+
+
+@pytest.mark.parametrize(("was", "now"), [(None, "a"), ("a", "b"), ("a", None)])
+def test_another_start_adapter_is_told_and_written_down_before_the_next_state_and_no_state_is_touched(
+    backend: Backend, store: StateStore, was: str | None, now: str | None
+) -> None:
+    token = store.save(UID, released_state(3), "0")
+    if was is not None:
+        first = backend.connect()
+        first.open(replace(IDENTITY, start_adapter=was), must_exist=True)
+        token = first.save(UID, released_state(3), token)
+    found = backend.stored()
+    assert json.loads(found["store.json"]).get("start_adapter") == was
+    with structlog.testing.capture_logs() as logs:
+        store = backend.connect()
+        store.open(replace(IDENTITY, start_adapter=now), must_exist=True)
+    assert [(log["event"], log["was"], log["now"]) for log in logs] == [("start_adapter_changed", was, now)]
+    assert backend.stored() == found
+    loaded, token = store.load(UID)
+    assert loaded is not None
+    assert same_state(loaded, released_state(3))
+    store.save(UID, released_state(4), token)
+    fields_before, fields_now = (json.loads(stored["store.json"]) for stored in (found, backend.stored()))
+    assert fields_now.pop("start_adapter", None) == now
+    fields_before.pop("start_adapter", None)
+    assert fields_now == fields_before
+    with structlog.testing.capture_logs() as logs:
+        backend.connect().open(replace(IDENTITY, start_adapter=now), must_exist=True)
+    assert logs == []
 
 
 def test_a_store_whose_adapters_alone_differ_may_be_of_another_version(backend: Backend, store: StateStore) -> None:

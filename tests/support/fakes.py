@@ -92,6 +92,10 @@ class Applied:
     def nbytes(self) -> int:
         return 100
 
+    @property
+    def start(self) -> None:
+        return None
+
 
 class ListingLearner:
     """Applies every edit. It calls `before` first, where a test can inject faults.

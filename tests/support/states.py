@@ -75,7 +75,7 @@ def same_state(one: UserState, other: UserState) -> bool:
     tensors = ((a.weights, b.weights), (a.exp_avg, b.exp_avg), (a.exp_avg_sq, b.exp_avg_sq))
     return (
         all(x.dtype == y.dtype and x.numpy().tobytes() == y.numpy().tobytes() for x, y in tensors)
-        and a.optimizer_step == b.optimizer_step
+        and (a.optimizer_step, a.start) == (b.optimizer_step, b.start)
         and _without_adapter(one) == _without_adapter(other)
     )
 

@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 import torch
 
+from corlld.adapters.layout import UserVectors
 from corlld.errors import RejectReason
 from corlld.learning import steps
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.model.stacked_lora import StackedAdapters, StackedLora
 from corlld.learning.optimizer import adamw_step_
+from corlld.learning.start_adapter import StartAdapter
 from corlld.records import PairStatus, TrainingBatch
+from corlld.settings.sections import GuardSettings, LearningSettings
 from tests.support.learning import EDITS, neighbours, tokens_of_pair, tokens_of_row, update, weights
 
 
@@ -76,6 +79,32 @@ def test_a_device_with_room_for_one_users_tensors_trains_all_of_them(
     for outcome, whole in zip(outcomes, expected, strict=True):
         assert {pair.status for pair in outcome.pairs} == {PairStatus.APPLIED}
         torch.testing.assert_close(weights(outcome), weights(whole), rtol=1e-4, atol=1e-5)
+
+
+def test_start_adapters_that_fit_for_one_user_alone_are_compared_with_user_by_user(
+    resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = StartAdapter(torch.randn(resident.layout.size, generator=torch.Generator().manual_seed(0)) * 0.1, "digest")
+    rule = LearningSettings(lr=1e-2, pairs_per_step=1, rehearsal_weight=0.0)
+    guard = GuardSettings(max_drift_nats=1e9, every_steps=1000)  # it measures no step, which would need room as well
+    expected = neighbours(CorllLearner(resident, rule, guard, 4, start=start), *EDITS)
+    refused = []
+    stack = StackedLora.stack
+
+    def small(lora: StackedLora, users: UserVectors, gradient: torch.Tensor | None = None) -> StackedAdapters:
+        if gradient is None and len(users) > 1:
+            refused.append(len(users))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return stack(lora, users, gradient)
+
+    monkeypatch.setattr(StackedLora, "stack", small)
+    outcomes = neighbours(CorllLearner(resident, rule, guard, 4, start=start), *EDITS)
+    assert refused
+    for outcome, whole in zip(outcomes, expected, strict=True):
+        assert {pair.status for pair in outcome.pairs} == {PairStatus.APPLIED}
+        torch.testing.assert_close(weights(outcome), weights(whole), rtol=1e-4, atol=1e-5)
+        margins = [pair.margin for pair in outcome.pairs]
+        assert margins == pytest.approx([pair.margin for pair in whole.pairs], abs=1e-4)
 
 
 @pytest.mark.parametrize(("room", "reason"), [(1, None), (0, RejectReason.OUT_OF_MEMORY)])

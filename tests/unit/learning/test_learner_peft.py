@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -14,11 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, new_adapter
 from corlld.learning import learner as learner_module
 from corlld.learning.learner import CorllLearner
+from corlld.learning.model.alignment import changed_tokens
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PairEncoder, PreferencePair
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.objective import Objective
 from corlld.learning.slots import HostSlots, SlotArena
+from corlld.learning.start_adapter import StartAdapter
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
 from corlld.records import EditEvent, TrainingBatch
@@ -39,6 +41,19 @@ NOT_TRUSTED = GuardSettings(max_drift_nats=1e9)  # the guard has its own tests
 
 def event(prompt: str, proposed: str, edited: str, number: int = 0) -> EditEvent:
     return EditEvent(f"e{number}", "u", datetime(2026, 1, 1, tzinfo=UTC), prompt, None, proposed, edited)
+
+
+class OraclePair(NamedTuple):
+    """Log pi(edited) and log pi(proposed), over whole responses and over the tokens that the edit changes.
+
+    tail: of each token of the edited response from the first one that differs.
+    """
+
+    chosen: torch.Tensor
+    rejected: torch.Tensor
+    put_in: torch.Tensor
+    taken_out: torch.Tensor
+    tail: torch.Tensor
 
 
 class Oracle:
@@ -85,8 +100,7 @@ class Oracle:
         tokens: torch.Tensor = logits[len(context) - 1 : -1].gather(1, ids[0, len(context) :, None])[:, 0]
         return tokens
 
-    def pair(self, prompt: str, proposed: str, edited: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log pi(edited), log pi(proposed) over whole responses, log pi(edited) from the first token that differs."""
+    def pair(self, prompt: str, proposed: str, edited: str) -> OraclePair:
         chosen, rejected = self.logps(prompt, edited), self.logps(prompt, proposed)
         a, b = (
             self.tokenizer(t, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
@@ -95,7 +109,11 @@ class Oracle:
         same = 0
         while a[same] == b[same]:
             same += 1
-        return chosen.sum(), rejected.sum(), chosen[same:].sum()
+        changed = torch.tensor(changed_tokens(a[same:], b[same:]))
+        both = torch.cat([chosen[same:], rejected[same:]])[changed].split(
+            [int(changed[: len(a) - same].sum()), int(changed[len(a) - same :].sum())]
+        )
+        return OraclePair(chosen.sum(), rejected.sum(), both[0].sum(), both[1].sum(), chosen[same:])
 
     def loss(
         self, texts: Sequence[tuple[str, str, str]], rule: LearningSettings, previous: torch.Tensor | None
@@ -111,12 +129,17 @@ class Oracle:
                 references = [self.pair(*text) for text in texts]
                 self.load(current)
         total = torch.zeros((), dtype=torch.float64)
-        for text, (ref_chosen, ref_rejected, ref_tail) in zip(texts, references, strict=True):
-            chosen, rejected, tail = self.pair(*text)
-            h = (chosen - rejected) - (ref_chosen - ref_rejected)
+        for text, reference in zip(texts, references, strict=True):
+            pair = self.pair(*text)
+            h = (pair.chosen - pair.rejected) - (reference.chosen - reference.rejected)
+            if rule.margin == "changed":
+                h = (pair.put_in - pair.taken_out) - (reference.put_in - reference.taken_out)
             total = total - (1 - rule.epsilon) * torch.log(torch.sigmoid(rule.beta * h))
             total = total - rule.epsilon * torch.log(torch.sigmoid(-rule.beta * h))
-            total = total + rule.anchor * torch.clamp(ref_tail - tail, min=0) - rule.imitation_weight * tail
+            fall = reference.tail.sum() - pair.tail.sum() - 0.01 * len(pair.tail)
+            total = total + rule.anchor * torch.clamp(fall, min=0)
+            imitated = pair.put_in if rule.imitation_tokens == "changed" else pair.tail.sum()
+            total = total - rule.imitation_weight * imitated
         return total / len(texts)
 
 
@@ -140,6 +163,10 @@ RULES: list[dict[str, Any]] = [
     {"imitation_weight": 0.2},
     {"reference": "previous"},
     {"reference": "previous", "epsilon": 0.1, "anchor": 0.3},
+    {"margin": "changed"},
+    {"margin": "changed", "reference": "previous", "imitation_weight": 0.2, "anchor": 0.3},
+    {"margin": "changed", "imitation_weight": 0.2, "imitation_tokens": "changed"},
+    {"imitation_weight": 0.2, "imitation_tokens": "changed"},
 ]
 
 
@@ -264,9 +291,9 @@ def test_margins_equal_those_of_peft(folder: Path) -> None:
     oracle.load(flat)
     with torch.no_grad():
         for text, pair in zip(TEXTS, outcome.pairs, strict=True):
-            chosen, rejected, _ = oracle.pair(*text)
+            chosen, rejected, *_ = oracle.pair(*text)
             with oracle.model.disable_adapter():
-                base_chosen, base_rejected, _ = oracle.pair(*text)
+                base_chosen, base_rejected, *_ = oracle.pair(*text)
             assert pair.base_margin == pytest.approx(float(base_chosen - base_rejected), abs=1e-9)
             assert pair.margin == pytest.approx(float(chosen - rejected - base_chosen + base_rejected), abs=1e-9)
             assert pair.scored_by_trained
@@ -357,3 +384,49 @@ def test_rehearsed_passages_take_turns_beside_the_pairs_and_pull_by_what_was_for
     assert pulled >= 3
     for uid, oracle in oracles.items():
         torch.testing.assert_close(adapters[uid].weights, oracle.flat(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("slots", [HostSlots, SlotArena], ids=["host-slots", "arena"])
+def test_new_users_steps_from_a_start_adapter_equal_those_of_peft_that_begin_from_it_and_are_compared_with_it(
+    folder: Path, slots: type[HostSlots | SlotArena], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ann is new. Bob began from nothing, and cy from another start adapter: both are compared with the base model."""
+    if slots is SlotArena:
+        monkeypatch.setattr(learner_module, "make_slots", SlotArena)
+    rule = LearningSettings(lr=1e-2, beta=0.3, pairs_per_step=2, steps_per_batch=2, rehearsal_weight=0.0)
+    resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
+    start = StartAdapter(random_adapter(resident.layout, 1).float(), "digest")
+    learner = CorllLearner(resident, rule, NOT_TRUSTED, 2, adapter_dtype=torch.float64, start=start)
+    flats = {"ann": start.weights.double(), "bob": random_adapter(resident.layout, 2), "cy": start.weights.double()}
+    adapters: dict[str, Any] = {"ann": None}
+    for uid, began in {"bob": None, "cy": "another"}.items():
+        zeros = torch.zeros_like(flats[uid])
+        adapters[uid] = AdapterTensors(flats[uid], zeros, zeros, 0, began)
+    oracles = {uid: Oracle(folder, resident.layout) for uid in flats}
+    for uid, oracle in oracles.items():
+        oracle.load(flats[uid])
+    optimizers = {
+        uid: torch.optim.AdamW(oracle.parameters(), lr=rule.lr, weight_decay=0.0) for uid, oracle in oracles.items()
+    }
+    references = {"ann": flats["ann"], "bob": None, "cy": None}
+    for batch in range(2):
+        texts = {uid: tuple((f"{uid} {batch}: {p}", y, e) for p, y, e in TEXTS) for uid in flats}
+        outcomes = learner.update(
+            [TrainingBatch(uid, adapters[uid], tuple(event(*text) for text in texts[uid])) for uid in flats]
+        )
+        for outcome in outcomes:
+            uid, oracle = outcome.uid, oracles[outcome.uid]
+            adapters[uid] = outcome.adapter
+            with torch.no_grad():
+                loss = oracle.loss(texts[uid][:1], rule.model_copy(update={"beta": 1.0}), references[uid])
+            assert outcome.pairs[0].margin == pytest.approx(float(torch.logit(torch.exp(-loss))), abs=1e-7)
+            assert outcome.pairs[0].scored_by_trained == (uid != "ann" or batch > 0)
+            for chosen in (texts[uid][:2], texts[uid][2:]) * 2:
+                optimizers[uid].zero_grad()
+                torch.autograd.backward(oracle.loss(chosen, rule, references[uid]))
+                torch.nn.utils.clip_grad_norm_(oracle.parameters(), rule.max_gradient_norm)
+                optimizers[uid].step()
+            assert isinstance(outcome.adapter, AdapterTensors)
+            torch.testing.assert_close(outcome.adapter.weights, oracle.flat(), rtol=0, atol=1e-9)
+    assert {uid: adapter.start for uid, adapter in adapters.items()} == {"ann": "digest", "bob": None, "cy": "another"}
+    assert (adapters["ann"].weights - flats["ann"]).abs().max() > 1e-3

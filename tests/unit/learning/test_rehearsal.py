@@ -12,9 +12,11 @@ import torch
 from corlld.adapters.layout import AdapterTensors
 from corlld.errors import ConfigurationError, RejectReason
 from corlld.learning.learner import CorllLearner
+from corlld.learning.model.packing import Item
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.passages import PLAIN_ENGLISH, read_passages
 from corlld.learning.rehearsal import GIVEN_TOKENS, SCORED_TOKENS, rehearsals
+from corlld.learning.start_adapter import StartAdapter
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import StepResult, UserStep
 from corlld.records import EditEvent, PairStatus, TrainingBatch, UpdateOutcome
@@ -101,7 +103,8 @@ def test_the_beginning_is_given_and_the_rest_scored_up_to_a_limit(resident: Resi
     assert candidate.pair.is_acceptance
     logits = resident.model(input_ids=torch.tensor([ids[: GIVEN_TOKENS + SCORED_TOKENS]])).logits[0].log_softmax(-1)
     expected = sum(float(logits[GIVEN_TOKENS - 1 + i, token]) for i, token in enumerate(candidate.pair.chosen))
-    assert candidate.base == (pytest.approx(expected, rel=1e-4), 0.0)
+    assert candidate.base is not None
+    assert candidate.base.tail == (pytest.approx(expected, rel=1e-4), 0.0)
 
 
 def test_a_passage_ends_where_the_model_has_no_more_positions(resident: ResidentModel, own: Any) -> None:
@@ -259,3 +262,18 @@ def test_only_a_pair_that_failed_beside_a_passage_goes_without(
     (outcome,) = learner.update([TrainingBatch("ann", None, edits)])
     assert [pair.reason for pair in outcome.pairs] == [None, RejectReason.NON_FINITE, None]
     assert taken == [(3, True), (1, True), (1, True), (1, False), (1, True)]
+
+
+def test_users_of_a_start_adapter_are_held_to_what_the_base_model_knows_of_plain_text(resident: ResidentModel) -> None:
+    """The margin is against the start adapter. A start adapter that forgot something must not make that the measure."""
+    passage = rehearsals(LearningSettings(), resident)[0]
+    assert passage.base is not None
+    start = StartAdapter(torch.randn(resident.layout.size, generator=torch.Generator().manual_seed(0)) * 0.1, "digest")
+    row = resident.collator.row([Item(0, passage.pair)], [0], users=1)
+    begun = row.sums(resident.scored(row, resident.lora.stack([start.weights]))).chosen.item()
+    expected = (passage.base.tail.chosen - begun) / len(passage.pair.chosen)
+    assert abs(expected) > 0.01
+    for beginning, drop in ((start, expected), (None, 0.0)):
+        learner = CorllLearner(resident, LearningSettings(), GuardSettings(max_drift_nats=1e9), 1, start=beginning)
+        (outcome,) = learner.update([TrainingBatch("ann", None, EDITS[:1])])
+        assert outcome.plain_text_drop_nats == pytest.approx(drop, abs=1e-4)

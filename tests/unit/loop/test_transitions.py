@@ -52,8 +52,8 @@ def test_updates_become_the_next_version_where_they_are_stored_and_its_release_i
     assert (one.version, one.release, one.statistics.updates) == (0, None, 1), "not stored yet"
     first = next_version(one, None)
     assert (first.version, first.release and first.release.parent) == (1, None)
-    two = after_update(IDS, "u1", first, select(IDS, first, [arrival(1)]), outcome("e0", "e1"))
-    three = after_update(IDS, "u1", two, select(IDS, two, [arrival(2)]), outcome("e0", "e1", "e2"))
+    two = after_update(IDS, "u1", first, select(IDS, first, [arrival(1)]), outcome("e1"))
+    three = after_update(IDS, "u1", two, select(IDS, two, [arrival(2)]), outcome("e2"))
     assert (three.version, three.release) == (1, first.release)
     second = next_version(three, None)
     assert second.version == 2
@@ -69,7 +69,7 @@ def test_updates_become_the_next_version_where_they_are_stored_and_its_release_i
 def test_a_release_keeps_the_names_of_modules_of_the_time_when_it_was_made() -> None:
     names = ModuleNames("model", "language_model.model")
     first = next_version(after_update(IDS, "u1", None, select(IDS, None, [arrival(0)]), outcome("e0")), None)
-    two = after_update(IDS, "u1", first, select(IDS, first, [arrival(1)]), outcome("e0", "e1"))
+    two = after_update(IDS, "u1", first, select(IDS, first, [arrival(1)]), outcome("e1"))
     assert two.release is not None
     assert two.release.module_names is None, "not stored under a new version yet"
     second = next_version(two, names)

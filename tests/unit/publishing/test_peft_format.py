@@ -89,6 +89,16 @@ def test_the_config_comes_last_and_holds_what_engines_ask_for() -> None:
     assert set(config) <= {field.name for field in fields(LoraConfig)}
 
 
+def test_a_manifest_names_the_start_adapter_of_a_user_who_began_from_one_and_nothing_else_changes() -> None:
+    state = released_state()
+    began = replace(state, adapter=replace(adapter(seed=3), start="a digest"))
+    files, plain = adapter_files(began, SMALL_LAYOUT, MODEL), adapter_files(state, SMALL_LAYOUT, MODEL)
+    manifest = json.loads(files.pop(MANIFEST_FILE))
+    assert manifest.pop("start_adapter") == "a digest"
+    assert manifest == json.loads(plain.pop(MANIFEST_FILE))
+    assert files == plain
+
+
 def test_the_tensors_are_named_as_peft_names_them() -> None:
     state = released_state()
     assert isinstance(state.adapter, AdapterTensors)

@@ -26,6 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_paths_of_the_settings_are_these() -> None:
     assert [".".join(name) for name in PATHS] == [
+        "adapter.start_path",
         "dead_letters.path",
         "kafka.ssl_cafile",
         "kafka.ssl_certfile",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end, read_tensors, write_tensors
-from corlld.durable import DraftFigures, Head, ModuleNames, UserState
+from corlld.durable import BaseDraftPairs, DraftFigures, EditedRise, Head, ModuleNames, UserState
 from corlld.errors import NewerFormat, StateUnreadable
 from corlld.state.snapshot import (
     CHECKSUM_KEY,
@@ -25,7 +25,7 @@ from corlld.state.snapshot import (
     head_of,
     write_id_of,
 )
-from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
+from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, adapter, released_state, same_state, tombstone
 
 STATE_FILE = encode(released_state())
 
@@ -86,6 +86,23 @@ def test_a_state_of_before_there_were_figures_of_repetition_is_read_and_its_next
     )
 
 
+def test_the_rise_of_edited_texts_stands_beside_the_figures_and_comes_back_exactly() -> None:
+    """A program that knows no such figure refuses what it does not know among the figures, and passes over the rest."""
+    state = released_state()
+    assert state.release is not None
+    risen = replace(
+        state,
+        statistics=replace(state.statistics, edited_rise=EditedRise(3, 0.1 + 0.2)),
+        release=replace(state.release, statistics=replace(state.release.statistics, edited_rise=EditedRise(2, -0.1))),
+    )
+    data = encode(risen)
+    assert same_state(decode(data, UID), risen)
+    fields, before = (json.loads(read_tensors(data)[0][STATE_KEY]) for data in (data, STATE_FILE))
+    assert fields.pop("edited_rise") == {"pairs": 3, "nats_sum": 0.1 + 0.2}
+    assert fields.pop("release_edited_rise") == {"pairs": 2, "nats_sum": -0.1}
+    assert fields == before
+
+
 def test_moments_of_bfloat16_come_back_rounded_in_float32_and_all_else_exactly() -> None:
     state = released_state()
     adapter = state.adapter
@@ -108,6 +125,34 @@ def test_a_state_is_written_as_it_always_was() -> None:
     """Its digest from before moments could be rounded: what is stored out there is read, and compared, for ever."""
     digest = "42a70102c447ba671de734238617ac96cc53001fb4c75998aa8aecd2df0143b7"
     assert hashlib.sha256(STATE_FILE).hexdigest() == digest
+
+
+def test_the_start_adapter_of_a_user_comes_back_and_a_program_that_knows_none_passes_over_it() -> None:
+    state = replace(released_state(), adapter=replace(adapter(seed=3), start="a digest"))
+    began = encode(state)
+    assert same_state(decode(began, UID), state)
+    fields, before = (json.loads(read_tensors(data)[0][STATE_KEY]) for data in (began, STATE_FILE))
+    assert fields.pop("start") == "a digest"
+    assert fields == before
+
+
+def test_pairs_on_the_base_models_drafts_stand_beside_the_figures_and_come_back() -> None:
+    """A program that does not know them passes over them, and would refuse them among the figures."""
+    state = released_state()
+    assert state.release is not None
+    judged = replace(
+        state,
+        statistics=replace(state.statistics, base_draft_pairs=BaseDraftPairs(3, 2.5)),
+        release=replace(
+            state.release, statistics=replace(state.release.statistics, base_draft_pairs=BaseDraftPairs(2, 1.5))
+        ),
+    )
+    data = encode(judged)
+    assert same_state(decode(data, UID), judged)
+    fields, before = (json.loads(read_tensors(each)[0][STATE_KEY]) for each in (data, STATE_FILE))
+    assert fields.pop("base_draft_pairs") == {"pairs": 3, "correct": 2.5}
+    assert fields.pop("release_base_draft_pairs") == {"pairs": 2, "correct": 1.5}
+    assert fields == before
 
 
 def test_a_program_that_knows_no_names_of_modules_passes_over_them() -> None:
