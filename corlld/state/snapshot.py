@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors
@@ -39,6 +40,7 @@ _LATER_FIGURES = {"edited_rise": EditedRise, "base_draft_pairs": BaseDraftPairs}
 
 START = "start"  # of the adapter
 OLDER_EVENT_IDS = "older_event_ids"  # in Base64
+KEPT = "kept_pairs"  # token ids of the user's last pairs: int32, little-endian, in Base64
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TENSORS = (*_MOMENTS, "weights")
@@ -75,6 +77,7 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
             "erased": state.erased,
             "erased_through": state.erased_through,
             "write_id": write_id,
+            **_kept_fields(adapter),
         }
     )
     tensors = {}
@@ -179,6 +182,12 @@ def _fields(text: str, uid: str) -> dict[str, Any]:
     return fields
 
 
+def _kept_fields(adapter: AdapterTensors | None) -> dict[str, str]:
+    if adapter is None or not len(adapter.kept):
+        return {}
+    return {KEPT: base64.b64encode(adapter.kept.numpy().astype("<i4").tobytes()).decode()}
+
+
 def _release_fields(release: Release | None) -> dict[str, object]:
     """Return the release as fields of the text."""
     if release is None:
@@ -236,6 +245,7 @@ def _adapter(
     adapter = AdapterTensors(
         optimizer_step=optimizer_step,
         start=fields.get(START),
+        kept=torch.from_numpy(np.frombuffer(base64.b64decode(fields.get(KEPT, "")), "<i4").astype(np.int32)),
         **{name: tensor.to(torch.float32) for name, tensor in tensors.items()},
     )
     sizes = {len(tensor) for tensor in tensors.values()}
