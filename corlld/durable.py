@@ -116,3 +116,11 @@ class StoreIdentity:
     base_model: str
     base_revision: str
     adapter_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxNote:
+    """Users whose newest version, or erasure, is still to be announced."""
+
+    since: float  # unix seconds: since when the longest waiting of them is
+    uids: tuple[str, ...]

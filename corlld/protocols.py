@@ -15,6 +15,7 @@ from corlld.records import (
     Tenure,
     TokenCounts,
     TrainingBatch,
+    Unannounced,
     UpdateOutcome,
 )
 
@@ -310,6 +311,23 @@ class Publisher(Protocol):
     @property
     def problem(self) -> str | None:
         """A sentence on why versions can't be announced now, if that is known without trying. No I/O."""
+
+    @property
+    def must_note(self) -> bool:
+        """True if a user was published or withdrawn, and is neither announced nor noted. No I/O.
+
+        Then no offset may be committed before `note_unannounced`: a crash would lose the announcement.
+        """
+
+    def note_unannounced(self) -> None:
+        """Durably note who is not announced: after a restart they are, without an event of theirs.
+
+        Raises RetriableError.
+        """
+
+    @property
+    def unannounced(self) -> Unannounced:
+        """Return how many users are not announced, and for how long. No I/O."""
 
     def publish(self, state: UserState) -> AdapterVersion | None:
         """Put the state's release out at the primary target, prune old versions, announce. None: nothing to publish.

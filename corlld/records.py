@@ -211,6 +211,14 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Unannounced:
+    """Users whose newest version, or erasure, the topic of announcements has not acknowledged."""
+
+    users: int = 0
+    age_seconds: float = 0.0  # of the longest waiting; 0 with none
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionStatus:
     """The position of a live partition."""
 
@@ -238,3 +246,4 @@ class LoopStatus:
     host_memory_bytes: int  # of those states
     unsaved_users: int  # users with updates that are not durable and visible yet
     unsaved_age_seconds: float  # of the oldest such update; 0 with none
+    unannounced: Unannounced
