@@ -173,9 +173,9 @@ class Announcer:
         with self._changed:
             self._backlog.put_back(uid)
 
-    def _settle(self, uid: str) -> None:
+    def _settle(self, uid: str, *, announced: bool) -> None:
         with self._changed:
-            self._backlog.settle(uid)
+            self._backlog.settle(uid, announced=announced)
 
     def _rest(self, seconds: float) -> None:
         if self._closing.is_set():
@@ -191,7 +191,7 @@ class Announcer:
             if self._newest(uid) != newest:
                 self._put_back(uid)
                 return
-        self._settle(uid)
+        self._settle(uid, announced=newest is not None)
 
     def _newest(self, uid: str) -> _Announcement | None:
         """Return the announcement of the newest state.

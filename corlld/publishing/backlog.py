@@ -71,16 +71,23 @@ class Backlog:
         """Give a user who was taken another turn."""
         (self._asked if uid in self._own else self._adopted).setdefault(uid)
 
-    def settle(self, uid: str) -> None:
-        """Note that a user who was taken is announced. Nothing changes if it was asked for again meanwhile."""
+    def settle(self, uid: str, *, announced: bool) -> None:
+        """Note that a user who was taken has nothing more to be announced here, unless it was asked for meanwhile.
+
+        announced: False if there was nothing: the owner of a newer version announces it. Another daemon's note stays
+            then: the version may be out at that daemon's target alone.
+        """
         if uid in self._asked:
             return
         del self._since[uid]
         self._own.discard(uid)
         self._unnoted.pop(uid, None)
-        for name in self._notes_of.pop(uid, set()):
+        notes = self._notes_of.pop(uid, set())
+        for name in notes if announced else notes - self._others:
             self._left[name].discard(uid)
             self._finish(name)
+        if not announced and (stay := notes & self._others):
+            self._notes_of[uid] = stay
 
     # --- notes --------------------------------------------------------------------------------------------------------
 
@@ -117,7 +124,8 @@ class Backlog:
                 notes = self._notes_of[uid]
                 notes.discard(name)
                 if not notes and uid not in self._own:
-                    del self._notes_of[uid], self._since[uid]
+                    del self._notes_of[uid]
+                    self._since.pop(uid, None)
                     self._adopted.pop(uid, None)
             del self._left[name]
             self._others.discard(name)

@@ -398,3 +398,19 @@ def test_a_stop_does_not_wait_for_a_topic_that_is_away(world: World, monkeypatch
     world.publisher.close(60)
     assert time.monotonic() - started < 5
     assert world.publisher.must_note
+
+
+def test_a_version_that_is_out_on_another_machine_is_left_to_the_daemon_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcer_module, "LOOK_SECONDS", 0.02)
+    world.heads[UID] = Head(5, erased=False)  # in the bucket that all share; its files are in that machine's folder
+    world.outbox.add(OutboxNote(1.0, (UID,)))
+    world.begin_life()
+    until(lambda: world.heads_read)
+    world.publish(7, OTHER_UID)
+    until(lambda: world.topic.values and world.announcer.pending == 0)
+    assert len(world.outbox.notes) == 1
+    world.publish(6)  # the user has moved here since
+    until(lambda: not world.outbox.notes)
+    assert world.topic.last_version(UID) == 6

@@ -19,7 +19,7 @@ def asks(backlog: Backlog) -> Mapping[str, int]:
 
 def announce(backlog: Backlog, uid: str) -> None:
     assert backlog.take() == uid
-    backlog.settle(uid)
+    backlog.settle(uid, announced=True)
 
 
 def test_users_have_their_turns_in_the_order_of_their_first_ask(backlog: Backlog) -> None:
@@ -32,7 +32,7 @@ def test_a_user_counts_until_it_is_announced(backlog: Backlog) -> None:
     backlog.ask("a", 1.0)
     backlog.take()
     assert (backlog.users, backlog.oldest_since) == (1, 1.0)
-    backlog.settle("a")
+    backlog.settle("a", announced=True)
     assert (backlog.users, backlog.oldest_since) == (0, None)
 
 
@@ -40,7 +40,7 @@ def test_a_user_who_is_asked_for_while_it_is_announced_has_another_turn(backlog:
     backlog.ask("a", 1.0)
     backlog.take()
     backlog.ask("a", 2.0)
-    backlog.settle("a")
+    backlog.settle("a", announced=True)
     assert (backlog.users, backlog.take()) == (1, "a")
 
 
@@ -123,7 +123,7 @@ def test_a_note_that_another_daemon_removed_is_forgotten_with_its_users_unless_t
     assert backlog.users == 2
     assert not backlog.knows("gone")
     for uid in ("a", "y"):
-        backlog.settle(uid)
+        backlog.settle(uid, announced=True)
     assert backlog.done == ["there"]
 
 
@@ -141,3 +141,31 @@ def test_a_user_whose_turn_brought_nothing_has_another_one_with_the_next_look(ba
     assert [backlog.take(), backlog.take(), backlog.take()] == ["a", "x", None]
     backlog.try_all_again()
     assert [backlog.take(), backlog.take(), backlog.take()] == ["a", "x", None]
+
+
+def test_a_note_of_others_stays_where_its_version_is_not_at_hand_until_a_newer_one_is_announced_here(
+    backlog: Backlog,
+) -> None:
+    backlog.adopt("theirs", OutboxNote(0.5, ("x",)))
+    assert backlog.take() == "x"
+    backlog.settle("x", announced=False)
+    assert (backlog.users, backlog.done) == (0, [])
+    assert backlog.knows("theirs")
+    backlog.try_all_again()
+    assert backlog.take() is None
+    backlog.ask("x", 1.0)
+    backlog.noted("own", asks(backlog))
+    assert backlog.take() == "x"
+    backlog.settle("x", announced=False)  # theirs is newer again
+    assert backlog.done == ["own"]
+    backlog.ask("x", 2.0)
+    announce(backlog, "x")
+    assert backlog.done == ["own", "theirs"]
+
+
+def test_a_note_that_was_left_to_another_daemon_is_forgotten_when_that_one_removes_it(backlog: Backlog) -> None:
+    backlog.adopt("theirs", OutboxNote(0.5, ("x",)))
+    assert backlog.take() == "x"
+    backlog.settle("x", announced=False)
+    backlog.forget_others(())
+    assert not backlog.knows("theirs")
