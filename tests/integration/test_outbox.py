@@ -1,8 +1,11 @@
 """Every newest version and every erasure is announced in the end, over outages of the topic, kills and stops."""
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +20,45 @@ from corlld.state.store import LocalFolderStore
 from tests.contract.test_announcer import Topic
 from tests.support import oracle
 from tests.support.commands import SECRET
-from tests.support.daemon_process import Launcher, Life, Site, http_get, http_port, wait_while_running
+from tests.support.daemon_process import Hold, Launcher, Life, Site, http_get, http_port, wait_while_running
 from tests.support.edits import edit, erasure
-from tests.support.kafka.broker import KafkaCluster
+from tests.support.kafka.broker import KafkaBroker, KafkaCluster
 from tests.support.memory_target import MemoryTarget
 from tests.support.states import tombstone
 from tests.support.waiting import wait_until
 
 DELIVERY_SECONDS = 2.0
-STOP_SECONDS = 20.0  # of the 60 that a stop may take
+STOP_SECONDS = 30.0  # of the 60 that a stop may take
 
 
 class Place:
     """A site with one daemon at a time, and its topic of announcements, which can be made to acknowledge nothing."""
 
-    def __init__(self, site: Site, broker: KafkaCluster, launcher: Launcher) -> None:
+    def __init__(self, site: Site, broker: KafkaCluster, launcher: Launcher, hold: Hold | None = None) -> None:
         self.site = site
+        self.marks = site.folder / "marks"
         self._broker = broker
         self._launcher = launcher
         self._uids = Pseudonyms(SECRET)
-        self.life = self.start()
+        self.life = self.start(hold)
 
-    def start(self) -> Life:
+    def start(self, hold: Hold | None = None) -> Life:
         log = self.site.log()
         log.unlink(missing_ok=True)  # its HTTP port is looked for there
-        self.life = self._launcher.start(self.site.write_settings(), log)
+        self.life = self._launcher.start(self.site.write_settings(), log, marks=self.marks, hold=hold)
         return self.life
 
     def send(self, *events: dict[str, Any]) -> None:
         """Send events, and wait until they are committed."""
+        self.produce(*events)
+        self.site.wait_for_end(self.life)
+
+    def produce(self, *events: dict[str, Any]) -> None:
+        """Send events."""
         with KafkaProducer(bootstrap_servers=self.site.bootstrap) as producer:
             for event in events:
                 value = json.dumps(event).encode()
                 producer.send(self.site.topic, value, key=event["user_id"].encode()).get(30)
-        self.site.wait_for_end(self.life)
 
     def acknowledge(self, *, on: bool) -> None:
         """Let the topic take records of any size, or none at all."""
@@ -84,14 +92,46 @@ class Place:
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
+@contextmanager
+def placed(
+    folder: Path, model: Path, broker: KafkaCluster, launcher: Launcher, hold: Hold | None = None
+) -> Iterator[Place]:
+    quick = {"request_timeout_seconds": DELIVERY_SECONDS / 2}
+    site = Site.make(folder, broker, model, 1, kafka=quick, operations={"retry_max_seconds": 0.5})
+    place = Place(site, broker, launcher, hold)
+    try:
+        yield place
+    finally:
+        if place.life.code is None:
+            place.life.kill()
+
+
 @pytest.fixture
 def place(tmp_path: Path, tiny_model: Path, kafka_broker: KafkaCluster, launcher: Launcher) -> Iterator[Place]:
-    quick = {"request_timeout_seconds": DELIVERY_SECONDS / 2}
-    site = Site.make(tmp_path, kafka_broker, tiny_model, 1, kafka=quick, operations={"retry_max_seconds": 0.5})
-    place = Place(site, kafka_broker, launcher)
-    yield place
-    if place.life.code is None:
-        place.life.kill()
+    with placed(tmp_path, tiny_model, kafka_broker, launcher) as place:
+        yield place
+
+
+def test_a_broker_that_stops_for_longer_than_the_delivery_time_out_ends_no_announcements_and_holds_no_stop_up(
+    tmp_path: Path, tiny_model: Path, own_kafka_broker: KafkaBroker, launcher: Launcher
+) -> None:
+    before_the_announcement = Hold("publishing", 2, 3.0)
+    with placed(tmp_path, tiny_model, own_kafka_broker, launcher, before_the_announcement) as place:
+        place.send(edit(1))
+        place.wait_for_words(ann=1)
+        place.produce(edit(2))
+        wait_while_running(place.life, lambda: "held" in place.marks.read_text(), "version 2 is held", 30)
+        os.kill(own_kafka_broker.pid, signal.SIGSTOP)
+        wait_while_running(
+            place.life, lambda: "announcement_failed" in place.life.log.read_text(), "the announcement fails", 30
+        )
+        os.kill(own_kafka_broker.pid, signal.SIGCONT)
+        place.wait_for_words(ann=2)
+        os.kill(own_kafka_broker.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        assert place.life.stop() == 0
+        assert time.monotonic() - began < STOP_SECONDS
+        os.kill(own_kafka_broker.pid, signal.SIGCONT)
 
 
 def test_a_topic_that_takes_nothing_for_a_while_delays_announcements_and_nothing_else(place: Place) -> None:
