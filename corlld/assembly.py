@@ -19,7 +19,7 @@ from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import passages
 from corlld.loop.daemon import Daemon
 from corlld.observer import Observer, Observers
-from corlld.protocols import Announcements, DeadLetters, Input, PositionStore, Publisher, Source, StateStore
+from corlld.protocols import Announcements, DeadLetters, Input, PositionStore, Publisher, Source
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.target import Target
 from corlld.records import Stage
@@ -287,7 +287,10 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
 
 
 def _open_publisher(
-    settings: Settings, resident: "ResidentModel", store: StateStore, announcements: Announcements | None
+    settings: Settings,
+    resident: "ResidentModel",
+    store: "LocalFolderStore | ObjectStore",
+    announcements: Announcements | None,
 ) -> Publisher:
     from corlld.publishing.announcer import Announcer
     from corlld.publishing.publisher import AdapterPublisher
@@ -297,7 +300,7 @@ def _open_publisher(
         target.open()
     announcer = None
     if announcements is not None:
-        announcer = Announcer(announcements, store.head, target, settings.operations.retry_max_seconds)
+        announcer = Announcer(announcements, store.head, target, store.outbox, settings.operations.retry_max_seconds)
     return AdapterPublisher(
         target,
         resident.layout,

@@ -143,3 +143,11 @@ class StoreIdentity:
     base_revision: str
     adapter_fingerprint: str
     start_adapter: str | None = None  # digest of the start adapter of new users; the only part that may change
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxNote:
+    """Users whose newest version, or erasure, is still to be announced."""
+
+    since: float  # unix seconds: since when the longest waiting of them is
+    uids: tuple[str, ...]

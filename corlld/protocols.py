@@ -3,19 +3,19 @@
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from corlld.durable import AdapterVersion, Head, ModelInfo, StoreIdentity, UserState
 from corlld.records import (
     CommittedRecords,
     DeadLetter,
+    LetterStream,
     Polled,
     Record,
-    SourcePartition,
     Tenure,
     TokenCounts,
     TrainingBatch,
+    Unannounced,
     UpdateOutcome,
 )
 
@@ -121,40 +121,6 @@ class DeadLetters(Protocol):
 
     def close(self, timeout_seconds: float) -> None:
         """Wait for letters under way. What is not acknowledged within `timeout_seconds` has failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredLetter:
-    """A dead letter as it is read back from its topic or file. Only its record's own bytes can hold a user's text.
-
-    has_payload: False if the letter was stored without the record's own bytes, or they were too large for the topic.
-        Then `record_key`, `record_value` and `record_headers` are empty.
-    """
-
-    key: str  # uid/topic-id/partition/offset: each copy of a letter has the same key
-    uid: str | None  # the user's pseudonym; None if the user was not known
-    partition: SourcePartition  # of the record
-    offset: int  # of the record
-    reason: str  # an `InvalidReason`, perhaps of another version of corlld
-    headers: Mapping[str, str]  # corlld's own
-    has_payload: bool
-    record_key: bytes | None = None
-    record_value: bytes | None = None
-    record_headers: tuple[tuple[str, bytes], ...] = ()
-    stored_at: float | None = None  # seconds since 1970, by the broker's clock; None in a file
-
-
-@dataclass(frozen=True, slots=True)
-class LetterStream:
-    """Dead letters from the first one to those that were there at the start.
-
-    letters: yields how many steps were taken, and the letter. None: what is there is no letter of corlld.
-    """
-
-    place: str  # topic or file, for messages
-    steps: int  # until the end
-    unit: str  # of steps, in the plural
-    letters: Iterator[tuple[int, StoredLetter | None]]
 
 
 class Input(Protocol):
@@ -329,6 +295,23 @@ class Publisher(Protocol):
     @property
     def problem(self) -> str | None:
         """A sentence on why versions can't be announced now, if that is known without trying. No I/O."""
+
+    @property
+    def must_note(self) -> bool:
+        """True if a user was published or withdrawn, and is neither announced nor noted. No I/O.
+
+        Then no offset may be committed before `note_unannounced`: a crash would lose the announcement.
+        """
+
+    def note_unannounced(self) -> None:
+        """Durably note who is not announced: after a restart they are, without an event of theirs.
+
+        Raises RetriableError.
+        """
+
+    @property
+    def unannounced(self) -> Unannounced:
+        """Return how many users are not announced, and for how long. No I/O."""
 
     def publish(self, state: UserState) -> AdapterVersion | None:
         """Put the state's release out at the primary target, prune old versions, announce. None: nothing to publish.

@@ -148,6 +148,40 @@ class DeadLetter:
     uid: str | None  # the user's pseudonym; None if the user is not known
 
 
+@dataclass(frozen=True, slots=True)
+class StoredLetter:
+    """A dead letter as it is read back from its topic or file. Only its record's own bytes can hold a user's text.
+
+    has_payload: False if the letter was stored without the record's own bytes, or they were too large for the topic.
+        Then `record_key`, `record_value` and `record_headers` are empty.
+    """
+
+    key: str  # uid/topic-id/partition/offset: each copy of a letter has the same key
+    uid: str | None  # the user's pseudonym; None if the user was not known
+    partition: SourcePartition  # of the record
+    offset: int  # of the record
+    reason: str  # an `InvalidReason`, perhaps of another version of corlld
+    headers: Mapping[str, str]  # corlld's own
+    has_payload: bool
+    record_key: bytes | None = None
+    record_value: bytes | None = None
+    record_headers: tuple[tuple[str, bytes], ...] = ()
+    stored_at: float | None = None  # seconds since 1970, by the broker's clock; None in a file
+
+
+@dataclass(frozen=True, slots=True)
+class LetterStream:
+    """Dead letters from the first one to those that were there at the start.
+
+    letters: yields how many steps were taken, and the letter. None: what is there is no letter of corlld.
+    """
+
+    place: str  # topic or file, for messages
+    steps: int  # until the end
+    unit: str  # of steps, in the plural
+    letters: Iterator[tuple[int, StoredLetter | None]]
+
+
 class Adapter(Protocol):
     """One user's LoRA tensors and optimizer state, in host memory. Opaque outside `learning` and `state`."""
 
@@ -230,6 +264,14 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Unannounced:
+    """Users whose newest version, or erasure, the topic of announcements has not acknowledged."""
+
+    users: int = 0
+    age_seconds: float = 0.0  # of the longest waiting; 0 with none
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionStatus:
     """The position of a live partition."""
 
@@ -257,3 +299,4 @@ class LoopStatus:
     host_memory_bytes: int  # of those states
     unsaved_users: int  # users with updates that are not durable and visible yet
     unsaved_age_seconds: float  # of the oldest such update; 0 with none
+    unannounced: Unannounced

@@ -10,8 +10,7 @@ from corlld.errors import InvalidEvent, StateUnreadable
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.event_ids import known_ids
-from corlld.protocols import StoredLetter
-from corlld.records import EditEvent, EraseEvent
+from corlld.records import EditEvent, EraseEvent, StoredLetter
 
 
 class Verdict(StrEnum):

@@ -17,7 +17,7 @@ from corlld.commands.letter_judgement import UNFINISHED, Judge, Outgoing, Verdic
 from corlld.commands.letter_views import printable
 from corlld.commands.under_way import EventProducer, UnderWay
 from corlld.errors import ExitCode, FatalError
-from corlld.protocols import StoredLetter
+from corlld.records import StoredLetter
 from corlld.system.progress import Advance
 from corlld.system.signals import stop_on_signals
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from corlld.commands.shared import read_user
 from corlld.errors import ConfigurationError, InvalidReason
 from corlld.events.strict_json import parse_time
-from corlld.protocols import LetterStream, StoredLetter
+from corlld.records import LetterStream, StoredLetter
 from corlld.settings.sections import Settings
 from corlld.system.progress import Advance
 

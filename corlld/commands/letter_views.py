@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Column, Table
 
 from corlld.commands.letter_selection import place_of
-from corlld.protocols import StoredLetter
+from corlld.records import StoredLetter
 
 COUNTED_USERS = 100_000  # per reason; memory is bounded
 

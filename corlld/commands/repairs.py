@@ -12,8 +12,7 @@ from corlld.events.cloud_events import is_binary
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.events.strict_json import parse_object
-from corlld.protocols import StoredLetter
-from corlld.records import EditEvent, EraseEvent
+from corlld.records import EditEvent, EraseEvent, StoredLetter
 from corlld.system.formats import refuse_other_formats
 
 MAX_BYTES = 64 * 1024 * 1024  # repairs are kept in memory

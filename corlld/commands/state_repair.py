@@ -15,8 +15,7 @@ from corlld.durable import UserState
 from corlld.errors import ExitCode, FatalError, InvalidEvent, LostSwap, StateUnreadable
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
-from corlld.protocols import StoredLetter
-from corlld.records import CommittedRecords, EraseEvent
+from corlld.records import CommittedRecords, EraseEvent, StoredLetter
 from corlld.system.progress import Advance
 
 

@@ -18,6 +18,7 @@ from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.batching import Batcher
 from corlld.loop.claims import Claims
+from corlld.loop.committing import Committer
 from corlld.loop.durability import Durability
 from corlld.loop.event_ids import EventIds
 from corlld.loop.intake import Intake
@@ -34,7 +35,6 @@ log = structlog.get_logger("corlld.daemon")
 
 BUSY_POLL_SECONDS = 0.02  # while work is under way, since its completions are handled between polls
 IDLE_POLL_SECONDS = 0.25
-COMMIT_EVERY_SECONDS = 1.0
 STATUS_EVERY_SECONDS = 1.0
 LEAST_CLOSE_SECONDS = 1.0  # per part, even if a stop has used up its time
 
@@ -92,7 +92,7 @@ class Daemon:
         self._claims = Claims(
             settings, stages, self._batcher, self._jobs, self._trainer, learner, self._observer, clock
         )
-        self._next_commit = 0.0
+        self._committer = Committer(source, self._watermarks, publisher, self._jobs, self._pool, self._observer, clock)
         self._next_status = -math.inf
         self._reading_paused = False
         self._stop = False
@@ -184,7 +184,7 @@ class Daemon:
         elif self._batcher.has_room:
             self._source.resume()
             self._reading_paused = False
-        self._commit(now)
+        self._committer.commit_due(now)
         self._report_status(stopping=False)
 
     def _input_is_finished(self) -> bool:
@@ -195,16 +195,6 @@ class Daemon:
         self._watermarks.end(tenure)
         self._batcher.drop(tenure)
         self._claims.end_tenure(tenure)
-
-    def _commit(self, now: float) -> None:
-        if now < self._next_commit:
-            return
-        known = self._source.committed()
-        targets = self._watermarks.committable(self._source.positions())
-        behind = {tenure: offset for tenure, offset in targets.items() if offset != known.get(tenure)}
-        if behind and self._source.commit(behind):
-            self._observer.commit_begun()
-            self._next_commit = now + COMMIT_EVERY_SECONDS
 
     def _report_status(self, *, stopping: bool) -> None:
         now = self._clock()
@@ -238,6 +228,7 @@ class Daemon:
                 host_memory_bytes=self._claims.memory.nbytes,
                 unsaved_users=self._claims.unsaved_users,
                 unsaved_age_seconds=self._claims.unsaved_age_seconds(now),
+                unannounced=self._publisher.unannounced,
             )
         )
 
@@ -266,4 +257,4 @@ class Daemon:
 
         self._publisher.close(left())
         self._dead_letters.close(left())
-        self._source.close(self._watermarks.committable(self._source.positions()), left())
+        self._source.close(self._committer.committable_at_the_end(), left())

@@ -47,8 +47,10 @@ class MetricsObserver(Observer):
         self._tokens = dict.fromkeys(TOKEN_KINDS, 0)  # counted so far
         self._unsaved_since: float | None = None  # on `clock`
         self._unfinished_since: float | None = None  # on `clock`
+        self._unannounced_since: float | None = None  # on `clock`
         metrics.progress.low_watermark_age.set_function(lambda: self._age(self._unfinished_since))
         metrics.memory.unsaved_age.set_function(lambda: self._age(self._unsaved_since))
+        metrics.versions.unannounced_age.set_function(lambda: self._age(self._unannounced_since))
         metrics.process.ready.set_function(lambda: health.not_ready() is None)
         for stage in Stage:
             metrics.process.waiting_for.labels(stage).set_function(partial(_is_waiting_for, health, stage))
@@ -72,6 +74,9 @@ class MetricsObserver(Observer):
         memory.bytes.set(status.host_memory_bytes)
         memory.unsaved_users.set(status.unsaved_users)
         self._unsaved_since = status.now - status.unsaved_age_seconds if status.unsaved_users else None
+        waiting = status.unannounced
+        self._metrics.versions.unannounced_users.set(waiting.users)
+        self._unannounced_since = status.now - waiting.age_seconds if waiting.users else None
 
     def _age(self, since: float | None) -> float:
         return 0.0 if since is None else self._clock() - since

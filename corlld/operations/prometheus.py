@@ -287,6 +287,15 @@ class VersionMetrics:
             "Unix time of the newest publication; the start of the process until there is one.",
         )
         self.last_publication.set(started_at)
+        self.unannounced_users = declare.gauge(
+            "corlld_unannounced_users",
+            "Users whose newest version, or erasure, publishing.announce_topic has not acknowledged, and that this "
+            "daemon announces.",
+        )
+        self.unannounced_age = declare.gauge(
+            "corlld_unannounced_age_seconds",
+            "Time for which the longest waiting of the unannounced users waits, over restarts too; 0 if there is none.",
+        )
         self.edit_to_published = declare.histogram(
             "corlld_edit_to_published_seconds",
             "Time from an edit to the publication of its version. It begins with the record's timestamp (Kafka) or "

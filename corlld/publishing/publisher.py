@@ -13,6 +13,7 @@ from corlld.errors import RetriableError, StateUnreadable
 from corlld.publishing.announcer import Announcer
 from corlld.publishing.peft_format import MANIFEST_FILE, adapter_files
 from corlld.publishing.target import Target
+from corlld.records import Unannounced
 
 log = structlog.get_logger("corlld.publisher")
 
@@ -56,6 +57,21 @@ class AdapterPublisher:
     def problem(self) -> str | None:
         """See the protocol."""
         return self._announcer.problem if self._announcer is not None else None
+
+    @property
+    def must_note(self) -> bool:
+        """See the protocol."""
+        return self._announcer is not None and self._announcer.must_note
+
+    def note_unannounced(self) -> None:
+        """See the protocol."""
+        if self._announcer is not None:
+            self._announcer.note_unannounced()
+
+    @property
+    def unannounced(self) -> Unannounced:
+        """See the protocol."""
+        return self._announcer.unannounced if self._announcer is not None else Unannounced()
 
     def publish(self, state: UserState) -> AdapterVersion | None:
         """See the protocol."""

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from corlld.errors import InvalidReason
-from corlld.protocols import StoredLetter
-from corlld.records import DeadLetter, SourcePartition
+from corlld.records import DeadLetter, SourcePartition, StoredLetter
 
 UNKNOWN_USER = "unknown"
 RECORD_KEY_HEADER = "corlld.record.key"

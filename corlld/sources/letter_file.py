@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from corlld.errors import ExitCode, FatalError, RetriableError
-from corlld.protocols import LetterStream, StoredLetter
-from corlld.records import DeadLetter
+from corlld.records import DeadLetter, LetterStream, StoredLetter
 from corlld.settings.sections import DeadLetterSettings
 from corlld.sources.dead_letters import letter_headers, letter_key, read_letter
 from corlld.system.durable_files import fsync_folder

@@ -5,6 +5,7 @@
     <prefix>/users/<uid>/previous.safetensors   the generation before, for repairs
     <prefix>/positions/<name>.json              how far a file was read; names of topics without ids; where groups
                                                 began
+    <prefix>/outbox/<name>.json                 users who are still to be announced
 
 Each write carries a random id, by which the object client recognises the own write when its answer is lost.
 """
@@ -27,6 +28,7 @@ from corlld.errors import (
     StateUnreadable,
     UnavailableError,
 )
+from corlld.state.bucket_outbox import BucketOutbox
 from corlld.state.first_states import any_applied
 from corlld.state.keys import NO_STATE, UID_PATTERN, checked_position_name, checked_uid, parse_position
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of, write_id_of
@@ -62,6 +64,7 @@ class ObjectStore:
 
     def __init__(self, url: str, max_retries: int = 3, moments: Moments = "float32") -> None:
         self._objects = ObjectClient(url, setting="state.url", max_retries=max_retries)
+        self.outbox = BucketOutbox(self._objects)
         self._moments = moments
         self._identity_url = f"{self._objects.url}/{IDENTITY_NAME}"
         self._raised_identity: bytes | None = None  # to be written before the first state

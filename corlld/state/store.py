@@ -21,6 +21,7 @@ from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
 from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
 from corlld.state.first_states import any_applied
+from corlld.state.folder_outbox import OUTBOX_FOLDER, FolderOutbox
 from corlld.state.generations import Generations
 from corlld.state.keys import NO_STATE, checked_position_name, checked_uid, is_uid, parse_position
 from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
@@ -67,6 +68,7 @@ class LocalFolderStore:
         self._users = path / "users"
         self._temporary = path / "temporary"
         self._positions = path / "positions"
+        self.outbox = FolderOutbox(path / OUTBOX_FOLDER, self._temporary)
         self._identity_file = path / IDENTITY_NAME
         self._opened = False
         self._raised_identity: bytes | None = None  # to be written before the first state
@@ -92,7 +94,7 @@ class LocalFolderStore:
                 "a backup",
             )
             check_writable(self._path, PERSONAL)
-            for folder in (self._users, self._temporary, self._positions):
+            for folder in (self._users, self._temporary, self._positions, self._path / OUTBOX_FOLDER):
                 make_folders(folder, PERSONAL)
             if existing is None:
                 with contextlib.suppress(FileExistsError):  # another daemon of the group was first

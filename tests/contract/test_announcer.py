@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from corlld.durable import Head, ModelInfo
-from corlld.errors import ExitCode, FatalError, RetriableError
+from corlld.durable import Head, ModelInfo, OutboxNote
+from corlld.errors import ExitCode, FatalError, RetriableError, StateUnreadable
+from corlld.publishing import announcer as announcer_module
 from corlld.publishing.announcer import Announcer
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import MANIFEST_FILE, adapter_files
 from corlld.publishing.publisher import AdapterPublisher
 from corlld.publishing.target import Target
+from tests.support.memory_outbox import MemoryOutbox
 from tests.support.memory_target import MemoryTarget
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
 from tests.support.waiting import wait_until
@@ -63,8 +65,22 @@ class World:
         self.heads: dict[str, Head] = {}
         self.target = target
         self.topic = Topic()
-        self.announcer = Announcer(self.topic, self.heads.get, self.target, retry_max_seconds=0.01)
+        self.outbox = MemoryOutbox()
+        self.heads_read: list[str] = []
+        self.unreadable: set[str] = set()
+        self.now = 1_000.0
+        self.begin_life()
+
+    def begin_life(self) -> None:
+        """Start an announcer that remembers nothing, as after kill -9. The one before goes on, and is forgotten."""
+        self.announcer = Announcer(self.topic, self.head, self.target, self.outbox, 0.01, clock=lambda: self.now)
         self.publisher = AdapterPublisher(self.target, SMALL_LAYOUT, MODEL, 3, 0, self.announcer)
+
+    def head(self, uid: str) -> Head | None:
+        self.heads_read.append(uid)
+        if uid in self.unreadable:
+            raise StateUnreadable("torn")
+        return self.heads.get(uid)
 
     def publish(self, version: int, uid: str = UID) -> None:
         self.heads[uid] = Head(version, erased=False)
@@ -215,3 +231,186 @@ def test_closing_gives_up_at_its_deadline(world: World) -> None:
     assert time.monotonic() - started < 5
     assert world.topic.closed
     assert world.announcer.pending == 1
+
+
+# --- the outbox -------------------------------------------------------------------------------------------------------
+
+
+def killed(world: World) -> None:
+    """End the life of the announcer, whose topic never answers, with what it did not announce; begin another."""
+    world.topic = Topic()
+    world.begin_life()
+
+
+def silent(world: World) -> None:
+    world.topic.acknowledges = False
+
+
+def test_nothing_is_noted_that_is_acknowledged_in_time(world: World) -> None:
+    world.publish(3)
+    until(lambda: world.announcer.pending == 0)
+    assert not world.publisher.must_note
+    world.publisher.note_unannounced()
+    assert world.outbox.added == 0
+
+
+def test_a_version_that_was_not_acknowledged_is_announced_by_the_next_life_without_a_new_event(world: World) -> None:
+    silent(world)
+    world.publish(3)
+    assert world.publisher.must_note
+    world.publisher.note_unannounced()
+    assert not world.publisher.must_note
+    killed(world)
+    until(lambda: world.announcer.pending == 0 and world.topic.values)
+    assert world.topic.last_version(UID) == 3
+    until(lambda: not world.outbox.notes)
+
+
+def test_an_erasure_that_was_not_acknowledged_is_announced_by_the_next_life(world: World) -> None:
+    world.publish(3)
+    until(lambda: world.announcer.pending == 0)
+    silent(world)
+    world.erase(3)
+    world.publisher.note_unannounced()
+    killed(world)
+    until(lambda: world.topic.values)
+    assert world.topic.values == [(UID, None)]
+
+
+def test_only_the_noted_users_are_looked_at_after_a_restart(world: World) -> None:
+    for number in range(50):
+        world.publish(1, f"{number:032x}")
+    until(lambda: world.announcer.pending == 0)
+    silent(world)
+    world.publish(3)
+    world.publisher.note_unannounced()
+    world.heads_read.clear()
+    killed(world)
+    until(lambda: not world.outbox.notes)
+    assert set(world.heads_read) == {UID}
+
+
+def test_many_users_are_one_note_that_is_removed_once_all_are_announced(world: World) -> None:
+    silent(world)
+    for number in range(20):
+        world.publish(1, f"{number:032x}")
+    world.publisher.note_unannounced()
+    assert world.outbox.added == 1
+    killed(world)
+    until(lambda: not world.outbox.notes)
+    assert {uid for uid, _ in world.topic.values} == {f"{number:032x}" for number in range(20)}
+
+
+def test_a_newer_version_behind_a_note_is_what_the_next_life_announces(world: World) -> None:
+    silent(world)
+    world.publish(3)
+    world.publisher.note_unannounced()
+    world.publish(4)
+    assert world.publisher.must_note  # whoever announced version 3 may remove the note
+    world.publisher.note_unannounced()
+    killed(world)
+    until(lambda: world.topic.values)
+    assert world.topic.last_version(UID) == 4
+
+
+def test_a_living_daemon_adopts_the_notes_of_one_that_died(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcer_module, "LOOK_SECONDS", 0.05)
+    world.begin_life()
+    world.publish(7, OTHER_UID)
+    until(lambda: world.announcer.pending == 0)  # it has looked for the first time
+    world.heads[UID] = Head(3, erased=True)
+    world.outbox.add(OutboxNote(1.0, (UID,)))
+    until(lambda: (UID, None) in world.topic.values)
+    until(lambda: not world.outbox.notes)
+
+
+def test_a_store_that_is_away_neither_loses_notes_nor_stops_the_announcements(world: World) -> None:
+    silent(world)
+    world.publish(3)
+    world.publisher.note_unannounced()
+    world.outbox.away = True
+    killed(world)
+    world.publish(7, OTHER_UID)
+    until(lambda: world.topic.values)
+    assert world.topic.last_version(OTHER_UID) == 7
+    world.outbox.away = False
+    until(lambda: not world.outbox.notes)
+    assert world.topic.last_version(UID) == 3
+
+
+def test_a_note_that_cannot_be_written_is_still_owed(world: World) -> None:
+    silent(world)
+    world.publish(3)
+    world.outbox.away = True
+    with pytest.raises(RetriableError):
+        world.publisher.note_unannounced()
+    assert world.publisher.must_note
+
+
+def test_a_user_whose_state_cannot_be_read_holds_nobody_up_and_is_announced_once_it_is_repaired(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcer_module, "LOOK_SECONDS", 0.05)
+    world.begin_life()
+    world.unreadable.add(UID)
+    world.publish(3)
+    world.publish(7, OTHER_UID)
+    until(lambda: world.announcer.pending == 1)
+    assert world.topic.last_version(OTHER_UID) == 7
+    world.unreadable.clear()
+    until(lambda: world.announcer.pending == 0)
+    assert world.topic.last_version(UID) == 3
+
+
+def test_how_many_are_not_announced_and_for_how_long_is_reported_over_restarts(world: World) -> None:
+    silent(world)
+    world.publish(3)
+    world.now += 40
+    world.publish(7, OTHER_UID)
+    world.publisher.note_unannounced()
+    assert (world.publisher.unannounced.users, world.publisher.unannounced.age_seconds) == (2, 40.0)
+    world.topic = Topic()
+    silent(world)
+    world.now += 60
+    world.begin_life()
+    until(lambda: world.publisher.unannounced.users == 2)
+    assert world.publisher.unannounced.age_seconds == 100.0
+
+
+def test_a_topic_that_does_not_acknowledge_is_a_problem_until_it_does(world: World) -> None:
+    gate = threading.Event()
+    world.topic.before_send = lambda uid, value: gate.wait(10) and None
+    world.topic.faults += [RetriableError("topic adapters did not acknowledge")] * 200
+    world.publish(3)
+    assert world.publisher.problem is None
+    gate.set()
+    until(lambda: world.publisher.problem == "topic adapters did not acknowledge")
+    world.topic.faults.clear()
+    until(lambda: world.announcer.pending == 0)
+    assert world.publisher.problem is None
+
+
+def test_a_stop_does_not_wait_for_a_topic_that_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcer_module, "CLOSE_SECONDS", 0.05)
+    silent(world)
+    world.publish(3)
+    started = time.monotonic()
+    world.publisher.close(60)
+    assert time.monotonic() - started < 5
+    assert world.publisher.must_note
+
+
+def test_a_version_that_is_out_on_another_machine_is_left_to_the_daemon_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcer_module, "LOOK_SECONDS", 0.02)
+    world.heads[UID] = Head(5, erased=False)  # in the bucket that all share; its files are in that machine's folder
+    world.outbox.add(OutboxNote(1.0, (UID,)))
+    world.begin_life()
+    until(lambda: world.heads_read)
+    world.publish(7, OTHER_UID)
+    until(lambda: world.topic.values and world.announcer.pending == 0)
+    assert len(world.outbox.notes) == 1
+    world.publish(6)  # the user has moved here since
+    until(lambda: not world.outbox.notes)
+    assert world.topic.last_version(UID) == 6

@@ -1,5 +1,9 @@
 """Dead letters and announcements on a real broker."""
 
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -114,3 +118,43 @@ def test_a_broker_that_is_away_fails_the_letter_as_retriable_takes_it_when_it_is
     under_way = producer.send(b"key", b"value")
     producer.close(0.1)
     assert isinstance(under_way.exception(0), RetriableError)
+
+
+def word_senders(
+    cluster: KafkaCluster, topic: str, **kafka: float
+) -> "dict[str, tuple[Any, Callable[[bytes], Future[Any]]]]":
+    """Return started senders of each kind, and what sends a value with each of them."""
+    settings = kafka_settings(cluster.bootstrap, topic, **kafka)
+    letters, announcements = dead_letters(cluster, topic, **kafka), KafkaAnnouncements(settings, topic)
+    events = TopicProducer(settings, topic, idempotent=True)  # as `corlld send` uses it
+    announcements.start(30)
+    events.start(30)
+    return {
+        "dead letters": (letters, lambda value: letters.send(a_letter(value))),
+        "announcements": (announcements, lambda value: announcements.send("u1", value)),
+        "events": (events, lambda value: events.send(b"key", value)),
+    }
+
+
+@pytest.mark.parametrize("outage", ["stopped", "killed"])
+def test_an_outage_longer_than_the_delivery_time_out_ends_no_sender_for_ever(
+    outage: str, own_kafka_broker: KafkaBroker
+) -> None:
+    topic = unique("words")
+    own_kafka_broker.create_topic(topic, 1)
+    senders = word_senders(own_kafka_broker, topic, request_timeout_seconds=1.0)
+    for _, send in senders.values():
+        send(b"before").result(30)
+    if outage == "stopped":
+        os.kill(own_kafka_broker.pid, signal.SIGSTOP)
+    else:
+        own_kafka_broker.kill()
+    under_way = [send(b"during") for _, send in senders.values()]
+    assert all(isinstance(sent.exception(30), RetriableError) for sent in under_way)
+    if outage == "stopped":
+        os.kill(own_kafka_broker.pid, signal.SIGCONT)
+    else:
+        own_kafka_broker.start()
+    for kind, (sender, send) in senders.items():
+        wait_until(lambda send=send: send(b"after").exception(15) is None, f"{kind} are acknowledged")
+        sender.close(10)

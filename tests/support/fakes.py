@@ -26,6 +26,7 @@ from corlld.records import (
     Tenure,
     TokenCounts,
     TrainingBatch,
+    Unannounced,
     UpdateOutcome,
 )
 
@@ -74,6 +75,7 @@ def loop_status(**fields: Any) -> LoopStatus:
         "host_memory_bytes": 0,
         "unsaved_users": 0,
         "unsaved_age_seconds": 0.0,
+        "unannounced": Unannounced(),
     }
     return LoopStatus(**{**idle, **fields})
 
@@ -199,12 +201,37 @@ class MemoryPositions:
 
 @dataclass
 class MemoryPublisher:
-    """Keeps the versions that are out. The next calls raise `faults`, in turn."""
+    """Keeps the versions that are out. The next calls raise `faults`, in turn; `note_faults` the next notes.
+
+    announces: if False, no version is ever announced, and `noted` are the users in notes.
+    """
 
     out: dict[str, list[int]] = field(default_factory=dict)
     faults: list[Exception] = field(default_factory=list)
     closed: bool = False
     problem: str | None = None
+    announces: bool = True
+    unnoted: set[str] = field(default_factory=set)
+    noted: list[str] = field(default_factory=list)
+    note_faults: list[Exception] = field(default_factory=list)
+
+    @property
+    def must_note(self) -> bool:
+        return bool(self.unnoted)
+
+    def note_unannounced(self) -> None:
+        if self.note_faults:
+            raise self.note_faults.pop(0)
+        self.noted += sorted(self.unnoted)
+        self.unnoted.clear()
+
+    @property
+    def unannounced(self) -> Unannounced:
+        return Unannounced(len(self.unnoted) + len(self.noted), 0.0)
+
+    def _ask(self, uid: str) -> None:
+        if not self.announces:
+            self.unnoted.add(uid)
 
     def publish(self, state: UserState) -> AdapterVersion | None:
         if self.faults:
@@ -214,6 +241,7 @@ class MemoryPublisher:
         versions = self.out.setdefault(state.uid, [])
         if state.release.version not in versions:
             versions.append(state.release.version)
+        self._ask(state.uid)
         return AdapterVersion(state.uid, state.release.version, "", "")
 
     def newest(self, uid: str) -> int:
@@ -223,6 +251,7 @@ class MemoryPublisher:
         if self.faults:
             raise self.faults.pop(0)
         self.out.pop(state.uid, None)
+        self._ask(state.uid)
 
     def close(self, timeout_seconds: float) -> None:
         self.closed = True

@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from corlld.errors import ExitCode, FatalError
-from corlld.protocols import DeadLetters, LetterStream, PositionStore, Source
-from corlld.records import CommittedRecords, Record
+from corlld.protocols import DeadLetters, PositionStore, Source
+from corlld.records import CommittedRecords, LetterStream, Record
 from corlld.settings.sections import Settings
 from corlld.sources.jsonl.last_lines import newest_records
 from corlld.sources.jsonl.source import JsonlSource

@@ -8,7 +8,7 @@ from kafka import TopicPartition
 from kafka.errors import UnsupportedCodecError
 
 from corlld.errors import ExitCode, FatalError, UnavailableError
-from corlld.protocols import LetterStream, StoredLetter
+from corlld.records import LetterStream, StoredLetter
 from corlld.settings.sections import KafkaSettings
 from corlld.sources.dead_letters import read_letter
 from corlld.sources.kafka.unpacking import UnreadableBatch

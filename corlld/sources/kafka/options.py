@@ -79,6 +79,11 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
     }
 
 
+def delivery_seconds(settings: KafkaSettings) -> float:
+    """Return how long a producer tries to deliver a record."""
+    return 2 * settings.request_timeout_seconds
+
+
 def producer_options(settings: KafkaSettings) -> dict[str, Any]:
     """Return the producers' options: all replicas acknowledge. Raises as `client_options`."""
     return client_options(settings) | {
@@ -86,7 +91,7 @@ def producer_options(settings: KafkaSettings) -> dict[str, Any]:
         "allow_auto_create_topics": False,
         "max_request_size": MAX_REQUEST_BYTES,
         "max_block_ms": _ms(SEND_BLOCKS_SECONDS),
-        "delivery_timeout_ms": _ms(2 * settings.request_timeout_seconds),
+        "delivery_timeout_ms": _ms(delivery_seconds(settings)),
         "metrics_enabled": False,
     }
 

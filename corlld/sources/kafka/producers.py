@@ -16,8 +16,9 @@ from corlld.settings.sections import DeadLetterSettings, KafkaSettings
 from corlld.sources.dead_letters import PAYLOAD_DROPPED_HEADER, RECORD_KEY_HEADER, letter_headers, letter_key
 from corlld.sources.kafka.client import TopicLookup
 from corlld.sources.kafka.connecting import connect
+from corlld.sources.kafka.deliveries import GRACE_SECONDS, Deliveries, acknowledge, fail
 from corlld.sources.kafka.features import IDEMPOTENCE
-from corlld.sources.kafka.options import LOOKUP_SECONDS, producer_options
+from corlld.sources.kafka.options import LOOKUP_SECONDS, delivery_seconds, producer_options
 from corlld.sources.kafka.rights import refuse_missing, unknown_rights
 from corlld.sources.kafka.topic_limits import LIMITS, acknowledged_by_newer, refuse_unacknowledged, unknown_limits
 from corlld.sources.kafka.write_right import WriteRight
@@ -30,9 +31,12 @@ FORCED_CLOSE_SECONDS = 5.0  # for kafka-python's thread to notice; it takes mill
 class TopicProducer:
     """Sends to one topic. `send` may be called from any thread.
 
+    A producer of kafka-python that did not deliver a record in time is given up, and replaced by the next `send`:
+    it may never send again (see `deliveries`).
+
     Args:
         idempotent: a retry neither doubles a record nor is overtaken by a later one. After an error that is not
-            retriable, such a producer of kafka-python sends nothing any more: it is replaced.
+            retriable, such a producer of kafka-python sends nothing any more: it is replaced too.
         problem_seconds: how long `start` waits if it is known what is in the way.
     """
 
@@ -50,6 +54,7 @@ class TopicProducer:
         self._producer: KafkaProducer = None
         self._broken: KafkaProducer = None
         self._closed = False
+        self._deliveries = Deliveries(delivery_seconds(settings) + GRACE_SECONDS, self._give_up)
 
     def start(self, timeout_seconds: float) -> None:
         """Reach broker and topic.
@@ -120,7 +125,16 @@ class TopicProducer:
             # Only the error's type is shown: its text may quote the record.
             too_large = isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError)
             kind = TooLargeForTopic if too_large else RetriableError
-            done.set_exception(kind(f"topic {self._topic} did not acknowledge ({type(error).__name__})"))
+            fail(done, kind(f"topic {self._topic} did not acknowledge ({type(error).__name__})"))
+
+        def not_acknowledged(error: BaseException) -> None:
+            if isinstance(error, errors.KafkaTimeoutError):  # it expired
+                self._give_up(producer)
+            failed(error)
+
+        def acknowledged(metadata: Any) -> None:
+            self._right.acknowledged()
+            acknowledge(done, metadata.partition)
 
         try:
             producer = self._working_producer()
@@ -128,23 +142,29 @@ class TopicProducer:
         except (errors.KafkaError, UnavailableError, ConfigurationError) as error:
             failed(error)
             return done
-
-        def acknowledged(metadata: Any) -> None:
-            self._right.acknowledged()
-            done.set_result(metadata.partition)
-
+        self._deliveries.expect(done, producer)
         sent.add_callback(acknowledged)
-        sent.add_errback(failed)
+        sent.add_errback(not_acknowledged)
         return done
 
     def close(self, timeout_seconds: float) -> None:
         """Wait for records under way. What is not acknowledged within `timeout_seconds` has failed."""
         self._right.close()
-        with self._lock:
-            self._closed = True
+        self._closed = True
+        if self._lock.acquire(timeout=timeout_seconds):
             producer, self._producer = self._producer, None
-        if producer is not None:
-            _close(producer, timeout_seconds)
+            self._lock.release()
+            if producer is not None:
+                _close(producer, 0 if producer is self._broken else timeout_seconds)
+        self._deliveries.close()
+
+    def _give_up(self, producer: KafkaProducer) -> None:
+        """Let a producer end that did not deliver. All its records fail, those that it was given later included.
+
+        It only sets flags, so kafka-python's own thread may call it.
+        """
+        self._broken = producer
+        producer._sender.force_close()
 
     def _connect(self, timeout_seconds: float) -> KafkaProducer:
         options = producer_options(self._settings) | {"enable_idempotence": self._idempotent}
@@ -155,13 +175,17 @@ class TopicProducer:
 
     def _working_producer(self) -> KafkaProducer:
         with self._lock:
-            if self._closed:
-                raise errors.IllegalStateError("closed")
-            if self._producer is self._broken:
+            if self._producer is self._broken and not self._closed:
                 if self._broken is not None:
+                    log.warning("producer_replaced", topic=self._topic)
                     _close(self._broken, 0)
                 self._producer = self._broken = None
                 self._producer = self._connect(LOOKUP_SECONDS)
+            if self._closed:  # `close` did not wait for the connection
+                producer, self._producer = self._producer, None
+                if producer is not None:
+                    _close(producer, 0)
+                raise errors.IllegalStateError("closed")
             return self._producer
 
 

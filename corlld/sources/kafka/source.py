@@ -42,6 +42,9 @@ CHECK_SECONDS = 5.0  # how often the cluster is asked whether the topic is there
 RETRY_SECONDS = 1.0  # ... after a question without an answer
 CONSUMER_SECONDS = 5.0  # at least, to connect once more to a cluster that has answered
 UNSTABLE_SECONDS = 10.0  # a member that has not been settled in its group for so long is not healthy
+CLOSE_SECONDS = (
+    10.0  # for the last commit and for leaving: a broker that is away must not hold a stop up; both can be missed
+)
 
 
 class KafkaSource:
@@ -149,7 +152,7 @@ class KafkaSource:
         self._standing.reached()
 
     def close(self, next_offsets: Mapping[Tenure, int], timeout_seconds: float) -> None:
-        deadline = time.monotonic() + timeout_seconds
+        deadline = time.monotonic() + min(timeout_seconds, CLOSE_SECONDS)
         self._questions.close()
         self._lookup.close()
         if self._consumer is None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from corlld.errors import ConfigurationError
-from corlld.protocols import DeadLetters, LetterStream, PositionStore, Source
-from corlld.records import CommittedRecords, Record
+from corlld.protocols import DeadLetters, PositionStore, Source
+from corlld.records import CommittedRecords, LetterStream, Record
 from corlld.settings.sections import Settings
 
 if TYPE_CHECKING:

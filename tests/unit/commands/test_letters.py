@@ -17,8 +17,7 @@ from corlld.durable import StoreIdentity, UserState
 from corlld.errors import ExitCode, InvalidEvent, InvalidReason
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
-from corlld.protocols import StoredLetter
-from corlld.records import DeadLetter, Record, SourcePartition, Tenure
+from corlld.records import DeadLetter, Record, SourcePartition, StoredLetter, Tenure
 from corlld.settings.sections import DeadLetterSettings, EventSettings
 from corlld.sources.letter_file import JsonlDeadLetters
 from corlld.state.store import LocalFolderStore

@@ -6,7 +6,16 @@ import pytest
 
 from corlld.durable import DraftFigures, ModelInfo, Statistics, UserState
 from corlld.errors import InvalidEvent, InvalidReason, RejectReason
-from corlld.records import DeadLetter, EraseEvent, PairOutcome, PairStatus, PartitionStatus, Stage, UpdateOutcome
+from corlld.records import (
+    DeadLetter,
+    EraseEvent,
+    PairOutcome,
+    PairStatus,
+    PartitionStatus,
+    Stage,
+    Unannounced,
+    UpdateOutcome,
+)
 from tests.support.fakes import NOON, arrival, edit_event, loop_status, record
 from tests.support.metric_series import STARTED_AT, Watched, figures
 
@@ -54,6 +63,7 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
             host_memory_bytes=9_000,
             unsaved_users=1,
             unsaved_age_seconds=12.5,
+            unannounced=Unannounced(4, 90.0),
         )
     )
     seen = figures(watched.metrics.registry)
@@ -71,6 +81,8 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
         "corlld_host_memory_bytes": 9_000.0,
         "corlld_unsaved_users": 1.0,
         "corlld_unsaved_age_seconds": 12.5,
+        "corlld_unannounced_users": 4.0,
+        "corlld_unannounced_age_seconds": 90.0,
     }.items() <= seen.items()
     watched.observer.turned(loop_status(now=51.0, partitions={4: PartitionStatus(1, 0.0)}))
     seen = figures(watched.metrics.registry)
@@ -80,14 +92,22 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
 
 def test_ages_grow_on_while_the_loop_stands_still(watched: Watched) -> None:
     watched.observer.turned(
-        loop_status(now=50.0, partitions={0: PartitionStatus(7, 1.5)}, unsaved_users=1, unsaved_age_seconds=12.5)
+        loop_status(
+            now=50.0,
+            partitions={0: PartitionStatus(7, 1.5)},
+            unsaved_users=1,
+            unsaved_age_seconds=12.5,
+            unannounced=Unannounced(1, 30.0),
+        )
     )
     watched.now = 2_050.0
     assert watched["corlld_low_watermark_age_seconds"] == 2_001.5, "the alert of a stuck daemon looks at it"
     assert watched["corlld_unsaved_age_seconds"] == 2_012.5
+    assert watched["corlld_unannounced_age_seconds"] == 2_030.0
     watched.observer.turned(loop_status(now=2_050.0, partitions={0: PartitionStatus(7, 0.0)}))
     watched.now = 2_060.0
     assert (watched["corlld_low_watermark_age_seconds"], watched["corlld_unsaved_age_seconds"]) == (0, 0)
+    assert watched["corlld_unannounced_age_seconds"] == 0
 
 
 def test_an_update_moves_exactly_what_it_says(watched: Watched) -> None:

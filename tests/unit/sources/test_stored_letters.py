@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from corlld.errors import ExitCode, FatalError, InvalidEvent, InvalidReason
-from corlld.protocols import StoredLetter
-from corlld.records import DeadLetter
+from corlld.records import DeadLetter, StoredLetter
 from corlld.settings.sections import DeadLetterSettings
 from corlld.sources.dead_letters import (
     PAYLOAD_DROPPED_HEADER,

@@ -1,17 +1,20 @@
 """Producers of dead letters and announcements, with a client that answers as the test says."""
 
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+from kafka.errors import IllegalStateError, KafkaTimeoutError, MessageSizeTooLargeError
 from kafka.future import Future as KafkaFuture
 
 from corlld.errors import RetriableError
 from corlld.records import DeadLetter
 from corlld.settings.sections import DeadLetterSettings, KafkaSettings
 from corlld.sources.dead_letters import letter_headers, letter_key
+from corlld.sources.kafka import producers
+from corlld.sources.kafka.deliveries import Deliveries, acknowledge
 from corlld.sources.kafka.producers import KafkaAnnouncements, KafkaDeadLetters, TopicProducer
 from tests.support.letters import VALUE, a_letter
 
@@ -22,11 +25,54 @@ class FakeProducer:
     def __init__(self, *answers: Exception | None) -> None:
         self.answers = list(answers)
         self.sent: list[dict[str, Any]] = []
+        self._sender = self
+
+    def force_close(self) -> None:
+        """Nothing is under way."""
+
+    def close(self, timeout: float) -> None:
+        """Nothing is under way."""
 
     def send(self, topic: str, **message: Any) -> KafkaFuture:
         self.sent.append({"topic": topic} | message)
         answer = self.answers.pop(0)
-        return KafkaFuture().failure(answer) if answer else KafkaFuture().success("acknowledged")
+        return KafkaFuture().failure(answer) if answer else KafkaFuture().success(SimpleNamespace(partition=0))
+
+
+class StuckProducer:
+    """Acts as kafka-python 3.0's idempotent producer does: once a record has expired, no other gets an answer."""
+
+    def __init__(self) -> None:
+        self.sent: list[KafkaFuture] = []
+        self._sender = self
+        self.closed = False
+
+    def send(self, topic: str, **message: Any) -> KafkaFuture:
+        self.sent.append(KafkaFuture())
+        return self.sent[-1]
+
+    def force_close(self) -> None:
+        for each in self.sent:
+            if not each.is_done:
+                each.failure(IllegalStateError("Producer is closed forcefully."))
+
+    def close(self, timeout: float) -> None:
+        if not all(each.is_done for each in self.sent):
+            raise KafkaTimeoutError("Timeout waiting for future")
+        self.closed = True
+
+
+class Connections:
+    """Gives a `TopicProducer` one client after the other."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *clients: Any) -> None:
+        self.left = list(clients)
+        monkeypatch.setattr(TopicProducer, "_connect", lambda producer, timeout_seconds: self.left.pop(0))
+
+
+def topic_producer(*, idempotent: bool = True, delivery_seconds: float = 600.0) -> TopicProducer:
+    settings = KafkaSettings(request_timeout_seconds=delivery_seconds / 2)
+    return TopicProducer(settings, "words", idempotent=idempotent)
 
 
 def sent_by(letters: KafkaDeadLetters, letter: DeadLetter, *answers: Exception | None) -> tuple[Future[None], Any]:
@@ -101,3 +147,83 @@ def test_sending_never_waits_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> 
     away.set()
     assert [answer.result(30) for answer in answers] == [None] * 3
     letters.close(1)
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_producer_whose_record_expired_is_replaced_and_its_other_records_fail(
+    monkeypatch: pytest.MonkeyPatch, *, idempotent: bool
+) -> None:
+    stuck, fresh = StuckProducer(), FakeProducer(None)
+    connections = Connections(monkeypatch, stuck, fresh)
+    producer = topic_producer(idempotent=idempotent)
+    expired, behind = producer.send(b"k", b"1"), producer.send(b"k", b"2")
+    stuck.sent[0].failure(KafkaTimeoutError("Expiring 1 record(s)"))
+    assert isinstance(expired.exception(0), RetriableError)
+    assert isinstance(behind.exception(0), RetriableError)  # kafka-python would never answer
+    assert producer.send(b"k", b"3").result(0) == 0
+    assert stuck.closed
+    assert connections.left == []
+    producer.close(0)
+
+
+def test_a_producer_that_gives_no_answer_at_all_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producers, "GRACE_SECONDS", 0.0)
+    stuck, fresh = StuckProducer(), FakeProducer(None)
+    Connections(monkeypatch, stuck, fresh)
+    producer = topic_producer(delivery_seconds=1.2)
+    silent = producer.send(b"k", b"1")
+    assert not silent.done()
+    assert isinstance(silent.exception(30), RetriableError)
+    assert producer.send(b"k", b"2").result(0) == 0
+    producer.close(0)
+
+
+def test_a_topic_that_has_no_room_for_a_record_keeps_a_producer_that_is_not_idempotent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Connections(monkeypatch, FakeProducer(MessageSizeTooLargeError(), None))
+    producer = topic_producer(idempotent=False)
+    assert isinstance(producer.send(b"k", b"1").exception(0), RetriableError)
+    assert producer.send(b"k", b"2").result(0) == 0
+    producer.close(0)
+
+
+def test_a_close_does_not_wait_for_a_connection_that_is_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    connecting, go_on, late = threading.Event(), threading.Event(), StuckProducer()
+
+    def connect(producer: TopicProducer, timeout_seconds: float) -> StuckProducer:
+        connecting.set()
+        assert go_on.wait(30)
+        return late
+
+    monkeypatch.setattr(TopicProducer, "_connect", connect)
+    producer = topic_producer()
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(producer.send, b"k", b"1")
+        assert connecting.wait(30)
+        producer.close(0)
+        go_on.set()
+        assert isinstance(sent.result(30).exception(0), RetriableError)
+    assert late.closed
+
+
+def test_a_close_fails_what_kafka_python_does_not_answer() -> None:
+    deliveries = Deliveries(600.0, lambda producer: None)
+    answered: Future[int] = Future()
+    silent: Future[int] = Future()
+    for answer in (answered, silent):
+        deliveries.expect(answer, producer=None)
+    acknowledge(answered, 3)
+    deliveries.close()
+    assert answered.result(0) == 3
+    assert isinstance(silent.exception(0), RetriableError)
+
+
+def test_records_with_an_answer_are_forgotten() -> None:
+    deliveries = Deliveries(600.0, lambda producer: None)
+    for partition in range(100):
+        answer: Future[int] = Future()
+        deliveries.expect(answer, producer=None)
+        acknowledge(answer, partition)
+    assert len(deliveries._records) == 1
+    deliveries.close()
