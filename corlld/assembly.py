@@ -13,23 +13,23 @@ from corlld.durable import ModelInfo, StoreIdentity
 from corlld.errors import ConfigurationError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.experiment.arms import Arms
 from corlld.learning.model.files import check_model_name
 from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import passages
 from corlld.loop.daemon import Daemon
 from corlld.observer import Observer, Observers
-from corlld.protocols import Announcements, DeadLetters, Input, PositionStore, Publisher, Source, StateStore
+from corlld.protocols import Announcements, DeadLetters, Input, Learner, PositionStore, Publisher, Source, StateStore
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.target import Target
 from corlld.records import Stage
 from corlld.settings.load import check_for_run
-from corlld.settings.sections import Settings
+from corlld.settings.sections import DEFAULT_ARM, Settings
 from corlld.sources.jsonl.file_input import JsonlInput
 from corlld.sources.kafka.topic_input import KafkaInput
 from corlld.state.store import LocalFolderStore
 
 if TYPE_CHECKING:
-    from corlld.learning.learner import CorllLearner
     from corlld.learning.model.resident import ResidentModel
     from corlld.sources.kafka.producers import TopicProducer
     from corlld.state.object_store import ObjectStore
@@ -243,8 +243,9 @@ def _reach(
     return source, dead_letters, announcements
 
 
-def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel, CorllLearner]":
+def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel, Learner]":
     # Imported here, as torch and transformers take seconds: what can be wrong without them has been found by now.
+    from corlld.learning.arm_learners import ArmLearners
     from corlld.learning.learner import CorllLearner
     from corlld.learning.model.loading import load_resident_model
     from corlld.learning.model.template_syntax import refuse_unread
@@ -263,8 +264,13 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
     slots = settings.adapter.device_slots
     with refusing(f"model.name: {settings.model.name} can't be trained"):
         learner = CorllLearner(resident, settings.learning, settings.guard, slots, template_kwargs=arguments)
+        others = {
+            name: CorllLearner(resident, rule, settings.guard, slots, template_kwargs=arguments, beside=learner)
+            for name, rule in Arms(settings.experiment, settings.learning).rules.items()
+            if name != DEFAULT_ARM
+        }
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
-    return resident, learner
+    return resident, ArmLearners({DEFAULT_ARM: learner, **others}) if others else learner
 
 
 def _open_publisher(

@@ -14,7 +14,7 @@ from corlld.learning.model.pairs import NoPair, PairEncoder, PreferencePair
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.objective import Objective
 from corlld.learning.rehearsal import rehearsals
-from corlld.learning.slots import make_slots
+from corlld.learning.slots import Slots, make_slots
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, PairScore, StepResult, UserStep
 from corlld.learning.user_update import UserUpdate
@@ -43,6 +43,7 @@ class CorllLearner:
         guard: when a step is undone.
         device_slots: how many users' tensors stay on the device.
         template_kwargs: arguments of the chat template in every chat (`model.chat_template_kwargs`).
+        beside: a learner on the same model by another rule. Its slots and passages are shared.
         adapter_dtype: float32, but for tests of exactness.
     """
 
@@ -54,6 +55,7 @@ class CorllLearner:
         device_slots: int,
         *,
         template_kwargs: Mapping[str, Any] | None = None,
+        beside: "CorllLearner | None" = None,
         adapter_dtype: torch.dtype = torch.float32,
     ) -> None:
         self._resident = resident
@@ -71,7 +73,11 @@ class CorllLearner:
             prompt_special_tokens=learning.prompt_special_tokens,
             stops=resident.stops,
         )
-        self._slots = make_slots(resident.layout.size, device_slots, resident.device, adapter_dtype)
+        self._slots: Slots = (
+            make_slots(resident.layout.size, device_slots, resident.device, adapter_dtype)
+            if beside is None
+            else beside._slots
+        )
         self._objective = Objective(learning)
         self._runner = StepRunner(
             resident,
@@ -81,7 +87,8 @@ class CorllLearner:
             guard,
             row_tokens(learning, resident.device, resident.model.dtype),
         )
-        self._rehearsals = rehearsals(learning, resident)
+        known = beside._rehearsals if beside is not None and learning.rehearsal_weight else ()
+        self._rehearsals: tuple[Candidate, ...] = known or rehearsals(learning, resident)
         self._batches = 0  # begun so far
 
     @property
