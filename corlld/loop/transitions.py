@@ -109,6 +109,7 @@ def next_version(state: UserState, module_names: ModuleNames | None) -> UserStat
 def after_erasure(uid: str, state: UserState | None, arrivals: Sequence[Arrival]) -> UserState:
     """Return the tombstone: it keeps nothing of the user but what stops a replay from bringing the user back.
 
+    The user's arm goes too: it would be drawn again from the uid, as for anybody who is new.
     The erasures' own event ids stay: an erasure that is delivered twice must not erase what came in between.
 
     Args:
@@ -128,6 +129,7 @@ def after_erasure(uid: str, state: UserState | None, arrivals: Sequence[Arrival]
         release=None,
         erased=True,
         erased_through=before.version,
+        participation=None,
     )
 
 

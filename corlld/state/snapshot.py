@@ -21,7 +21,7 @@ from corlld.adapters.tensor_file import (
     tensor_bytes,
     write_tensors,
 )
-from corlld.durable import DraftFigures, Head, ModuleNames, Release, Statistics, UserState
+from corlld.durable import DraftFigures, Head, ModuleNames, Participation, Release, Statistics, UserState
 from corlld.errors import StateUnreadable
 from corlld.state import store_format
 
@@ -30,6 +30,7 @@ Moments = Literal["float32", "bfloat16"]
 STATE_KEY = "corlld.state"
 CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes, which lie in the order of their names
 
+PARTICIPATION = "participation"  # a field of the text, only there for a user in an experiment
 RELEASE_NAMES = "release_module_names"  # a field of the text, only there if the release has them
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -62,6 +63,7 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
             **_release_fields(state.release),
             "erased": state.erased,
             "erased_through": state.erased_through,
+            **_participation_fields(state.participation),
             "write_id": write_id,
         }
     )
@@ -196,7 +198,17 @@ def _state(fields: Mapping[str, Any]) -> UserState:
         release=release,
         erased=fields["erased"],
         erased_through=fields["erased_through"],
+        participation=_participation(fields.get(PARTICIPATION)),
     )
+
+
+def _participation_fields(participation: Participation | None) -> dict[str, object]:
+    """Return the user's part in the experiment as a field of the text; no field without one."""
+    return {} if participation is None else {PARTICIPATION: asdict(participation)}
+
+
+def _participation(fields: Mapping[str, Any] | None) -> Participation | None:
+    return None if fields is None else Participation(**{**fields, "outcome": DraftFigures(**fields["outcome"])})
 
 
 def _adapter(
