@@ -8,7 +8,21 @@ import signal
 from collections.abc import Sequence
 
 from corlld import __version__
-from corlld.commands import bench, check, demo, letters, metrics, replay, run, send, settings, simulate, state, uid
+from corlld.commands import (
+    bench,
+    check,
+    demo,
+    experiment,
+    letters,
+    metrics,
+    replay,
+    run,
+    send,
+    settings,
+    simulate,
+    state,
+    uid,
+)
 from corlld.commands.ending import fail, settle
 from corlld.commands.shared import Command, add_parser
 from corlld.errors import CorlldError, ExitCode, FatalError
@@ -24,6 +38,7 @@ COMMANDS: tuple[Command, ...] = (
     metrics,
     uid,
     state,
+    experiment,
     replay,
     demo,
     bench,
@@ -42,7 +57,7 @@ exit codes:
       replaced, is in another format or has no valid event, a recreated topic,
       offsets out of range, a damaged batch. In `send` and `check --sample`:
       events that are not valid. In `state show`: no store, no such user, or a
-      state that can't be read. In `dead-letters`: no letter matches, or a
+      state that can't be read. In `experiment`: no store. In `dead-letters`: no letter matches, or a
       letter can't be sent back
   69  broker or topic could not be reached within
       operations.startup_timeout_seconds, the model or the bucket could not be

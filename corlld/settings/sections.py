@@ -398,6 +398,8 @@ class ExperimentSettings(Section):
         names = [arm.name for arm in self.arms]
         if len(names) > MAX_ARMS:
             yield f"arms: found {len(names)}, allowed: at most {MAX_ARMS}"
+        if len(holdouts := [arm.name for arm in self.arms if arm.holdout]) > 1:
+            yield f"arms: found {len(holdouts)} holdouts ({', '.join(holdouts)}), allowed: at most one"
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"arms: found {name!r} more than once, allowed: a name per arm"
         for name in sorted({DEFAULT_ARM, NO_ARM, RETIRED_ARM}.intersection(names)):
