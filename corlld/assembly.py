@@ -158,7 +158,9 @@ def watched(settings: Settings) -> Iterator[Observer]:
 
     liveness = Liveness(settings.operations.stall_after_seconds)
     health = Health(liveness)
-    metrics = Metrics(time.time(), settings.batching.max_buffered_events)
+    arms = Arms(settings.experiment, settings.learning)
+    learning = {name: arm.rule is not None for name, arm in arms.by_name.items()}
+    metrics = Metrics(time.time(), settings.batching.max_buffered_events, learning)
     notifier = Notifier(
         NotifySocket(os.environ.get("NOTIFY_SOCKET")),
         settings.operations,
@@ -166,7 +168,7 @@ def watched(settings: Settings) -> Iterator[Observer]:
         watchdog_timeout(os.environ, os.getpid()),
     )
     # LogWatch comes last: it raises, and the others must have been called by then.
-    observer = Observers(health, MetricsObserver(metrics, health), notifier, LogWatch())
+    observer = Observers(health, MetricsObserver(metrics, health, arms=arms), notifier, LogWatch())
     with ExitStack() as open_while_watched:
         open_while_watched.callback(notifier.close)
         if address := settings.operations.http_address:

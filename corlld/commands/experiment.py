@@ -13,7 +13,7 @@ from corlld.errors import ConfigurationError, ExitCode, FatalError, StateUnreada
 
 if TYPE_CHECKING:
     from corlld.commands.state import ReadableStore
-    from corlld.experiment.figures import Tally
+    from corlld.experiment.tally import Tally
 
 NAME = "experiment"
 HELP = "compare the arms of the experiment: does learning help, and how sure is that"
@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     from corlld.assembly import build_store, no_store_yet
     from corlld.commands.experiment_views import arms_table, findings, to_json
     from corlld.experiment.arms import Arms
-    from corlld.experiment.comparison import comparisons
-    from corlld.experiment.figures import Tally
+    from corlld.experiment.differences import comparisons
+    from corlld.experiment.tally import Tally
 
     settings = load(arguments, quiet=True)
     arms = Arms(settings.experiment, settings.learning)

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from corlld.durable import DraftFigures
 from corlld.experiment.arms import Arms, ArmTerms
-from corlld.experiment.comparison import Comparison, short
 from corlld.experiment.confidence import ERROR, interval_of
-from corlld.experiment.figures import ArmFigures, Tally, in_order
+from corlld.experiment.differences import Comparison, short
+from corlld.experiment.tally import ArmFigures, Tally, in_order
 from corlld.statistics import FIRST_DRAFTS
 
 _COLUMNS = ("users", "outcomes", "edit ratio", "first drafts", "accepted", "edits a draft", "repetition", "forgotten")

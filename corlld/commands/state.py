@@ -123,6 +123,7 @@ def _row(store: ReadableStore, uid: str, *, header: bool = False) -> dict[str, A
         "version": state.version,
         "published": state.release.version if state.release else None,
         "erased": state.erased,
+        "arm": state.arm,
         "applied": dict(state.applied),
         "recent_event_ids": list(state.recent_event_ids),
         "statistics": asdict(state.statistics),

@@ -75,14 +75,18 @@ class Arms:
         arm = self.drawn(uid)
         return Participation(arm.name, arm.digest)
 
+    def terms_of(self, participation: Participation) -> ArmTerms | None:
+        """Return the user's arm; None if it is gone, or has another rule than when the user joined it."""
+        arm = self.by_name.get(participation.arm)
+        return arm if arm is not None and arm.digest == participation.terms else None
+
     def holds_out(self, participation: Participation | None) -> bool:
         """Return whether nothing is learnt from the user.
 
         Only a user who joined the arm as a holdout is held out: others have an adapter, which would grow old.
         """
-        if participation is None or (arm := self.by_name.get(participation.arm)) is None:
-            return False
-        return arm.rule is None and participation.terms == arm.digest
+        arm = None if participation is None else self.terms_of(participation)
+        return arm is not None and arm.rule is None
 
     def rule_of(self, participation: Participation | None) -> str:
         """Return the name of the arm whose rule teaches the user: the user's own if it has one, else the default."""

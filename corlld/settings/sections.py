@@ -360,8 +360,7 @@ RULE_OF_AN_ARM = (
 )
 DEFAULT_ARM = "default"  # users of no other arm: they learn by [learning]
 MAX_ARMS = 7  # beside the default: arms are labels of metrics
-# Labels of users who are in no arm of the settings.
-NO_ARM, RETIRED_ARM = "none", "retired"
+RETIRED_ARM = "retired"  # label of the users of arms that are not in the settings
 
 
 class Arm(Section):
@@ -402,7 +401,7 @@ class ExperimentSettings(Section):
             yield f"arms: found {len(holdouts)} holdouts ({', '.join(holdouts)}), allowed: at most one"
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"arms: found {name!r} more than once, allowed: a name per arm"
-        for name in sorted({DEFAULT_ARM, NO_ARM, RETIRED_ARM}.intersection(names)):
+        for name in sorted({DEFAULT_ARM, RETIRED_ARM}.intersection(names)):
             yield f"arms: found the name {name!r}, allowed: other names, since corlld uses this one itself"
         if (total := sum(arm.share for arm in self.arms)) > 1 + 1e-9:
             yield f"arms: found shares that sum to {total:g}, allowed: at most 1"

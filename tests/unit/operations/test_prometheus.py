@@ -68,7 +68,7 @@ def test_a_thousand_users_make_no_new_series(watched: Watched) -> None:
 
 
 def test_no_label_takes_a_users_id(watched: Watched) -> None:
-    allowed = {"draft", "kind", "reason", "stage", "status", "type", "partition"}
+    allowed = {"arm", "learns", "draft", "kind", "reason", "stage", "status", "type", "partition"}
     infos = {
         "version",
         "python",

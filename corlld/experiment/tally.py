@@ -68,7 +68,7 @@ class Tally:
 
     def _add(self, figures: ArmFigures, participation: Participation, state: UserState) -> None:
         outcome, is_complete = participation.outcome, participation.completed_at is not None
-        is_of_another_rule = participation.terms != self._arms.by_name[participation.arm].digest
+        is_of_another_rule = self._arms.terms_of(participation) is None
         if is_of_another_rule or (is_complete and outcome.events != self._drafts):
             figures.left_out += 1
             return

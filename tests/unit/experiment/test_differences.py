@@ -8,9 +8,9 @@ import pytest
 
 from corlld.durable import DraftFigures, Participation, Statistics, UserState
 from corlld.experiment.arms import Arms
-from corlld.experiment.comparison import Comparison, comparisons
 from corlld.experiment.confidence import Interval, difference_of, sample_of
-from corlld.experiment.figures import ArmFigures, Tally, in_order, version_class
+from corlld.experiment.differences import Comparison, comparisons
+from corlld.experiment.tally import ArmFigures, Tally, in_order, version_class
 from corlld.settings.sections import ExperimentSettings, LearningSettings
 
 DRAFTS = 4
