@@ -21,6 +21,7 @@ from corlld.observer import Observer
 from corlld.records import Arrival, DeadLetter, EditEvent, UpdateOutcome
 from corlld.settings.sections import (
     DeadLetterSettings,
+    ExperimentSettings,
     IdentitySettings,
     PublishingSettings,
     Settings,
@@ -169,6 +170,7 @@ def replay_settings(settings: Settings, folder: Path) -> Settings:
                 recent_event_ids=settings.state.recent_event_ids,
             ),
             "publishing": PublishingSettings(enabled=False, path=folder / "adapters"),
+            "experiment": ExperimentSettings(),  # every user learns by [learning]
         }
     )
 

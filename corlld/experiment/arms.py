@@ -15,6 +15,15 @@ from corlld.settings.sections import DEFAULT_ARM, RULE_OF_AN_ARM, ExperimentSett
 
 _KEY = b"corlld/arms"  # a domain of its own: nothing else that is made of uids may agree with the arms
 _HOLDOUT_TERMS = "holdout"
+# Settings that came after the first arms are part of a digest only if they are not at their defaults: an upgrade alone
+# must not make the users of a running experiment incomparable.
+_FIRST_RULE = frozenset(
+    (
+        "beta", "epsilon", "reference", "anchor", "imitation_weight", "acceptance_weight", "rehearsal_weight", "lr",
+        "beta1", "beta2", "adam_eps", "max_gradient_norm", "pairs_per_step", "steps_per_batch",
+    )
+)  # fmt: skip
+_IF_NEW = {name: field.default for name, field in LearningSettings.model_fields.items() if name not in _FIRST_RULE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,6 @@ def arm_point(uid: str) -> float:
 def _terms(name: str, share: float, rule: LearningSettings | None) -> ArmTerms:
     if rule is None:
         return ArmTerms(name, share, None, _HOLDOUT_TERMS)
-    values = {key: getattr(rule, key) for key in RULE_OF_AN_ARM}
+    values = {key: value for key in RULE_OF_AN_ARM if (value := getattr(rule, key)) != _IF_NEW.get(key)}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
     return ArmTerms(name, share, rule, digest)

@@ -341,23 +341,15 @@ class LearningSettings(Section):
             yield "rehearsal_path: set, allowed: only with learning.rehearsal_weight > 0"
 
 
-# What the rule of an arm may change, and nothing else: the shape of prompts and the memory of a step concern all users.
-RULE_OF_AN_ARM = (
-    "beta",
-    "epsilon",
-    "reference",
-    "anchor",
-    "imitation_weight",
-    "acceptance_weight",
-    "rehearsal_weight",
-    "lr",
-    "beta1",
-    "beta2",
-    "adam_eps",
-    "max_gradient_norm",
-    "pairs_per_step",
-    "steps_per_batch",
+# All arms share these: the shape of prompts, the passages and the memory of a step. The rest is the rule of an arm.
+SHARED_BY_ARMS = (
+    "rehearsal_path",
+    "max_response_tokens",
+    "max_context_tokens",
+    "prompt_special_tokens",
+    "max_row_tokens",
 )
+RULE_OF_AN_ARM = tuple(name for name in LearningSettings.model_fields if name not in SHARED_BY_ARMS)
 DEFAULT_ARM = "default"  # users of no other arm: they learn by [learning]
 MAX_ARMS = 7  # beside the default: arms are labels of metrics
 RETIRED_ARM = "retired"  # label of the users of arms that are not in the settings

@@ -11,14 +11,14 @@ from corlld.commands.state import show_states
 from corlld.durable import StoreIdentity
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.state.store import LocalFolderStore
-from tests.support.states import OTHER_UID, UID, released_state, tombstone
+from tests.support.states import OTHER_UID, PARTICIPATION, UID, released_state, tombstone
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalFolderStore:
     opened = LocalFolderStore(tmp_path)
     opened.open(StoreIdentity("f", "c", "g", "m", "r", "a"), must_exist=False)
-    opened.save(UID, released_state(3), "0")
+    opened.save(UID, released_state(3, participation=PARTICIPATION), "0")
     opened.save(OTHER_UID, tombstone(5, OTHER_UID), "0")
     return LocalFolderStore(tmp_path)  # as the command has it: not opened
 
@@ -36,6 +36,7 @@ def test_one_user_is_shown_whole(store: LocalFolderStore, capsys: pytest.Capture
     assert row["applied"] == {"topic-id/0": 30, "topic-id/3": 7}
     assert row["recent_event_ids"] == ["event-one", "ünï", "e3"]
     assert row["statistics"]["rejected"] == {"too_long": 1}
+    assert row["arm"] == "imitating"
     assert row["accuracy"] == 2.5 / 4
     assert row["mean_margin_nats"] == (0.1 + 0.2) / 4
     assert row["base_accuracy"] == 1.0 / 2

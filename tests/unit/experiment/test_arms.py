@@ -1,6 +1,7 @@
 """A user's arm: exact, stable, and in the shares of the settings."""
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -85,3 +86,11 @@ def test_the_terms_change_with_the_rule_and_with_nothing_else() -> None:
     assert changed == {"imitating", "slow", "default"}, "a holdout has no rule"
     assert len({arm.digest for arm in before.values()}) == 4
     assert replace(before["off"], share=0.1) == shared["off"]
+
+
+def test_the_terms_of_the_present_defaults_are_fixed_whatever_settings_are_added_later() -> None:
+    names = ["beta", "epsilon", "reference", "anchor", "imitation_weight", "acceptance_weight", "rehearsal_weight"]
+    names += ["lr", "beta1", "beta2", "adam_eps", "max_gradient_norm", "pairs_per_step", "steps_per_batch"]
+    values = {name: getattr(LearningSettings(), name) for name in names}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    assert arms(*ARMS).by_name["default"].digest == digest

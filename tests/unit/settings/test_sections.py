@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from corlld.settings.sections import RULE_OF_AN_ARM, LearningSettings
+from corlld.settings.sections import RULE_OF_AN_ARM, SHARED_BY_ARMS, LearningSettings
 from tests.support.settings_files import load, problems
 
 
@@ -148,5 +148,7 @@ def test_an_arm_of_another_form_is_refused(tmp_path: Path, toml: str) -> None:
     assert "allowed: a list of tables: `name`" in line
 
 
-def test_every_setting_that_an_arm_may_change_is_one_of_learning() -> None:
-    assert set(RULE_OF_AN_ARM) <= set(LearningSettings.model_fields)
+def test_an_arm_may_change_every_setting_of_learning_but_those_that_all_arms_share() -> None:
+    assert set(SHARED_BY_ARMS) < set(LearningSettings.model_fields)
+    assert {"beta", "lr", "reference", "imitation_weight", "steps_per_batch"} < set(RULE_OF_AN_ARM)
+    assert not set(SHARED_BY_ARMS) & set(RULE_OF_AN_ARM)
