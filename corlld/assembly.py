@@ -14,6 +14,7 @@ from corlld.durable import ModelInfo, StoreIdentity
 from corlld.errors import ConfigurationError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.experiment.arms import Arms
 from corlld.learning.model.files import check_model_name
 from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import passages
@@ -24,12 +25,13 @@ from corlld.publishing.folder import FolderTarget
 from corlld.publishing.target import Target
 from corlld.records import Stage
 from corlld.settings.load import check_for_run
-from corlld.settings.sections import Settings
+from corlld.settings.sections import DEFAULT_ARM, Settings
 from corlld.sources.jsonl.file_input import JsonlInput
 from corlld.sources.kafka.topic_input import KafkaInput
 from corlld.state.store import LocalFolderStore
 
 if TYPE_CHECKING:
+    from corlld.learning.arm_learners import ArmLearners
     from corlld.learning.learner import CorllLearner
     from corlld.learning.model.resident import ResidentModel
     from corlld.sources.kafka.producers import TopicProducer
@@ -172,7 +174,9 @@ def watched(settings: Settings) -> Iterator[Observer]:
 
     liveness = Liveness(settings.operations.stall_after_seconds)
     health = Health(liveness)
-    metrics = Metrics(time.time(), settings.batching.max_buffered_events)
+    arms = Arms(settings.experiment, settings.learning)
+    learning = {name: arm.rule is not None for name, arm in arms.by_name.items()}
+    metrics = Metrics(time.time(), settings.batching.max_buffered_events, learning)
     notifier = Notifier(
         NotifySocket(os.environ.get("NOTIFY_SOCKET")),
         settings.operations,
@@ -180,7 +184,7 @@ def watched(settings: Settings) -> Iterator[Observer]:
         watchdog_timeout(os.environ, os.getpid()),
     )
     # LogWatch comes last: it raises, and the others must have been called by then.
-    observer = Observers(health, MetricsObserver(metrics, health), notifier, LogWatch())
+    observer = Observers(health, MetricsObserver(metrics, health, arms=arms), notifier, LogWatch())
     with ExitStack() as open_while_watched:
         open_while_watched.callback(notifier.close)
         if address := settings.operations.http_address:
@@ -258,8 +262,9 @@ def _reach(
     return source, dead_letters, announcements
 
 
-def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel, CorllLearner]":
+def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel, CorllLearner | ArmLearners]":
     # Imported here, as torch and transformers take seconds: what can be wrong without them has been found by now.
+    from corlld.learning.arm_learners import ArmLearners
     from corlld.learning.learner import CorllLearner
     from corlld.learning.model.loading import load_resident_model
     from corlld.learning.model.template_syntax import refuse_unread
@@ -282,8 +287,15 @@ def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel,
         learner = CorllLearner(
             resident, settings.learning, settings.guard, slots, template_kwargs=arguments, start=start
         )
+        others = {
+            name: CorllLearner(
+                resident, rule, settings.guard, slots, template_kwargs=arguments, start=start, beside=learner
+            )
+            for name, rule in Arms(settings.experiment, settings.learning).rules.items()
+            if name != DEFAULT_ARM
+        }
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
-    return resident, learner
+    return resident, ArmLearners({DEFAULT_ARM: learner, **others}) if others else learner
 
 
 def _open_publisher(

@@ -12,6 +12,7 @@ from corlld.commands import (
     bench,
     check,
     demo,
+    experiment,
     explain,
     letters,
     metrics,
@@ -38,6 +39,7 @@ COMMANDS: tuple[Command, ...] = (
     metrics,
     uid,
     state,
+    experiment,
     explain,
     replay,
     demo,
@@ -57,8 +59,8 @@ exit codes:
       replaced, is in another format or has no valid event, a recreated topic,
       offsets out of range, a damaged batch. In `send` and `check --sample`:
       events that are not valid. In `state show` and `explain`: no store, no
-      such user, or a state that can't be read. In `dead-letters`: no letter
-      matches, or a letter can't be sent back
+      such user, or a state that can't be read. In `experiment`: no store. In
+      `dead-letters`: no letter matches, or a letter can't be sent back
   69  broker or topic could not be reached within
       operations.startup_timeout_seconds, the model or the bucket could not be
       reached, there is too little free memory for the model, or the port of

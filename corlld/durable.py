@@ -64,6 +64,26 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
+class Participation:
+    """A user's part in the experiment of arms, from the user's first event on.
+
+    arm: name of the user's arm. It stays, whatever becomes of the settings.
+    terms: digest of the arm's rule when the user joined.
+    outcome: figures of the drafts after the first ones, up to the number that the settings ask for. Frozen then.
+    completed_at: unix time at which the daemon had counted that many drafts; None before.
+    plain_text_drop_sum: of the updates that rehearsed plain text, in nats per token.
+    rehearsed_updates: number of those updates.
+    """
+
+    arm: str
+    terms: str
+    outcome: DraftFigures = DraftFigures()
+    completed_at: float | None = None
+    plain_text_drop_sum: float = 0.0
+    rehearsed_updates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleNames:
     """The beginning of modules' paths, which is another one in the loaded model than in the model that engines serve.
 
@@ -100,6 +120,12 @@ class UserState:
     release: Release | None = None  # None: there is nothing to publish
     erased: bool = False  # a tombstone: nothing from before the erasure is left
     erased_through: int = 0  # versions up to this number were erased: none of them may be out
+    participation: Participation | None = None  # None: no experiment, or the user was there before it
+
+    @property
+    def arm(self) -> str | None:
+        """The name of the user's arm; None for a user in no arm."""
+        return None if self.participation is None else self.participation.arm
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,7 @@ class TrainingBatch:
     uid: str
     adapter: Adapter | None  # None for a new user
     events: tuple[EditEvent, ...]
+    arm: str = "default"  # whose rule teaches the user
 
 
 class PairStatus(StrEnum):
@@ -210,6 +211,7 @@ class PairStatus(StrEnum):
     ACCEPTANCE = "acceptance"  # proposed == edited
     NO_DIFFERENCE = "no_difference"  # texts differ, token ids do not
     REJECTED = "rejected"
+    HELD_OUT = "held_out"  # counted only: the user is in an arm that learns nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from corlld.commands.shared import add_config, file_path, load, positive, stdout
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 
 NAME = "demo"
-HELP = "show how two simulated users edit a model's drafts and the daemon learns from each"
+HELP = "show how simulated users edit a model's drafts and the daemon learns from each"
 DESCRIPTION = (
-    "Show how it learns: two simulated users edit a model's drafts, and the daemon learns from each of them. "
+    "Show how it learns: three simulated users edit a model's drafts. The daemon learns from two of them, each by an "
+    "adapter of its own. The third one is the control: a holdout, from which nothing is learnt. "
     "It takes a few minutes on two cores, and needs neither a broker nor a GPU."
 )
 EPILOG = """\

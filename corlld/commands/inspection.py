@@ -33,6 +33,7 @@ from corlld.errors import (
     UnavailableError,
 )
 from corlld.events.decoder import EventDecoder
+from corlld.experiment.arms import Arms
 from corlld.learning.model.files import check_model_name
 from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import passages
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
     from corlld.learning.memory_plan import MemoryPlan
 
 SKIPPED = "skipped: "
+HOLDOUT_ADVICE = (
+    "recommended: a holdout of 5 % of new users, to know whether learning helps: "
+    '[[experiment.arms]] name = "holdout", share = 0.05, holdout = true'
+)
 BROKER_AWAY = "it is looked for at the input's broker, which could not be reached"
 # Per topic, if something is in the way: a person waits. `run` waits for longer, since a broker may just be starting.
 REACH_SECONDS = 7.0
@@ -87,6 +92,7 @@ class Check:
             self._look("memory", self._check_memory)
             self._look("state store", self._check_store)
             self._look("adapters", self._check_adapters)
+            self._look("experiment", self._check_experiment)
             if self._sample_limit is not None:
                 self._look("sample", self._check_sample)
         if self._opened is not None:
@@ -227,6 +233,14 @@ class Check:
         if self._example is not None:
             found += f"; the first tensor's name: base_model.model.{self._example}.lora_A.weight"
         return found
+
+    def _check_experiment(self) -> str:
+        arms = Arms(self._settings.experiment, self._settings.learning)
+        found = ", ".join(
+            f"{name} {arm.share:.3g}" + (" (no learning)" if name in arms.holdouts else "")
+            for name, arm in arms.by_name.items()
+        )
+        return "\n".join([found or "no arms", *([] if arms.holdouts else [HOLDOUT_ADVICE])])
 
     def _check_sample(self) -> str:
         if self._source is None:

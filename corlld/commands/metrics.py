@@ -11,7 +11,7 @@ from corlld.commands.shared import stdout_console
 from corlld.errors import ExitCode
 
 if TYPE_CHECKING:
-    from corlld.operations.prometheus import Description
+    from corlld.operations.declarations import Description
 
 NAME = "metrics"
 HELP = "print every metric with its type, its labels and its meaning"

@@ -23,6 +23,7 @@ from corlld.observer import Observer
 from corlld.records import Arrival, DeadLetter, EditEvent, UpdateOutcome
 from corlld.settings.sections import (
     DeadLetterSettings,
+    ExperimentSettings,
     IdentitySettings,
     Settings,
     SnapshotSettings,
@@ -216,6 +217,7 @@ def replay_settings(settings: Settings, folder: Path, *, publish: bool = False) 
             if publish
             else settings.snapshot,
             "publishing": settings.publishing.model_copy(update=publishing),
+            "experiment": ExperimentSettings(),  # every user learns by [learning]
         }
     )
 

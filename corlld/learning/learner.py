@@ -15,7 +15,7 @@ from corlld.learning.model.pairs import NoPair, PairEncoder, PreferencePair
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.objective import Objective
 from corlld.learning.rehearsal import rehearsals
-from corlld.learning.slots import make_slots
+from corlld.learning.slots import Slots, make_slots
 from corlld.learning.start_adapter import StartAdapter
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, PairScore, StepResult, UserStep
@@ -45,6 +45,7 @@ class CorllLearner:
         guard: when a step is undone.
         device_slots: how many users' tensors stay on the device.
         template_kwargs: arguments of the chat template in every chat (`model.chat_template_kwargs`).
+        beside: a learner on the same model by another rule. Its slots and passages are shared.
         adapter_dtype: float32, but for tests of exactness.
         start: the adapter that new users begin from, and are compared with. None: they begin from nothing.
     """
@@ -57,6 +58,7 @@ class CorllLearner:
         device_slots: int,
         *,
         template_kwargs: Mapping[str, Any] | None = None,
+        beside: "CorllLearner | None" = None,
         adapter_dtype: torch.dtype = torch.float32,
         start: StartAdapter | None = None,
     ) -> None:
@@ -76,7 +78,11 @@ class CorllLearner:
             prompt_special_tokens=learning.prompt_special_tokens,
             stops=resident.stops,
         )
-        self._slots = make_slots(resident.layout.size, device_slots, resident.device, adapter_dtype)
+        self._slots: Slots = (
+            make_slots(resident.layout.size, device_slots, resident.device, adapter_dtype)
+            if beside is None
+            else beside._slots
+        )
         self._objective = Objective(learning)
         self._runner = StepRunner(
             resident,
@@ -88,7 +94,8 @@ class CorllLearner:
             start,
         )
         self._start = start
-        self._rehearsals = rehearsals(learning, resident)
+        known = beside._rehearsals if beside is not None and learning.rehearsal_weight else ()
+        self._rehearsals: tuple[Candidate, ...] = known or rehearsals(learning, resident)
         self._batches = 0  # begun so far
 
     @property

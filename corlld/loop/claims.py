@@ -12,7 +12,7 @@ from corlld.loop.jobs import Jobs
 from corlld.loop.stages import Claim, Phase, Stages
 from corlld.observer import Observer
 from corlld.protocols import Learner
-from corlld.records import Tenure, TrainingBatch, UpdateOutcome
+from corlld.records import Tenure, UpdateOutcome
 from corlld.settings.sections import Settings
 
 
@@ -132,7 +132,7 @@ class Claims:
                 self._stages.conclude(claim, outcome)
 
         self.training = True
-        batches = [TrainingBatch(c.uid, c.state.adapter if c.state else None, c.edits) for c in claims]
+        batches = [self._stages.batch_of(claim) for claim in claims]
         self._jobs.submit(self._trainer, trained, self._learner.update, batches)
 
     @property

@@ -20,6 +20,7 @@ from corlld.loop.batching import Batcher
 from corlld.loop.claims import Claims
 from corlld.loop.committing import Committer
 from corlld.loop.durability import Durability
+from corlld.loop.enrolment import Enrolment
 from corlld.loop.event_ids import EventIds
 from corlld.loop.intake import Intake
 from corlld.loop.jobs import Jobs
@@ -48,6 +49,7 @@ class Daemon:
         store: must be opened.
         observer: what happens is reported to it; None: to nobody.
         clock: monotonic seconds.
+        wall_clock: unix time.
     """
 
     def __init__(
@@ -63,13 +65,14 @@ class Daemon:
         publisher: Publisher,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._source = source
         self._dead_letters = dead_letters
         self._learner = learner
         self._publisher = publisher
-        self._observer = observer or Observer()
+        self._observer = observer = observer or Observer()
         self._clock = clock
         self._jobs = Jobs(settings.operations.retry_max_seconds, clock, self._observer)
         self._watermarks = LowWatermarks()
@@ -83,11 +86,18 @@ class Daemon:
         durability = Durability(
             self._jobs, self._pool, store, breaker, publisher, self._observer, publishing=settings.publishing.enabled
         )
-        names = learner.model_info.module_names
         remembered = settings.state
-        ids = EventIds(pseudonyms.event_id_hash, remembered.recent_event_ids, remembered.older_event_ids)
         stages = Stages(
-            settings, names, self._batcher, self._watermarks, self._intake, durability, ids, self._observer, clock
+            settings,
+            learner.model_info.module_names,
+            self._batcher,
+            self._watermarks,
+            self._intake,
+            durability,
+            EventIds(pseudonyms.event_id_hash, remembered.recent_event_ids, remembered.older_event_ids),
+            Enrolment(settings, wall_clock),
+            observer,
+            clock,
         )
         self._claims = Claims(
             settings, stages, self._batcher, self._jobs, self._trainer, learner, self._observer, clock

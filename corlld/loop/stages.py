@@ -18,6 +18,7 @@ from corlld.durable import ModuleNames, Statistics, UserState
 from corlld.errors import InvalidEvent, InvalidReason, StateUnreadable
 from corlld.loop.batching import Batcher
 from corlld.loop.durability import Durability
+from corlld.loop.enrolment import Enrolment
 from corlld.loop.event_ids import EventIds
 from corlld.loop.intake import Intake
 from corlld.loop.memory.host_memory import HostMemory
@@ -25,7 +26,7 @@ from corlld.loop.memory.unsaved import Unsaved
 from corlld.loop.offsets import LowWatermarks
 from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, place, select
 from corlld.observer import Observer
-from corlld.records import DeadLetter, EditEvent, EraseEvent, UpdateOutcome
+from corlld.records import DeadLetter, EditEvent, EraseEvent, TrainingBatch, UpdateOutcome
 from corlld.settings.sections import Settings
 
 log = structlog.get_logger("corlld.claims")  # operators filter by this name
@@ -83,10 +84,12 @@ class Stages:
         intake: Intake,
         durability: Durability,
         event_ids: EventIds,
+        enrolment: Enrolment,
         observer: Observer,
         clock: Callable[[], float],
     ) -> None:
         self._settings = settings
+        self._enrolment = enrolment
         self._batcher = batcher
         self._watermarks = watermarks
         self._intake = intake
@@ -150,7 +153,11 @@ class Stages:
             if not batch.arrivals:
                 break
         if claim.selection.fresh:
-            claim.phase = Phase.TRAINING
+            held_out = self._enrolment.held_out(claim.uid, claim.state, claim.edits)
+            if held_out is None:
+                claim.phase = Phase.TRAINING
+            else:
+                self.conclude(claim, held_out)
         elif claim.selection.duplicates:
             adapter = claim.state.adapter if claim.state else None
             self.conclude(claim, UpdateOutcome(claim.uid, adapter, trained=False, pairs=()))
@@ -159,9 +166,15 @@ class Stages:
             # end of the old one dropped the unsaved updates.
             self._finish(claim)
 
+    def batch_of(self, claim: Claim) -> TrainingBatch:
+        """Return what the learner is given for a claim that is TRAINING."""
+        adapter = claim.state.adapter if claim.state else None
+        return TrainingBatch(claim.uid, adapter, claim.edits, self._enrolment.rule_of(claim.uid, claim.state))
+
     def conclude(self, claim: Claim, outcome: UpdateOutcome) -> None:
         """Put the micro-batch into the user's state, which stays unsaved for a while unless the claim is stale."""
         state = after_update(self._event_ids, claim.uid, claim.state, claim.selection, outcome)
+        state = self._enrolment.taken_in(claim.state, state, claim.edits, outcome)
         before = claim.state.statistics if claim.state else Statistics()
         self._observer.update(before, state, claim.edits, outcome)
         if rejected := Counter(pair.reason.value for pair in outcome.pairs if pair.reason is not None):

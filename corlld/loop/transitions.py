@@ -114,8 +114,8 @@ def next_version(state: UserState, module_names: ModuleNames | None) -> UserStat
 def after_erasure(ids: EventIds, uid: str, state: UserState | None, arrivals: Sequence[Arrival]) -> UserState:
     """Return the tombstone: it keeps nothing of the user but what stops a replay from bringing the user back.
 
-    The new erasures' own event ids stay as they are: an older corlld knows no hashes, and must not erase once more
-    what comes in from now on.
+    The user's arm goes too: it would be drawn again from the uid, as for anybody who is new. The new erasures' own
+    event ids stay as they are: an older corlld knows no hashes, and must not erase once more what comes in from now on.
 
     Args:
         ids: keeps hashes of all the ids of before.
@@ -135,6 +135,7 @@ def after_erasure(ids: EventIds, uid: str, state: UserState | None, arrivals: Se
         release=None,
         erased=True,
         erased_through=before.version,
+        participation=None,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from corlld.durable import ModelInfo, Statistics, UserState
+from corlld.experiment.arms import Arms
 from corlld.observer import Observer
 from corlld.operations.health import Health
 from corlld.operations.prometheus import TOKEN_KINDS, Metrics
@@ -18,7 +19,8 @@ from corlld.records import (
     Stage,
     UpdateOutcome,
 )
-from corlld.statistics import DraftFigure, correct_share, judge_drafts
+from corlld.settings.sections import RETIRED_ARM
+from corlld.statistics import FIRST_DRAFTS, DraftFigure, correct_share, judge_drafts
 
 
 class MetricsObserver(Observer):
@@ -29,6 +31,7 @@ class MetricsObserver(Observer):
     Args:
         metrics: only this observer moves them.
         health: receives every report before this observer does.
+        arms: of the experiment.
         clock: monotonic seconds, the daemon's.
         wall_clock: unix time.
     """
@@ -39,8 +42,10 @@ class MetricsObserver(Observer):
         health: Health,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        arms: Arms | None = None,
     ) -> None:
         self._metrics = metrics
+        self._arms = arms
         self._clock = clock
         self._wall_clock = wall_clock
         self._lagging: set[str] = set()  # partitions with a series of lag
@@ -127,6 +132,7 @@ class MetricsObserver(Observer):
         for event, draft, pair in zip(events, drafts, outcome.pairs, strict=True):
             self._draft(event, draft)
             self._pair(draft, pair)
+        self._arm(before, state, events, drafts, outcome)
         self._metrics.learning.updates.inc(outcome.trained)
         scores = self._metrics.scores
         if outcome.drift_nats is not None:
@@ -145,6 +151,33 @@ class MetricsObserver(Observer):
             drafts.repetition_rise.labels(draft.origin).observe(draft.repetition_rise)
         if event.is_acceptance:
             drafts.accepted.labels(draft.origin).inc()
+
+    def _arm(
+        self,
+        before: Statistics,
+        state: UserState,
+        events: Sequence[EditEvent],
+        drafts: Sequence[DraftFigure],
+        outcome: UpdateOutcome,
+    ) -> None:
+        if (participation := state.participation) is None or not self._arms:
+            return
+        of, metrics = self._arms.terms_of(participation), self._metrics.arms
+        arm = RETIRED_ARM if of is None else of.name
+        if events and not before.events:
+            metrics.users.labels(arm).inc()
+        for event, draft in zip(events, drafts, strict=True):
+            metrics.edit_ratio.labels(arm, draft.origin).observe(draft.edit_ratio)
+            metrics.repetition.labels(arm).observe(draft.repetition)
+            metrics.accepted.labels(arm, draft.origin).inc(event.is_acceptance)
+        if outcome.plain_text_drop_nats is not None:
+            metrics.plain_text_drop.labels(arm).observe(outcome.plain_text_drop_nats)
+        own = participation.outcome
+        is_new = before.events < FIRST_DRAFTS + own.events <= state.statistics.events
+        if of is not None and participation.completed_at is not None and is_new:
+            mean, learns = own.edit_ratio_sum / own.events, str(of.rule is not None).lower()
+            metrics.outcome.labels(arm, learns).observe(mean)
+            metrics.outcome_squares.labels(arm, learns).inc(mean**2)
 
     def _pair(self, draft: DraftFigure, pair: PairOutcome) -> None:
         learning, scores = self._metrics.learning, self._metrics.scores

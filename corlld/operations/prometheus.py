@@ -4,19 +4,13 @@ Labels are bounded. A series whose label values are known beforehand is there fr
 has data before anything goes wrong. No label and no figure can hold a user's text or a user's id.
 """
 
-import itertools
 import platform
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
-    Gauge,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
@@ -24,6 +18,8 @@ from prometheus_client import (
 
 from corlld import __version__
 from corlld.errors import InvalidReason, RejectReason
+from corlld.operations.arm_metrics import ArmMetrics
+from corlld.operations.declarations import Declarations, Description, Labels
 from corlld.records import PairStatus, Stage
 from corlld.statistics import DraftOrigin
 
@@ -44,20 +40,7 @@ DRIFT_NATS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 PLAIN_TEXT_DROP_NATS = (-0.1, 0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 RATIO = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 
-M = TypeVar("M", Counter, Gauge, Histogram)
-Labels = Mapping[str, Iterable[str]]  # from a label's name to its known values; empty if they are not known
-
 _DRAFT: Labels = {"draft": DraftOrigin}
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """A metric as the tables of `corlld metrics` show it."""
-
-    name: str
-    type: str
-    labels: tuple[str, ...]
-    help: str
 
 
 class Metrics:
@@ -66,57 +49,32 @@ class Metrics:
     Args:
         started_at: unix time at which this process started.
         buffer_limit_events: the setting `batching.max_buffered_events`.
+        arms: from the name of each arm of the experiment to whether it learns.
     """
 
-    def __init__(self, started_at: float, buffer_limit_events: int) -> None:
+    def __init__(self, started_at: float, buffer_limit_events: int, arms: Mapping[str, bool] | None = None) -> None:
         # For the whole process: nobody reads creation times, and they would double the number of series.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in prometheus_client
         self.registry = CollectorRegistry()
-        declare = _Declarations(self.registry)
-        self.descriptions = declare.descriptions
+        declare = Declarations(self.registry)
+        self.descriptions: list[Description] = declare.descriptions
         self.process = ProcessMetrics(declare, started_at)
         self.intake = IntakeMetrics(declare, buffer_limit_events)
         self.progress = ProgressMetrics(declare)
         self.learning = LearningMetrics(declare)
         self.scores = ScoreMetrics(declare)
         self.drafts = DraftMetrics(declare)
+        self.arms = ArmMetrics(declare, arms or {}, PLAIN_TEXT_DROP_NATS)
         self.versions = VersionMetrics(declare, started_at)
         self.memory = MemoryMetrics(declare)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
 
 
-class _Declarations:
-    """Makes metrics on a registry and keeps a description of each, in order."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.descriptions: list[Description] = []
-        self._registry = registry
-
-    def counter(self, name: str, meaning: str, labels: Labels | None = None) -> Counter:
-        metric = Counter(name, meaning, tuple(labels or ()), registry=self._registry)
-        return self._declared(metric, name, meaning, labels)
-
-    def gauge(self, name: str, meaning: str, labels: Labels | None = None) -> Gauge:
-        metric = Gauge(name, meaning, tuple(labels or ()), registry=self._registry)
-        return self._declared(metric, name, meaning, labels)
-
-    def histogram(self, name: str, meaning: str, buckets: Iterable[float], labels: Labels | None = None) -> Histogram:
-        metric = Histogram(name, meaning, tuple(labels or ()), registry=self._registry, buckets=tuple(buckets))
-        return self._declared(metric, name, meaning, labels)
-
-    def _declared(self, metric: M, name: str, meaning: str, labels: Labels | None) -> M:
-        self.descriptions.append(Description(name, type(metric).__name__.lower(), tuple(labels or ()), meaning))
-        if labels:
-            for values in itertools.product(*labels.values()):
-                metric.labels(*values)
-        return metric
-
-
 class ProcessMetrics:
     """The process: its versions, its model and its readiness."""
 
-    def __init__(self, declare: _Declarations, started_at: float) -> None:
+    def __init__(self, declare: Declarations, started_at: float) -> None:
         built = {"version": __version__, "python": platform.python_version()}
         built |= {name.replace("-", "_"): version(name) for name in ("torch", "transformers", "kafka-python")}
         declare.gauge(
@@ -140,7 +98,7 @@ class ProcessMetrics:
 class IntakeMetrics:
     """The input: records read, events admitted, events buffered."""
 
-    def __init__(self, declare: _Declarations, buffer_limit_events: int) -> None:
+    def __init__(self, declare: Declarations, buffer_limit_events: int) -> None:
         self.records = declare.counter("corlld_records_total", "Records read from the input.")
         self.events = declare.counter("corlld_events_total", "Valid events, by type.", {"type": EVENT_TYPES})
         self.dead_letters = declare.counter(
@@ -160,7 +118,7 @@ class IntakeMetrics:
 class ProgressMetrics:
     """The position in the input: lag, oldest unfinished record, commits."""
 
-    def __init__(self, declare: _Declarations) -> None:
+    def __init__(self, declare: Declarations) -> None:
         self.partitions = declare.gauge("corlld_partitions", "Partitions assigned to this daemon.")
         self.consumer_lag = declare.gauge(
             "corlld_consumer_lag",
@@ -177,7 +135,7 @@ class ProgressMetrics:
 class LearningMetrics:
     """The learner's calls, and the outcome of each edit."""
 
-    def __init__(self, declare: _Declarations) -> None:
+    def __init__(self, declare: Declarations) -> None:
         self.step_seconds = declare.histogram("corlld_step_seconds", "Duration of a call of the learner.", STEP_SECONDS)
         self.step_users = declare.histogram("corlld_step_users", "Users in a call of the learner.", USERS)
         self.tokens = declare.counter(
@@ -193,7 +151,7 @@ class LearningMetrics:
 class ScoreMetrics:
     """The scores of pairs before an adapter learns from them, and how far learning moves the adapter."""
 
-    def __init__(self, declare: _Declarations) -> None:
+    def __init__(self, declare: Declarations) -> None:
         self.prequential_pairs = declare.counter(
             "corlld_prequential_pairs_total", "Pairs that a trained adapter scored before it learnt from them.", _DRAFT
         )
@@ -242,7 +200,7 @@ class ScoreMetrics:
 class DraftMetrics:
     """The drafts that users edited: how much they changed, how much the drafts repeat themselves."""
 
-    def __init__(self, declare: _Declarations) -> None:
+    def __init__(self, declare: Declarations) -> None:
         self.edit_ratio = declare.histogram(
             "corlld_draft_edit_ratio", "Share of a draft that its user changed, 0 to 1.", RATIO, _DRAFT
         )
@@ -264,7 +222,7 @@ class DraftMetrics:
 class VersionMetrics:
     """States made durable and adapter versions made visible."""
 
-    def __init__(self, declare: _Declarations, started_at: float) -> None:
+    def __init__(self, declare: Declarations, started_at: float) -> None:
         self.states_stored = declare.counter("corlld_states_stored_total", "States made durable.")
         self.lost_swaps = declare.counter(
             "corlld_lost_swaps_total", "States not stored because another owner had stored a newer state."
@@ -310,7 +268,7 @@ class VersionMetrics:
 class MemoryMetrics:
     """The states in host memory, and their updates that are not durable yet."""
 
-    def __init__(self, declare: _Declarations) -> None:
+    def __init__(self, declare: Declarations) -> None:
         self.users = declare.gauge("corlld_host_memory_users", "Users whose states are in host memory.")
         self.bytes = declare.gauge("corlld_host_memory_bytes", "Approximate size of the states in host memory.")
         self.unsaved_users = declare.gauge(

@@ -43,18 +43,21 @@ def adapter_files(state: UserState, layout: AdapterLayout, model: ModelInfo) -> 
     digest = hashlib.sha256(tensors_file).hexdigest()
     return {
         TENSORS_FILE: tensors_file,
-        MANIFEST_FILE: _json({**_manifest(state.uid, state.release, layout, model, digest), **_lineage(state.adapter)}),
+        MANIFEST_FILE: _json({**_manifest(state, state.release, layout, model, digest), **_lineage(state.adapter)}),
         CONFIG_FILE: _json(peft_config(layout, model.name, state.release.module_names)),
     }
 
 
-def _manifest(uid: str, release: Release, layout: AdapterLayout, model: ModelInfo, digest: str) -> dict[str, object]:
+def _manifest(
+    state: UserState, release: Release, layout: AdapterLayout, model: ModelInfo, digest: str
+) -> dict[str, object]:
     return {
         "format": MANIFEST_FORMAT,
-        "uid": uid,
+        "uid": state.uid,
         "version": release.version,
-        "name": adapter_name(uid, release.version),
+        "name": adapter_name(state.uid, release.version),
         "parent": release.parent,
+        **({} if state.arm is None else {"arm": state.arm}),
         "base_model": model.name,
         "base_revision": model.revision,
         "adapter_fingerprint": layout.fingerprint,

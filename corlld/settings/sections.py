@@ -368,6 +368,79 @@ class LearningSettings(Section):
             yield "rehearsal_path: set, allowed: only with learning.rehearsal_weight > 0"
 
 
+# All arms share these: the shape of prompts, the passages and the memory of a step. The rest is the rule of an arm.
+SHARED_BY_ARMS = (
+    "rehearsal_path",
+    "max_response_tokens",
+    "max_context_tokens",
+    "prompt_special_tokens",
+    "max_row_tokens",
+)
+RULE_OF_AN_ARM = tuple(name for name in LearningSettings.model_fields if name not in SHARED_BY_ARMS)
+DEFAULT_ARM = "default"  # users of no other arm: they learn by [learning]
+MAX_ARMS = 7  # beside the default: arms are labels of metrics
+RETIRED_ARM = "retired"  # label of the users of arms that are not in the settings
+
+
+class Arm(Section):
+    """An arm of the experiment: a share of the users, and how they learn."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+    share: Annotated[float, Field(gt=0, le=1)]
+    holdout: bool = False
+    learning: dict[str, JsonValue] = {}
+
+
+class ExperimentSettings(Section):
+    """A controlled experiment: users are shared out to arms at random, each arm learns by its own rule, and `corlld
+    experiment` compares them.
+    """
+
+    arms: tuple[Arm, ...] = Field(
+        (),
+        description="A table `[[experiment.arms]]` per arm, in place of this line: `name`, `share` (of new users), and "
+        "either `learning = {...}`, which overrides settings of [learning], or `holdout = true`: nothing is learnt or "
+        "published. All other users are in the arm `default`. In the environment: a JSON list. Default: no experiment.",
+        json_schema_extra={
+            "allowed": "a list of tables: `name` (a-z, 0-9, - and _; at most 32), `share` (> 0, at most 1), and "
+            "`learning` (a table) or `holdout` (true or false)"
+        },
+    )
+    drafts: Positive = Field(
+        24,
+        description="A user's outcome is the mean edit ratio of this many drafts, after the user's first 8. Do not "
+        "change it while an experiment runs: outcomes over another number are not compared.",
+    )
+
+    def problems(self) -> Iterator[str]:
+        names = [arm.name for arm in self.arms]
+        if len(names) > MAX_ARMS:
+            yield f"arms: found {len(names)}, allowed: at most {MAX_ARMS}"
+        if len(holdouts := [arm.name for arm in self.arms if arm.holdout]) > 1:
+            yield f"arms: found {len(holdouts)} holdouts ({', '.join(holdouts)}), allowed: at most one"
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"arms: found {name!r} more than once, allowed: a name per arm"
+        for name in sorted({DEFAULT_ARM, RETIRED_ARM}.intersection(names)):
+            yield f"arms: found the name {name!r}, allowed: other names, since corlld uses this one itself"
+        if (total := sum(arm.share for arm in self.arms)) > 1 + 1e-9:
+            yield f"arms: found shares that sum to {total:g}, allowed: at most 1"
+        for arm in self.arms:
+            yield from _problems_of(arm)
+
+
+def _problems_of(arm: Arm) -> Iterator[str]:
+    if arm.holdout and arm.learning:
+        yield f"arms: {arm.name}: found `learning` beside `holdout`, allowed: one of them"
+    if unknown := sorted(set(arm.learning) - set(RULE_OF_AN_ARM)):
+        yield f"arms: {arm.name}: found learning.{unknown[0]}, allowed: {', '.join(RULE_OF_AN_ARM)}"
+        return
+    for key, value in arm.learning.items():
+        try:
+            LearningSettings.model_validate({key: value}, strict=True)
+        except ValueError:
+            yield f"arms: {arm.name}: learning.{key} can't be {value!r}: see [learning] for what is allowed"
+
+
 class GuardSettings(Section):
     """Limits beyond which a step is undone or an edit is rejected."""
 
@@ -516,6 +589,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     adapter: AdapterSettings = AdapterSettings()
     learning: LearningSettings = LearningSettings()
+    experiment: ExperimentSettings = ExperimentSettings()
     guard: GuardSettings = GuardSettings()
     state: StateSettings = StateSettings()
     snapshot: SnapshotSettings = SnapshotSettings()

@@ -1,4 +1,6 @@
-"""The session of `corlld demo`: two simulated users edit a model's drafts, and the daemon learns from each of them.
+"""The session of `corlld demo`: three simulated users edit a model's drafts. The daemon learns from two of them.
+
+The third user is in the holdout of an experiment, as a control: the edits are counted, and nothing is learnt.
 
 The daemon's loop, its store and its published adapters are the real ones. The users are made up (see `personas`).
 """
@@ -15,30 +17,35 @@ import transformers
 from pydantic import SecretStr
 from rich.console import Console
 
+from corlld.events.pseudonyms import Pseudonyms
+from corlld.experiment.arms import Arms
 from corlld.learning.model.files import find_model_files
 from corlld.learning.model.loading import bfloat16_units
 from corlld.records import PairOutcome
-from corlld.settings.sections import IdentitySettings, Settings
+from corlld.settings.sections import Arm, ExperimentSettings, IdentitySettings, LearningSettings, Settings
 from corlld.simulation.closed_loop import ClosedLoop, Editor, Engine, Exchange, loop_settings
 from corlld.simulation.demo_picture import Curves, plot_edits
 from corlld.simulation.demo_tables import HeldOut, Progress, ProgressTable, held_out_table, show_adapters, show_drafts
 from corlld.simulation.drafting import DRAFTS_EACH, MAX_NEW_TOKENS, PeftEngine
 from corlld.simulation.editors import WeakEditor, utility
-from corlld.simulation.personas import TASTES
+from corlld.simulation.personas import INES, TASTES
 from corlld.simulation.prompts import HELD_OUT, TRAINING, Prompt
 from corlld.statistics import correct_share, repetition_ratio
 
 HELD_OUT_PROMPTS = 12  # per user
 # The users are asked about different subjects at the same time.
-STARTS = {taste.user_id: 7 * number for number, taste in enumerate(TASTES)}
+USERS = {taste.user_id: taste for taste in (*TASTES, INES)}
+STARTS = {user: 7 * number for number, user in enumerate(USERS)}
+HOLDOUT = INES.user_id
+EXPERIMENT = ExperimentSettings(arms=(Arm(name="holdout", share=0.3, holdout=True),))
 
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
     """The outcome of a demo.
 
-    frozen: drafts of the base model. own: drafts of each user's own adapter. exchanged: drafts of the other user's
-    adapter.
+    frozen: drafts of the base model. own: drafts of each user's own adapter, or of the base model for the holdout.
+    exchanged: drafts of another user's adapter.
     """
 
     exchanges: list[Exchange]
@@ -64,29 +71,41 @@ def demo(settings: Settings, folder: Path, *, edits: int, alpha: float, console:
     with console.status("Looking up the model; the first time it is converted, which takes about a minute"):
         base = find_model_files(settings.model).source
         engine = PeftEngine(base, settings.model, MAX_NEW_TOKENS)
-    users = [taste.user_id for taste in TASTES]
+    users = list(USERS)
     result = run(settings, engine, dict.fromkeys(users, WeakEditor(alpha)), edits=edits, console=console)
     picture = folder / "edits.png"
     plot_edits(picture, {user: _curves(result, user) for user in users}, window=2 * DRAFTS_EACH)
-    console.print(held_out_table(result.frozen, result.own, result.exchanged, HELD_OUT_PROMPTS))
-    show_drafts(result.frozen, result.own, held_out_prompts(), console)
+    console.print(held_out_table(result.frozen, result.own, result.exchanged, HELD_OUT_PROMPTS, HOLDOUT))
+    show_drafts(result.frozen, result.own, held_out_prompts(users), console)
     console.print(f"\nPicture (edit ratio and repetition against number of edits): {picture}", soft_wrap=True)
     show_adapters(result.adapters, base, console)
     return result
 
 
 def demo_settings(settings: Settings, folder: Path) -> Settings:
-    """Return `settings` with a store below `folder`, the demo's model and a secret where the settings name none."""
+    """Return `settings` with a store below `folder`, the demo's experiment, and its model where they name none."""
     model, identity = settings.model, settings.identity
     if model.name is None:
         model = model.model_copy(update={"name": "demo"})
     on_cpu = model.device == "cpu" or (model.device == "auto" and not torch.cuda.is_available())
     if model.dtype == "auto" and on_cpu and bfloat16_units():
         model = model.model_copy(update={"dtype": "bfloat16"})
-    if identity.secret is None:
-        identity = IdentitySettings(secret=SecretStr(secrets.token_hex(32)))
-    own = settings.model_copy(update={"model": model, "identity": identity})
+    secret = secrets.token_hex(32) if identity.secret is None else identity.secret.get_secret_value()
+    identity = IdentitySettings(secret=SecretStr(_secret_for_the_arms(secret)))
+    own = settings.model_copy(update={"model": model, "identity": identity, "experiment": EXPERIMENT})
     return loop_settings(own, folder, DRAFTS_EACH)
+
+
+def _secret_for_the_arms(secret: str) -> str:
+    """Return a secret, made of the given one, under which the hash puts one user into the holdout, and no other."""
+    arms = Arms(EXPERIMENT, LearningSettings())
+
+    def held_out(tried: str) -> list[str]:
+        names = Pseudonyms(tried)
+        return [user for user in USERS if arms.drawn(names.uid(user)).name in arms.holdouts]
+
+    candidates = (f"{secret}{number or ''}" for number in itertools.count())
+    return next(tried for tried in candidates if held_out(tried) == [HOLDOUT])
 
 
 def run(
@@ -104,7 +123,7 @@ def run(
     users = list(editors)
     with console.status("The frozen model drafts for the held-out prompts"):
         frozen = draft_held_out(engine, dict.fromkeys(users))
-    prompts = {taste.user_id: TRAINING.prompts(taste, STARTS[taste.user_id]) for taste in TASTES}
+    prompts = {user: TRAINING.prompts(USERS[user], STARTS[user]) for user in users}
     exchanges: list[Exchange] = []
     rounds = -(-edits // DRAFTS_EACH)
     with ClosedLoop(settings, engine, prompts, editors) as loop, ProgressTable(console, rounds) as table:
@@ -115,25 +134,27 @@ def run(
             table.round([_progress(loop, user, exchanges) for user in users])
         outcomes = {user: loop.outcomes(user) for user in users}
         adapters = {user: folder for user in users if (folder := loop.adapter(user)) is not None}
-    with console.status("The adapters draft for the held-out prompts: each user's own, then the other's"):
+    with console.status("The adapters draft for the held-out prompts: each user's own, then another's"):
         own = draft_held_out(engine, {user: user for user in users})
-        exchanged = draft_held_out(engine, dict(zip(users, reversed(users), strict=True)))
+        learners = [user for user in users if user != HOLDOUT]
+        following = dict(zip(learners, [*learners[1:], *learners[:1]], strict=True))
+        exchanged = draft_held_out(engine, {user: following.get(user, learners[0]) for user in users})
     return DemoResult(exchanges, outcomes, frozen, own, exchanged, adapters)
 
 
-def held_out_prompts() -> dict[str, list[Prompt]]:
+def held_out_prompts(users: Iterable[str]) -> dict[str, list[Prompt]]:
     """Return each user's prompts that share no template and no subject with the training prompts."""
-    return {taste.user_id: list(itertools.islice(HELD_OUT.prompts(taste), HELD_OUT_PROMPTS)) for taste in TASTES}
+    return {user: list(itertools.islice(HELD_OUT.prompts(USERS[user]), HELD_OUT_PROMPTS)) for user in users}
 
 
 def draft_held_out(engine: Engine, adapter_of: dict[str, str | None]) -> HeldOut:
-    """Draft for the held-out prompts of every user, all in one batch.
+    """Draft for the users' held-out prompts, all in one batch.
 
     Args:
         engine: with the adapters loaded.
         adapter_of: for each user the owner of the adapter that drafts; None: the base model drafts.
     """
-    asked = [(user, prompt) for user, prompts in held_out_prompts().items() for prompt in prompts]
+    asked = [(user, prompt) for user, prompts in held_out_prompts(adapter_of).items() for prompt in prompts]
     drafts = engine.draft([(adapter_of[user], prompt.text) for user, prompt in asked])
     texts: dict[str, list[str]] = {}
     distances: dict[str, list[float]] = {}
@@ -147,7 +168,7 @@ def _progress(loop: ClosedLoop, user: str, exchanges: Sequence[Exchange]) -> Pro
     own = [exchange for exchange in exchanges if exchange.user_id == user]
     ratios = [exchange.edit_ratio for exchange in own]
     return Progress(
-        user,
+        f"{user} (holdout)" if user == HOLDOUT else user,
         drafts=len(own),
         edit_ratio_start=statistics.fmean(ratios[: 2 * DRAFTS_EACH]),
         edit_ratio_now=statistics.fmean(ratios[-2 * DRAFTS_EACH :]),

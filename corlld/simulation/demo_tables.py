@@ -108,14 +108,15 @@ def _progress_table(users: Sequence[Progress], seconds_left: float) -> Table:
     return table
 
 
-def held_out_table(frozen: HeldOut, own: HeldOut, exchanged: HeldOut, prompts: int) -> Table:
+def held_out_table(frozen: HeldOut, own: HeldOut, exchanged: HeldOut, prompts: int, holdout: str) -> Table:
     """Return the mean distances on held-out prompts, one row per user.
 
     Args:
         frozen: drafts of the base model.
         own: drafts of each user's own adapter.
-        exchanged: drafts of the other user's adapter.
+        exchanged: drafts of another user's adapter.
         prompts: prompts per user.
+        holdout: the user who has no adapter: the base model drafts for that user.
     """
     table = Table(
         title=f"\nOn {prompts} prompts per user, whose wording and subjects were never trained on:\n"
@@ -124,10 +125,11 @@ def held_out_table(frozen: HeldOut, own: HeldOut, exchanged: HeldOut, prompts: i
         box=box.SIMPLE_HEAD,
     )
     table.add_column("user")
-    for title in ("frozen model", "own adapter", "the other's adapter"):
+    for title in ("frozen model", "own adapter", "another's adapter"):
         table.add_column(title, justify="right")
     for user in own.distances:
-        table.add_row(user, *(f"{drafts.mean(user):.2f}" for drafts in (frozen, own, exchanged)))
+        name = f"{user} (holdout)" if user == holdout else user
+        table.add_row(name, *(f"{drafts.mean(user):.2f}" for drafts in (frozen, own, exchanged)))
     return table
 
 

@@ -23,7 +23,17 @@ from corlld.adapters.tensor_file import (
     tensor_bytes,
     write_tensors,
 )
-from corlld.durable import BaseDraftPairs, DraftFigures, EditedRise, Head, ModuleNames, Release, Statistics, UserState
+from corlld.durable import (
+    BaseDraftPairs,
+    DraftFigures,
+    EditedRise,
+    Head,
+    ModuleNames,
+    Participation,
+    Release,
+    Statistics,
+    UserState,
+)
 from corlld.errors import StateUnreadable
 from corlld.state import store_format
 
@@ -34,6 +44,7 @@ CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes, which li
 
 # Fields of the text that stand beside what they belong to, only there if there are some. Versions of corlld that do not
 # know them pass over them.
+PARTICIPATION = "participation"  # of a user in an experiment
 RELEASE_NAMES = "release_module_names"
 _OF_RELEASE = "release_"
 _LATER_FIGURES = {"edited_rise": EditedRise, "base_draft_pairs": BaseDraftPairs}  # of the statistics
@@ -76,6 +87,7 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
             **_release_fields(state.release),
             "erased": state.erased,
             "erased_through": state.erased_through,
+            **_participation_fields(state.participation),
             "write_id": write_id,
             **_kept_fields(adapter),
         }
@@ -231,7 +243,17 @@ def _state(fields: Mapping[str, Any]) -> UserState:
         release=release,
         erased=fields["erased"],
         erased_through=fields["erased_through"],
+        participation=_participation(fields.get(PARTICIPATION)),
     )
+
+
+def _participation_fields(participation: Participation | None) -> dict[str, object]:
+    """Return the user's part in the experiment as a field of the text; no field without one."""
+    return {} if participation is None else {PARTICIPATION: asdict(participation)}
+
+
+def _participation(fields: Mapping[str, Any] | None) -> Participation | None:
+    return None if fields is None else Participation(**{**fields, "outcome": DraftFigures(**fields["outcome"])})
 
 
 def _adapter(

@@ -1,6 +1,7 @@
 """`corlld check`: what it prints of each part, and which problem it blames."""
 
 import gzip
+import json
 import re
 import socket
 from pathlib import Path
@@ -146,3 +147,23 @@ def test_a_check_names_every_missing_topic_in_one_run(
         assert problems[name].startswith(f"topic {topic} does not exist")
         # Each waits for its own topic alone, and not for the time of the start.
         assert re.search(r"\(waited [12](\.\d)? s\)", problems[name]), problems[name]
+
+
+def test_check_recommends_a_holdout_and_names_the_arms(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advice = "recommended: a holdout of 5 % of new users"
+    assert main(["check"]) == 0
+    assert advice in capsys.readouterr().out
+    slow = {"name": "slow", "share": 0.25, "learning": {"lr": 1e-4}}
+    monkeypatch.setenv("CORLLD_EXPERIMENT__ARMS", json.dumps([slow]))
+    assert main(["check"]) == 0
+    out = capsys.readouterr().out
+    assert "slow 0.25, default 0.75" in out
+    assert advice in out
+    off = {"name": "off", "share": 0.05, "holdout": True}
+    monkeypatch.setenv("CORLLD_EXPERIMENT__ARMS", json.dumps([slow, off]))
+    assert main(["check"]) == 0
+    out = capsys.readouterr().out
+    assert "slow 0.25, off 0.05 (no learning), default 0.7" in out
+    assert advice not in out

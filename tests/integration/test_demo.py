@@ -62,10 +62,17 @@ def test_it_shows_figures_drafts_picture_and_how_to_load_an_adapter(
     for user in ("mira", "jonas"):
         assert f"{user}: {EDITS} drafts, edit ratio " in out  # no terminal here: plain lines
         assert f"{user}, asked: " in out
-    assert out.count("before  ") == out.count("after   ") == 2
+    assert out.count("before  ") == out.count("after   ") == 3
+    assert f"ines (holdout): {EDITS} drafts, edit ratio " in out
+    assert f"ines (holdout): {EDITS} drafts" in out.partition("version 2")[2], "after the others have learnt"
+    (line,) = [line for line in out.splitlines() if line.startswith(f"ines (holdout): {EDITS} drafts")]
+    assert line.endswith("accuracy -, version 0")
+    (row,) = [line.split() for line in out.splitlines() if line.lstrip().startswith("ines (holdout) ")]
+    assert row[2] == row[3], "the frozen model drafts for the holdout"
     assert (tmp_path / "demo" / "edits.png").read_bytes().startswith(b"\x89PNG")
     lines = out[out.index("To load one:") :].splitlines()[1:4]
     assert len(list((tmp_path / "demo" / "adapters").glob("*/v000002/adapter_config.json"))) == 2
+    assert len(list((tmp_path / "demo" / "adapters").iterdir())) == 2, "nothing of the holdout"
     code = "; ".join(line.strip() for line in lines) + "; print(type(model).__name__)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "PeftModelForCausalLM"

@@ -30,6 +30,11 @@ from tests.support.prometheus_server import (
 )
 
 USERS, PARTITIONS, RECORDS = 3, 2, 60
+# The hash puts the first of the users into the holdout, the others into the default.
+EXPERIMENT = {
+    "CORLLD_EXPERIMENT__ARMS": json.dumps([{"name": "off", "share": 0.3, "holdout": True}]),
+    "CORLLD_EXPERIMENT__DRAFTS": "4",
+}
 HOUR = 3600.0
 PATIENCE_SECONDS = 120.0
 JOB = watching.prometheus_config()["scrape_configs"][0]["job_name"]
@@ -58,7 +63,7 @@ def watched(
     folder = tmp_path_factory.mktemp("watched")
     site = Site.make(folder, kafka_broker, tiny_model, PARTITIONS)
     producer = traffic.Producer(site.bootstrap, site.topic)
-    with running(site.write_settings(), site.log()) as daemon:
+    with running(site.write_settings(), site.log(), **EXPERIMENT) as daemon:
         wait_while_running(daemon, lambda: bool(_addresses(daemon)), "the address of /metrics", PATIENCE_SECONDS)
         [address] = _addresses(daemon)
         before = scraped(address)
@@ -147,6 +152,21 @@ def test_every_query_of_a_panel_has_data_under_the_labels_of_its_legend(
 @pytest.mark.parametrize("expr", watching.annotations())
 def test_every_annotation_has_data(watched: Watched, expr: str) -> None:
     _check_has_data(watched.prometheus.over_time, expr)
+
+
+def test_the_row_of_the_experiment_shows_the_holdout_and_the_default(watched: Watched) -> None:
+    shown = {
+        target.panel: {
+            one.labels["arm"]
+            for one in watched.prometheus.over_time(watching.substituted(target.expr, VARIABLES))
+            if one.values
+        }
+        for target in watching.targets()
+        if "corlld_arm_" in target.expr
+    }
+    assert len(shown) == 5
+    assert shown.pop("Saved against no learning") == {"default"}
+    assert all(arms >= {"default", "off"} for arms in shown.values())
 
 
 def test_the_dead_letters_panel_shows_what_was_sent(watched: Watched) -> None:

@@ -70,6 +70,16 @@ def test_a_replay_is_repeatable(tmp_path: Path, replayed: Any, monkeypatch: pyte
     assert replayed(file) == replayed(file)
 
 
+def test_a_replay_learns_from_everybody_whatever_arms_the_settings_have(
+    tmp_path: Path, replayed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORLLD_IDENTITY__SECRET", SECRET)
+    archive = write_events(tmp_path / "a.jsonl", *(edit(n) for n in range(4)))
+    plain = replayed(archive)
+    monkeypatch.setenv("CORLLD_EXPERIMENT__ARMS", '[{"name": "off", "share": 1, "holdout": true}]')
+    assert replayed(archive) == plain
+
+
 def test_a_missing_archive_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl" in capsys.readouterr().err

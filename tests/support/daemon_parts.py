@@ -61,6 +61,7 @@ class Parts:
                 "publishing": overrides.get("publishing", {}),
                 "state": overrides.get("state", {}),
                 "snapshot": overrides.get("snapshot", {}),
+                "experiment": overrides.get("experiment", {}),
             }
         )
         self.store = MemoryStore()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
-from corlld.durable import DraftFigures, ModuleNames, Release, Statistics, UserState
+from corlld.durable import DraftFigures, ModuleNames, Participation, Release, Statistics, UserState
 
 UID = "0123456789abcdef0123456789abcdef"
 OTHER_UID = "fedcba9876543210fedcba9876543210"
@@ -28,6 +28,8 @@ FIGURES = Statistics(
     first_drafts=DraftFigures(4, 1, 1 / 3 + 0.25, 0.7),
 )
 
+PARTICIPATION = Participation("imitating", "0" * 16, DraftFigures(4, 1, 1 / 3, 0.7), 1.5e9, 0.25, 2)
+
 
 def adapter(layout: AdapterLayout = SMALL_LAYOUT, seed: int = 0) -> AdapterTensors:
     random = torch.Generator().manual_seed(seed)
@@ -47,6 +49,7 @@ def released_state(
     seed: int | None = None,
     applied: Mapping[str, int] | None = None,
     module_names: ModuleNames | None = None,
+    participation: Participation | None = None,
 ) -> UserState:
     """A state whose newest version was just made. Other versions have other tensors."""
     applied = {"topic-id/0": 10 * version, "topic-id/3": 7} if applied is None else applied
@@ -58,6 +61,7 @@ def released_state(
         recent_event_ids=("event-one", "ünï", "e3"),
         statistics=FIGURES,
         release=Release(version, version - 1 or None, applied, FIGURES, module_names),
+        participation=participation,
     )
 
 
@@ -83,5 +87,5 @@ def same_state(one: UserState, other: UserState) -> bool:
 def _without_adapter(state: UserState) -> tuple[object, ...]:
     return (
         *(state.uid, state.version, dict(state.applied), state.recent_event_ids),
-        *(state.statistics, state.release, state.erased),
+        *(state.statistics, state.release, state.erased, state.participation),
     )

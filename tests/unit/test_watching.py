@@ -62,9 +62,9 @@ def test_no_expression_fills_gaps_with_made_up_data() -> None:
             assert not (isinstance(part, promql.Call) and part.func.name in ("vector", "absent", "absent_over_time"))
 
 
-def test_rows_ask_the_four_questions_in_order() -> None:
+def test_rows_ask_the_five_questions_in_order() -> None:
     rows = [panel["title"] for panel in watching.dashboard()["panels"] if panel["type"] == "row"]
-    assert rows == ["Healthy?", "Learning?", "Keeping up?", "Safe?"]
+    assert rows == ["Healthy?", "Learning?", "Keeping up?", "Safe?", "Does it help?"]
 
 
 def test_every_panel_says_how_to_read_it_and_in_which_unit() -> None:

@@ -12,14 +12,14 @@ from corlld.commands.state_views import show_states
 from corlld.durable import EditedRise, StoreIdentity
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.state.store import LocalFolderStore
-from tests.support.states import OTHER_UID, UID, released_state, tombstone
+from tests.support.states import OTHER_UID, PARTICIPATION, UID, released_state, tombstone
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalFolderStore:
     opened = LocalFolderStore(tmp_path)
     opened.open(StoreIdentity("f", "c", "g", "m", "r", "a"), must_exist=False)
-    state = released_state(3)
+    state = released_state(3, participation=PARTICIPATION)
     opened.save(UID, replace(state, statistics=replace(state.statistics, edited_rise=EditedRise(3, 0.12))), "0")
     opened.save(OTHER_UID, replace(tombstone(5, OTHER_UID), older_event_ids=bytes(24)), "0")
     return LocalFolderStore(tmp_path)  # as the command has it: not opened
@@ -38,6 +38,7 @@ def test_one_user_is_shown_whole(store: LocalFolderStore, capsys: pytest.Capture
     assert row["applied"] == {"topic-id/0": 30, "topic-id/3": 7}
     assert row["recent_event_ids"] == ["event-one", "ünï", "e3"]
     assert row["statistics"]["rejected"] == {"too_long": 1}
+    assert row["arm"] == "imitating"
     assert row["accuracy"] == 2.5 / 4
     assert row["mean_margin_nats"] == (0.1 + 0.2) / 4
     assert row["mean_edited_rise_nats"] == 0.12 / 3

@@ -4,8 +4,13 @@ from typing import Any
 
 import pytest
 
-from corlld.durable import DraftFigures, ModelInfo, Statistics, UserState
+from corlld.durable import DraftFigures, ModelInfo, Participation, Statistics, UserState
 from corlld.errors import InvalidEvent, InvalidReason, RejectReason
+from corlld.experiment.arms import Arms
+from corlld.operations.health import Health
+from corlld.operations.liveness import Liveness
+from corlld.operations.metrics_observer import MetricsObserver
+from corlld.operations.prometheus import Metrics
 from corlld.records import (
     DeadLetter,
     EraseEvent,
@@ -16,6 +21,7 @@ from corlld.records import (
     Unannounced,
     UpdateOutcome,
 )
+from corlld.settings.sections import ExperimentSettings, LearningSettings
 from tests.support.fakes import NOON, arrival, edit_event, loop_status, record
 from tests.support.metric_series import STARTED_AT, Watched, figures
 
@@ -241,3 +247,40 @@ def test_an_erasure_counts_as_such_and_not_as_a_version(watched: Watched) -> Non
 def test_a_dead_letter_moves_its_reason_alone(watched: Watched) -> None:
     watched.observer.dead_letter(DeadLetter(record(0), InvalidEvent(InvalidReason.TOO_LARGE), None))
     assert watched.moved() == {"corlld_dead_letters_total{reason=too_large}": 1}
+
+
+HOLDOUT = {"arms": [{"name": "off", "share": 0.2, "holdout": True}], "drafts": 2}
+
+
+def test_users_of_arms_are_counted_by_arm_and_their_outcome_once() -> None:
+    experiment = ExperimentSettings.model_validate(HOLDOUT)
+    arms = Arms(experiment, LearningSettings())
+    metrics = Metrics(0.0, 10, {"off": False, "default": True})
+    observer = MetricsObserver(metrics, Health(Liveness(300.0)), arms=arms)
+
+    def update(arm: str, terms: str, seen: int, versions: list[int | None], outcome: DraftFigures) -> None:
+        events = [edit_event(f"{arm}-{seen + n}", version=version) for n, version in enumerate(versions)]
+        part = Participation(arm, terms, outcome, completed_at=1.0 if outcome.events == 2 else None)
+        after = UserState("u", 1, statistics=Statistics(events=seen + len(events)), participation=part)
+        pairs = tuple(PairOutcome(PairStatus.APPLIED) for _ in events)
+        before = Statistics(events=seen, first_drafts=DraftFigures(events=min(8, seen)))
+        report = UpdateOutcome("u", None, trained=True, pairs=pairs, plain_text_drop_nats=0.02)
+        observer.update(before, after, events, report)
+
+    terms = arms.by_name["default"].digest
+    update("default", terms, 0, [0] * 8, DraftFigures())
+    update("default", terms, 8, [1, 1], DraftFigures(2, 0, 1.0))
+    update("default", terms, 10, [1], DraftFigures(2, 0, 1.0))
+    update("gone", "x", 0, [None], DraftFigures())
+    seen = figures(metrics.registry)
+    assert seen["corlld_arm_users_total{arm=default}"] == 1
+    assert seen["corlld_arm_users_total{arm=retired}"] == 1
+    assert seen["corlld_arm_users_total{arm=off}"] == 0
+    assert seen["corlld_arm_edit_ratio_count{arm=default}{draft=base}"] == 8
+    assert seen["corlld_arm_edit_ratio_count{arm=default}{draft=own}"] == 3
+    assert seen["corlld_arm_edit_ratio_sum{arm=default}{draft=own}"] == pytest.approx(3 * 0.8)
+    assert seen["corlld_arm_plain_text_drop_nats_count{arm=default}"] == 3
+    assert seen["corlld_arm_outcome_edit_ratio_count{arm=default}{learns=true}"] == 1
+    assert seen["corlld_arm_outcome_edit_ratio_sum{arm=default}{learns=true}"] == 0.5
+    assert seen["corlld_arm_outcome_squares_total{arm=default}{learns=true}"] == 0.25
+    assert seen["corlld_arm_outcome_edit_ratio_count{arm=off}{learns=false}"] == 0

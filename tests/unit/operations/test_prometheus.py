@@ -69,7 +69,7 @@ def test_a_thousand_users_make_no_new_series(watched: Watched) -> None:
 
 
 def test_no_label_takes_a_users_id(watched: Watched) -> None:
-    allowed = {"direction", "draft", "kind", "reason", "stage", "status", "type", "partition"}
+    allowed = {"arm", "learns", "direction", "draft", "kind", "reason", "stage", "status", "type", "partition"}
     infos = {
         "version",
         "python",

@@ -17,7 +17,7 @@ from corlld.adapters.layout import AdapterLayout, AdapterTensors
 from corlld.durable import ModelInfo, UserState
 from corlld.learning.model.linear_modules import choose_modules
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, adapter_files, adapter_name
-from tests.support.states import FIGURES, SMALL_LAYOUT, UID, adapter, released_state, tombstone
+from tests.support.states import FIGURES, PARTICIPATION, SMALL_LAYOUT, UID, adapter, released_state, tombstone
 from tests.support.tiny_models import make_tiny_model
 
 # PEFT 0.21 asks transformers 5 for a property by its old name.
@@ -109,6 +109,15 @@ def test_the_tensors_are_named_as_peft_names_them() -> None:
         expected[f"base_model.model.{module.name}.lora_B.weight"] = b
     assert set(tensors) == set(expected)
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def test_the_manifest_names_the_arm_of_a_user_in_one() -> None:
+    plain, own = (
+        json.loads(adapter_files(released_state(participation=part), SMALL_LAYOUT, MODEL)[MANIFEST_FILE])
+        for part in (None, PARTICIPATION)
+    )
+    assert "arm" not in plain, "manifests that are out keep their bytes"
+    assert own == plain | {"arm": "imitating"}
 
 
 def test_the_manifest_tells_where_the_version_comes_from() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from corlld.settings.sections import RULE_OF_AN_ARM, SHARED_BY_ARMS, LearningSettings
 from tests.support.settings_files import load, problems
 
 
@@ -86,3 +87,68 @@ def test_every_way_to_authenticate_that_works_is_accepted(tmp_path: Path) -> Non
             toml += 'sasl_plain_username = "u"'
             environ = {"CORLLD_KAFKA__SASL_PLAIN_PASSWORD": "p"}
         assert load(tmp_path, toml, **environ).kafka.sasl_mechanism == mechanism
+
+
+HOLDOUT = '[[experiment.arms]]\nname = "off"\nshare = 0.05\nholdout = true\n'
+IMITATING = '[[experiment.arms]]\nname = "imitating"\nshare = 0.5\nlearning = { imitation_weight = 0.1 }\n'
+
+
+def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: Path) -> None:
+    from_file = load(tmp_path, HOLDOUT + IMITATING).experiment
+    assert [(arm.name, arm.share, arm.holdout) for arm in from_file.arms] == [
+        ("off", 0.05, True),
+        ("imitating", 0.5, False),
+    ]
+    assert from_file.arms[1].learning == {"imitation_weight": 0.1}
+    arms = '[{"name": "off", "share": 0.05, "holdout": true}]'
+    assert load(tmp_path, CORLLD_EXPERIMENT__ARMS=arms).experiment.arms == from_file.arms[:1]
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        (HOLDOUT + HOLDOUT.replace("off", "too"), "experiment.arms: found 2 holdouts (off, too), allowed: at most one"),
+        (IMITATING * 2, "experiment.arms: found 'imitating' more than once, allowed: a name per arm"),
+        (
+            IMITATING.replace("imitating", "default"),
+            "experiment.arms: found the name 'default', allowed: other names, since corlld uses this one itself",
+        ),
+        (
+            IMITATING + IMITATING.replace("imitating", "other").replace("0.5", "0.51"),
+            "experiment.arms: found shares that sum to 1.01, allowed: at most 1",
+        ),
+        (
+            HOLDOUT + "learning = { lr = 1e-4 }",
+            "experiment.arms: off: found `learning` beside `holdout`, allowed: one of them",
+        ),
+        (
+            IMITATING.replace("imitation_weight", "max_context_tokens"),
+            f"experiment.arms: imitating: found learning.max_context_tokens, allowed: {', '.join(RULE_OF_AN_ARM)}",
+        ),
+        (
+            IMITATING.replace("0.1", "-1"),
+            "experiment.arms: imitating: learning.imitation_weight can't be -1: see [learning] for what is allowed",
+        ),
+        (
+            "".join(IMITATING.replace("imitating", f"a{n}").replace("0.5", "0.1") for n in range(8)),
+            "experiment.arms: found 8, allowed: at most 7",
+        ),
+    ],
+)
+def test_arms_that_can_t_work_are_one_line(tmp_path: Path, toml: str, line: str) -> None:
+    assert problems(tmp_path, toml) == [f"{line}; in corlld.toml"]
+
+
+@pytest.mark.parametrize(
+    "toml", [HOLDOUT.replace("0.05", "0"), HOLDOUT.replace("off", "Off!"), HOLDOUT.replace("holdout", "hold")]
+)
+def test_an_arm_of_another_form_is_refused(tmp_path: Path, toml: str) -> None:
+    (line,) = problems(tmp_path, toml)
+    assert line.startswith("experiment.arms: found [{")
+    assert "allowed: a list of tables: `name`" in line
+
+
+def test_an_arm_may_change_every_setting_of_learning_but_those_that_all_arms_share() -> None:
+    assert set(SHARED_BY_ARMS) < set(LearningSettings.model_fields)
+    assert {"beta", "lr", "reference", "imitation_weight", "steps_per_batch"} < set(RULE_OF_AN_ARM)
+    assert not set(SHARED_BY_ARMS) & set(RULE_OF_AN_ARM)

@@ -25,7 +25,16 @@ from corlld.state.snapshot import (
     head_of,
     write_id_of,
 )
-from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, adapter, released_state, same_state, tombstone
+from tests.support.states import (
+    OTHER_UID,
+    PARTICIPATION,
+    SMALL_LAYOUT,
+    UID,
+    adapter,
+    released_state,
+    same_state,
+    tombstone,
+)
 
 STATE_FILE = encode(released_state())
 
@@ -40,13 +49,21 @@ def _beginning(data: bytes) -> bytes:
         released_state(),
         released_state(module_names=ModuleNames("model", "model.language_model")),
         replace(released_state(), release=None),
+        released_state(participation=PARTICIPATION),
         tombstone(),
         UserState(UID),
     ],
-    ids=["released", "released with other names of modules", "without a release", "tombstone", "new"],
+    ids=["released", "released with other names of modules", "without a release", "in an arm", "tombstone", "new"],
 )
 def test_a_state_comes_back_as_it_was(state: UserState) -> None:
     assert same_state(decode(encode(state), UID), state)
+
+
+def test_a_state_without_an_arm_has_no_field_of_it_so_that_its_bytes_stay_as_they_were() -> None:
+    metadata, _ = read_tensors(encode(released_state()))
+    assert "participation" not in json.loads(metadata[STATE_KEY])
+    metadata, _ = read_tensors(encode(released_state(participation=PARTICIPATION)))
+    assert json.loads(metadata[STATE_KEY])["participation"]["arm"] == "imitating"
 
 
 @given(st.lists(st.floats(width=32), min_size=SMALL_LAYOUT.size, max_size=SMALL_LAYOUT.size), st.floats())

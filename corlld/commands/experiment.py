@@ -1,0 +1,106 @@
+"""`corlld experiment`: what the arms of the experiment say, from the users' states."""
+
+import argparse
+import json
+import math
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from corlld.commands.shared import add_config, load, stderr_console, stdout_console
+from corlld.errors import ConfigurationError, ExitCode, FatalError, StateUnreadable
+
+if TYPE_CHECKING:
+    from corlld.commands.state_views import ReadableStore
+    from corlld.experiment.tally import Tally
+
+NAME = "experiment"
+HELP = "compare the arms of the experiment: does learning help, and how sure is that"
+DESCRIPTION = (
+    "Compare the arms of the experiment ([[experiment.arms]]), from the users' states: does learning save users work, "
+    "and how sure is that? The intervals hold however often they are looked at, so one may look every day and stop "
+    "when one likes. Nothing is changed, and the daemon may run meanwhile."
+)
+EPILOG = """\
+examples:
+  corlld experiment
+  corlld experiment --difference 0.1      how many users show a tenth of a draft
+  corlld experiment --json > arms.json
+
+A user counts once, by the mean edit ratio of the first `experiment.drafts`
+drafts after the user's first 8. The exit code is 65 if there is no store, and
+78 if the settings have no arms. The others are in `corlld --help`.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `Command`."""
+    add_config(parser)
+    parser.add_argument(
+        "--difference",
+        type=_difference,
+        default=0.05,
+        metavar="D",
+        help="say how many more users it takes to see a difference of D, a share of a draft (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """See `Command`. Raises ConfigurationError without arms, FatalError without a store."""
+    from corlld.assembly import build_store, no_store_yet
+    from corlld.commands.experiment_views import arms_table, findings, to_json
+    from corlld.experiment.arms import Arms
+    from corlld.experiment.differences import comparisons
+    from corlld.experiment.tally import Tally
+
+    settings = load(arguments, quiet=True)
+    arms = Arms(settings.experiment, settings.learning)
+    if not arms:
+        raise ConfigurationError("experiment.arms: not set, needed: a table [[experiment.arms]] per arm")
+    store = build_store(settings)
+    if store.secret_fingerprint() is None:
+        raise FatalError(f"state store: {no_store_yet(settings)}", ExitCode.DATA)
+    tally = Tally(arms, settings.experiment.drafts)
+    unreadable = count_users(store, tally, stderr_console())
+    found = list(comparisons(arms, tally.arms, difference=arguments.difference, now=time.time()))
+    if arguments.json:
+        print(json.dumps(to_json(arms, tally, found, unreadable, settings.experiment.drafts), indent=2))
+    else:
+        console = stdout_console(soft_wrap=True)
+        console.print(arms_table(arms, tally))
+        for line in findings(tally, found, unreadable):
+            console.print(line, markup=False)
+    return ExitCode.OK
+
+
+def count_users(store: "ReadableStore", tally: "Tally", console: Console) -> int:
+    """Count every user of the store in, reading no tensors. Return how many states can't be read.
+
+    console: where progress is shown.
+    """
+    from corlld.system.progress import Advance
+
+    uids, unreadable = list(store.uids()), 0
+    with Advance(console, len(uids), "users") as advance:
+        for uid in uids:
+            try:
+                state = store.load_header(uid)
+            except StateUnreadable:
+                unreadable += 1
+            else:
+                if state is not None:
+                    tally.add(state)
+            advance(1)
+    return unreadable
+
+
+def _difference(text: str) -> float:
+    try:
+        difference = float(text)
+    except ValueError:
+        difference = math.nan
+    if not 0.001 <= difference < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0.001 and below 1, not {text!r}")
+    return difference

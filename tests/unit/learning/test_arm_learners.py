@@ -1,0 +1,56 @@
+"""Users of several arms in one call: each is taught by its own arm's rule, and to the bit as if alone."""
+
+import pytest
+import torch
+
+from corlld.learning.arm_learners import ArmLearners
+from corlld.learning.learner import CorllLearner
+from corlld.learning.model.resident import ResidentModel
+from corlld.records import TrainingBatch
+from corlld.settings.sections import DEFAULT_ARM, GuardSettings, LearningSettings
+from tests.support.learning import EDITS, weights
+
+NOT_TRUSTED = GuardSettings(max_drift_nats=1e9)
+RULES = {
+    DEFAULT_ARM: LearningSettings(lr=1e-2, max_row_tokens=1),
+    "imitating": LearningSettings(lr=1e-2, max_row_tokens=1, imitation_weight=1.0, steps_per_batch=2),
+    "plain": LearningSettings(lr=3e-2, max_row_tokens=1, rehearsal_weight=0.0, pairs_per_step=2),
+}
+
+
+def learners(resident: ResidentModel) -> ArmLearners:
+    first = CorllLearner(resident, RULES[DEFAULT_ARM], NOT_TRUSTED, 4)
+    others = {name: CorllLearner(resident, rule, NOT_TRUSTED, 4, beside=first) for name, rule in RULES.items()}
+    return ArmLearners({**others, DEFAULT_ARM: first})
+
+
+def test_each_user_learns_by_the_rule_of_the_arm_as_if_the_others_were_not_there(resident: ResidentModel) -> None:
+    arms = {"ann": "imitating", "bob": DEFAULT_ARM, "cy": "plain", "di": "imitating"}
+    together = learners(resident)
+    adapters = dict.fromkeys(arms)
+    for _ in range(2):  # the second time from what the first one learnt
+        outcomes = together.update([TrainingBatch(uid, adapters[uid], EDITS, arm) for uid, arm in arms.items()])
+        assert [outcome.uid for outcome in outcomes] == list(arms)
+        for outcome, arm in zip(outcomes, arms.values(), strict=True):
+            own = CorllLearner(resident, RULES[arm], NOT_TRUSTED, 1)
+            (alone,) = own.update([TrainingBatch(outcome.uid, adapters[outcome.uid], EDITS)])
+            assert torch.equal(weights(outcome), weights(alone))
+            assert outcome.steps == alone.steps
+            assert (outcome.plain_text_drop_nats is None) == (arm == "plain")
+        adapters = {outcome.uid: outcome.adapter for outcome in outcomes}
+
+
+def test_progress_and_tokens_are_those_of_all_arms(resident: ResidentModel) -> None:
+    together = learners(resident)
+    seen = [(together.progress, together.tokens.computed)]
+    for arm in RULES:
+        together.update([TrainingBatch("ann", None, EDITS, arm)])
+        seen.append((together.progress, together.tokens.computed))
+    assert seen == sorted(set(seen))
+    assert together.model_info == resident.info
+
+
+def test_a_user_who_is_there_twice_is_refused_also_in_two_arms(resident: ResidentModel) -> None:
+    batches = [TrainingBatch("ann", None, EDITS, arm) for arm in (DEFAULT_ARM, "plain")]
+    with pytest.raises(ValueError, match="more than one batch"):
+        learners(resident).update(batches)
