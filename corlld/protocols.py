@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from corlld.durable import AdapterVersion, Head, ModelInfo, StoreIdentity, UserState
+from corlld.durable import AdapterVersion, Attempts, Head, ModelInfo, StoreIdentity, UserState
 from corlld.records import (
     DeadLetter,
     Polled,
@@ -34,6 +34,19 @@ class PositionStore(Protocol):
 
     def save_position(self, name: str, position: Mapping[str, str | int]) -> None:
         """Durably replace what is saved under this name. Raises RetriableError."""
+
+
+class AttemptStore(Protocol):
+    """Keeps what was tried of each partition, beside the states, so that whoever owns it next finds it. Thread-safe."""
+
+    def load_attempts(self, partition: str) -> Attempts | None:
+        """Return what was saved last for a partition (`SourcePartition.key`); None if there is nothing.
+
+        Raises AttemptsUnreadable if it is corrupt, RetriableError.
+        """
+
+    def save_attempts(self, partition: str, attempts: Attempts) -> None:
+        """Durably replace what is saved for this partition. Raises RetriableError."""
 
 
 class Source(Protocol):

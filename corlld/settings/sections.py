@@ -323,6 +323,11 @@ class LearningSettings(Section):
     pairs_per_step: Positive = Field(4, description="Pairs per optimizer step. With fewer, lr is scaled down.")
     # language-world (grid): 2 is no better on drafts of the user's own adapter, and perhaps far worse on other drafts.
     steps_per_batch: Positive = Field(1, description="Number of passes over a micro-batch.")
+    max_crashes: Positive = Field(
+        3,
+        description="After so many counted steps that ended the process, or never ended, each of their users is tried "
+        "alone, then each event. An event that ends the process alone too becomes a dead letter (`crashed`).",
+    )
     max_response_tokens: Positive = Field(1024, description="An edit with a longer response is rejected as `too_long`.")
     max_context_tokens: Positive = Field(1024, description="A longer context loses its beginning.")
     prompt_special_tokens: bool = Field(

@@ -16,6 +16,7 @@ from corlld.settings.sections import EventSettings, Settings
 from tests.support.fakes import (
     Applied,
     ListingLearner,
+    MemoryAttempts,
     MemoryDeadLetters,
     MemoryPublisher,
     MemoryStore,
@@ -61,9 +62,11 @@ class Parts:
                 "publishing": overrides.get("publishing", {}),
                 "state": overrides.get("state", {}),
                 "snapshot": overrides.get("snapshot", {}),
+                "learning": overrides.get("learning", {}),
             }
         )
         self.store = MemoryStore()
+        self.attempts = MemoryAttempts()
         self.publisher = MemoryPublisher()
         self.dead_letters = MemoryDeadLetters()
         self.learner = ListingLearner()
@@ -79,6 +82,7 @@ class Parts:
             pseudonyms=PSEUDONYMS,
             learner=self.learner,
             store=self.store,
+            attempts=self.attempts,
             publisher=self.publisher,
             observer=self.observer,
             clock=self.clock,
