@@ -20,7 +20,15 @@ from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import passages
 from corlld.loop.daemon import Daemon
 from corlld.observer import Observer, Observers
-from corlld.protocols import Announcements, DeadLetters, Input, PositionStore, Publisher, Source
+from corlld.protocols import (
+    Announcements,
+    AttemptStore,
+    DeadLetters,
+    Input,
+    PositionStore,
+    Publisher,
+    Source,
+)
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.target import Target
 from corlld.records import Stage
@@ -28,6 +36,7 @@ from corlld.settings.load import check_for_run
 from corlld.settings.sections import DEFAULT_ARM, Settings
 from corlld.sources.jsonl.file_input import JsonlInput
 from corlld.sources.kafka.topic_input import KafkaInput
+from corlld.state.folder_attempts import FolderAttempts
 from corlld.state.store import LocalFolderStore
 
 if TYPE_CHECKING:
@@ -79,6 +88,15 @@ def build_store(settings: Settings) -> "AnyStore":
     except ImportError:
         raise ConfigurationError("state.url needs the extra `s3`: pip install 'corlld[s3]'") from None
     return ObjectStore(settings.state.url, moments=settings.snapshot.moments)
+
+
+def build_attempts(settings: Settings) -> AttemptStore:
+    """Return where attempts are kept: beside the states. To be called once the state store is opened."""
+    if settings.state.url is None:
+        return FolderAttempts(settings.state.path)
+    from corlld.state.object_attempts import ObjectAttempts
+
+    return ObjectAttempts(settings.state.url)
 
 
 def build_target(settings: Settings) -> Target:
@@ -234,6 +252,7 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
         pseudonyms=names,
         learner=learner,
         store=store,
+        attempts=build_attempts(settings),
         publisher=_open_publisher(settings, resident, store, announcements),
         observer=observer,
     )

@@ -159,6 +159,22 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempts:
+    """What is kept of a partition's steps and dead letters. It has offsets alone: no text, and no name of a user.
+
+    tried_below: no step has begun with an event at this offset or above.
+    committed: the committed offset when this was saved.
+    tries: by offset, how many steps with the event have begun and were never seen to end.
+    letters: offsets, not committed yet, whose dead letters are acknowledged.
+    """
+
+    tried_below: int = 0
+    committed: int = 0
+    tries: Mapping[int, int] = field(default_factory=dict)
+    letters: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class StoreIdentity:
     """The owner of a state store, as `store.json` names it."""
 

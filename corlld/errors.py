@@ -36,6 +36,7 @@ class InvalidReason(StrEnum):
     KEY_MISMATCH = "key_mismatch"
     NO_CHAT_TEMPLATE = "no_chat_template"  # `messages` for a model without a chat template
     UNSUPPORTED_CONTENT = "unsupported_content"  # an image, a sound or another part that is no text
+    CRASHED = "crashed"  # its step ended the process, or never came to an end, again and again: also alone
     STATE_UNREADABLE = "state_unreadable"  # the user is set aside until the state is repaired
 
 
@@ -73,6 +74,10 @@ class InvalidEvent(CorlldError):
 
 class StateUnreadable(CorlldError):
     """A user's stored state is torn or corrupt. Its fate: the user is set aside, and never gets a fresh state."""
+
+
+class AttemptsUnreadable(CorlldError):
+    """What is kept of a partition's attempts is corrupt. Its fate: it is logged, and counting begins anew."""
 
 
 class RetriableError(CorlldError):

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from corlld.durable import AdapterVersion, Head, ModelInfo, StoreIdentity, UserState
+from corlld.durable import AdapterVersion, Attempts, Head, ModelInfo, StoreIdentity, UserState
 from corlld.records import (
     CommittedRecords,
     DeadLetter,
@@ -45,6 +45,19 @@ class PositionStore(Protocol):
 
         Raises RetriableError.
         """
+
+
+class AttemptStore(Protocol):
+    """Keeps what was tried of each partition, beside the states, so that whoever owns it next finds it. Thread-safe."""
+
+    def load_attempts(self, partition: str) -> Attempts | None:
+        """Return what was saved last for a partition (`SourcePartition.key`); None if there is nothing.
+
+        Raises AttemptsUnreadable if it is corrupt, RetriableError.
+        """
+
+    def save_attempts(self, partition: str, attempts: Attempts) -> None:
+        """Durably replace what is saved for this partition. Raises RetriableError."""
 
 
 class Source(Protocol):

@@ -5,15 +5,17 @@ import statistics
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from corlld.bench.daemon_costs import event_line
+from corlld.durable import Attempts
 from corlld.errors import ConfigurationError, FatalError, UnavailableError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.loop.attempts import AttemptJournal
 from corlld.loop.batching import Batcher
 from corlld.loop.intake import Intake
 from corlld.loop.jobs import Jobs
@@ -38,6 +40,14 @@ class _NoDeadLetters:
         raise FatalError("a record of the bench is not a valid event")
 
     def close(self, timeout_seconds: float) -> None: ...
+
+
+class _NoAttempts:
+    """Nothing is tried here: there are no steps."""
+
+    def load_attempts(self, partition: str) -> Attempts | None: ...
+
+    def save_attempts(self, partition: str, attempts: Attempts) -> None: ...
 
 
 def decode_shares(
@@ -134,14 +144,16 @@ def _own_rate(settings: Settings, records: int) -> float:
     group = settings.kafka.model_copy(update={"group_id": f"{settings.kafka.topic}-{uuid.uuid4().hex[:8]}"})
     source = KafkaSource(group)
     batcher, watermarks, observer = Batcher(settings.batching), LowWatermarks(), Observer()
+    jobs = Jobs(settings.operations.retry_max_seconds, time.monotonic, observer)
     intake = Intake(
         settings.dead_letters,
         EventDecoder(settings.events, supports_messages=False, key_required=True),
         Pseudonyms(secrets.token_hex(32)),
         _NoDeadLetters(),
         watermarks,
+        AttemptJournal(_NoAttempts(), jobs, ThreadPoolExecutor(1), settings.learning.max_crashes),
         observer,
-        Jobs(settings.operations.retry_max_seconds, time.monotonic, observer),
+        jobs,
     )
     source.start(PATIENCE_SECONDS)
     try:

@@ -46,6 +46,10 @@ class Batcher:
         """Return whether arrivals of the user wait."""
         return uid in self._queues
 
+    def waiting_of(self, uid: str) -> tuple[Arrival, ...]:
+        """Return the user's arrivals that wait, in order."""
+        return tuple(self._queues.get(uid, ()))
+
     def erases(self, uid: str) -> bool:
         """Return whether an erasure of the user waits."""
         return uid in self._with_erasure

@@ -4,15 +4,18 @@ What happens to a claimed user is in `stages`. All of it runs in the loop's thre
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 
+from corlld.loop.attempts import AttemptJournal
 from corlld.loop.batching import Batcher
 from corlld.loop.jobs import Jobs
+from corlld.loop.quarantine import Quarantine
 from corlld.loop.stages import Claim, Phase, Stages
 from corlld.observer import Observer
 from corlld.protocols import Learner
-from corlld.records import Tenure, UpdateOutcome
+from corlld.records import Arrival, Tenure, UpdateOutcome
 from corlld.settings.sections import Settings
 
 
@@ -23,6 +26,7 @@ class Claims:
         settings: the limits of a step are read from `batching`.
         stages: has the claims, and takes each claimed user onward.
         trainer: runs the steps.
+        journal: notes each step before it begins, and after it has ended.
         clock: monotonic seconds.
     """
 
@@ -34,6 +38,7 @@ class Claims:
         jobs: Jobs,
         trainer: Executor,
         learner: Learner,
+        journal: AttemptJournal,
         observer: Observer,
         clock: Callable[[], float],
     ) -> None:
@@ -47,7 +52,11 @@ class Claims:
         self._learner = learner
         self._observer = observer
         self._clock = clock
+        self._journal = journal
+        self._quarantine = Quarantine(settings.batching, journal, batcher)
+        self._closed = False  # while a suspect is tried, nobody else is claimed
         self._stopping = False
+        self._step_begun = False  # a step is being noted in the journal, or trained
         self.training = False  # a call of the learner is under way
 
     def __len__(self) -> int:
@@ -71,10 +80,11 @@ class Claims:
         claimed = (claim.unsaved.since for claim in self._claims.values() if claim.unsaved is not None)
         return now - min(self.memory.unsaved.oldest_since(), *claimed, now)
 
-    def expect(self, uid: str) -> None:
+    def expect(self, arrival: Arrival) -> None:
         """Note that an edit of the user waits: the state may be loaded before the micro-batch is due."""
-        if uid not in self._claims:
-            self.memory.expect(uid)
+        self._quarantine.expect(arrival)
+        if arrival.uid not in self._claims:
+            self.memory.expect(arrival.uid)
 
     def stop(self) -> None:
         """Train nothing any more. All unsaved updates are due from now on."""
@@ -98,42 +108,63 @@ class Claims:
             self._stages.store_unsaved(uid)
 
     def claim_users(self, now: float) -> None:
-        """Claim users whose micro-batch is due, as far as there is room."""
+        """Claim users whose micro-batch is due, as far as there is room. Suspects wait until they are tried."""
+        turn = self._quarantine.turn(now, busy=bool(self._claims), unsaved=bool(self.memory.unsaved))
+        self._closed = turn.closed
+        if turn.closed:
+            for uid in turn.users:
+                self._stages.begin(uid)
+            return
         waiting = sum(claim.phase in (Phase.LOADING, Phase.READY) for claim in self._claims.values())
         # Twice a step's worth waits: while one step trains, the states of the next one are loaded.
         room = max(0, min(2 * self._users_per_step - waiting, self._room))
-        for uid in list(itertools.islice(self._batcher.ready(now, exclude=self._claims), room)):
+        exclude = self._claims.keys() | turn.suspects if turn.suspects else self._claims
+        for uid in list(itertools.islice(self._batcher.ready(now, exclude=exclude), room)):
             self._stages.begin(uid)
 
     def load_ahead(self) -> None:
         """Begin to load states of users whose edits still gather, as far as there is room."""
-        while self._room and (uid := self.memory.prefetch.next()) is not None:
+        while self._room and not self._closed and (uid := self.memory.prefetch.next()) is not None:
             self._stages.load(uid, Phase.PREFETCHING)
 
     def start_step(self) -> None:
-        """Train the users who are ready, unless a step is under way."""
-        if self.training:
+        """Train the users who are ready, unless a step is under way. The journal notes the step before it begins."""
+        if self._step_begun:
             return
+        claims = self._select_ready()
+        if not claims:
+            return
+        arrivals = [arrival for claim in claims for arrival in claim.selection.fresh]
+        batches = [self._stages.batch_of(claim) for claim in claims]
+        started = math.nan
+
+        def train() -> None:
+            nonlocal started
+            started = self._clock()
+            self.training = True
+            self._jobs.submit(self._trainer, trained, self._learner.update, batches)
+
+        def trained(future: "Future[list[UpdateOutcome]]") -> None:
+            self._step_begun = self.training = False
+            self._observer.step(len(claims), self._clock() - started)
+            outcomes = future.result()
+            self._journal.tried(arrivals)
+            for claim, outcome in zip(claims, outcomes, strict=True):
+                self._stages.conclude(claim, outcome)
+
+        self._step_begun = True
+        self._journal.trying(arrivals, train)
+
+    def _select_ready(self) -> list[Claim]:
+        """Take the micro-batches of the users who are ready. Return those who have something to train on."""
         claims: list[Claim] = []
         for claim in [claim for claim in self._claims.values() if claim.phase is Phase.READY]:
             if len(claims) == self._users_per_step:
                 break
-            self._stages.select(claim)
+            self._stages.select(claim, self._quarantine.max_events)
             if claim.phase is Phase.TRAINING:
                 claims.append(claim)
-        if not claims:
-            return
-        started = self._clock()
-
-        def trained(future: "Future[list[UpdateOutcome]]") -> None:
-            self.training = False
-            self._observer.step(len(claims), self._clock() - started)
-            for claim, outcome in zip(claims, future.result(), strict=True):
-                self._stages.conclude(claim, outcome)
-
-        self.training = True
-        batches = [self._stages.batch_of(claim) for claim in claims]
-        self._jobs.submit(self._trainer, trained, self._learner.update, batches)
+        return claims
 
     @property
     def _room(self) -> int:
@@ -151,7 +182,7 @@ class Claims:
         """
         due = set(self.memory.unsaved.due(now))
         for uid in self.memory.unsaved:
-            nothing_follows = self._stopping or (self._batcher.draining and uid not in self._batcher)
+            nothing_follows = self._stopping or self._closed or (self._batcher.draining and uid not in self._batcher)
             if (uid in due or nothing_follows) and not self._batcher.erases(uid):
                 yield uid
 

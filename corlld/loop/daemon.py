@@ -16,6 +16,7 @@ import structlog
 from corlld.errors import FatalError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.loop.attempts import AttemptJournal
 from corlld.loop.batching import Batcher
 from corlld.loop.claims import Claims
 from corlld.loop.committing import Committer
@@ -28,8 +29,8 @@ from corlld.loop.offsets import LowWatermarks
 from corlld.loop.stages import Stages
 from corlld.loop.store_breaker import StoreBreaker
 from corlld.observer import Observer
-from corlld.protocols import DeadLetters, Learner, Publisher, Source, StateStore
-from corlld.records import LoopStatus, PartitionStatus, Stage, Tenure
+from corlld.protocols import AttemptStore, DeadLetters, Learner, Publisher, Source, StateStore
+from corlld.records import LoopStatus, PartitionStatus, Record, Stage, Tenure
 from corlld.settings.sections import Settings
 
 log = structlog.get_logger("corlld.daemon")
@@ -44,9 +45,11 @@ class Daemon:
     """Reads, batches, trains, stores, publishes and commits, until it is stopped or the input ends.
 
     Args:
-        settings: the loop reads batching, dead_letters, operations, publishing, snapshot and state.
+        settings: the loop reads batching, dead_letters, operations, publishing, snapshot and state, and of learning
+            `max_crashes`.
         source: must be started.
         store: must be opened.
+        attempts: keeps beside the states what was tried.
         observer: what happens is reported to it; None: to nobody.
         clock: monotonic seconds.
         wall_clock: unix time.
@@ -62,6 +65,7 @@ class Daemon:
         pseudonyms: Pseudonyms,
         learner: Learner,
         store: StateStore,
+        attempts: AttemptStore,
         publisher: Publisher,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -72,24 +76,44 @@ class Daemon:
         self._dead_letters = dead_letters
         self._learner = learner
         self._publisher = publisher
-        self._observer = observer = observer or Observer()
+        self._observer = observer or Observer()
         self._clock = clock
         self._jobs = Jobs(settings.operations.retry_max_seconds, clock, self._observer)
         self._watermarks = LowWatermarks()
         self._batcher = Batcher(settings.batching)
-        self._intake = Intake(
-            settings.dead_letters, decoder, pseudonyms, dead_letters, self._watermarks, self._observer, self._jobs
-        )
         self._trainer = ThreadPoolExecutor(1, "trainer")
         self._pool = ThreadPoolExecutor(settings.publishing.threads, "store")
+        self._journal = AttemptJournal(attempts, self._jobs, self._pool, settings.learning.max_crashes)
+        self._intake = Intake(
+            settings.dead_letters,
+            decoder,
+            pseudonyms,
+            dead_letters,
+            self._watermarks,
+            self._journal,
+            self._observer,
+            self._jobs,
+        )
+        self._claims = self._make_claims(store, pseudonyms, wall_clock)
+        self._committer = Committer(source, self._watermarks, publisher, self._jobs, self._pool, self._observer, clock)
+        self._held: list[Record] = []  # of tenures whose attempts are being loaded
+        self._next_status = -math.inf
+        self._reading_paused = False
+        self._stop = False
+        self._read_from_beginning = False
+        self.abandoned = False  # a stop ran out of time with a job still under way
+
+    def _make_claims(self, store: StateStore, pseudonyms: Pseudonyms, wall_clock: Callable[[], float]) -> Claims:
+        settings, observer, clock = self._settings, self._observer, self._clock
         breaker = StoreBreaker(store, settings.state.max_unreadable_share, clock)
+        publishing = settings.publishing.enabled
         durability = Durability(
-            self._jobs, self._pool, store, breaker, publisher, self._observer, publishing=settings.publishing.enabled
+            self._jobs, self._pool, store, breaker, self._publisher, observer, publishing=publishing
         )
         remembered = settings.state
         stages = Stages(
             settings,
-            learner.model_info.module_names,
+            self._learner.model_info.module_names,
             self._batcher,
             self._watermarks,
             self._intake,
@@ -99,15 +123,17 @@ class Daemon:
             observer,
             clock,
         )
-        self._claims = Claims(
-            settings, stages, self._batcher, self._jobs, self._trainer, learner, self._observer, clock
+        return Claims(
+            settings,
+            stages,
+            self._batcher,
+            self._jobs,
+            self._trainer,
+            self._learner,
+            self._journal,
+            observer,
+            clock,
         )
-        self._committer = Committer(source, self._watermarks, publisher, self._jobs, self._pool, self._observer, clock)
-        self._next_status = -math.inf
-        self._reading_paused = False
-        self._stop = False
-        self._read_from_beginning = False
-        self.abandoned = False  # a stop ran out of time with a job still under way
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -162,12 +188,14 @@ class Daemon:
         now = self._clock()
         due = self._batcher.next_due_seconds(now)
         idle = IDLE_POLL_SECONDS if due is None else min(due, IDLE_POLL_SECONDS)
-        polled = self._source.poll(BUSY_POLL_SECONDS if self._claims or self._intake.pending else idle)
+        busy = self._claims or self._intake.pending or self._journal.loading
+        polled = self._source.poll(BUSY_POLL_SECONDS if busy else idle)
         for tenure in polled.ended:
             self._end_tenure(tenure)
         for tenure in polled.begun:
             log.info("partition_assigned", partition=tenure.partition.partition, start_offset=tenure.start_offset)
             self._watermarks.begin(tenure)
+            self._journal.begin(tenure)
             self._read_from_beginning = tenure.start_offset == 0
         now = self._clock()
         # All records start before the first is admitted: the source's positions are past the whole poll already, and if
@@ -176,11 +204,8 @@ class Daemon:
             self._watermarks.start(record, now)
         if polled.records:
             self._observer.read(len(polled.records))
-        for record in polled.records:
-            if (arrival := self._intake.admit(record, now)) is not None:
-                self._observer.admitted(arrival)
-                self._batcher.add(arrival)
-                self._claims.expect(arrival.uid)
+        self._held.extend(polled.records)
+        self._admit(now)
         self._batcher.draining = self._source.exhausted
         self._jobs.handle_completions()
         self._jobs.run_due_retries(now)
@@ -188,14 +213,31 @@ class Daemon:
         self._claims.claim_users(now)
         self._claims.start_step()
         self._claims.load_ahead()
+        self._pause_or_resume()
+        self._journal.save_letters(now, self._source.committed())
+        self._committer.commit_due(now)
+        self._report_status(stopping=False)
+
+    def _admit(self, now: float) -> None:
+        """Admit what was read, unless it is not known yet what was tried of it before."""
+        if self._journal.loading:
+            return
+        records, self._held = self._held, []
+        for record in records:
+            if (arrival := self._intake.admit(record, now)) is not None:
+                self._observer.admitted(arrival)
+                self._batcher.add(arrival)
+                self._claims.expect(arrival)
+
+    def _pause_or_resume(self) -> None:
         if self._batcher.full or self._intake.full:
             self._source.pause()
             self._reading_paused = True
-        elif self._batcher.has_room:
+        elif self._journal.loading:
+            self._source.pause()  # for a moment: no back-pressure that would be reported
+        elif self._batcher.has_room or not self._reading_paused:
             self._source.resume()
             self._reading_paused = False
-        self._committer.commit_due(now)
-        self._report_status(stopping=False)
 
     def _input_is_finished(self) -> bool:
         return self._source.exhausted and not self._watermarks.unfinished
@@ -203,6 +245,8 @@ class Daemon:
     def _end_tenure(self, tenure: Tenure) -> None:
         log.info("partition_ended", partition=tenure.partition.partition)
         self._watermarks.end(tenure)
+        self._journal.end(tenure)
+        self._held = [record for record in self._held if record.tenure != tenure]
         self._batcher.drop(tenure)
         self._claims.end_tenure(tenure)
 
@@ -250,7 +294,8 @@ class Daemon:
         """Finish what has begun, until it is durable and visible. Start nothing new."""
         self._claims.stop()
         self._report_stop()
-        while self._intake.pending or self._claims.under_way:
+        self._journal.save_letters(math.inf, self._source.committed())
+        while self._intake.pending or self._claims.under_way or self._journal.saving:
             now = self._clock()
             if now >= deadline:
                 log.warning("stopped_with_work_under_way", users=len(self._claims))

@@ -10,6 +10,7 @@ import structlog
 from corlld.errors import ExitCode, FatalError, InvalidEvent, InvalidReason
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.loop.attempts import AttemptJournal, Caution
 from corlld.loop.jobs import Jobs, Task
 from corlld.loop.offsets import LowWatermarks
 from corlld.observer import Observer
@@ -36,6 +37,7 @@ class Intake:
         pseudonyms: Pseudonyms,
         dead_letters: DeadLetters,
         watermarks: LowWatermarks,
+        journal: AttemptJournal,
         observer: Observer,
         jobs: Jobs,
     ) -> None:
@@ -44,6 +46,7 @@ class Intake:
         self._pseudonyms = pseudonyms
         self._dead_letters = dead_letters
         self._watermarks = watermarks
+        self._journal = journal
         self._observer = observer
         self._jobs = jobs
         self._recent_invalid: deque[bool] = deque(maxlen=settings.share_window)
@@ -59,12 +62,18 @@ class Intake:
     def admit(self, record: Record, now: float) -> Arrival | None:
         """Return the record's arrival; None if the record was set aside. Its offset must be started.
 
+        A record whose event ended the process too often is set aside too. A record whose dead letter was acknowledged
+        in an earlier life is finished: it gets no second letter.
+
         Raises FatalError if too large a share of the recent records is invalid.
 
         Args:
             record: a record of a live tenure.
             now: seconds on the daemon's monotonic clock.
         """
+        if self._journal.is_set_aside(record):
+            self._watermarks.finish(record)
+            return None
         try:
             event = self._decoder.decode(record.key, record.value, record.headers)
         except InvalidEvent as error:
@@ -74,7 +83,12 @@ class Intake:
             return None
         self._admitted += 1
         self._judge_share(invalid=False)
-        return Arrival(self._pseudonyms.uid(event.user_id), event, record, now)
+        uid = self._pseudonyms.uid(event.user_id)
+        if self._journal.caution(record) is Caution.NEVER:
+            problem = InvalidEvent(InvalidReason.CRASHED, detail="its step ended the process, also alone")
+            self.set_aside(DeadLetter(record, problem, uid))
+            return None
+        return Arrival(uid, event, record, now)
 
     def refuse_if_nothing_was_valid(self) -> None:
         """Judge an input that was read from its beginning to its end. Raises FatalError if it held no valid event."""
@@ -102,6 +116,7 @@ class Intake:
 
     def _finish(self, letter: DeadLetter) -> None:
         self.pending -= 1
+        self._journal.acknowledged(letter.record)
         self._watermarks.finish(letter.record)
 
     def _uid_of_key(self, key: bytes | None) -> str | None:

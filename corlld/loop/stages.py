@@ -138,12 +138,11 @@ class Stages:
 
     # --- select and train ---------------------------------------------------------------------------------------------
 
-    def select(self, claim: Claim) -> None:
-        """Take the micro-batch of a user who is READY. Duplicates are replaced from the buffer.
+    def select(self, claim: Claim, limit: int) -> None:
+        """Take at most `limit` new events of a user who is READY. Duplicates are replaced from the buffer.
 
         The claim is TRAINING afterwards if there is anything to train on. If not, the next stage has begun already.
         """
-        limit = self._settings.batching.max_events
         while len(claim.selection.fresh) < limit:
             batch = self._batcher.take(claim.uid, limit - len(claim.selection.fresh))
             claim.selection = select(self._event_ids, claim.state, batch.arrivals, claim.selection)

@@ -350,6 +350,11 @@ class LearningSettings(Section):
         description="Number of the user's last edits that each step trains again beside the new ones, at their cost. "
         "The user's state keeps their token ids, context included; an erasure erases them.",
     )
+    max_crashes: Positive = Field(
+        3,
+        description="After so many counted steps that ended the process, or never ended, each of their users is tried "
+        "alone, then each event. An event that ends the process alone too becomes a dead letter (`crashed`).",
+    )
     max_response_tokens: Positive = Field(1024, description="An edit with a longer response is rejected as `too_long`.")
     max_context_tokens: Positive = Field(1024, description="A longer context loses its beginning.")
     prompt_special_tokens: bool = Field(

@@ -11,6 +11,10 @@ REASON_HEADER = "corlld.reason"
 PAYLOAD_DROPPED_HEADER = "corlld.payload"
 
 _CONTEXT = "__connect.errors."
+_STAGES = {  # stage and class, where the record itself is valid
+    InvalidReason.STATE_UNREADABLE: ("TASK_PUT", "corlld.protocols.StateStore"),
+    InvalidReason.CRASHED: ("TASK_PUT", "corlld.protocols.Learner"),
+}
 _OWN = (REASON_HEADER, PAYLOAD_DROPPED_HEADER)
 
 
@@ -23,16 +27,16 @@ def letter_key(letter: DeadLetter) -> str:
 def letter_headers(letter: DeadLetter) -> dict[str, str]:
     """Return the headers. They have Kafka Connect's names, so that its tools work. None quotes the record."""
     place, error = letter.record.tenure.partition, letter.error
-    unreadable = error.reason is InvalidReason.STATE_UNREADABLE
+    stage, class_name = _STAGES.get(error.reason, ("VALUE_CONVERTER", "corlld.events.EventDecoder"))
     context = {
         "topic": place.topic,
         "partition": str(place.partition),
         "offset": str(letter.record.offset),
         "connector.name": "corlld",
         "task.id": "0",
-        "stage": "TASK_PUT" if unreadable else "VALUE_CONVERTER",
+        "stage": stage,
         # Consumers of dead letters may compare this value, so it stays, although the decoder has moved since.
-        "class.name": "corlld.protocols.StateStore" if unreadable else "corlld.events.EventDecoder",
+        "class.name": class_name,
         "exception.class.name": f"{type(error).__module__}.{type(error).__qualname__}",
         "exception.message": str(error),
     }

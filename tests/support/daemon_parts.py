@@ -16,6 +16,7 @@ from corlld.settings.sections import EventSettings, Settings
 from tests.support.fakes import (
     Applied,
     ListingLearner,
+    MemoryAttempts,
     MemoryDeadLetters,
     MemoryPublisher,
     MemoryStore,
@@ -62,9 +63,11 @@ class Parts:
                 "state": overrides.get("state", {}),
                 "snapshot": overrides.get("snapshot", {}),
                 "experiment": overrides.get("experiment", {}),
+                "learning": overrides.get("learning", {}),
             }
         )
         self.store = MemoryStore()
+        self.attempts = MemoryAttempts()
         self.publisher = MemoryPublisher()
         self.dead_letters = MemoryDeadLetters()
         self.learner = ListingLearner()
@@ -80,6 +83,7 @@ class Parts:
             pseudonyms=PSEUDONYMS,
             learner=self.learner,
             store=self.store,
+            attempts=self.attempts,
             publisher=self.publisher,
             observer=self.observer,
             clock=self.clock,

@@ -248,6 +248,14 @@ class Hold:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Poison:
+    """A step with this event ends the process (way `abort`), or never ends (`hang`)."""
+
+    event_id: str
+    way: str = "abort"
+
+
 class Life:
     """A daemon that the launcher forked."""
 
@@ -303,6 +311,7 @@ class Launcher:
         *,
         marks: Path | None = None,
         hold: Hold | None = None,
+        poison: Poison | None = None,
         environ: Mapping[str, str] = ENVIRON,
         mutation: str | None = None,
     ) -> Life:
@@ -317,6 +326,7 @@ class Launcher:
             "marks": str(marks) if marks else None,
             "hold": asdict(hold) if hold else None,
             "mutation": mutation,
+            "poison": asdict(poison) if poison else None,
         }
         self._orders.write((json.dumps(order) + "\n").encode())
         self._orders.flush()

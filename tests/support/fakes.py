@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from corlld.durable import AdapterVersion, Head, ModelInfo, StoreIdentity, UserState
+from corlld.durable import AdapterVersion, Attempts, Head, ModelInfo, StoreIdentity, UserState
 from corlld.errors import LostSwap, RetriableError
 from corlld.records import (
     Arrival,
@@ -197,6 +197,27 @@ class MemoryPositions:
 
     def has_applied(self, topic: str) -> bool:
         return topic in self.applied
+
+
+@dataclass
+class MemoryAttempts:
+    """An `AttemptStore` in a dict. The next loads and saves raise `load_faults` and `faults`, in turn."""
+
+    kept: dict[str, Attempts] = field(default_factory=dict)
+    load_faults: list[Exception] = field(default_factory=list)
+    faults: list[Exception] = field(default_factory=list)
+    saves: int = 0
+
+    def load_attempts(self, partition: str) -> Attempts | None:
+        if self.load_faults:
+            raise self.load_faults.pop(0)
+        return self.kept.get(partition)
+
+    def save_attempts(self, partition: str, attempts: Attempts) -> None:
+        if self.faults:
+            raise self.faults.pop(0)
+        self.saves += 1
+        self.kept[partition] = attempts
 
 
 @dataclass

@@ -102,6 +102,26 @@ def wrap(marks: Marks) -> None:
     AdapterPublisher.publish = marked_publish  # type: ignore[method-assign]  # as above
 
 
+def poison(event_id: str, way: str) -> None:
+    """Let a step with this event end the process, or (way `hang`) never end."""
+    import resource
+
+    from corlld.learning.learner import CorllLearner
+
+    update = CorllLearner.update
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    def poisoned_update(self: CorllLearner, batches: Sequence[Any]) -> Any:
+        if any(event.event_id == event_id for batch in batches for event in batch.events):
+            os.write(1, f"poisoned: {way}\n".encode())
+            if way == "abort":
+                os.abort()
+            threading.Event().wait()
+        return update(self, batches)
+
+    CorllLearner.update = poisoned_update  # type: ignore[method-assign]  # as a kernel's bug would
+
+
 def live(order: Mapping[str, Any]) -> int:
     """The child's whole life. Returns its exit code."""
     os.setsid()
@@ -116,6 +136,8 @@ def live(order: Mapping[str, Any]) -> int:
         MUTATIONS[order["mutation"]]()
     if order["marks"]:
         wrap(Marks(order["marks"], order["hold"]))
+    if order["poison"]:
+        poison(**order["poison"])
     from corlld.cli import main
 
     return main(["run", "--config", order["config"]])

@@ -1,0 +1,39 @@
+"""Attempts in the folder of the states: `attempts/<digest of the partition>.json`, each replaced as a whole."""
+
+from pathlib import Path
+
+from corlld.durable import Attempts
+from corlld.errors import RetriableError
+from corlld.state.attempts_file import attempts_key, decode_attempts, encode_attempts
+from corlld.state.store_identity import IDENTITY_NAME
+from corlld.system.durable_files import PERSONAL, make_folders, replace, retriable
+
+
+class FolderAttempts:
+    """Implements `corlld.protocols.AttemptStore`.
+
+    Args:
+        path: the folder of a state store that was opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load_attempts(self, partition: str) -> Attempts | None:
+        """See the protocol."""
+        with retriable(self._path):
+            try:
+                data = (self._path / attempts_key(partition)).read_bytes()
+            except FileNotFoundError:
+                return None
+        return decode_attempts(data, partition)
+
+    def save_attempts(self, partition: str, attempts: Attempts) -> None:
+        """See the protocol."""
+        file = self._path / attempts_key(partition)
+        with retriable(self._path):
+            if not file.parent.is_dir():
+                if not (self._path / IDENTITY_NAME).exists():
+                    raise RetriableError(f"{self._path} is not a state store; is the folder mounted?")
+                make_folders(file.parent, PERSONAL)
+            replace(file, encode_attempts(partition, attempts), PERSONAL)

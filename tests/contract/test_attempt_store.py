@@ -1,0 +1,115 @@
+"""Every attempt store keeps what was tried of a partition, for whoever owns the partition next."""
+
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from corlld.durable import Attempts, StoreIdentity
+from corlld.errors import AttemptsUnreadable, RetriableError
+from corlld.protocols import AttemptStore
+from corlld.state.folder_attempts import FolderAttempts
+from corlld.state.object_attempts import ObjectAttempts
+from corlld.state.object_store import ObjectStore
+from corlld.state.store import LocalFolderStore
+from tests.support.s3 import Bucket, new_bucket_name
+
+IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
+PARTITION = "topic/../id/3"
+SOME = Attempts(tried_below=1017, committed=9, tries={12: 2, 14: 1}, letters=frozenset({10, 13}))
+
+
+class Backend(Protocol):
+    """Makes views of one store, as other processes have them, and reaches behind it."""
+
+    def connect(self) -> AttemptStore: ...
+
+    def stored(self) -> dict[str, bytes]: ...
+
+    def overwrite(self, name: str, data: bytes) -> None: ...
+
+    def take_away(self) -> None: ...
+
+
+class Folder:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        LocalFolderStore(folder).open(IDENTITY, must_exist=False)
+
+    def connect(self) -> AttemptStore:
+        return FolderAttempts(self._folder)
+
+    def stored(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self._folder)): p.read_bytes() for p in self._folder.rglob("*") if p.is_file()}
+
+    def overwrite(self, name: str, data: bytes) -> None:
+        (self._folder / name).write_bytes(data)
+
+    def take_away(self) -> None:
+        """As an unmounted folder: the mount point is still there."""
+        shutil.rmtree(self._folder)
+        self._folder.mkdir()
+
+
+class S3(Bucket):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        ObjectStore(self.url).open(IDENTITY, must_exist=False)
+
+    def connect(self) -> AttemptStore:
+        return ObjectAttempts(self.url, max_retries=0)
+
+    def take_away(self) -> None:
+        self.url = "s3://no-such-bucket/states"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    if request.param == "folder":
+        return Folder(tmp_path / "state")
+    request.getfixturevalue("s3")
+    return S3(new_bucket_name())
+
+
+def test_a_partition_without_attempts_has_none(backend: Backend) -> None:
+    assert backend.connect().load_attempts(PARTITION) is None
+
+
+def test_what_was_saved_last_is_loaded_also_by_another_process(backend: Backend) -> None:
+    store = backend.connect()
+    store.save_attempts(PARTITION, Attempts(tried_below=5))
+    store.save_attempts(PARTITION, SOME)
+    assert backend.connect().load_attempts(PARTITION) == SOME
+
+
+def test_partitions_do_not_meet(backend: Backend) -> None:
+    store = backend.connect()
+    store.save_attempts(PARTITION, SOME)
+    store.save_attempts("other/3", Attempts(tried_below=7))
+    assert store.load_attempts(PARTITION) == SOME
+    assert store.load_attempts("other/3") == Attempts(tried_below=7)
+    assert sum(name.startswith("attempts/") for name in _below_the_store(backend)) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"{}", b'{"format": 2}', b'{"format": 1, "partition": "other/3"}'],
+    ids=["empty", "torn", "list", "nothing", "newer", "another"],
+)
+def test_corrupt_attempts_are_never_taken_for_none(backend: Backend, content: bytes) -> None:
+    backend.connect().save_attempts(PARTITION, SOME)
+    (name,) = (name for name in backend.stored() if "attempts/" in name)
+    backend.overwrite(name, content)
+    with pytest.raises(AttemptsUnreadable):
+        backend.connect().load_attempts(PARTITION)
+
+
+def test_a_store_that_went_away_is_tried_again_and_gets_no_attempts(backend: Backend) -> None:
+    backend.take_away()
+    with pytest.raises(RetriableError):
+        backend.connect().save_attempts(PARTITION, SOME)
+
+
+def _below_the_store(backend: Backend) -> list[str]:
+    return [name.removeprefix("states/") for name in backend.stored()]

@@ -1,0 +1,224 @@
+"""A step that ends the process is tried again, then user by user, then event by event, and the guilty event set aside.
+
+A crash is an exception of the learner: nothing of that life is committed or stored afterwards. The next life begins
+at the offset that was committed last, with the stores as they were left.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from corlld.durable import Attempts
+from corlld.errors import AttemptsUnreadable, InvalidReason, RetriableError
+from corlld.loop.attempts import MARK_RECORDS
+from corlld.records import Polled, Record, Tenure, TrainingBatch
+from tests.support.daemon_parts import PSEUDONYMS, Parts, records, value
+from tests.support.fakes import ListingLearner, MemoryAttempts, ScriptedSource, tenure
+
+KEY = tenure().partition.key
+MAX_CRASHES = 3  # the default
+USERS = ("ann", "bob", "cid")
+
+
+class Crash(BaseException):
+    """The process ends."""
+
+
+@dataclass
+class Site:
+    """What outlives a daemon: the topic, its stores, and the offset that was committed last.
+
+    guilty: each step with these events ends the process, whatever else is in it.
+    """
+
+    delivered: tuple[Record, ...]
+    guilty: Sequence[str] = ()
+    parts: Parts = field(default_factory=lambda: Parts(batching={"max_events": 8}))
+    committed: int = 0
+    steps: list[list[list[str]]] = field(default_factory=list)  # the event ids by user of each step, over all lives
+
+    def live(self) -> bool:
+        """Run a daemon to its end. Return whether it ended by itself."""
+        begins = tenure(number=1, start_offset=self.committed)
+        left = [r for r in self.delivered if r.offset >= self.committed]
+        moved = tuple(Record(begins, r.offset, r.next_offset, r.key, r.value) for r in left)
+        self.parts.learner = ListingLearner(self._step)
+        source = ScriptedSource([Polled(moved, begun=(begins,))])
+        try:
+            self.parts.daemon(source).run()
+        except Crash:
+            self._take(source.commits[-1] if source.commits else {})
+            return False
+        self._take(source.final or {})
+        return True
+
+    def lives_until_it_stands(self, at_most: int) -> int:
+        """Return how many lives crashed before one ended by itself."""
+        for crashed in range(at_most):
+            if self.live():
+                return crashed
+        raise AssertionError(f"{at_most} lives, and none ended by itself")
+
+    def letters(self) -> list[tuple[int, str]]:
+        return [(letter.record.offset, letter.error.reason.value) for letter in self.parts.dead_letters.letters]
+
+    def _step(self, batches: Sequence[TrainingBatch]) -> None:
+        step = [[event.event_id for event in batch.events] for batch in batches]
+        self.steps.append(step)
+        if any(event_id in self.guilty for ids in step for event_id in ids):
+            raise Crash
+
+    def _take(self, commits: dict[Tenure, int]) -> None:
+        self.committed = max([self.committed, *commits.values()])
+
+
+def edits(*event_ids: str) -> tuple[Record, ...]:
+    """Records at offsets 0, 1, ... The user is the beginning of the event's id."""
+    return tuple(
+        records(value(event_id, user=event_id.split("-")[0]), user=event_id.split("-")[0], first=offset)[0]
+        for offset, event_id in enumerate(event_ids)
+    )
+
+
+THREE_USERS = edits(*(f"{user}-{number}" for number in range(3) for user in USERS))
+
+
+def test_the_guilty_event_is_a_dead_letter_after_max_crashes_and_three_lives_and_all_others_are_learnt() -> None:
+    site = Site(THREE_USERS, guilty=["bob-1"])
+    assert site.lives_until_it_stands(20) == MAX_CRASHES + 3
+    assert site.letters() == [(4, "crashed")]
+    assert site.parts.applied_ids("ann") == ("ann-0", "ann-1", "ann-2")
+    assert site.parts.applied_ids("bob") == ("bob-0", "bob-2")
+    assert site.parts.applied_ids("cid") == ("cid-0", "cid-1", "cid-2")
+    assert site.committed == len(THREE_USERS)
+    crashed = [step for step in site.steps if any("bob-1" in ids for ids in step)]
+    assert crashed[-2:] == [[["bob-0", "bob-1", "bob-2"]], [["bob-1"]]], "first alone with its user, then all alone"
+
+
+@pytest.mark.parametrize("every_updates", [1, 100])
+def test_others_are_learnt_before_a_suspect_is_tried_again(every_updates: int) -> None:
+    parts = Parts(batching={"max_events": 8}, snapshot={"every_updates": every_updates, "every_seconds": 1000})
+    site = Site(THREE_USERS, guilty=["bob-1"], parts=parts)
+    assert not site.live()
+    assert not site.live()  # counted: all three users are suspects now
+    late = tuple(records(*(value(f"dan-{n}", user="dan") for n in range(3)), user="dan", first=9))
+    site.delivered = (*site.delivered, *late)
+    assert not site.live()
+    assert site.parts.applied_ids("dan") == ("dan-0", "dan-1", "dan-2"), "stored before the step that crashed"
+
+
+@pytest.mark.parametrize("max_crashes", [1, 5])
+def test_the_setting_says_how_many_crashes_are_counted_before_users_are_tried_alone(max_crashes: int) -> None:
+    parts = Parts(batching={"max_events": 8}, learning={"max_crashes": max_crashes})
+    site = Site(THREE_USERS, guilty=["bob-1"], parts=parts)
+    assert site.lives_until_it_stands(20) == max_crashes + 3
+
+
+def test_two_guilty_events_of_two_users_are_found_one_after_the_other() -> None:
+    site = Site(THREE_USERS, guilty=["ann-2", "cid-0"])
+    site.lives_until_it_stands(20)
+    assert sorted(site.letters()) == [(2, "crashed"), (6, "crashed")]
+    assert site.parts.applied_ids("ann") == ("ann-0", "ann-1")
+    assert site.parts.applied_ids("bob") == ("bob-0", "bob-1", "bob-2")
+    assert site.parts.applied_ids("cid") == ("cid-1", "cid-2")
+
+
+def test_users_whose_events_crash_only_together_are_all_learnt() -> None:
+    class Together(Site):
+        def _step(self, batches: Sequence[TrainingBatch]) -> None:
+            if len(batches) > 1:
+                raise Crash
+
+    site = Together(THREE_USERS)
+    assert site.lives_until_it_stands(20) == MAX_CRASHES + 1
+    assert site.letters() == []
+    assert [len(site.parts.applied_ids(user)) for user in USERS] == [3, 3, 3]
+
+
+def test_without_a_journal_that_keeps_anything_the_daemon_crashes_for_ever() -> None:
+    class Forgetful(MemoryAttempts):
+        def save_attempts(self, partition: str, attempts: Attempts) -> None:
+            """Keep nothing."""
+
+    site = Site(THREE_USERS, guilty=["bob-1"])
+    site.parts.attempts = Forgetful()
+    assert not any(site.live() for _ in range(3 * (MAX_CRASHES + 3)))
+
+
+def test_the_first_step_of_a_partition_raises_the_mark_and_the_next_ones_write_nothing() -> None:
+    site = Site(edits(*(f"ann-{number}" for number in range(20))), parts=Parts(batching={"max_events": 1}))
+    assert site.live()
+    assert len(site.steps) == 20
+    assert site.parts.attempts.saves == 1
+    assert site.parts.attempts.kept[KEY] == Attempts(tried_below=1 + MARK_RECORDS)
+
+
+def test_a_step_begins_only_after_the_journal_is_durable() -> None:
+    site = Site(THREE_USERS)
+    site.parts.attempts.faults = [RetriableError("disk full")] * 3
+    seen = []
+    learner_step = site._step
+
+    def step(batches: Sequence[TrainingBatch]) -> None:
+        seen.append(site.parts.attempts.kept[KEY].tried_below)
+        learner_step(batches)
+
+    site._step = step  # type: ignore[method-assign]  # looks at the store as the step begins
+    assert site.live()
+    assert min(seen) > len(THREE_USERS)
+
+
+def test_steps_that_ended_leave_no_tries_behind() -> None:
+    site = Site(THREE_USERS)
+    site.parts.attempts.kept[KEY] = Attempts(tried_below=100)
+    assert site.live()
+    assert not site.parts.attempts.kept[KEY].tries
+    assert site.parts.attempts.saves >= 2, "before the step, and after it"
+
+
+def test_an_erasure_covers_a_guilty_event_without_another_try() -> None:
+    erase = value("bob-erase", user="bob", type="erase")
+    site = Site((*THREE_USERS, *records(erase, user="bob", first=9)), guilty=["bob-1"])
+    site.parts.attempts.kept[KEY] = Attempts(tried_below=100, tries={4: 1})
+    assert site.live()
+    assert site.letters() == []
+    assert site.parts.store.states[PSEUDONYMS.uid("bob")][0].erased
+
+
+def test_corrupt_attempts_are_reported_and_counting_begins_anew() -> None:
+    site = Site(THREE_USERS)
+    site.parts.attempts.load_faults = [AttemptsUnreadable("attempts/x.json is corrupt")]
+    assert site.live()
+    assert site.parts.applied_ids("ann") == ("ann-0", "ann-1", "ann-2")
+
+
+def test_records_wait_until_it_is_known_what_was_tried_of_them() -> None:
+    site = Site(THREE_USERS, guilty=["bob-1"])
+    site.parts.attempts.kept[KEY] = Attempts(tried_below=100, tries={4: MAX_CRASHES + 2})
+    site.parts.attempts.load_faults = [RetriableError("away")] * 3
+    assert site.live()
+    assert site.letters() == [(4, "crashed")]
+    assert site.parts.applied_ids("bob") == ("bob-0", "bob-2")
+
+
+def test_a_dead_letter_that_was_acknowledged_before_a_crash_has_no_copy() -> None:
+    bad = tuple(records(b"{", first=offset)[0] for offset in (9, 10))
+    site = Site((*THREE_USERS, *bad), guilty=["bob-1"])
+    site.lives_until_it_stands(20)
+    assert sorted(site.letters()) == [(4, "crashed"), (9, "not_json"), (10, "not_json")]
+
+
+def test_a_group_that_was_set_back_gets_its_dead_letters_anew() -> None:
+    site = Site(tuple(records(b"{", b"{")))
+    site.parts.attempts.kept[KEY] = Attempts(committed=1, letters=frozenset({1}))
+    assert site.live()
+    assert site.letters() == [(0, "not_json"), (1, "not_json")]
+
+
+def test_a_dead_letter_of_a_life_before_is_not_sent_again_and_its_record_is_finished() -> None:
+    site = Site(tuple(records(b"{", b"{", value("ann-0"))))
+    site.parts.attempts.kept[KEY] = Attempts(committed=0, letters=frozenset({1}))
+    assert site.live()
+    assert site.letters() == [(0, InvalidReason.NOT_JSON.value)]
+    assert site.committed == 3
