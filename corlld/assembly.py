@@ -17,11 +17,12 @@ from corlld.learning.model.files import check_model_name
 from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import passages
 from corlld.loop.daemon import Daemon
+from corlld.loop.poison import NewestRecords
 from corlld.observer import Observer, Observers
 from corlld.protocols import Announcements, DeadLetters, Input, PositionStore, Publisher, Source, StateStore
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.target import Target
-from corlld.records import Stage
+from corlld.records import Record, Stage
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import Settings
 from corlld.sources.jsonl.file_input import JsonlInput
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("corlld.start")
 
 CLOSE_SECONDS = 5.0  # per part, after a failed start
+PROBE_SECONDS = 5.0  # to look at a partition's newest records while its reading is paused
 
 INPUTS: Mapping[str, Callable[[Settings, float], Input]] = {  # by `source.kind`
     KafkaInput.kind: KafkaInput,
@@ -216,8 +218,16 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
         learner=learner,
         store=store,
         publisher=_open_publisher(settings, resident, store, announcements),
+        newest_records=_newest_records(the_input) if the_input.grows else None,
         observer=observer,
     )
+
+
+def _newest_records(the_input: Input) -> NewestRecords:
+    def newest(partition: int, limit: int) -> list[Record]:
+        return list(the_input.newest_records(limit, PROBE_SECONDS, partition))
+
+    return newest
 
 
 def _reach(

@@ -5,7 +5,7 @@ import statistics
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
@@ -18,6 +18,7 @@ from corlld.loop.batching import Batcher
 from corlld.loop.intake import Intake
 from corlld.loop.jobs import Jobs
 from corlld.loop.offsets import LowWatermarks
+from corlld.loop.poison import Poison
 from corlld.observer import Observer
 from corlld.records import DeadLetter, EditEvent
 from corlld.settings.sections import KafkaSettings, Settings
@@ -134,15 +135,11 @@ def _own_rate(settings: Settings, records: int) -> float:
     group = settings.kafka.model_copy(update={"group_id": f"{settings.kafka.topic}-{uuid.uuid4().hex[:8]}"})
     source = KafkaSource(group)
     batcher, watermarks, observer = Batcher(settings.batching), LowWatermarks(), Observer()
-    intake = Intake(
-        settings.dead_letters,
-        EventDecoder(settings.events, supports_messages=False, key_required=True),
-        Pseudonyms(secrets.token_hex(32)),
-        _NoDeadLetters(),
-        watermarks,
-        observer,
-        Jobs(settings.operations.retry_max_seconds, time.monotonic, observer),
-    )
+    jobs = Jobs(settings.operations.retry_max_seconds, time.monotonic, observer)
+    decoder = EventDecoder(settings.events, supports_messages=False, key_required=True)
+    poison = Poison(settings.dead_letters, decoder, None, jobs, ThreadPoolExecutor(1))
+    names = Pseudonyms(secrets.token_hex(32))
+    intake = Intake(decoder, names, _NoDeadLetters(), watermarks, poison, observer, jobs)
     source.start(PATIENCE_SECONDS)
     try:
         rate, brought = _Rate(records), 0
@@ -150,6 +147,7 @@ def _own_rate(settings: Settings, records: int) -> float:
             polled = source.poll(POLL_SECONDS)
             for tenure in polled.begun:
                 watermarks.begin(tenure)
+                poison.begin(tenure)
             now = time.monotonic()
             for record in polled.records:
                 watermarks.start(record, now)

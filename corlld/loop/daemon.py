@@ -8,7 +8,7 @@ threads.
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -22,11 +22,13 @@ from corlld.loop.durability import Durability
 from corlld.loop.intake import Intake
 from corlld.loop.jobs import Jobs
 from corlld.loop.offsets import LowWatermarks
+from corlld.loop.poison import NewestRecords, Poison
+from corlld.loop.set_aside import UserTroubles
 from corlld.loop.stages import Stages
 from corlld.loop.store_breaker import StoreBreaker
 from corlld.observer import Observer
 from corlld.protocols import DeadLetters, Learner, Publisher, Source, StateStore
-from corlld.records import LoopStatus, PartitionStatus, Stage, Tenure
+from corlld.records import LoopStatus, PartitionStatus, Record, Stage, Tenure
 from corlld.settings.sections import Settings
 
 log = structlog.get_logger("corlld.daemon")
@@ -45,6 +47,7 @@ class Daemon:
         settings: the loop reads batching, dead_letters, operations, publishing, snapshot and state.
         source: must be started.
         store: must be opened.
+        newest_records: returns a partition's last records; None if the input ends, so that nothing newer will come.
         observer: what happens is reported to it; None: to nobody.
         clock: monotonic seconds.
     """
@@ -60,6 +63,7 @@ class Daemon:
         learner: Learner,
         store: StateStore,
         publisher: Publisher,
+        newest_records: NewestRecords | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,16 +77,14 @@ class Daemon:
         self._jobs = Jobs(settings.operations.retry_max_seconds, clock, self._observer)
         self._watermarks = LowWatermarks()
         self._batcher = Batcher(settings.batching)
-        self._intake = Intake(
-            settings.dead_letters, decoder, pseudonyms, dead_letters, self._watermarks, self._observer, self._jobs
-        )
         self._trainer = ThreadPoolExecutor(1, "trainer")
         self._pool = ThreadPoolExecutor(settings.publishing.threads, "store")
-        breaker = StoreBreaker(store, settings.state.max_unreadable_share, clock)
-        durability = Durability(
-            self._jobs, self._pool, store, breaker, publisher, self._observer, publishing=settings.publishing.enabled
+        self._poison = Poison(settings.dead_letters, decoder, newest_records, self._jobs, self._pool)
+        self._intake = Intake(
+            decoder, pseudonyms, dead_letters, self._watermarks, self._poison, self._observer, self._jobs
         )
-        names = learner.model_info.module_names
+        self._troubles = UserTroubles(settings.state, clock)
+        names, durability = learner.model_info.module_names, self._durability(store)
         stages = Stages(
             settings, names, self._batcher, self._watermarks, self._intake, durability, self._observer, clock
         )
@@ -95,6 +97,19 @@ class Daemon:
         self._stop = False
         self._read_from_beginning = False
         self.abandoned = False  # a stop ran out of time with a job still under way
+
+    def _durability(self, store: StateStore) -> Durability:
+        breaker = StoreBreaker(store, self._settings.state.max_unreadable_share, self._clock)
+        return Durability(
+            self._jobs,
+            self._pool,
+            store,
+            breaker,
+            self._troubles,
+            self._publisher,
+            self._observer,
+            publishing=self._settings.publishing.enabled,
+        )
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -112,6 +127,7 @@ class Daemon:
             waiting.add(Stage.DEAD_LETTERS)
         if self._publisher.problem is not None:
             waiting.add(Stage.PUBLISHING)
+        waiting.update(stage for stage, tenures in self._paused_partitions().items() if tenures)
         return [stage for stage in Stage if stage in waiting]
 
     def run(self) -> None:
@@ -155,6 +171,7 @@ class Daemon:
         for tenure in polled.begun:
             log.info("partition_assigned", partition=tenure.partition.partition, start_offset=tenure.start_offset)
             self._watermarks.begin(tenure)
+            self._poison.begin(tenure)
             self._read_from_beginning = tenure.start_offset == 0
         now = self._clock()
         # All records start before the first is admitted: the source's positions are past the whole poll already, and if
@@ -163,11 +180,8 @@ class Daemon:
             self._watermarks.start(record, now)
         if polled.records:
             self._observer.read(len(polled.records))
-        for record in polled.records:
-            if (arrival := self._intake.admit(record, now)) is not None:
-                self._observer.admitted(arrival)
-                self._batcher.add(arrival)
-                self._claims.expect(arrival.uid)
+        for record in (*self._poison.released(), *polled.records):
+            self._admit(record, now)
         self._batcher.draining = self._source.exhausted
         self._jobs.handle_completions()
         self._jobs.run_due_retries(now)
@@ -175,14 +189,34 @@ class Daemon:
         self._claims.claim_users(now)
         self._claims.start_step()
         self._claims.load_ahead()
-        if self._batcher.full or self._intake.full:
-            self._source.pause()
-            self._reading_paused = True
-        elif self._batcher.has_room:
-            self._source.resume()
-            self._reading_paused = False
+        self._poison.probe(now, self._source.ends)
+        self._pause_reading()
         self._commit(now)
         self._report_status(stopping=False)
+
+    def _admit(self, record: Record, now: float) -> None:
+        if not self._poison.holds(record) and (arrival := self._intake.admit(record, now)) is not None:
+            self._observer.admitted(arrival)
+            self._batcher.add(arrival)
+            self._claims.expect(arrival.uid)
+
+    def _pause_reading(self) -> None:
+        """Pause all partitions while the buffers are full; else those that are paused each for its own reason."""
+        if self._batcher.full or self._intake.full:
+            self._reading_paused = True
+        elif self._batcher.has_room:
+            self._reading_paused = False
+        if self._reading_paused:
+            self._source.pause_only(self._source.positions())
+        else:
+            self._source.pause_only([t for tenures in self._paused_partitions().values() for t in tenures])
+
+    def _paused_partitions(self) -> dict[Stage, Collection[Tenure]]:
+        """Return the tenures whose reading is paused for themselves, by what they wait for."""
+        return {
+            Stage.VALID_RECORDS: self._poison.paused,
+            Stage.LOW_WATERMARK: self._watermarks.held_up(self._settings.batching.max_finished_ahead),
+        }
 
     def _input_is_finished(self) -> bool:
         return self._source.exhausted and not self._watermarks.unfinished
@@ -190,6 +224,8 @@ class Daemon:
     def _end_tenure(self, tenure: Tenure) -> None:
         log.info("partition_ended", partition=tenure.partition.partition)
         self._watermarks.end(tenure)
+        self._poison.end(tenure)
+        self._troubles.forget()
         self._batcher.drop(tenure)
         self._claims.end_tenure(tenure)
 
@@ -218,6 +254,7 @@ class Daemon:
                 buffered_events=self._batcher.events,
                 buffered_chars=self._batcher.chars,
                 reading_paused=self._reading_paused,
+                paused_partitions={stage: len(tenures) for stage, tenures in self._paused_partitions().items()},
                 partitions={
                     tenure.partition.partition: PartitionStatus(
                         # Not below 0: the end may be older than the newest commit.
@@ -235,6 +272,7 @@ class Daemon:
                 host_memory_bytes=self._claims.memory.nbytes,
                 unsaved_users=self._claims.unsaved_users,
                 unsaved_age_seconds=self._claims.unsaved_age_seconds(now),
+                users_aside=self._troubles.aside,
             )
         )
 

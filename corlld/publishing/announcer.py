@@ -14,16 +14,14 @@ from dataclasses import dataclass
 import structlog
 
 from corlld.durable import Head
-from corlld.errors import RetriableError, StateUnreadable
+from corlld.errors import RetriableError, UserTrouble
 from corlld.protocols import Announcements
-from corlld.publishing.target import Target
+from corlld.publishing.target import ANNOUNCED, Target
 
 log = structlog.get_logger("corlld.announcer")
 
 FIRST_PAUSE_SECONDS = 0.1
 ACKNOWLEDGED_WITHIN_SECONDS = 150.0  # kafka-python gives up by itself after 120
-
-_ANNOUNCED = ("uid", "version", "name", "base_model", "base_revision", "digest")  # of the manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ class Announcer:
                 self._put_back(uid)
                 self._rest(pause)
                 pause = min(2 * pause, self._retry_max_seconds)
-            except StateUnreadable as error:
+            except UserTrouble as error:
                 log.error("announcement_impossible", uid=uid, problem=str(error))
             except Exception as error:  # noqa: BLE001 - kept, and raised in the loop's next publication
                 self._put_back(uid)
@@ -160,7 +158,7 @@ class Announcer:
             return _Announcement(None)
         if (published := self._target.get(uid, head.version)) is None:
             return None
-        content = {key: published.manifest[key] for key in _ANNOUNCED} | {"location": published.location}
+        content = {key: published.manifest[key] for key in ANNOUNCED} | {"location": published.location}
         return _Announcement(json.dumps(content, sort_keys=True).encode())
 
 
