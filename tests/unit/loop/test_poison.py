@@ -146,6 +146,17 @@ def test_probes_come_less_and_less_often_while_they_find_poison() -> None:
     assert all(longer > gap for gap, longer in itertools.pairwise(gaps))
 
 
+def test_the_newest_records_may_have_the_share_that_the_setting_allows_and_not_one_more() -> None:
+    half = PROBED_RECORDS // 2
+    site = Site()
+    site.newest = (*poison(half), *good(half))
+    site.run(begun(*poison(10)), Polled(good(1, first=10)), until=site.has_learnt(1))
+    site = Site()
+    site.newest = (*poison(half + 1), *good(half - 1))
+    site.run(begun(*poison(10)), Polled(good(1, first=10)), until=site.has_probed())
+    assert site.waits[-1] == [Stage.VALID_RECORDS]
+
+
 @pytest.mark.parametrize("fault", [UnavailableError("the broker is away"), None])
 def test_a_probe_that_finds_nothing_or_nobody_is_made_again(fault: Exception | None) -> None:
     site = Site()

@@ -20,7 +20,7 @@ from corlld.settings.sections import StateSettings
 from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
 from tests.support.fakes import MemoryPublisher, MemoryStore, ScriptedSource
 
-ANN = PSEUDONYMS.uid("ann")
+ANN, BOB = PSEUDONYMS.uid("ann"), PSEUDONYMS.uid("bob")
 
 
 def edits(user: str, count: int, first: int) -> Polled:
@@ -59,14 +59,14 @@ class SickPublisher(MemoryPublisher):
         return super().publish(state)
 
 
-def run_beside_bob(parts: Parts) -> tuple[ScriptedSource, list[LoopStatus]]:
-    """Run three edits of ann, with edits of bob coming in between, while time goes on in each idle turn."""
+def run_beside_bob(parts: Parts, *first: bytes) -> tuple[ScriptedSource, list[LoopStatus]]:
+    """Run `first` of ann (three edits), with edits of bob coming in between, while time goes on in each idle turn."""
     now = 0.0
     seen: list[LoopStatus] = []
     parts.observer.turned = seen.append  # type: ignore[method-assign]
     parts.clock = lambda: now
-    source = ScriptedSource([begun(*records(value("a"), value("b"), value("c")))], finite=True)
-    offset = 3
+    source = ScriptedSource([begun(*records(*(first or (value("a"), value("b"), value("c")))))])
+    offset = len(first) or 3
 
     def idle() -> None:
         nonlocal now, offset
@@ -130,12 +130,22 @@ def test_a_user_who_is_set_aside_comes_back_when_the_trouble_is_over() -> None:
 
 
 def test_a_withdrawal_is_tried_until_it_works_and_nobody_is_set_aside_for_it() -> None:
-    parts = Parts(state={"set_aside_after_seconds": 0.001})
-    parts.publisher.faults = [RetriableError("no disk")] * 5
-    source = parts.run(begun(*records(value("x", type="erase"))))
+    class Stubborn(MemoryPublisher):
+        failures = 0
+
+        def withdraw(self, state: UserState) -> None:
+            if len(self.out.get(BOB, [])) < 10:
+                self.failures += 1
+                raise RetriableError("no disk")
+            super().withdraw(state)
+
+    parts = Parts(state={"set_aside_after_seconds": 600})
+    parts.publisher = publisher = Stubborn()
+    source, _ = run_beside_bob(parts, value("x", type="erase"))
+    assert publisher.failures > 2
     assert parts.dead_letters.letters == []
     assert parts.state().erased
-    assert source.final == {T0: 1}
+    assert source.final == {T0: 30}
 
 
 # --- whose trouble it is ----------------------------------------------------------------------------------------------
