@@ -16,9 +16,9 @@ from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.experiment.arms import Arms
 from corlld.learning.model.files import check_model_name
-from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import passages
 from corlld.loop.daemon import Daemon
+from corlld.loop.poison import NewestRecords
 from corlld.observer import Observer, Observers
 from corlld.protocols import (
     Announcements,
@@ -31,17 +31,15 @@ from corlld.protocols import (
 )
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.target import Target
-from corlld.records import Stage
+from corlld.records import Record, Stage
 from corlld.settings.load import check_for_run
-from corlld.settings.sections import DEFAULT_ARM, Settings
+from corlld.settings.sections import Settings
 from corlld.sources.jsonl.file_input import JsonlInput
 from corlld.sources.kafka.topic_input import KafkaInput
 from corlld.state.folder_attempts import FolderAttempts
 from corlld.state.store import LocalFolderStore
 
 if TYPE_CHECKING:
-    from corlld.learning.arm_learners import ArmLearners
-    from corlld.learning.learner import CorllLearner
     from corlld.learning.model.resident import ResidentModel
     from corlld.sources.kafka.producers import TopicProducer
     from corlld.state.object_store import ObjectStore
@@ -51,6 +49,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("corlld.start")
 
 CLOSE_SECONDS = 5.0  # per part, after a failed start
+PROBE_SECONDS = 5.0  # to look at a partition's newest records while its reading is paused
 
 INPUTS: Mapping[str, Callable[[Settings, float], Input]] = {  # by `source.kind`
     KafkaInput.kind: KafkaInput,
@@ -236,7 +235,10 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
     store = build_store(settings)
     source, dead_letters, announcements = _reach(settings, the_input, store, deadline, opened)
     observer.starting(Stage.MODEL)
-    resident, learner = _load_model(settings, observer)
+    # Imported here, as torch and transformers take seconds: what can be wrong without them has been found by now.
+    from corlld.learning.loaded_learner import load_learner
+
+    resident, learner = load_learner(settings, observer.model_loaded)
     observer.starting(Stage.STATE)
     identity = store_identity(names, the_input, source, resident.info, learner.start_digest)
     store.open(identity, must_exist=source.has_commits())
@@ -254,8 +256,16 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
         store=store,
         attempts=build_attempts(settings),
         publisher=_open_publisher(settings, resident, store, announcements),
+        newest_records=_newest_records(the_input) if the_input.grows else None,
         observer=observer,
     )
+
+
+def _newest_records(the_input: Input) -> NewestRecords:
+    def newest(partition: int, limit: int) -> list[Record]:
+        return list(the_input.newest_records(limit, PROBE_SECONDS, partition))
+
+    return newest
 
 
 def _reach(
@@ -279,42 +289,6 @@ def _reach(
             log.warning("right_missing", problem=part.problem)
     log.info("input_reached", kind=the_input.kind)
     return source, dead_letters, announcements
-
-
-def _load_model(settings: Settings, observer: Observer) -> "tuple[ResidentModel, CorllLearner | ArmLearners]":
-    # Imported here, as torch and transformers take seconds: what can be wrong without them has been found by now.
-    from corlld.learning.arm_learners import ArmLearners
-    from corlld.learning.learner import CorllLearner
-    from corlld.learning.model.loading import load_resident_model
-    from corlld.learning.model.template_syntax import refuse_unread
-    from corlld.learning.start_adapter import load_start
-
-    resident = load_resident_model(settings.model, settings.adapter, settings.publishing)
-    info, device, dtype = resident.info, str(resident.device), str(resident.model.dtype).removeprefix("torch.")
-    observer.model_loaded(info, device, dtype)
-    if not resident.collator.shares_prefixes:
-        log.warning("texts_are_rows", reason="the model's layers can't share prefixes: twice the work, and padding")
-    for reason in resident.adapted.sentences():
-        log.warning("not_adapted", reason=reason)
-    for demand in resident.served_positions:
-        (log.info if demand.by_default else log.warning)("engine_must_agree", reason=str(demand))
-    arguments = settings.model.chat_template_kwargs
-    refuse_unread(resident.tokenizer.chat_template, arguments)
-    slots = settings.adapter.device_slots
-    start = load_start(settings.adapter.start_path, resident.layout, info)
-    with refusing(f"model.name: {settings.model.name} can't be trained"):
-        learner = CorllLearner(
-            resident, settings.learning, settings.guard, slots, template_kwargs=arguments, start=start
-        )
-        others = {
-            name: CorllLearner(
-                resident, rule, settings.guard, slots, template_kwargs=arguments, start=start, beside=learner
-            )
-            for name, rule in Arms(settings.experiment, settings.learning).rules.items()
-            if name != DEFAULT_ARM
-        }
-    log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)
-    return resident, ArmLearners({DEFAULT_ARM: learner, **others}) if others else learner
 
 
 def _open_publisher(

@@ -55,18 +55,19 @@ EPILOG = """\
 exit codes:
   0   done, or stopped by SIGTERM or SIGINT
   2   wrong command line
-  65  the input was refused: too many dead letters, a file that shrank, was
-      replaced, is in another format or has no valid event, a recreated topic,
-      offsets out of range, a damaged batch. In `send` and `check --sample`:
-      events that are not valid. In `state show` and `explain`: no store, no
-      such user, or a state that can't be read. In `experiment`: no store. In
-      `dead-letters`: no letter matches, or a letter can't be sent back
+  65  the input was refused: a file (not followed) with too many dead letters,
+      a file that shrank, was replaced, is in another format or has no valid
+      event, a recreated topic, offsets out of range, a damaged batch. Or the
+      states or versions of too many users can't be used. In `send` and
+      `check --sample`: events that are not valid. In `state` and `explain`: no
+      store, no such user, or a state that can't be read. In `experiment`: no
+      store. In `dead-letters`: no letter matches, or a letter can't be sent
+      back
   69  broker or topic could not be reached within
       operations.startup_timeout_seconds, the model or the bucket could not be
       reached, there is too little free memory for the model, or the port of
       operations.http_address is taken
-  70  a bug, an integrity alarm (a published version differs from its state),
-      or a daemon that hung and did not end when it was stopped
+  70  a bug, or a daemon that hung and did not end when it was stopped
   73  the state store, the adapters' folder, the log or standard output can't
       be written
   78  wrong settings, a settings file that can't be read, a model that corlld

@@ -1,10 +1,12 @@
 """Errors whose type decides their fate.
 
-`InvalidEvent` sends its record to the dead letters. `RetriableError` leads to another try, after a pause. `FatalError`
-stops the daemon with its exit code. No message may quote a user's text or a raw user id.
+`InvalidEvent` sends its record to the dead letters. `UserTrouble` sets one user aside. `RetriableError` leads to
+another try, after a pause. `FatalError` stops the daemon with its exit code. No message may quote a user's text or a
+raw user id.
 """
 
 from enum import IntEnum, StrEnum
+from typing import ClassVar
 
 
 class ExitCode(IntEnum):
@@ -12,11 +14,11 @@ class ExitCode(IntEnum):
 
     OK = 0
     USAGE = 2
-    # The input was refused: too many dead letters, a replaced file, a recreated topic, a damaged batch. Or the states
-    # of too many users can't be read.
+    # The input was refused: a file with too many dead letters, a replaced file, a recreated topic, a damaged batch. Or
+    # the states or versions of too many users can't be used.
     DATA = 65
     UNAVAILABLE = 69  # broker, topic, model or bucket could not be reached, or a port is taken
-    INTERNAL = 70  # a bug, an integrity alarm, or a stop that never came to its end
+    INTERNAL = 70  # a bug, or a stop that never came to its end
     CANNOT_WRITE = 73  # no permission or no space at the start
     CONFIGURATION = 78  # wrong settings, an unusable model, a missing package or access rule, another settings' store
 
@@ -37,7 +39,8 @@ class InvalidReason(StrEnum):
     NO_CHAT_TEMPLATE = "no_chat_template"  # `messages` for a model without a chat template
     UNSUPPORTED_CONTENT = "unsupported_content"  # an image, a sound or another part that is no text
     CRASHED = "crashed"  # its step ended the process, or never came to an end, again and again: also alone
-    STATE_UNREADABLE = "state_unreadable"  # the user is set aside until the state is repaired
+    STATE_UNREADABLE = "state_unreadable"  # the user is set aside until the state can be read and written again
+    PUBLICATION_FAILED = "publication_failed"  # the user is set aside until the version can be published again
 
 
 class RejectReason(StrEnum):
@@ -72,8 +75,29 @@ class InvalidEvent(CorlldError):
         super().__init__(": ".join(part for part in (reason.value, field, detail) if part))
 
 
-class StateUnreadable(CorlldError):
-    """A user's stored state is torn or corrupt. Its fate: the user is set aside, and never gets a fresh state."""
+class UserTrouble(CorlldError):
+    """One user's state or version can't be used. Its fate: the user is set aside, and the other users go on.
+
+    reason: of the dead letters that the user's records become.
+    detail: what they say, in words.
+    """
+
+    reason: ClassVar[InvalidReason]
+    detail: ClassVar[str]
+
+
+class StateUnreadable(UserTrouble):
+    """A user's stored state is torn or corrupt, or has not been reached for long. The user never gets a fresh state."""
+
+    reason = InvalidReason.STATE_UNREADABLE
+    detail = "the user's stored state can't be read or written"
+
+
+class PublicationFailed(UserTrouble):
+    """A user's version was published with other content than the state says, or can't be published for long."""
+
+    reason = InvalidReason.PUBLICATION_FAILED
+    detail = "the user's version can't be published, or was published with other content than the state says"
 
 
 class AttemptsUnreadable(CorlldError):

@@ -1,6 +1,6 @@
 """The seams between the daemon's loop and its parts. The loop sees these protocols, never an implementation."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -85,7 +85,9 @@ class Source(Protocol):
         """Return True if the group has committed before: then its state store must exist. Callable after `start`."""
 
     def poll(self, timeout_seconds: float) -> Polled:
-        """Return changes of assignment, and records of live tenures. No record follows the end of its tenure.
+        """Return changes of assignment, and records of live tenures: none after the end of a tenure.
+
+        A poll that begins a tenure brings no record of it, so that it can be paused first.
 
         Raises FatalError if going on would skip records silently (topic recreated, offsets out of range, file
         replaced). An input that went away is no error: `poll` returns an empty `Polled`, and `healthy` is False.
@@ -97,20 +99,17 @@ class Source(Protocol):
     def ends(self) -> Mapping[Tenure, int]:
         """Return for each live tenure the end of its input, as last seen (a few seconds ago at most). No I/O.
 
-        An unknown end is left out. Ends move on while reading is paused; an input that went away leaves the last ones.
+        An unknown end is left out. Ends move on while reading is paused.
         """
 
-    def pause(self) -> None:
-        """Deliver no records until `resume`, while polling (and so heartbeats) goes on. Idempotent."""
+    def pause_only(self, tenures: Collection[Tenure]) -> None:
+        """Deliver no records of these tenures, while polling (and so heartbeats) goes on. Deliver those of all others.
 
-    def resume(self) -> None:
-        """Deliver records again, from where `pause` stopped. Idempotent."""
+        It replaces the call before: a tenure that is not named any more is delivered again, from where it stopped.
+        """
 
     def commit(self, next_offsets: Mapping[Tenure, int]) -> bool:
-        """Begin a commit. Return False, with nothing done, while another one is outstanding. Skips ended tenures.
-
-        After a failure `committed()` is unchanged; the caller simply commits again.
-        """
+        """Begin a commit. Return False, with nothing done, while another one is outstanding. Skips ended tenures."""
 
     def committed(self) -> Mapping[Tenure, int]:
         """Return for each live tenure the last offset that is known to be committed. No I/O."""
@@ -204,8 +203,16 @@ class Input(Protocol):
         what is there can't be read, or has no times to look for. Reading the letters raises the same.
         """
 
-    def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
+    @property
+    def grows(self) -> bool:
+        """False if the input ends, so that waiting for better records can't help."""
+
+    def newest_records(
+        self, limit: int, timeout_seconds: float, partition: int | None = None
+    ) -> Generator[Record, None, None]:
         """Yield the last `limit` records, or all if there are fewer. Joins no group, locks and commits nothing.
+
+        partition: its number; None for all partitions.
 
         Ends after `timeout_seconds`, if it waits for servers. Raises UnavailableError, ConfigurationError.
         """
@@ -329,7 +336,7 @@ class Publisher(Protocol):
     def publish(self, state: UserState) -> AdapterVersion | None:
         """Put the state's release out at the primary target, prune old versions, announce. None: nothing to publish.
 
-        Raises RetriableError; FatalError if the version is already there with other content.
+        Raises RetriableError; PublicationFailed if the version is already there with other content.
         """
 
     def newest(self, uid: str) -> int:

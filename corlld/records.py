@@ -263,6 +263,8 @@ class Stage(StrEnum):
     STATE = "state"
     PUBLISHING = "publishing"
     DEAD_LETTERS = "dead_letters"
+    VALID_RECORDS = "valid_records"  # a partition is paused: too many of its records are invalid
+    LOW_WATERMARK = "low_watermark"  # a partition is paused: too many finished records wait behind an unfinished one
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +293,7 @@ class LoopStatus:
     buffered_events: int  # waiting and in flight
     buffered_chars: int  # waiting and in flight
     reading_paused: bool  # by back-pressure
+    paused_partitions: Mapping[Stage, int]  # partitions that are paused for themselves, by what they wait for
     partitions: Mapping[int, PartitionStatus]  # the live partitions, by number
     training: bool  # a call of the learner is under way
     trainer_progress: int  # `Learner.progress`
@@ -302,3 +305,4 @@ class LoopStatus:
     unsaved_users: int  # users with updates that are not durable and visible yet
     unsaved_age_seconds: float  # of the oldest such update; 0 with none
     unannounced: Unannounced
+    users_aside: int  # users whose state or version can't be used: their records become dead letters

@@ -20,6 +20,7 @@ from corlld.loop.batching import Batcher
 from corlld.loop.intake import Intake
 from corlld.loop.jobs import Jobs
 from corlld.loop.offsets import LowWatermarks
+from corlld.loop.poison import Poison
 from corlld.observer import Observer
 from corlld.records import DeadLetter, EditEvent
 from corlld.settings.sections import KafkaSettings, Settings
@@ -145,16 +146,11 @@ def _own_rate(settings: Settings, records: int) -> float:
     source = KafkaSource(group)
     batcher, watermarks, observer = Batcher(settings.batching), LowWatermarks(), Observer()
     jobs = Jobs(settings.operations.retry_max_seconds, time.monotonic, observer)
-    intake = Intake(
-        settings.dead_letters,
-        EventDecoder(settings.events, supports_messages=False, key_required=True),
-        Pseudonyms(secrets.token_hex(32)),
-        _NoDeadLetters(),
-        watermarks,
-        AttemptJournal(_NoAttempts(), jobs, ThreadPoolExecutor(1), settings.learning.max_crashes),
-        observer,
-        jobs,
-    )
+    decoder = EventDecoder(settings.events, supports_messages=False, key_required=True)
+    journal = AttemptJournal(_NoAttempts(), jobs, ThreadPoolExecutor(1), settings.learning.max_crashes)
+    poison = Poison(settings.dead_letters, decoder, None, jobs, ThreadPoolExecutor(1))
+    names = Pseudonyms(secrets.token_hex(32))
+    intake = Intake(decoder, names, _NoDeadLetters(), watermarks, journal, poison, observer, jobs)
     source.start(PATIENCE_SECONDS)
     try:
         rate, brought = _Rate(records), 0
@@ -162,6 +158,7 @@ def _own_rate(settings: Settings, records: int) -> float:
             polled = source.poll(POLL_SECONDS)
             for tenure in polled.begun:
                 watermarks.begin(tenure)
+                poison.begin(tenure)
             now = time.monotonic()
             for record in polled.records:
                 watermarks.start(record, now)

@@ -268,7 +268,7 @@ class Check:
             found += f" (stopped after {SAMPLE_SECONDS:g} s)"
         if sample.valid == 0 or sample.invalid_share > self._settings.dead_letters.max_share:
             raise FatalError(
-                f"{found}; the daemon stops if more than {self._settings.dead_letters.max_share:.0%} "
+                f"{found}; reading stops if more than {self._settings.dead_letters.max_share:.0%} "
                 "(dead_letters.max_share) are not valid",
                 ExitCode.DATA,
             )

@@ -8,7 +8,7 @@ threads.
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -26,6 +26,8 @@ from corlld.loop.event_ids import EventIds
 from corlld.loop.intake import Intake
 from corlld.loop.jobs import Jobs
 from corlld.loop.offsets import LowWatermarks
+from corlld.loop.poison import NewestRecords, Poison
+from corlld.loop.set_aside import UserTroubles
 from corlld.loop.stages import Stages
 from corlld.loop.store_breaker import StoreBreaker
 from corlld.observer import Observer
@@ -50,6 +52,7 @@ class Daemon:
         source: must be started.
         store: must be opened.
         attempts: keeps beside the states what was tried.
+        newest_records: returns a partition's last records; None if the input ends, so that nothing newer will come.
         observer: what happens is reported to it; None: to nobody.
         clock: monotonic seconds.
         wall_clock: unix time.
@@ -67,6 +70,7 @@ class Daemon:
         store: StateStore,
         attempts: AttemptStore,
         publisher: Publisher,
+        newest_records: NewestRecords | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -84,16 +88,18 @@ class Daemon:
         self._trainer = ThreadPoolExecutor(1, "trainer")
         self._pool = ThreadPoolExecutor(settings.publishing.threads, "store")
         self._journal = AttemptJournal(attempts, self._jobs, self._pool, settings.learning.max_crashes)
+        self._poison = Poison(settings.dead_letters, decoder, newest_records, self._jobs, self._pool)
         self._intake = Intake(
-            settings.dead_letters,
             decoder,
             pseudonyms,
             dead_letters,
             self._watermarks,
             self._journal,
+            self._poison,
             self._observer,
             self._jobs,
         )
+        self._troubles = UserTroubles(settings.state, clock)
         self._claims = self._make_claims(store, pseudonyms, wall_clock)
         self._committer = Committer(source, self._watermarks, publisher, self._jobs, self._pool, self._observer, clock)
         self._held: list[Record] = []  # of tenures whose attempts are being loaded
@@ -105,10 +111,15 @@ class Daemon:
 
     def _make_claims(self, store: StateStore, pseudonyms: Pseudonyms, wall_clock: Callable[[], float]) -> Claims:
         settings, observer, clock = self._settings, self._observer, self._clock
-        breaker = StoreBreaker(store, settings.state.max_unreadable_share, clock)
-        publishing = settings.publishing.enabled
         durability = Durability(
-            self._jobs, self._pool, store, breaker, self._publisher, observer, publishing=publishing
+            self._jobs,
+            self._pool,
+            store,
+            StoreBreaker(store, settings.state.max_unreadable_share, clock),
+            self._troubles,
+            self._publisher,
+            observer,
+            publishing=settings.publishing.enabled,
         )
         remembered = settings.state
         stages = Stages(
@@ -151,6 +162,7 @@ class Daemon:
             waiting.add(Stage.DEAD_LETTERS)
         if self._publisher.problem is not None:
             waiting.add(Stage.PUBLISHING)
+        waiting.update(stage for stage, tenures in self._paused_partitions().items() if tenures)
         return [stage for stage in Stage if stage in waiting]
 
     def run(self) -> None:
@@ -196,6 +208,7 @@ class Daemon:
             log.info("partition_assigned", partition=tenure.partition.partition, start_offset=tenure.start_offset)
             self._watermarks.begin(tenure)
             self._journal.begin(tenure)
+            self._poison.begin(tenure)
             self._read_from_beginning = tenure.start_offset == 0
         now = self._clock()
         # All records start before the first is admitted: the source's positions are past the whole poll already, and if
@@ -204,7 +217,7 @@ class Daemon:
             self._watermarks.start(record, now)
         if polled.records:
             self._observer.read(len(polled.records))
-        self._held.extend(polled.records)
+        self._held.extend((*self._poison.released(), *polled.records))
         self._admit(now)
         self._batcher.draining = self._source.exhausted
         self._jobs.handle_completions()
@@ -213,7 +226,8 @@ class Daemon:
         self._claims.claim_users(now)
         self._claims.start_step()
         self._claims.load_ahead()
-        self._pause_or_resume()
+        self._poison.probe(now, self._source.ends)
+        self._pause_reading()
         self._journal.save_letters(now, self._source.committed())
         self._committer.commit_due(now)
         self._report_status(stopping=False)
@@ -224,20 +238,28 @@ class Daemon:
             return
         records, self._held = self._held, []
         for record in records:
-            if (arrival := self._intake.admit(record, now)) is not None:
+            if not self._poison.holds(record) and (arrival := self._intake.admit(record, now)) is not None:
                 self._observer.admitted(arrival)
                 self._batcher.add(arrival)
                 self._claims.expect(arrival)
 
-    def _pause_or_resume(self) -> None:
+    def _pause_reading(self) -> None:
+        """Pause all partitions while the buffers are full; else those that are paused each for its own reason."""
         if self._batcher.full or self._intake.full:
-            self._source.pause()
             self._reading_paused = True
-        elif self._journal.loading:
-            self._source.pause()  # for a moment: no back-pressure that would be reported
-        elif self._batcher.has_room or not self._reading_paused:
-            self._source.resume()
+        elif self._batcher.has_room:
             self._reading_paused = False
+        if self._reading_paused or self._journal.loading:
+            self._source.pause_only(self._source.positions())
+        else:
+            self._source.pause_only([t for tenures in self._paused_partitions().values() for t in tenures])
+
+    def _paused_partitions(self) -> dict[Stage, Collection[Tenure]]:
+        """Return the tenures whose reading is paused for themselves, by what they wait for."""
+        return {
+            Stage.VALID_RECORDS: self._poison.paused,
+            Stage.LOW_WATERMARK: self._watermarks.held_up(self._settings.batching.max_finished_ahead),
+        }
 
     def _input_is_finished(self) -> bool:
         return self._source.exhausted and not self._watermarks.unfinished
@@ -247,6 +269,8 @@ class Daemon:
         self._watermarks.end(tenure)
         self._journal.end(tenure)
         self._held = [record for record in self._held if record.tenure != tenure]
+        self._poison.end(tenure)
+        self._troubles.forget()
         self._batcher.drop(tenure)
         self._claims.end_tenure(tenure)
 
@@ -265,6 +289,7 @@ class Daemon:
                 buffered_events=self._batcher.events,
                 buffered_chars=self._batcher.chars,
                 reading_paused=self._reading_paused,
+                paused_partitions={stage: len(tenures) for stage, tenures in self._paused_partitions().items()},
                 partitions={
                     tenure.partition.partition: PartitionStatus(
                         # Not below 0: the end may be older than the newest commit.
@@ -283,6 +308,7 @@ class Daemon:
                 unsaved_users=self._claims.unsaved_users,
                 unsaved_age_seconds=self._claims.unsaved_age_seconds(now),
                 unannounced=self._publisher.unannounced,
+                users_aside=self._troubles.aside,
             )
         )
 

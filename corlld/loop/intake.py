@@ -3,7 +3,7 @@
 It does not know what becomes of an arrival.
 """
 
-from collections import Counter, deque
+from collections import Counter
 
 import structlog
 
@@ -13,14 +13,13 @@ from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.attempts import AttemptJournal, Caution
 from corlld.loop.jobs import Jobs, Task
 from corlld.loop.offsets import LowWatermarks
+from corlld.loop.poison import Poison
 from corlld.observer import Observer
 from corlld.protocols import DeadLetters
 from corlld.records import Arrival, DeadLetter, Record, Stage
-from corlld.settings.sections import DeadLetterSettings
 
 log = structlog.get_logger("corlld.intake")
 
-MIN_RECORDS_FOR_SHARE = 100  # the share of invalid records is not judged below this
 MAX_PENDING_DEAD_LETTERS = 1_000
 
 
@@ -32,24 +31,23 @@ class Intake:
 
     def __init__(
         self,
-        settings: DeadLetterSettings,
         decoder: EventDecoder,
         pseudonyms: Pseudonyms,
         dead_letters: DeadLetters,
         watermarks: LowWatermarks,
         journal: AttemptJournal,
+        poison: Poison,
         observer: Observer,
         jobs: Jobs,
     ) -> None:
-        self._settings = settings
         self._decoder = decoder
         self._pseudonyms = pseudonyms
         self._dead_letters = dead_letters
         self._watermarks = watermarks
         self._journal = journal
+        self._poison = poison
         self._observer = observer
         self._jobs = jobs
-        self._recent_invalid: deque[bool] = deque(maxlen=settings.share_window)
         self._admitted = 0
         self._refused: Counter[InvalidReason] = Counter()
         self.pending = 0  # dead letters that are not acknowledged yet
@@ -65,7 +63,7 @@ class Intake:
         A record whose event ended the process too often is set aside too. A record whose dead letter was acknowledged
         in an earlier life is finished: it gets no second letter.
 
-        Raises FatalError if too large a share of the recent records is invalid.
+        Pauses the partition if too large a share of its recent records is invalid; see `Poison.judge`.
 
         Args:
             record: a record of a live tenure.
@@ -78,11 +76,11 @@ class Intake:
             event = self._decoder.decode(record.key, record.value, record.headers)
         except InvalidEvent as error:
             self._refused[error.reason] += 1
-            self._judge_share(invalid=True)
+            self._poison.judge(record, now, invalid=True)
             self.set_aside(DeadLetter(record, error, self._uid_of_key(record.key)))
             return None
         self._admitted += 1
-        self._judge_share(invalid=False)
+        self._poison.judge(record, now, invalid=False)
         uid = self._pseudonyms.uid(event.user_id)
         if self._journal.caution(record) is Caution.NEVER:
             problem = InvalidEvent(InvalidReason.CRASHED, detail="its step ended the process, also alone")
@@ -124,17 +122,3 @@ class Intake:
             return None if key is None else self._pseudonyms.uid(key.decode())
         except UnicodeDecodeError:
             return None
-
-    def _judge_share(self, *, invalid: bool) -> None:
-        recent = self._recent_invalid
-        recent.append(invalid)
-        if not invalid or len(recent) < min(MIN_RECORDS_FOR_SHARE, self._settings.share_window):
-            return
-        share = sum(recent) / len(recent)
-        if share > self._settings.max_share:
-            raise FatalError(
-                f"{share:.0%} of the last {len(recent)} records are invalid, more than dead_letters.max_share = "
-                f"{self._settings.max_share:.0%}: the wrong topic, or a producer's bug? "
-                "The dead letters name the reasons; with a higher max_share the daemon continues",
-                ExitCode.DATA,
-            )

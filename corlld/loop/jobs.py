@@ -40,9 +40,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Unless(Generic[E]):
-    """An error that ends a task: `then` is called with it in place of another try."""
+    """Errors that end a task: `then` is called with one in place of another try."""
 
-    error: type[E]
+    error: type[E] | tuple[type[E], ...]
     then: Callable[[E], None]
 
 

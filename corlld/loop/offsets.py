@@ -45,6 +45,11 @@ class LowWatermark:
     def unfinished(self) -> int:
         return len(self._unfinished)
 
+    @property
+    def finished_ahead(self) -> int:
+        """Return how many finished records wait behind the smallest unfinished offset."""
+        return len(self._started) - len(self._unfinished)
+
 
 class LowWatermarks:
     """The low watermark of every live tenure.
@@ -78,6 +83,10 @@ class LowWatermarks:
     def ages_seconds(self, now: float) -> dict[Tenure, float]:
         """Return, for each live tenure, the seconds since its oldest unfinished record was delivered; 0 with none."""
         return {tenure: watermark.age_seconds(now) for tenure, watermark in self._live.items()}
+
+    def held_up(self, limit: int) -> list[Tenure]:
+        """Return the live tenures in which at least `limit` finished records wait behind an unfinished one."""
+        return [tenure for tenure, watermark in self._live.items() if watermark.finished_ahead >= limit]
 
     @property
     def unfinished(self) -> int:

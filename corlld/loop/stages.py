@@ -15,7 +15,7 @@ from enum import Enum, auto
 import structlog
 
 from corlld.durable import ModuleNames, Statistics, UserState
-from corlld.errors import InvalidEvent, InvalidReason, StateUnreadable
+from corlld.errors import InvalidEvent, UserTrouble
 from corlld.loop.batching import Batcher
 from corlld.loop.durability import Durability
 from corlld.loop.enrolment import Enrolment
@@ -125,15 +125,17 @@ class Stages:
 
         self._durability.load(uid, loaded, lambda error: self._set_user_aside(claim, error))
 
-    def _set_user_aside(self, claim: Claim, error: StateUnreadable) -> None:
-        """Make dead letters of all the user's waiting arrivals."""
-        log.error("state_unreadable", uid=claim.uid, problem=str(error))
+    def _set_user_aside(self, claim: Claim, error: UserTrouble) -> None:
+        """Make dead letters of the claim's arrivals, and of all that wait."""
+        log.error("user_set_aside", uid=claim.uid, reason=error.reason.value, problem=str(error))
         self.memory.drop(claim.uid)
-        arrivals = self._batcher.take(claim.uid, self._batcher.events).arrivals
+        taken = self._batcher.take(claim.uid, self._batcher.events).arrivals
+        arrivals = (*sorted(claim.selection.arrivals, key=place), *taken)
         self._batcher.release(arrivals)
         for arrival in arrivals:
-            problem = InvalidEvent(InvalidReason.STATE_UNREADABLE, detail="the user's stored state can't be read")
-            self._intake.set_aside(DeadLetter(arrival.record, problem, claim.uid))
+            if self._watermarks.is_live(arrival.record.tenure):
+                problem = InvalidEvent(error.reason, detail=error.detail)
+                self._intake.set_aside(DeadLetter(arrival.record, problem, claim.uid))
         del self.claims[claim.uid]
 
     # --- select and train ---------------------------------------------------------------------------------------------
@@ -225,7 +227,13 @@ class Stages:
             del self.claims[claim.uid]
 
         self._durability.save(
-            state, claim.token, make_visible=make_visible, arrivals=claim.selection.fresh, stored=stored, lost=lost
+            state,
+            claim.token,
+            make_visible=make_visible,
+            arrivals=claim.selection.fresh,
+            stored=stored,
+            lost=lost,
+            troubled=lambda error: self._set_user_aside(claim, error),
         )
 
     # --- finish, rest and give back -----------------------------------------------------------------------------------

@@ -71,6 +71,9 @@ class MetricsObserver(Observer):
         intake.buffered_events.set(status.buffered_events)
         intake.buffered_chars.set(status.buffered_chars)
         intake.reading_paused.set(status.reading_paused)
+        for stage, partitions in status.paused_partitions.items():
+            intake.paused_partitions.labels(stage).set(partitions)
+        self._metrics.versions.users_aside.set(status.users_aside)
         self._count_tokens(status)
         self._show_progress(list(status.partitions.items()))
         oldest = max((each.low_watermark_age_seconds for each in status.partitions.values()), default=0.0)

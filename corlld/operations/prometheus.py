@@ -27,6 +27,7 @@ EVENT_TYPES = ("edit", "acceptance", "erase")
 TOKEN_KINDS = ("needed", "padding")
 DIRECTIONS = ("up", "down")
 RETRIED_STAGES = (Stage.STATE, Stage.PUBLISHING, Stage.DEAD_LETTERS)
+PAUSING_STAGES = (Stage.VALID_RECORDS, Stage.LOW_WATERMARK)
 
 STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 USERS = (1, 2, 4, 8, 16, 32, 64)
@@ -113,6 +114,12 @@ class IntakeMetrics:
             "corlld_buffer_limit_events", "Buffered events at which reading pauses: batching.max_buffered_events."
         ).set(buffer_limit_events)
         self.reading_paused = declare.gauge("corlld_reading_paused", "1 while back-pressure pauses reading, else 0.")
+        self.paused_partitions = declare.gauge(
+            "corlld_paused_partitions",
+            "Partitions that are paused for themselves, by what they wait for: their newest records are invalid, or "
+            "too many finished records wait behind an unfinished one.",
+            {"stage": PAUSING_STAGES},
+        )
 
 
 class ProgressMetrics:
@@ -224,6 +231,11 @@ class VersionMetrics:
 
     def __init__(self, declare: Declarations, started_at: float) -> None:
         self.states_stored = declare.counter("corlld_states_stored_total", "States made durable.")
+        self.users_aside = declare.gauge(
+            "corlld_users_aside",
+            "Users whose state or version can't be used: their records become dead letters. Known since the start, or "
+            "since a partition was last taken away.",
+        )
         self.lost_swaps = declare.counter(
             "corlld_lost_swaps_total", "States not stored because another owner had stored a newer state."
         )

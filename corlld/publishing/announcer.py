@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import structlog
 
 from corlld.durable import Head, OutboxNote
-from corlld.errors import RetriableError, StateUnreadable
+from corlld.errors import RetriableError, StateUnreadable, UserTrouble
 from corlld.protocols import Announcements
 from corlld.publishing.backlog import Backlog
 from corlld.publishing.outbox import Outbox
-from corlld.publishing.target import Target
+from corlld.publishing.target import ANNOUNCED, Target
 from corlld.records import Unannounced
 
 log = structlog.get_logger("corlld.announcer")
@@ -27,8 +27,6 @@ log = structlog.get_logger("corlld.announcer")
 FIRST_PAUSE_SECONDS = 0.1
 LOOK_SECONDS = 60.0  # between looks into the outbox: notes of daemons that died are found within this time
 CLOSE_SECONDS = 5.0  # a stop need not wait for a topic that is away: what is left is in the outbox
-
-_ANNOUNCED = ("uid", "version", "name", "base_model", "base_revision", "digest")  # of the manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +150,7 @@ class Announcer:
                     self._put_back(uid)
                     self._rest(pause)
                     pause = min(2 * pause, self._retry_max_seconds)
-                except StateUnreadable as error:  # until the next look
+                except UserTrouble as error:  # until the next look
                     log.error("announcement_impossible", uid=uid, problem=str(error))
         except Exception as error:  # noqa: BLE001 - kept, and raised in the loop's next publication
             self._failure = error
@@ -205,7 +203,7 @@ class Announcer:
             return _Announcement(None)
         if (published := self._target.get(uid, head.version)) is None:
             return None
-        content = {key: published.manifest[key] for key in _ANNOUNCED} | {"location": published.location}
+        content = {key: published.manifest[key] for key in ANNOUNCED} | {"location": published.location}
         return _Announcement(json.dumps(content, sort_keys=True).encode())
 
     # --- the outbox ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Adapter versions in a local folder: `<path>/<uid>/v<NNNNNN>/`, each file written once."""
 
 import contextlib
-import json
 import os
 import re
 import tempfile
@@ -10,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, adapter_name
-from corlld.publishing.target import PublishedVersion, integrity_alarm, prunable
+from corlld.publishing.target import PublishedVersion, integrity_alarm, parse_manifest, prunable
 from corlld.system.durable_files import (
     SHARED,
     check_permission,
@@ -45,14 +44,13 @@ class FolderTarget:
         check_writable(self._path, SHARED)
 
     def put(self, uid: str, version: int, files: Mapping[str, bytes]) -> str:
-        """See `Target`. Nothing more is read if the config is there and the manifest is the expected one."""
+        """See `Target`."""
         folder = self._folder(uid, version)
         with retriable(self._path):
-            if not ((folder / CONFIG_FILE).exists() and _content(folder / MANIFEST_FILE) == files[MANIFEST_FILE]):
-                make_folders(folder, SHARED)
-                for name, data in files.items():
-                    if not _put_file(folder / name, data):
-                        raise integrity_alarm(uid, version, name)
+            make_folders(folder, SHARED)
+            for name, data in files.items():
+                if not _put_file(folder / name, data):
+                    raise integrity_alarm(uid, version, name)
         return str(folder)
 
     def get(self, uid: str, version: int) -> PublishedVersion | None:
@@ -60,7 +58,7 @@ class FolderTarget:
         folder = self._folder(uid, version)
         with retriable(self._path):
             manifest = _content(folder / MANIFEST_FILE) if (folder / CONFIG_FILE).exists() else None
-        return None if manifest is None else PublishedVersion(str(folder), json.loads(manifest))
+        return None if manifest is None else PublishedVersion(str(folder), parse_manifest(uid, version, manifest))
 
     def newest(self, uid: str) -> int:
         """See `Target`."""

@@ -4,11 +4,15 @@ To add a target, write a class that keeps this protocol in a file of this folder
 `assembly.build_target`. The contract suite of publishing targets then runs over it.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from corlld.errors import FatalError
+from corlld.errors import PublicationFailed
+from corlld.publishing.peft_format import MANIFEST_FILE, adapter_name
+
+ANNOUNCED = ("uid", "version", "name", "base_model", "base_revision", "digest")  # of the manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +44,19 @@ class Target(Protocol):
     def put(self, uid: str, version: int, files: Mapping[str, bytes]) -> str:
         """Publish a version: its files appear in their order. Returns its location.
 
-        Cheap if the version is out already. A version that a kill left half done is completed.
+        A version that is out already is read and compared, tensors included. A version that a kill left half done is
+        completed.
 
         Raises:
             RetriableError: nothing is lost; the call must be repeated.
-            FatalError: a file is there with other content (see `integrity_alarm`). It is not touched.
+            PublicationFailed: a file is there with other content (see `integrity_alarm`). It is not touched.
         """
 
     def get(self, uid: str, version: int) -> PublishedVersion | None:
-        """Return the version; None if it is not out, or not wholly. Raises RetriableError."""
+        """Return the version; None if it is not out, or not wholly.
+
+        Raises RetriableError, PublicationFailed if its manifest can't be understood.
+        """
 
     def newest(self, uid: str) -> int:
         """Return the newest version that is out, wholly or partly; 0 if there is none. Raises RetriableError."""
@@ -106,9 +114,21 @@ def prunable(
     return sorted(due)
 
 
-def integrity_alarm(uid: str, version: int, file_name: str) -> FatalError:
+def integrity_alarm(uid: str, version: int, file_name: str) -> PublicationFailed:
     """Return the error for a published file whose content is not what the user's state says."""
-    return FatalError(
-        f"integrity alarm: version {version} of {uid}: {file_name} was published with other content than its state "
-        "says; nothing was overwritten"
+    return PublicationFailed(
+        f"integrity alarm: {adapter_name(uid, version)}: {file_name} was published with other content than its state "
+        "says; nothing was overwritten. To repair: move this version away; the user's next event publishes it again"
     )
+
+
+def parse_manifest(uid: str, version: int, data: bytes) -> Mapping[str, object]:
+    """Return the manifest of a published version. Raises PublicationFailed if it is not one of this version."""
+    try:
+        manifest = json.loads(data)
+    except ValueError:
+        raise integrity_alarm(uid, version, MANIFEST_FILE) from None
+    named = isinstance(manifest, dict) and manifest.keys() >= set(ANNOUNCED)
+    if not named or (manifest["uid"], manifest["version"]) != (uid, version):
+        raise integrity_alarm(uid, version, MANIFEST_FILE)
+    return dict(manifest)

@@ -182,10 +182,14 @@ class DeadLetterSettings(Section):
     )
     payload: bool = Field(True, description="Include the record's key and value. Off: headers and position only.")
     max_share: float = Field(
-        0.5, gt=0, le=1, description="A larger share of dead letters among the recent records stops the daemon."
+        0.5,
+        gt=0,
+        le=1,
+        description="If a larger share of a partition's recent records is invalid, its reading pauses until its newest "
+        "records are good again. A file that is not followed stops the daemon.",
     )
     share_window: Positive = Field(
-        1000, description="Number of recent records for `max_share`, which is judged from 100 records on."
+        1000, description="Number of a partition's recent records for `max_share`, judged from 100 records on."
     )
 
 
@@ -208,6 +212,11 @@ class BatchingSettings(Section):
     max_buffered_events: Positive = Field(10_000, description="Back-pressure: reading pauses at this many events ...")
     max_buffered_chars: Positive = Field(50_000_000, description="... or at this many characters of text.")
     max_users_per_step: Positive = Field(8, description="Largest number of users per call of the learner.")
+    max_finished_ahead: Positive = Field(
+        50_000,
+        description="A partition's reading pauses while so many finished records wait behind its oldest unfinished "
+        "one: none of them can be committed.",
+    )
 
     def problems(self) -> Iterator[str]:
         if self.max_events > self.max_buffered_events:
@@ -485,6 +494,13 @@ class StateSettings(Section):
         description="If the states of a larger share of users can't be read, the daemon stops before it sets one more "
         "aside. Judged over the first 100 users of the store, or as many as can be read in 5 seconds. Fewer than 3 "
         "users never stop it, unless the store has only 2 users, and neither can be read. 1: never.",
+    )
+    set_aside_after_seconds: float = Field(
+        600.0,
+        ge=0,
+        description="If a single user's state or version can't be read or written for this time, while those of others "
+        "can, the user is set aside: the records become dead letters. 0: never; then the user's partition pauses in "
+        "the end (`batching.max_finished_ahead`).",
     )
     recent_event_ids: Positive = Field(
         1024, description="Number of event ids remembered per user as they are, to find duplicates."

@@ -129,6 +129,20 @@ def test_an_erased_user_is_withdrawn(world: World) -> None:
     assert world.topic.values[-1] == (UID, None)
 
 
+def test_a_manifest_that_cannot_be_understood_is_one_users_trouble_and_others_are_announced(tmp_path: Path) -> None:
+    world = World(FolderTarget(tmp_path))
+    world.target.put(UID, 3, adapter_files(released_state(3), SMALL_LAYOUT, MODEL))
+    (tmp_path / UID / "v000003" / MANIFEST_FILE).write_bytes(b"{\xff")
+    world.heads[UID] = Head(3, erased=False)
+    world.announcer.announce(UID)
+    world.publish(1, OTHER_UID)
+    until(lambda: world.topic.values)
+    until(lambda: world.announcer.pending == 1)
+    assert [uid for uid, _ in world.topic.values] == [OTHER_UID]
+    world.announcer.announce(OTHER_UID)  # raises what ended the thread
+    world.announcer.close(0)
+
+
 def test_versions_that_came_while_the_topic_was_away_are_one_announcement(world: World) -> None:
     gate = threading.Event()
     world.topic.before_send = lambda uid, value: gate.wait(10) and None

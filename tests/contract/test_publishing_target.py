@@ -17,7 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from corlld.durable import Head, ModelInfo, ModuleNames, UserState
-from corlld.errors import ExitCode, FatalError, RetriableError
+from corlld.errors import ExitCode, FatalError, PublicationFailed, RetriableError
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE, adapter_files
 from corlld.publishing.publisher import AdapterPublisher
@@ -126,16 +126,16 @@ def versions_out(backend: Backend, uid: str = UID) -> list[int]:
     return sorted({int(version[1:]) for user, version, _ in names if user == uid})
 
 
-def at_once(backend: Backend, contents: Sequence[Mapping[str, bytes]]) -> list[str | FatalError]:
+def at_once(backend: Backend, contents: Sequence[Mapping[str, bytes]]) -> list[str | PublicationFailed]:
     """Put version 3 with each of the contents, each from a target and a thread of its own."""
     start = threading.Barrier(len(contents), timeout=10)
 
-    def owner(files: Mapping[str, bytes]) -> str | FatalError:
+    def owner(files: Mapping[str, bytes]) -> str | PublicationFailed:
         target = backend.connect()
         start.wait()
         try:
             return target.put(UID, 3, files)
-        except FatalError as error:
+        except PublicationFailed as error:
             return error
 
     with ThreadPoolExecutor(len(contents)) as pool:
@@ -190,12 +190,40 @@ def test_i5_other_content_under_the_same_number_is_an_alarm_and_not_overwritten(
 ) -> None:
     put(target, [3])
     backend.overwrite(f"{UID}/v000003/{name}", b"something else")
-    if name != MANIFEST_FILE:
-        backend.remove(f"{UID}/v000003/{MANIFEST_FILE}")  # as a kill would: then everything is compared
-    with pytest.raises(FatalError, match=f"integrity alarm: version 3 of {UID}: {name}") as caught:
+    with pytest.raises(PublicationFailed, match=f"integrity alarm: {UID}/v000003: {name}"):
         put(target, [3])
-    assert caught.value.exit_code == ExitCode.INTERNAL
     assert backend.published()[f"{UID}/v000003/{name}"] == b"something else"
+
+
+@pytest.mark.parametrize("name", [TENSORS_FILE, MANIFEST_FILE, CONFIG_FILE])
+def test_i5_a_single_flipped_bit_of_a_version_that_is_out_is_found_when_it_is_put_again(
+    backend: Backend, target: Target, name: str
+) -> None:
+    put(target, [3])
+    flipped = bytearray(files_of(3)[name])
+    flipped[len(flipped) // 2] ^= 1
+    backend.overwrite(f"{UID}/v000003/{name}", bytes(flipped))
+    with pytest.raises(PublicationFailed, match=name):
+        put(target, [3])
+
+
+def test_i5_a_version_that_was_moved_away_is_put_again_with_the_same_content(backend: Backend, target: Target) -> None:
+    put(target, [3])
+    before = backend.published()
+    for name in files_of(3):
+        backend.remove(f"{UID}/v000003/{name}")
+    put(target, [3])
+    assert backend.published() == before
+
+
+@pytest.mark.parametrize("manifest", [b"{", b"\xff", b"[]", b"{}", files_of(4)[MANIFEST_FILE]])
+def test_a_manifest_that_is_none_of_its_version_is_the_trouble_of_its_user(
+    backend: Backend, target: Target, manifest: bytes
+) -> None:
+    put(target, [3])
+    backend.overwrite(f"{UID}/v000003/{MANIFEST_FILE}", manifest)
+    with pytest.raises(PublicationFailed, match=MANIFEST_FILE):
+        target.get(UID, 3)
 
 
 def test_i5_owners_that_put_the_same_version_at_once_all_succeed(backend: Backend) -> None:
@@ -206,7 +234,7 @@ def test_i5_owners_that_put_the_same_version_at_once_all_succeed(backend: Backen
 def test_i5_of_owners_with_different_content_one_wins_whole_and_the_others_raise_the_alarm(backend: Backend) -> None:
     contents = [adapter_files(released_state(3, seed=owner), SMALL_LAYOUT, MODEL) for owner in range(4)]
     results = at_once(backend, contents)
-    assert sorted(type(result).__name__ for result in results) == ["FatalError"] * 3 + ["str"]
+    assert sorted(type(result).__name__ for result in results) == ["PublicationFailed"] * 3 + ["str"]
     [winner] = [content for content, result in zip(contents, results, strict=True) if isinstance(result, str)]
     assert backend.published() == {f"{UID}/v000003/{name}": data for name, data in winner.items()}
 
@@ -329,13 +357,15 @@ def test_a_look_makes_no_folder(tmp_path: Path, folder_target: FolderTarget) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_version_that_is_out_is_not_read_again(folder_target: FolderTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_file_of_a_version_that_is_out_is_read_and_compared_once(
+    folder_target: FolderTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(folder_target, [3])
     read: list[str] = []
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or real(path))
     put(folder_target, [3])
-    assert read == [MANIFEST_FILE]
+    assert read == [TENSORS_FILE, MANIFEST_FILE, CONFIG_FILE]
 
 
 def test_the_config_appears_last_and_goes_first(

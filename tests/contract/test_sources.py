@@ -102,27 +102,28 @@ def test_a_paused_source_delivers_nothing_and_then_goes_on_where_it_was(the_inpu
     the_input.write(VALUES[:3])
     with opened(the_input.source()) as reader:
         reader.read(3)
-        reader.source.pause()
-        reader.source.pause()
+        reader.source.pause_only(reader.begun)
+        reader.source.pause_only(reader.begun)
         position = reader.source.positions()
         the_input.write(VALUES[3:])
         for _ in range(10):
             assert reader.poll().records == ()
         assert reader.source.positions() == position
-        reader.source.resume()
-        reader.source.resume()
+        reader.source.pause_only(())
+        reader.source.pause_only(())
         reader.read(len(VALUES))
     assert reader.values() == VALUES
 
 
-def test_a_source_paused_before_its_tenure_begins_begins_it_and_delivers_nothing(the_input: Input) -> None:
+def test_a_tenure_that_is_paused_as_it_begins_delivers_nothing(the_input: Input) -> None:
     the_input.write(VALUES)
     with opened(the_input.source()) as reader:
-        reader.source.pause()
         reader.poll_until(lambda: bool(reader.begun), "the tenure begins")
+        reader.source.pause_only(reader.begun)
+        assert reader.records == []
         for _ in range(10):
             assert reader.poll().records == ()
-        reader.source.resume()
+        reader.source.pause_only(())
         reader.read(len(VALUES))
 
 
@@ -179,10 +180,10 @@ def test_the_end_is_known_also_while_reading_is_paused_and_a_source_read_to_it_h
         records = reader.read(3)
         live = records[0].tenure
         reader.poll_until(lambda: reader.source.ends() == reader.source.positions(), "the end is known")
-        reader.source.pause()
+        reader.source.pause_only([live])
         the_input.write(VALUES[3:])
         reader.poll_until(lambda: reader.source.ends()[live] > records[-1].next_offset, "the end moves")
-        reader.source.resume()
+        reader.source.pause_only(())
         reader.read(len(VALUES))
         reader.poll_until(lambda: reader.source.ends() == reader.source.positions(), "the end is reached")
         reader.commit(reader.source.positions())

@@ -120,7 +120,7 @@ def test_more_dead_letters_than_the_daemon_bears_are_a_problem(
     assert main(["check", "--sample", "10"]) == 65
     shown = capsys.readouterr().out
     assert "problem  sample         2 of the newest 4 records are valid" in shown
-    assert "the daemon stops if more than 40% (dead_letters.max_share) are not valid" in shown
+    assert "reading stops if more than 40% (dead_letters.max_share) are not valid" in shown
     assert row(shown, "valid") == "2 of 4 (50.0%)"
 
 

@@ -165,7 +165,8 @@ def test_partitions_assigned_while_paused_deliver_nothing_until_resumed(kafka_br
     produce(kafka_broker.bootstrap, topic, {0: [b"0"], 1: [b"1"]})
     with started(settings) as first:
         first.read(2)
-        first.source.pause()
+        first.pausing = True
+        first.poll()
         first.records.clear()
         with started(settings) as second:
             poll_both_until_shared(first, second, 1)
@@ -173,8 +174,30 @@ def test_partitions_assigned_while_paused_deliver_nothing_until_resumed(kafka_br
                 assert first.poll().records == ()
         first.poll_until(lambda: len(first.live) == 2, "both partitions are back")
         assert first.records == []
-        first.source.resume()
+        first.pausing = False
         first.read(2)
+
+
+def test_one_partition_can_be_paused_and_others_go_on_also_through_a_rebalance(kafka_broker: KafkaCluster) -> None:
+    topic = new_topic(kafka_broker, 2)
+    settings = kafka_settings(kafka_broker.bootstrap, topic)
+    produce(kafka_broker.bootstrap, topic, {0: [b"0"], 1: [b"1"]})
+    with started(settings) as first:
+        first.read(2)
+        held = first.live[0]
+        first.source.pause_only([held])
+        produce(kafka_broker.bootstrap, topic, {0: [b"2", b"3"], 1: [b"4"]})
+        first.poll_until(lambda: b"4" in first.values(), "the other partition is read")
+        for _ in range(10):
+            first.poll()
+        assert sorted(first.values()) == [b"0", b"1", b"4"]
+        assert first.source.positions()[held] == 1
+        with started(settings) as second:
+            poll_both_until_shared(first, second, 1)
+        first.poll_until(lambda: len(first.live) == 2, "both partitions are back")
+        first.source.pause_only([first.live[1]])
+        first.poll_until(lambda: b"3" in first.values(), "the partition is read on")
+        assert first.values().count(b"2") == 1
 
 
 def test_a_member_that_was_dropped_begins_new_tenures(kafka_broker: KafkaCluster) -> None:

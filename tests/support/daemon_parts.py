@@ -9,6 +9,7 @@ from corlld.durable import UserState
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.daemon import Daemon
+from corlld.loop.poison import NewestRecords
 from corlld.observer import Observer
 from corlld.protocols import Source
 from corlld.records import Polled, Record, Tenure
@@ -71,6 +72,7 @@ class Parts:
         self.publisher = MemoryPublisher()
         self.dead_letters = MemoryDeadLetters()
         self.learner = ListingLearner()
+        self.newest_records: NewestRecords | None = None
         self.observer = Observer()
         self.clock: Callable[[], float] = time.monotonic
 
@@ -85,6 +87,7 @@ class Parts:
             store=self.store,
             attempts=self.attempts,
             publisher=self.publisher,
+            newest_records=self.newest_records,
             observer=self.observer,
             clock=self.clock,
         )

@@ -4,7 +4,7 @@ The learner's "tensors" are the ids of the applied events, in order, so that a t
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -65,6 +65,7 @@ def loop_status(**fields: Any) -> LoopStatus:
         "buffered_events": 0,
         "buffered_chars": 0,
         "reading_paused": False,
+        "paused_partitions": {},
         "partitions": {},
         "training": False,
         "trainer_progress": 0,
@@ -76,6 +77,7 @@ def loop_status(**fields: Any) -> LoopStatus:
         "unsaved_users": 0,
         "unsaved_age_seconds": 0.0,
         "unannounced": Unannounced(),
+        "users_aside": 0,
     }
     return LoopStatus(**{**idle, **fields})
 
@@ -311,7 +313,8 @@ class ScriptedSource:
         self._finite = finite
         self._positions: dict[Tenure, int] = {}
         self._committed: dict[Tenure, int] = {}
-        self.paused = False
+        self.paused_tenures: set[Tenure] = set()
+        self.paused = False  # all of them
         self.commits: list[dict[Tenure, int]] = []
         self.final: dict[Tenure, int] | None = None
         self.idle: Callable[[], None] = lambda: None
@@ -331,10 +334,11 @@ class ScriptedSource:
         return False
 
     def poll(self, timeout_seconds: float) -> Polled:
-        if not self._script or self.paused:
+        deliverable = (i for i, step in enumerate(self._script) if not self._is_paused(step))
+        if (place := next(deliverable, None)) is None:
             self.idle()
             return Polled()
-        step = self._script.pop(0)
+        step = self._script.pop(place)
         polled = step if isinstance(step, Polled) else step()
         for ended in polled.ended:
             self._positions.pop(ended, None)
@@ -344,6 +348,12 @@ class ScriptedSource:
             self._positions[delivered.tenure] = delivered.next_offset
         return polled
 
+    def _is_paused(self, step: Polled | Callable[[], Polled]) -> bool:
+        """Return whether the step must wait: callables do so only while all tenures are paused."""
+        if isinstance(step, Polled):
+            return any(each.tenure in self.paused_tenures for each in step.records)
+        return self.paused
+
     def positions(self) -> Mapping[Tenure, int]:
         return dict(self._positions)
 
@@ -351,11 +361,9 @@ class ScriptedSource:
         """Return the positions: steps that are not delivered yet count as not written yet."""
         return dict(self._positions)
 
-    def pause(self) -> None:
-        self.paused = True
-
-    def resume(self) -> None:
-        self.paused = False
+    def pause_only(self, tenures: Collection[Tenure]) -> None:
+        self.paused_tenures = set(tenures)
+        self.paused = bool(self.positions()) and self.paused_tenures >= set(self.positions())
 
     def commit(self, next_offsets: Mapping[Tenure, int]) -> bool:
         self.commits.append(dict(next_offsets))

@@ -1,6 +1,5 @@
 """A publishing target in memory. It promises what a target in an object store would promise."""
 
-import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -8,7 +7,7 @@ from dataclasses import dataclass, field
 
 from corlld.errors import ExitCode, FatalError
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, adapter_name
-from corlld.publishing.target import PublishedVersion, integrity_alarm, prunable
+from corlld.publishing.target import PublishedVersion, integrity_alarm, parse_manifest, prunable
 
 
 @dataclass
@@ -53,12 +52,9 @@ class MemoryTarget:
 
     def put(self, uid: str, version: int, files: Mapping[str, bytes]) -> str:
         name = adapter_name(uid, version)
-        # A version that is out needs no look at its tensors: its manifest names their digest.
-        out = f"{name}/{CONFIG_FILE}" in self._place.objects
-        if not (out and self._place.objects.get(f"{name}/{MANIFEST_FILE}") == files[MANIFEST_FILE]):
-            for file, data in files.items():
-                if self._place.create(f"{name}/{file}", data) != data:
-                    raise integrity_alarm(uid, version, file)
+        for file, data in files.items():
+            if self._place.create(f"{name}/{file}", data) != data:
+                raise integrity_alarm(uid, version, file)
         return f"memory/{name}"
 
     def get(self, uid: str, version: int) -> PublishedVersion | None:
@@ -66,7 +62,7 @@ class MemoryTarget:
         manifest = self._place.objects.get(f"{name}/{MANIFEST_FILE}")
         if manifest is None or f"{name}/{CONFIG_FILE}" not in self._place.objects:
             return None
-        return PublishedVersion(f"memory/{name}", json.loads(manifest))
+        return PublishedVersion(f"memory/{name}", parse_manifest(uid, version, manifest))
 
     def newest(self, uid: str) -> int:
         return max(self._versions(uid), default=0)

@@ -61,7 +61,13 @@ class JsonlInput:
         with letters_of_file(self._dead_letter_file) as stream:
             yield stream
 
-    def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
+    @property
+    def grows(self) -> bool:
+        return self._settings.source.follow
+
+    def newest_records(
+        self, limit: int, timeout_seconds: float, partition: int | None = None
+    ) -> Generator[Record, None, None]:
         return newest_records(self._path, limit, follow=self._settings.source.follow)
 
     def committed_records(

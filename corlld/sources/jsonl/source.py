@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import structlog
@@ -108,7 +108,7 @@ class JsonlSource:
         if self._follow:
             self._successors.look(self._open_file)
         self._open_file.check_unchanged()
-        records = () if self._paused else self._read(self._tenure)
+        records = () if self._paused or begun else self._read(self._tenure)
         if not records and not begun:
             _wait(timeout_seconds)
         return Polled(records, begun=begun)
@@ -120,11 +120,8 @@ class JsonlSource:
         """Return the end of the newest file, which includes a last line without its end."""
         return {self._tenure: self._end} if self._tenure else {}
 
-    def pause(self) -> None:
-        self._paused = True
-
-    def resume(self) -> None:
-        self._paused = False
+    def pause_only(self, tenures: Collection[Tenure]) -> None:
+        self._paused = self._tenure in tenures
 
     def commit(self, next_offsets: Mapping[Tenure, int]) -> bool:
         """Commit at once: when it returns True, the commit is durable."""

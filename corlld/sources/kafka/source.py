@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import structlog
@@ -76,7 +76,7 @@ class KafkaSource:
         self._first_offsets = FirstOffsets(positions)
         self._ends: Mapping[int, int] = {}  # by partition, as last answered
         self._cluster_id = ""
-        self._paused = False
+        self._paused: frozenset[Tenure] = frozenset()  # of the live tenures
         self._standing = Standing()
         self._was_allowed = False  # to read and to commit: the broker said so, or it has been done
         self._stable_at = float("inf")  # nothing is expected of the group before the first poll
@@ -193,15 +193,13 @@ class KafkaSource:
             _sleep_until(deadline)
         return Polled(records, tuple(ended), tuple(begun))
 
-    def pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self._consumer.pause(*self._tenures.live)
-
-    def resume(self) -> None:
-        if self._paused:
-            self._paused = False
-            self._consumer.resume(*self._tenures.live)
+    def pause_only(self, tenures: Collection[Tenure]) -> None:
+        live = self._tenures.live
+        wanted = frozenset(tenures).intersection(live.values())
+        if wanted != self._paused:
+            self._consumer.pause(*(place for place, tenure in live.items() if tenure in wanted - self._paused))
+            self._consumer.resume(*(place for place, tenure in live.items() if tenure in self._paused - wanted))
+            self._paused = wanted
 
     def _poll(self, timeout_seconds: float) -> dict[TopicPartition, list[Any]] | None:
         """Poll kafka-python. Return None after an error that will pass; raises FatalError for the others."""
@@ -324,8 +322,7 @@ class KafkaSource:
         starts = known | chosen
         for partition, offset in starts.items():
             self._consumer.seek(partition, offset)
-            if not self._paused:
-                self._consumer.resume(partition)
+            self._consumer.resume(partition)
         return self._tenures.begin(starts)
 
     # --- committing ---------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class KafkaInput:
 
     kind = "kafka"
     has_keys = True
+    grows = True
     can_be_sent_to = True
 
     def __init__(self, settings: Settings, problem_seconds: float = math.inf) -> None:
@@ -125,10 +126,12 @@ class KafkaInput:
 
         return letters_of_topic(self._kafka, self._dead_letters.topic, since_seconds, timeout_seconds)
 
-    def newest_records(self, limit: int, timeout_seconds: float) -> Generator[Record, None, None]:
+    def newest_records(
+        self, limit: int, timeout_seconds: float, partition: int | None = None
+    ) -> Generator[Record, None, None]:
         from corlld.sources.kafka.newest_records import newest_records
 
-        return newest_records(self._kafka, limit, timeout_seconds)
+        return newest_records(self._kafka, limit, timeout_seconds, partition)
 
     def committed_records(
         self, starts: Mapping[str, int], positions: PositionStore, timeout_seconds: float

@@ -74,7 +74,10 @@ def too_few_replicas_are_judged_as_the_broker_acts(broker: KafkaCluster) -> None
 
 
 class Reader:
-    """Polls a source as the loop does, and keeps what it brought. Fails where the contract of `Polled` is broken."""
+    """Polls a source as the loop does, and keeps what it brought. Fails where the contract of `Polled` is broken.
+
+    pausing: whether all tenures are paused after each poll; None to leave that alone.
+    """
 
     def __init__(self, source: Source, poll_seconds: float = POLL_SECONDS) -> None:
         self.source = source
@@ -83,6 +86,7 @@ class Reader:
         self.live: dict[int, Tenure] = {}
         self.ended: list[Tenure] = []
         self.begun: list[Tenure] = []
+        self.pausing: bool | None = None
 
     def poll(self) -> Polled:
         polled = self.source.poll(self._poll_seconds)
@@ -97,6 +101,8 @@ class Reader:
         for record in polled.records:
             assert self.live.get(record.tenure.partition.partition) == record.tenure
             self.records.append(record)
+        if self.pausing is not None:
+            self.source.pause_only(self.source.positions() if self.pausing else ())
         return polled
 
     def poll_until(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:

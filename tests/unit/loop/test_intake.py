@@ -18,7 +18,7 @@ def test_a_malformed_record_is_a_dead_letter_and_holds_the_commit_until_it_is_ac
     assert source.final == {T0: 2}
 
 
-def test_too_large_a_share_of_dead_letters_stops_the_daemon() -> None:
+def test_too_large_a_share_of_dead_letters_stops_the_daemon_if_the_input_ends() -> None:
     parts = Parts(dead_letters={"max_share": 0.2})
     with pytest.raises(FatalError, match=r"max_share = 20%") as stopped:
         parts.run(begun(*records(*([b"{"] * 100))))

@@ -99,3 +99,16 @@ def test_the_age_is_that_of_the_oldest_unfinished_record_since_it_was_read() -> 
     assert watermarks.ages_seconds(20.0) == {one: 0.0, idle: 0.0}
     watermarks.end(one)
     assert watermarks.ages_seconds(20.0) == {idle: 0.0}
+
+
+def test_what_is_finished_behind_an_unfinished_record_is_counted_and_forgotten_when_the_watermark_moves() -> None:
+    marks = LowWatermarks()
+    marks.begin(tenure())
+    for offset in range(5):
+        marks.start(record(offset), 0.0)
+    for offset in range(1, 4):
+        marks.finish(record(offset))
+    assert marks.held_up(3) == [tenure()]
+    assert marks.held_up(4) == []
+    marks.finish(record(0))
+    assert marks.held_up(1) == []
