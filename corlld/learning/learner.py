@@ -227,4 +227,4 @@ def _own(batch: TrainingBatch) -> AdapterTensors | None:
 def _pair_score(candidate: Candidate) -> PairScore:
     if candidate.base is None or candidate.previous is None:
         raise torch.OutOfMemoryError("a pair does not fit on the device by itself")
-    return PairScore(candidate.previous, candidate.base, len(candidate.pair.chosen))
+    return PairScore(candidate.previous.tail, candidate.base.tail, len(candidate.pair.chosen))

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
-REHEARSAL_SLACK_NATS = 0.01  # per token; rounding in bfloat16 is about as much
+# Per token; rounding in bfloat16 is about as much. A smaller fall costs nothing. Without this slack the hinge's kink
+# would lie where learning begins, and rounding would decide there between no gradient and a whole one.
+SLACK_NATS = 0.01
 
 
 class PairLosses(NamedTuple):
@@ -28,23 +30,19 @@ def corll_loss(
     *,
     beta: float,
     epsilon: float = 0.0,
-    anchor: float = 0.0,
-    imitation: float = 0.0,
 ) -> PairLosses:
     """Return the loss of each pair, and its margin h = (chosen - rejected) - (ref_chosen - ref_rejected).
 
     loss = -(1 - epsilon) log sigma(beta h) - epsilon log sigma(-beta h)
-           + anchor relu(ref_chosen - chosen) - imitation chosen
 
     Args:
-        chosen_logps: log pi(edited tail), summed over its tokens, in nats, shape (pairs,). Never length-normalised.
-        rejected_logps: log pi(proposed tail), likewise.
+        chosen_logps: log pi of the edited text's tokens, summed over its tail or over those that the edit changes, in
+            nats, shape (pairs,). Never length-normalised.
+        rejected_logps: of the proposed text, likewise.
         ref_chosen_logps: the same under the reference; no gradient is wanted through it.
         ref_rejected_logps: likewise.
         beta: strength of the KL anchor, > 0.
         epsilon: believed rate of edits that are not improvements, in [0, 1/2).
-        anchor: lambda >= 0, weight of a fall of log pi(edited tail) below the reference.
-        imitation: >= 0, weight of the edited tail's own likelihood.
 
     Raises:
         ValueError: the shapes differ.
@@ -53,10 +51,6 @@ def corll_loss(
         raise ValueError("log-probabilities must have one shape")
     margins = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     losses = -(1 - epsilon) * F.logsigmoid(beta * margins) - epsilon * F.logsigmoid(-beta * margins)
-    if anchor:
-        losses = losses + anchor * F.relu(ref_chosen_logps - chosen_logps)
-    if imitation:
-        losses = losses - imitation * chosen_logps
     return PairLosses(losses, margins)
 
 
@@ -70,15 +64,16 @@ def margin(
     return (chosen_logps - rejected_logps) - (ref_chosen_logps - ref_rejected_logps)
 
 
-def acceptance_loss(chosen_logps: torch.Tensor, weight: float) -> torch.Tensor:
-    """Return -weight * log pi(accepted text) for each acceptance, shape (acceptances,)."""
-    return -weight * chosen_logps
+def imitation_loss(logps: torch.Tensor, weight: float) -> torch.Tensor:
+    """Return -weight * log pi of each text that is to be imitated, an edited or an accepted one, shape (texts,)."""
+    return -weight * logps
 
 
-def rehearsal_loss(logps: torch.Tensor, base_logps: torch.Tensor, tokens: torch.Tensor, weight: float) -> torch.Tensor:
-    """Return weight * relu(log pi_base - log pi - slack) for each text, shape (texts,): 0 if nothing was forgotten.
+def fall_loss(logps: torch.Tensor, ref_logps: torch.Tensor, tokens: torch.Tensor, weight: float) -> torch.Tensor:
+    """Return weight * relu(log pi_ref - log pi - slack) for each text, shape (texts,): 0 if none became less likely.
 
-    The slack is `REHEARSAL_SLACK_NATS` for each of the text's `tokens`. An adapter that adds nothing differs from the
-    base model by rounding alone, and that is nothing to learn from.
+    It anchors edited texts, and holds rehearsed passages to the base model. The slack is `SLACK_NATS` for each of a
+    text's `tokens`. An adapter that adds nothing differs from the base model by rounding alone, and that is nothing to
+    learn from. A smooth form would pull at the reference already, where nothing fell, as imitation does.
     """
-    return weight * F.relu(base_logps - logps - REHEARSAL_SLACK_NATS * tokens)
+    return weight * F.relu(ref_logps - logps - SLACK_NATS * tokens)

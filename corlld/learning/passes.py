@@ -17,8 +17,7 @@ from corlld.errors import RejectReason
 from corlld.learning.model.packing import Item, Row, cut
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.model.stacked_lora import StackedAdapters
-from corlld.learning.model.vocabulary import TailSums
-from corlld.learning.objective import Objective, ScoredPairs, Sums
+from corlld.learning.objective import Objective, PairSums, RowSums, ScoredPairs, Sums
 from corlld.learning.slots import Slots, is_out_of_memory
 from corlld.learning.user_step import Candidate, StepResult, UserStep
 from corlld.records import TokenCounts
@@ -126,7 +125,7 @@ class Passes:
                 if len(row.items) > 1:
                     waiting[:0] = self._resident.collator.halves(items, row)
                 continue
-            for member, sums in zip(row.members, _by_pair(row.sums(logps)), strict=True):
+            for member, sums in zip(row.members, _by_pair(self._objective.sums(row, logps)), strict=True):
                 if base:
                     candidates[member].base = sums
                 else:
@@ -173,7 +172,7 @@ class Passes:
                 found = self.row_losses(row, adapters, own, group.pairs)
             self._count(row)
             before.append(found.logps)
-            for candidate, sums in zip(own, _by_pair(row.sums(found.logps)), strict=True):
+            for candidate, sums in zip(own, _by_pair(self._objective.sums(row, found.logps)), strict=True):
                 candidate.now = sums
                 candidate.base = candidate.base or sums
                 candidate.previous = candidate.previous or sums
@@ -196,7 +195,7 @@ class Passes:
             logps = self._resident.token_logps(row)
             losses = self._objective.losses(
                 ScoredPairs(
-                    policy=row.sums(logps),
+                    policy=self._objective.sums(row, logps),
                     base=[candidate.base for candidate in candidates],
                     previous=[candidate.previous for candidate in candidates],
                     accepted=[candidate.pair.is_acceptance for candidate in candidates],
@@ -274,6 +273,7 @@ def _items(users: Sequence[UserStep]) -> list[Item]:
     return [Item(user, candidate.pair) for user, step in enumerate(users) for candidate in step.scored]
 
 
-def _by_pair(sums: TailSums) -> list[Sums]:
+def _by_pair(sums: RowSums) -> list[PairSums]:
     """Return the sums of each pair as numbers. One synchronisation with the device."""
-    return [Sums(chosen, rejected) for chosen, rejected in torch.stack(sums, dim=1).tolist()]
+    numbers = torch.stack([*sums.tail, *sums.changed], dim=1).tolist()
+    return [PairSums(Sums(*both[:2]), Sums(*both[2:])) for both in numbers]

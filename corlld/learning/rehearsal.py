@@ -10,7 +10,7 @@ from corlld.errors import ConfigurationError
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.resident import ResidentModel
-from corlld.learning.objective import Sums
+from corlld.learning.objective import PairSums, Sums
 from corlld.learning.passages import passages
 from corlld.learning.slots import is_out_of_memory
 from corlld.learning.user_step import Candidate
@@ -44,7 +44,7 @@ def _rehearsal(learning: LearningSettings, resident: ResidentModel, number: int,
     if not math.isfinite(base.chosen):
         # No step beside it would be finite, and its turn would never pass.
         raise _refused(learning, f"passage {number} has a log-probability under the base model that is not finite")
-    return Candidate(pair, base=base, rehearsed=True)
+    return Candidate(pair, base=PairSums(base, base), rehearsed=True)
 
 
 def _base_sums(resident: ResidentModel, pair: PreferencePair) -> Sums:

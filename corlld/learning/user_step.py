@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from corlld.errors import RejectReason
 from corlld.learning.model.pairs import PreferencePair
-from corlld.learning.objective import Sums
+from corlld.learning.objective import PairSums, Sums
 from corlld.learning.slots import Slot
 
 
@@ -20,9 +20,9 @@ class Candidate:
     """
 
     pair: PreferencePair
-    now: Sums | None = None
-    base: Sums | None = None
-    previous: Sums | None = None
+    now: PairSums | None = None
+    base: PairSums | None = None
+    previous: PairSums | None = None
     rehearsed: bool = False
 
 
@@ -47,7 +47,7 @@ class UserStep:
         """
         if (passage := self.rehearsal) is None or passage.now is None or passage.base is None:
             return None
-        return (passage.base.chosen - passage.now.chosen) / len(passage.pair.chosen)
+        return (passage.base.tail.chosen - passage.now.tail.chosen) / len(passage.pair.chosen)
 
 
 @dataclass(frozen=True, slots=True)

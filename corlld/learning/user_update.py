@@ -11,7 +11,7 @@ from statistics import fmean
 
 from corlld.adapters.layout import AdapterTensors
 from corlld.errors import RejectReason
-from corlld.learning.objective import Objective
+from corlld.learning.objective import Objective, PairSums
 from corlld.learning.slots import Slot
 from corlld.learning.user_step import Candidate, StepResult, UserStep
 from corlld.records import PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
@@ -19,11 +19,21 @@ from corlld.records import PairOutcome, PairStatus, TrainingBatch, UpdateOutcome
 
 @dataclass(frozen=True, slots=True)
 class Prequential:
-    """A pair's score before it was learnt from, in nats. by_trained: by an adapter that took a step before."""
+    """A pair's scores before it was learnt from. by_trained: by an adapter that took a step before."""
 
-    margin: float
-    base_margin: float
+    now: PairSums
+    base: PairSums
     by_trained: bool
+
+    @property
+    def margin(self) -> float:
+        """The margin h over the tails, in nats, by any rule."""
+        return self.now.tail.preference - self.base_margin
+
+    @property
+    def base_margin(self) -> float:
+        """The base model's own preference for the edited tail, in nats."""
+        return self.base.tail.preference
 
 
 @dataclass(eq=False)
@@ -113,7 +123,7 @@ class UserUpdate:
             if not candidate.pair.is_acceptance:
                 self.outcomes[index] = self._pair_outcome(index)
         pairs = tuple(self.outcomes[index] for index in sorted(self.outcomes))
-        saturated = [objective.is_saturated(score.margin) for score in self._scores.values()]
+        saturated = [objective.is_saturated(objective.margin(score.now, score.base)) for score in self._scores.values()]
         share = sum(saturated) / len(saturated) if saturated else None
         if not self._steps:
             return UpdateOutcome(self.batch.uid, self.adapter, trained=False, pairs=pairs, saturated_share=share)
@@ -146,11 +156,8 @@ class UserUpdate:
 
 
 def _score_of(candidate: Candidate, *, by_trained: bool) -> Prequential | None:
-    """Return a pair's margins; None for an acceptance, and if they are not finite."""
+    """Return a pair's scores; None for an acceptance, and if its margins are not finite."""
     if candidate.pair.is_acceptance or candidate.now is None or candidate.base is None:
         return None
-    base_margin = candidate.base.preference
-    margin = candidate.now.preference - base_margin
-    return (
-        Prequential(margin, base_margin, by_trained) if math.isfinite(margin) and math.isfinite(base_margin) else None
-    )
+    score = Prequential(candidate.now, candidate.base, by_trained)
+    return score if math.isfinite(score.margin) and math.isfinite(score.base_margin) else None

@@ -285,14 +285,26 @@ class LearningSettings(Section):
     reference: Literal["base", "previous"] = Field(
         "base", description="Reference policy. `base`: adapter off. `previous`: the adapter before the micro-batch."
     )
+    margin: Literal["tail", "changed"] = Field(
+        "tail",
+        description="Tokens whose log pi the margin sums. `tail`: all from the first difference on. `changed`: those "
+        "that an alignment of the two texts does not pair with an equal token.",
+    )
     # language-world: better on drafts of the base model, worse on drafts of the user's own adapter.
-    anchor: float = Field(0.0, ge=0, description="lambda: weight of relu(log pi_ref - log pi) on the edited tail.")
+    anchor: float = Field(
+        0.0,
+        ge=0,
+        description="lambda: weight of relu(log pi_ref - log pi - .01 per token) on the edited tail.",
+    )
     # language-world (CoRLL + SFT): better on drafts of the base model, equally good on drafts of the user's own
     # adapter. tastes (cell): slightly better.
     imitation_weight: float = Field(
         0.0,
         ge=0,
         description="i: weight of -log pi(edited tail): each edit is imitated too, which suits careful edits.",
+    )
+    imitation_tokens: Literal["tail", "changed"] = Field(
+        "tail", description="Tokens of an edited text that are imitated, as those of `margin`."
     )
     # theory (plateaus under unscaled noise), tastes (cell acceptance_weight 0).
     acceptance_weight: float = Field(

@@ -19,9 +19,11 @@ Each box is a *segment*. The *prompt* of pair 2 is `shared` and `rest 2`; a rest
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
+from corlld.learning.model.alignment import changed_tokens
 from corlld.learning.model.attention import Segments, Tail
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.vocabulary import Predictions, TailSums
@@ -73,6 +75,19 @@ class Row:
         # Not index_add: on a GPU that adds in no fixed order.
         tails = torch.stack([tail.sum() for tail in torch.split(token_logps, list(self.tail_lengths))])
         return TailSums(chosen=tails[0::2], rejected=tails[1::2])
+
+    def changed_sums(self, token_logps: torch.Tensor) -> TailSums:
+        """Sum those of the log-probabilities, (N,), whose tokens an edit changes, tail by tail; see `alignment`.
+
+        A missing or equal token counts 0. Where all tokens are changed these are the bits of `sums`.
+        """
+        return self.sums(torch.where(self._changed, token_logps, 0.0))
+
+    @cached_property
+    def _changed(self) -> torch.Tensor:
+        """Which tail tokens an edit changes, (N,). All tokens of an acceptance are."""
+        masks = [changed for item in self.items for changed in changed_tokens(item.pair.chosen, item.pair.rejected)]
+        return torch.tensor(masks, device=self.input_ids.device)
 
     def tails(self, token_logps: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Split the tail tokens' log-probabilities, (N,), by pair, both tails together."""

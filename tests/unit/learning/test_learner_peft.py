@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, new_adapter
 from corlld.learning import learner as learner_module
 from corlld.learning.learner import CorllLearner
+from corlld.learning.model.alignment import changed_tokens
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PairEncoder, PreferencePair
 from corlld.learning.model.resident import ResidentModel
@@ -39,6 +40,19 @@ NOT_TRUSTED = GuardSettings(max_drift_nats=1e9)  # the guard has its own tests
 
 def event(prompt: str, proposed: str, edited: str, number: int = 0) -> EditEvent:
     return EditEvent(f"e{number}", "u", datetime(2026, 1, 1, tzinfo=UTC), prompt, None, proposed, edited)
+
+
+class OraclePair(NamedTuple):
+    """Log pi(edited) and log pi(proposed), over whole responses and over the tokens that the edit changes.
+
+    tail: of each token of the edited response from the first one that differs.
+    """
+
+    chosen: torch.Tensor
+    rejected: torch.Tensor
+    put_in: torch.Tensor
+    taken_out: torch.Tensor
+    tail: torch.Tensor
 
 
 class Oracle:
@@ -85,8 +99,7 @@ class Oracle:
         tokens: torch.Tensor = logits[len(context) - 1 : -1].gather(1, ids[0, len(context) :, None])[:, 0]
         return tokens
 
-    def pair(self, prompt: str, proposed: str, edited: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log pi(edited), log pi(proposed) over whole responses, log pi(edited) from the first token that differs."""
+    def pair(self, prompt: str, proposed: str, edited: str) -> OraclePair:
         chosen, rejected = self.logps(prompt, edited), self.logps(prompt, proposed)
         a, b = (
             self.tokenizer(t, add_special_tokens=False)["input_ids"] + [self.tokenizer.eos_token_id]
@@ -95,7 +108,11 @@ class Oracle:
         same = 0
         while a[same] == b[same]:
             same += 1
-        return chosen.sum(), rejected.sum(), chosen[same:].sum()
+        changed = torch.tensor(changed_tokens(a[same:], b[same:]))
+        both = torch.cat([chosen[same:], rejected[same:]])[changed].split(
+            [int(changed[: len(a) - same].sum()), int(changed[len(a) - same :].sum())]
+        )
+        return OraclePair(chosen.sum(), rejected.sum(), both[0].sum(), both[1].sum(), chosen[same:])
 
     def loss(
         self, texts: Sequence[tuple[str, str, str]], rule: LearningSettings, previous: torch.Tensor | None
@@ -111,12 +128,17 @@ class Oracle:
                 references = [self.pair(*text) for text in texts]
                 self.load(current)
         total = torch.zeros((), dtype=torch.float64)
-        for text, (ref_chosen, ref_rejected, ref_tail) in zip(texts, references, strict=True):
-            chosen, rejected, tail = self.pair(*text)
-            h = (chosen - rejected) - (ref_chosen - ref_rejected)
+        for text, reference in zip(texts, references, strict=True):
+            pair = self.pair(*text)
+            h = (pair.chosen - pair.rejected) - (reference.chosen - reference.rejected)
+            if rule.margin == "changed":
+                h = (pair.put_in - pair.taken_out) - (reference.put_in - reference.taken_out)
             total = total - (1 - rule.epsilon) * torch.log(torch.sigmoid(rule.beta * h))
             total = total - rule.epsilon * torch.log(torch.sigmoid(-rule.beta * h))
-            total = total + rule.anchor * torch.clamp(ref_tail - tail, min=0) - rule.imitation_weight * tail
+            fall = reference.tail.sum() - pair.tail.sum() - 0.01 * len(pair.tail)
+            total = total + rule.anchor * torch.clamp(fall, min=0)
+            imitated = pair.put_in if rule.imitation_tokens == "changed" else pair.tail.sum()
+            total = total - rule.imitation_weight * imitated
         return total / len(texts)
 
 
@@ -140,6 +162,10 @@ RULES: list[dict[str, Any]] = [
     {"imitation_weight": 0.2},
     {"reference": "previous"},
     {"reference": "previous", "epsilon": 0.1, "anchor": 0.3},
+    {"margin": "changed"},
+    {"margin": "changed", "reference": "previous", "imitation_weight": 0.2, "anchor": 0.3},
+    {"margin": "changed", "imitation_weight": 0.2, "imitation_tokens": "changed"},
+    {"imitation_weight": 0.2, "imitation_tokens": "changed"},
 ]
 
 
@@ -264,9 +290,9 @@ def test_margins_equal_those_of_peft(folder: Path) -> None:
     oracle.load(flat)
     with torch.no_grad():
         for text, pair in zip(TEXTS, outcome.pairs, strict=True):
-            chosen, rejected, _ = oracle.pair(*text)
+            chosen, rejected, *_ = oracle.pair(*text)
             with oracle.model.disable_adapter():
-                base_chosen, base_rejected, _ = oracle.pair(*text)
+                base_chosen, base_rejected, *_ = oracle.pair(*text)
             assert pair.base_margin == pytest.approx(float(base_chosen - base_rejected), abs=1e-9)
             assert pair.margin == pytest.approx(float(chosen - rejected - base_chosen + base_rejected), abs=1e-9)
             assert pair.scored_by_trained

@@ -3,40 +3,41 @@ import math
 import pytest
 import torch
 
-from corlld.learning.loss import acceptance_loss, corll_loss, margin
+from corlld.learning.loss import SLACK_NATS, corll_loss, fall_loss, imitation_loss, margin
 
 
 def column(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def test_the_loss_is_the_formula_of_two_log_sigmoids_the_anchor_and_imitation() -> None:
+def test_the_loss_is_the_formula_of_two_log_sigmoids() -> None:
     chosen, rejected, ref_chosen, ref_rejected = -7.0, -9.0, -6.0, -5.0
-    beta, epsilon, anchor, imitation = 0.5, 0.1, 2.0, 0.3
+    beta, epsilon = 0.5, 0.1
     h = (chosen - rejected) - (ref_chosen - ref_rejected)  # 2 - (-1) = 3
 
     def log_sigmoid(x: float) -> float:
         return -math.log(1 + math.exp(-x))
 
     expected = -(1 - epsilon) * log_sigmoid(beta * h) - epsilon * log_sigmoid(-beta * h)
-    expected += anchor * (ref_chosen - chosen)  # 1 nat fallen
-    expected -= imitation * chosen
 
-    losses, margins = corll_loss(
-        *(column(x) for x in (chosen, rejected, ref_chosen, ref_rejected)),
-        beta=beta,
-        epsilon=epsilon,
-        anchor=anchor,
-        imitation=imitation,
-    )
+    tails = (column(x) for x in (chosen, rejected, ref_chosen, ref_rejected))
+    losses, margins = corll_loss(*tails, beta=beta, epsilon=epsilon)
     assert margins.tolist() == [3.0]
     assert losses.item() == pytest.approx(expected, rel=1e-14)
 
 
-def test_the_anchor_costs_nothing_while_the_edit_is_at_least_as_likely_as_under_the_reference() -> None:
-    tails = column(-3.0), column(-4.0), column(-3.0), column(-4.0)
-    with_anchor, without = (corll_loss(*tails, beta=0.1, anchor=a).losses for a in (5.0, 0.0))
-    assert torch.equal(with_anchor, without)
+def test_a_fall_costs_its_weight_beyond_a_slack_per_token_and_nothing_before_that() -> None:
+    now, tokens = column(-6.0, -6.0, -4.0), torch.tensor([10, 60, 10])
+    slack = 10 * SLACK_NATS
+    assert fall_loss(now, column(-5.0, -5.5, -5.0), tokens, 5.0).tolist() == pytest.approx([5 * (1 - slack), 0, 0])
+
+
+@pytest.mark.parametrize("rounding", [-1e-6, 0.0, 1e-6])
+def test_at_the_reference_the_anchor_has_no_gradient_whichever_way_rounding_goes(rounding: float) -> None:
+    now = column(-5.0 + rounding).requires_grad_()
+    torch.autograd.backward(fall_loss(now, column(-5.0), torch.tensor([1]), 0.5))
+    assert now.grad is not None
+    assert now.grad.item() == 0
 
 
 def test_with_smoothing_the_best_margin_is_log_odds_over_beta() -> None:
@@ -66,8 +67,8 @@ def test_margin_is_exactly_zero_where_policy_and_reference_are_one() -> None:
     assert margin(chosen, rejected, chosen, rejected).tolist() == [0.0, 0.0]
 
 
-def test_an_acceptance_costs_its_weighted_negative_log_probability() -> None:
-    assert acceptance_loss(column(-4.0, -2.0), 0.25).tolist() == [1.0, 0.5]
+def test_what_is_imitated_costs_its_weighted_negative_log_probability() -> None:
+    assert imitation_loss(column(-4.0, -2.0), 0.25).tolist() == [1.0, 0.5]
 
 
 def test_perceptron_identity_an_sgd_step_on_a_log_linear_policy_is_a_weighted_preference_perceptron() -> None:
@@ -95,11 +96,12 @@ def test_perceptron_identity_an_sgd_step_on_a_log_linear_policy_is_a_weighted_pr
 
 
 def test_with_reference_previous_the_first_gradient_is_half_beta_of_the_plain_difference() -> None:
-    """-(beta / 2)(1 - 2 epsilon) grad [log pi(edited) - log pi(proposed)]; at its kink the anchor adds 0."""
+    """-(beta / 2)(1 - 2 epsilon) grad [log pi(edited) - log pi(proposed)]; the anchor adds 0."""
     beta, epsilon = 0.4, 0.15
     chosen, rejected = column(-5.0).requires_grad_(), column(-6.0).requires_grad_()
     references = chosen.detach(), rejected.detach()
-    torch.autograd.backward(corll_loss(chosen, rejected, *references, beta=beta, epsilon=epsilon, anchor=3.0).losses)
+    anchored = fall_loss(chosen, references[0], torch.tensor([3]), 3.0)
+    torch.autograd.backward(corll_loss(chosen, rejected, *references, beta=beta, epsilon=epsilon).losses + anchored)
     assert chosen.grad is not None
     assert rejected.grad is not None
     expected = -beta / 2 * (1 - 2 * epsilon)

@@ -14,7 +14,7 @@ from corlld.learning.model.linear_modules import choose_modules
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.resident import make_resident
-from corlld.learning.objective import Objective, Sums
+from corlld.learning.objective import Objective, PairSums, Sums
 from corlld.learning.slots import SlotArena
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
@@ -38,7 +38,7 @@ def test_forward_backward_and_step_stay_on_the_models_device_in_bfloat16(
     monkeypatch.setattr(resident_model, "adapt_modules", all_modules)
     folder = make_tiny_model(tmp_path_factory.mktemp("model"), family)
     config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    rule = LearningSettings(reference="previous", anchor=0.5, acceptance_weight=0.1)
+    rule = LearningSettings(reference="previous", margin="changed", anchor=0.5, acceptance_weight=0.1)
     with FakeTensorMode():
         with META:
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -49,9 +49,8 @@ def test_forward_backward_and_step_stay_on_the_models_device_in_bfloat16(
         zeros = torch.zeros(resident.layout.size)  # in host memory
         slots = [arena.place(uid, AdapterTensors(zeros, zeros, zeros, optimizer_step=0)) for uid in ("ann", "bob")]
         users = [UserStep(slot, [Candidate(PAIRS[0])]) for slot in slots]
-        users[1] = UserStep(
-            slots[1], [Candidate(pair, base=Sums(-1.0, -2.0), previous=Sums(-1.0, -2.0)) for pair in PAIRS]
-        )
+        known = PairSums(Sums(-1.0, -2.0), Sums(-1.0, -1.5))
+        users[1] = UserStep(slots[1], [Candidate(pair, base=known, previous=known) for pair in PAIRS])
         weights, gradient = arena.gather(slots)
         adapters = resident.lora.stack(weights, gradient)
         items = [Item(user, candidate.pair) for user, step in enumerate(users) for candidate in step.candidates]

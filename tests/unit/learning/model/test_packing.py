@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -134,6 +135,32 @@ def test_sums_are_taken_over_each_tail_and_are_zero_for_the_missing_one_of_an_ac
     assert chosen.tolist() == [1 + 2, 8 + 16 + 32]
     assert rejected.tolist() == [4, 0]
     assert [tail.tolist() for tail in row.tails(logps)] == [[1, 2, 4], [8, 16, 32]]
+
+
+@pytest.mark.parametrize("collator", [PACKED, PADDED], ids=["packed", "padded"])
+def test_changed_sums_leave_out_the_tokens_that_the_tails_share_and_are_whole_for_an_acceptance(
+    collator: Collator,
+) -> None:
+    pairs = [
+        PreferencePair((1,), (2, 3), (4, 3)),
+        PreferencePair((1,), (5, 6, 7), ()),
+        PreferencePair((8,), (9,), (6, 9)),
+    ]
+    row = one_row([Item(0, pair) for pair in pairs], collator)
+    chosen, rejected = row.changed_sums(torch.tensor([2.0**n for n in range(10)]))
+    assert chosen.tolist() == [1, 16 + 32 + 64, 128]  # 9 stands for the 6 that was taken out
+    assert rejected.tolist() == [4, 0, 256]
+
+
+@given(ITEMS, st.sampled_from([PACKED, PADDED]), st.integers(0, 2**32))
+def test_where_all_tokens_differ_changed_sums_are_the_bits_of_the_tails(
+    items: list[Item], collator: Collator, seed: int
+) -> None:
+    apart = [replace(item, pair=replace(item.pair, rejected=tuple(-t for t in item.pair.rejected))) for item in items]
+    row = one_row(apart, collator)
+    logps = torch.randn(sum(row.tail_lengths), generator=torch.Generator().manual_seed(seed))
+    for changed, tail in zip(row.changed_sums(logps), row.sums(logps), strict=True):
+        assert torch.equal(changed, tail)
 
 
 def test_a_row_is_halved_with_its_members() -> None:
