@@ -36,10 +36,8 @@ def kept(path: Path) -> Kept:
     with safe_open(path, "pt") as file:
         steps = file.metadata()
         edits = int(steps.pop(_EDITS))
-        return Kept(
-            {
-                owner: AdapterTensors(*(file.get_tensor(f"{owner} {part}") for part in _PARTS), int(step))
-                for owner, step in steps.items()
-            },
-            edits,
-        )
+        adapters = {}
+        for owner, step in steps.items():
+            weights, exp_avg, exp_avg_sq = (file.get_tensor(f"{owner} {part}") for part in _PARTS)
+            adapters[owner] = AdapterTensors(weights, exp_avg, exp_avg_sq, int(step))
+        return Kept(adapters, edits)

@@ -55,7 +55,8 @@ def plot_persons(path: Path, control: Mapping[str, tuple[Figure, Figure]]) -> No
         for shift, shown, colour, label in zip(
             (-0.1, 0.1), figures, COLOURS, ("own adapter", "another editor's"), strict=False
         ):
-            axes.vlines(place + shift, shown.low, shown.high, color=colour)
+            if shown.low is not None and shown.high is not None:
+                axes.vlines(place + shift, shown.low, shown.high, color=colour)
             axes.plot([place + shift], [shown.value], "o", color=colour, label=label if place == 0 else None)
     axes.set_xticks(range(len(control)), [name.replace(" + ", " +\n") for name in control], fontsize="small")
     axes.axhline(0, color="black", linewidth=0.8)

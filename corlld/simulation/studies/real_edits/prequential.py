@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from corlld.adapters.layout import AdapterTensors
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model.resident import ResidentModel
-from corlld.records import EditEvent, PairStatus, TrainingBatch
+from corlld.records import EditEvent, PairOutcome, PairStatus, TrainingBatch
 from corlld.settings.sections import GuardSettings, LearningSettings
 from corlld.simulation.studies.contract import Row
 from corlld.simulation.studies.real_edits.archive import Editor
@@ -90,12 +90,13 @@ def cross_scores(
     learner = CorllLearner(resident, rule.learning, GuardSettings(), 1)
     start = middle(len(editor.edits))
     held_out = [edit.event for edit in editor.edits[start:]]
-    return [
-        {"editor": editor.name, "edit": start + offset, "seed": seed, "adapter": owner} | _figures(judged)
-        for owner, adapter in adapters.items()
-        for offset, judged in enumerate(_scores(learner, pseudonym(seed, owner), adapter, held_out))
-        if judged is not None
-    ]
+    rows: list[Row] = []
+    for owner, adapter in adapters.items():
+        for offset, judged in enumerate(_scores(learner, pseudonym(seed, owner), adapter, held_out)):
+            if judged is not None:
+                head: Row = {"editor": editor.name, "edit": start + offset, "seed": seed, "adapter": owner}
+                rows.append(head | _figures(judged))
+    return rows
 
 
 def middle(count: int) -> int:
@@ -131,6 +132,13 @@ def _scores(
         )
         for score in found
     ]
+
+
+def _judged(pair: PairOutcome) -> _Judged | None:
+    """Return the scores of the forward pass of the step; None for an edit that was never scored."""
+    if pair.edited_rise is None or pair.margin is None or pair.base_margin is None:
+        return None
+    return _Judged(pair.edited_rise, pair.margin, pair.base_margin)
 
 
 def _figures(judged: _Judged) -> Row:

@@ -22,7 +22,7 @@ from corlld.simulation.studies.real_edits.judgements import (
 from corlld.simulation.studies.real_edits.pictures import plot_persons, plot_rises
 from corlld.simulation.studies.real_edits.prequential import ROUND
 from corlld.simulation.studies.real_edits.rules import Rule, Rules
-from corlld.simulation.studies.rows import chosen, names_in
+from corlld.simulation.studies.rows import chosen
 
 BASELINES, VALIDATION, REPORTED, PERSONS = "baselines", "validation", "reported", "persons"  # kinds of units
 RISE = "rise of log pi(edited tail) over the base model before the edit was learnt from, nats per token"

@@ -13,7 +13,6 @@ _PLAIN = {
     "imitation_weight": 0.0,
     "imitation_tokens": "tail",
     "steps_per_batch": 1,
-    "replay_pairs": 0,
     "rehearsal_weight": 0.03,
 }
 _NO_MARGIN = 1e-4  # beta at which the margin's gradient is nothing beside imitation's
@@ -75,7 +74,6 @@ _GRID = (
     ruled("changed + imitation .1, no rehearsal", **_COMBINED, rehearsal_weight=0.0),
     ruled("tail, no rehearsal", rehearsal_weight=0.0),
     ruled("changed + imitation .1, 4 steps", **_COMBINED, steps_per_batch=4),
-    ruled("changed + imitation .1, 4 pairs replayed", **_COMBINED, replay_pairs=4),
     *(_anchored(weight, margin) for weight in (1.0, 0.03, 0.3) for margin in ("tail", "changed")),
     *(_imitating(weight, "changed", "changed") for weight in (0.3, 0.03, 1.0)),
     *(_imitating(weight, "tail", "tail") for weight in (0.3, 0.03, 1.0)),
@@ -83,7 +81,6 @@ _GRID = (
     _imitating(0.03, "changed", "tail"),
     ruled("tail, 2 steps", steps_per_batch=2),
     ruled("tail, 4 steps", steps_per_batch=4),
-    ruled("tail, 4 pairs replayed", replay_pairs=4),
     *(
         ruled(f"{rate} of the learning rate: changed + imitation .1", **_COMBINED, lr=lr)
         for rate, lr in (("a fifth", 1e-4), ("twice", 1e-3))
