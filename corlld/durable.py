@@ -20,6 +20,18 @@ class DraftFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class EditedRise:
+    """How much more likely than the base model the user's adapter makes edited texts, before it learns from them.
+
+    pairs: scored by an adapter that had taken a step. nats_sum: of each pair's mean per token of its edited tail. So
+    each edit counts alike, however long its tail is.
+    """
+
+    pairs: int = 0
+    nats_sum: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """A user's figures. Each event counts exactly once, since they are stored with the tensors that they describe."""
 
@@ -36,6 +48,7 @@ class Statistics:
     base_correct: float = 0.0  # the base model's own preference, the control
     drafts: Mapping[str, DraftFigures] = field(default_factory=dict)  # by producing version, or "unknown"
     first_drafts: DraftFigures = DraftFigures()  # the user's first drafts, which later drafts are compared with
+    edited_rise: EditedRise = EditedRise()
 
 
 @dataclass(frozen=True, slots=True)

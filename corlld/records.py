@@ -169,6 +169,7 @@ class PairOutcome:
     margin: float | None = None  # h against the reference `base`, in nats; None if the pair was never scored
     base_margin: float | None = None  # log pi_base(edited|x) - log pi_base(proposed|x), in nats: the base's preference
     scored_by_trained: bool = False  # False: the adapter had taken no step yet, so its margin says nothing
+    edited_rise: float | None = None  # of log pi(edited tail) over the base model, in nats per token; None with margin
     delta_chosen_logp: float | None = None  # change of log pi(edited tail) by the step, in nats; None: not measured
 
 

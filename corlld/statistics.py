@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from rapidfuzz.distance import Levenshtein
 
-from corlld.durable import DraftFigures, Statistics
+from corlld.durable import DraftFigures, EditedRise, Statistics
 from corlld.records import EditEvent, PairOutcome, PairStatus
 
 TIE_NATS = 1e-3  # repacking alone moves a margin by about this much
@@ -127,6 +127,7 @@ def fold(
     for draft in figures[: max(0, FIRST_DRAFTS - first.events)]:
         first = _merged(first, draft)
     judged = [pair.margin for pair in pairs if pair.margin is not None and pair.scored_by_trained]
+    rises = [pair.edited_rise for pair in pairs if pair.edited_rise is not None and pair.scored_by_trained]
     base = [pair.base_margin for pair in pairs if pair.base_margin is not None]
     return replace(
         statistics,
@@ -143,6 +144,7 @@ def fold(
         base_correct=statistics.base_correct + sum(map(correct_share, base)),
         drafts=_fold_drafts(statistics, events, figures, head),
         first_drafts=first,
+        edited_rise=EditedRise(statistics.edited_rise.pairs + len(rises), statistics.edited_rise.nats_sum + sum(rises)),
     )
 
 

@@ -43,6 +43,7 @@ def summarise(users: dict[str, UserRecord], dead_letters: Counter[str]) -> dict[
 def _user_summary(uid: str, record: UserRecord) -> dict[str, Any]:
     statuses = Counter(pair.status for pair in record.pairs)
     judged = [p.margin for p in record.pairs if p.margin is not None and p.scored_by_trained]
+    rises = [p.edited_rise for p in record.pairs if p.edited_rise is not None and p.scored_by_trained]
     base = [p.base_margin for p in record.pairs if p.base_margin is not None]
     ratios = [edit_ratio(event) for event in record.events]
     return {
@@ -59,6 +60,8 @@ def _user_summary(uid: str, record: UserRecord) -> dict[str, Any]:
         "prequential_accuracy_last_quarter": _mean(map(correct_share, _last_quarter(judged))),
         "margin_nats": _mean(judged),
         "margin_nats_last_quarter": _mean(_last_quarter(judged)),
+        "edited_rise_nats": _mean(rises),
+        "edited_rise_nats_last_quarter": _mean(_last_quarter(rises)),
         "base_preference": _mean(map(correct_share, base)),
         "word_count_perceptron": _mean(record.perceptron),
         "longer_wins": _mean(record.longer),
@@ -84,7 +87,7 @@ def summary_table(summary: dict[str, Any], *, show_users: bool) -> Table:
         box=box.SIMPLE_HEAD,
     )
     table.add_column("user", no_wrap=True)
-    for title in ("pairs", "rejected", "accuracy", "last ¼", "margin", "last ¼", "base", "words", "longer", "edit"):
+    for title in ("pairs", "rejected", "accuracy", "last ¼", "rise", "margin", "base", "words", "longer", "edit"):
         table.add_column(title, justify="right", no_wrap=title != "rejected")
     for user in summary["users"]:
         rejected = ", ".join(f"{count} {reason}" for reason, count in user["rejected"].items())
@@ -93,12 +96,12 @@ def summary_table(summary: dict[str, Any], *, show_users: bool) -> Table:
             str(user["pairs"]),
             rejected or "0",
             *(
-                "-" if user[key] is None else f"{user[key]:.2f}"
+                "-" if user[key] is None else f"{user[key]:+.3f}" if "rise" in key else f"{user[key]:.2f}"
                 for key in (
                     "prequential_accuracy",
                     "prequential_accuracy_last_quarter",
+                    "edited_rise_nats",
                     "margin_nats",
-                    "margin_nats_last_quarter",
                     "base_preference",
                     "word_count_perceptron",
                     "longer_wins",
@@ -109,7 +112,8 @@ def summary_table(summary: dict[str, Any], *, show_users: bool) -> Table:
     table.caption = (
         "accuracy: share of pairs whose margin over the base model prefers the edited text (ties count ½).\n"
         "base: the base model's own preference. words: an online word-count perceptron on the same pairs.\n"
-        "longer: the rule that prefers the longer text. margin: in nats. edit: mean edit ratio of all events."
+        "longer: the rule that prefers the longer text. margin: in nats. edit: mean edit ratio of all events.\n"
+        "rise: how much more likely than the base model the adapter makes edited texts, in nats per token."
     )
     table.caption_justify = "left"
     return table

@@ -128,6 +128,7 @@ def _row(store: ReadableStore, uid: str, *, header: bool = False) -> dict[str, A
         "statistics": asdict(state.statistics),
         "accuracy": _ratio(state.statistics.prequential_correct, state.statistics.prequential_pairs),
         "mean_margin_nats": _ratio(state.statistics.prequential_margin_sum, state.statistics.prequential_pairs),
+        "mean_edited_rise_nats": _ratio(state.statistics.edited_rise.nats_sum, state.statistics.edited_rise.pairs),
         "base_accuracy": _ratio(state.statistics.base_correct, state.statistics.base_pairs),
         "edit_ratio": _edit_ratio(state.statistics),
         "first_drafts_repetition": _ratio(
@@ -147,7 +148,11 @@ def _ratio(total: float, count: int) -> float | None:
 
 def _table(rows: list[dict[str, Any]], uid_digits: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("uid", "version", "events", "pairs", "accepted", "rejected", "accuracy", "margin", "edit ratio"):
+    counts, figures = (
+        ("version", "events", "pairs", "accepted", "rejected"),
+        ("accuracy", "margin", "rise", "edit ratio"),
+    )
+    for column in ("uid", *counts, *figures):
         table.add_column(column, justify="left" if column == "uid" else "right", no_wrap=True)
     for row in rows:
         if "unreadable" in row:
@@ -161,7 +166,9 @@ def _table(rows: list[dict[str, Any]], uid_digits: int) -> Table:
             str(statistics["pairs_applied"]),
             str(statistics["acceptances"]),
             str(sum(statistics["rejected"].values())),
-            *(_short(row[name]) for name in ("accuracy", "mean_margin_nats", "edit_ratio")),
+            *(_short(row[name]) for name in ("accuracy", "mean_margin_nats")),
+            "-" if row["mean_edited_rise_nats"] is None else f"{row['mean_edited_rise_nats']:+.3f}",
+            _short(row["edit_ratio"]),
         )
     return table
 

@@ -23,6 +23,7 @@ class Prequential:
 
     now: PairSums
     base: PairSums
+    edited_tokens: int  # length of the edited tail
     by_trained: bool
 
     @property
@@ -34,6 +35,11 @@ class Prequential:
     def base_margin(self) -> float:
         """The base model's own preference for the edited tail, in nats."""
         return self.base.tail.preference
+
+    @property
+    def edited_rise(self) -> float:
+        """The rise of log pi(edited tail) over the base model, in nats per token."""
+        return (self.now.tail.chosen - self.base.tail.chosen) / self.edited_tokens
 
 
 @dataclass(eq=False)
@@ -151,6 +157,7 @@ class UserUpdate:
             margin=None if score is None else score.margin,
             base_margin=None if score is None else score.base_margin,
             scored_by_trained=score is not None and score.by_trained,
+            edited_rise=None if score is None else score.edited_rise,
             delta_chosen_logp=self._deltas.get(index),
         )
 
@@ -159,5 +166,5 @@ def _score_of(candidate: Candidate, *, by_trained: bool) -> Prequential | None:
     """Return a pair's scores; None for an acceptance, and if its margins are not finite."""
     if candidate.pair.is_acceptance or candidate.now is None or candidate.base is None:
         return None
-    score = Prequential(candidate.now, candidate.base, by_trained)
+    score = Prequential(candidate.now, candidate.base, len(candidate.pair.chosen), by_trained)
     return score if math.isfinite(score.margin) and math.isfinite(score.base_margin) else None

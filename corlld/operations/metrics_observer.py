@@ -150,6 +150,9 @@ class MetricsObserver(Observer):
             scores.prequential_pairs.labels(draft.origin).inc()
             scores.prequential_correct.labels(draft.origin).inc(correct_share(pair.margin))
             scores.prequential_margin.labels(draft.origin).observe(pair.margin)
+        if pair.edited_rise is not None and pair.scored_by_trained:
+            scores.edited_rise.observe(pair.edited_rise)
+            scores.edited_rise_sum.labels("up" if pair.edited_rise > 0 else "down").inc(abs(pair.edited_rise))
         if pair.delta_chosen_logp is not None:
             scores.chosen_logp_change.observe(pair.delta_chosen_logp)
 

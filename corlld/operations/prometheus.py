@@ -29,6 +29,7 @@ from corlld.statistics import DraftOrigin
 
 EVENT_TYPES = ("edit", "acceptance", "erase")
 TOKEN_KINDS = ("needed", "padding")
+DIRECTIONS = ("up", "down")
 RETRIED_STAGES = (Stage.STATE, Stage.PUBLISHING, Stage.DEAD_LETTERS)
 
 STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -38,6 +39,7 @@ LATENCY_SECONDS = (1, 2.5, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 14_400)
 # A histogram with negative bounds has no `_sum`, by the format's rule: its mean can't be computed as a rate.
 MARGIN_NATS = (-32, -16, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 8, 16, 32, 64)
 CHANGE_NATS = (-8, -4, -2, -1, -0.5, -0.1, 0, 0.1, 0.5, 1, 2, 4, 8, 16)
+RISE_NATS = (-2, -1, -0.5, -0.2, -0.1, -0.05, -0.02, -0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 DRIFT_NATS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 PLAIN_TEXT_DROP_NATS = (-0.1, 0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 RATIO = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
@@ -205,6 +207,17 @@ class ScoreMetrics:
             "Margin of a prequential pair against the base model.",
             MARGIN_NATS,
             _DRAFT,
+        )
+        self.edited_rise = declare.histogram(
+            "corlld_edited_logp_rise_nats",
+            "Rise of log pi(edited tail) of a prequential pair over the base model, per token.",
+            RISE_NATS,
+        )
+        # The mean is up minus down, over the histogram's count.
+        self.edited_rise_sum = declare.counter(
+            "corlld_edited_logp_moved_nats_total",
+            "Sum of these rises (up), and of the falls among them without their sign (down).",
+            {"direction": DIRECTIONS},
         )
         self.scored_pairs = declare.counter("corlld_scored_pairs_total", "Pairs scored by an adapter, trained or not.")
         self.saturated_pairs = declare.counter(

@@ -21,7 +21,7 @@ from corlld.adapters.tensor_file import (
     tensor_bytes,
     write_tensors,
 )
-from corlld.durable import DraftFigures, Head, ModuleNames, Release, Statistics, UserState
+from corlld.durable import DraftFigures, EditedRise, Head, ModuleNames, Release, Statistics, UserState
 from corlld.errors import StateUnreadable
 from corlld.state import store_format
 
@@ -30,7 +30,10 @@ Moments = Literal["float32", "bfloat16"]
 STATE_KEY = "corlld.state"
 CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes, which lie in the order of their names
 
-RELEASE_NAMES = "release_module_names"  # a field of the text, only there if the release has them
+# Fields of the text that stand beside what they belong to, only there if there are some. Versions of corlld that do not
+# know them pass over them.
+RELEASE_NAMES = "release_module_names"
+RISE, RELEASE_RISE = "edited_rise", "release_edited_rise"
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TENSORS = (*_MOMENTS, "weights")
@@ -58,7 +61,7 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
             "optimizer_step": None if adapter is None else adapter.optimizer_step,
             "applied": dict(state.applied),
             "recent_event_ids": list(state.recent_event_ids),
-            "statistics": asdict(state.statistics),
+            **_statistics_fields(state.statistics),
             **_release_fields(state.release),
             "erased": state.erased,
             "erased_through": state.erased_through,
@@ -168,15 +171,20 @@ def _fields(text: str, uid: str) -> dict[str, Any]:
 
 
 def _release_fields(release: Release | None) -> dict[str, object]:
-    """Return the release as fields of the text.
-
-    The names of modules stand beside the release, where versions of corlld that do not know them pass over them.
-    """
+    """Return the release as fields of the text."""
     if release is None:
         return {"release": None}
     fields = asdict(release)
-    names = fields.pop("module_names")
-    return {"release": fields} if names is None else {"release": fields, RELEASE_NAMES: names}
+    names, rise = fields.pop("module_names"), fields["statistics"].pop("edited_rise")
+    beside = {RELEASE_NAMES: names, RELEASE_RISE: rise if rise["pairs"] else None}
+    return {"release": fields} | {name: value for name, value in beside.items() if value is not None}
+
+
+def _statistics_fields(statistics: Statistics) -> dict[str, object]:
+    """Return the user's figures as fields of the text."""
+    fields = asdict(statistics)
+    rise = fields.pop("edited_rise")
+    return {"statistics": fields} | ({RISE: rise} if rise["pairs"] else {})
 
 
 def _state(fields: Mapping[str, Any]) -> UserState:
@@ -184,7 +192,7 @@ def _state(fields: Mapping[str, Any]) -> UserState:
     if release is not None:
         names = fields.get(RELEASE_NAMES)
         release = Release(
-            **{**release, "statistics": _statistics(release["statistics"])},
+            **{**release, "statistics": _statistics(release["statistics"], fields.get(RELEASE_RISE))},
             module_names=None if names is None else ModuleNames(**names),
         )
     return UserState(
@@ -192,7 +200,7 @@ def _state(fields: Mapping[str, Any]) -> UserState:
         version=fields["version"],
         applied=fields["applied"],
         recent_event_ids=tuple(fields["recent_event_ids"]),
-        statistics=_statistics(fields["statistics"]),
+        statistics=_statistics(fields["statistics"], fields.get(RISE)),
         release=release,
         erased=fields["erased"],
         erased_through=fields["erased_through"],
@@ -215,11 +223,11 @@ def _adapter(
     return adapter
 
 
-def _statistics(fields: Mapping[str, Any]) -> Statistics:
+def _statistics(fields: Mapping[str, Any], rise: Mapping[str, Any] | None) -> Statistics:
     drafts = {name: DraftFigures(**figures) for name, figures in fields["drafts"].items()}
     # Absent from states that were written before there was such a figure: their next drafts count as the first ones.
     first = DraftFigures(**fields.get("first_drafts", {}))
-    return Statistics(**{**fields, "drafts": drafts, "first_drafts": first})
+    return Statistics(**{**fields, "drafts": drafts, "first_drafts": first, "edited_rise": EditedRise(**(rise or {}))})
 
 
 def _reason(error: Exception) -> str:

@@ -35,6 +35,8 @@ def test_each_user_gets_a_summary_and_bad_lines_are_counted(tmp_path: Path, repl
     assert [(user["events"], user["pairs"]) for user in summary["users"]] == [(13, 13), (12, 12)]
     assert summary["dead_letters"] == {"not_json": 1}
     assert all(user["prequential_accuracy"] is not None for user in summary["users"])
+    assert all(user["edited_rise_nats"] > 0 for user in summary["users"]), "edits that repeat themselves are learnt"
+    assert all(user["edited_rise_nats_last_quarter"] > user["edited_rise_nats"] for user in summary["users"])
     assert "user_id" not in summary["users"][0], "raw ids only where they are asked for"
 
 
@@ -47,6 +49,7 @@ def test_users_and_limit_choose_what_is_replayed(tmp_path: Path, replayed: Any) 
 def test_a_first_event_alone_counts_in_no_accuracy(tmp_path: Path, replayed: Any) -> None:
     user = replayed(write_events(tmp_path / "archive.jsonl", edit(0)))["users"][0]
     assert (user["pairs"], user["prequential_pairs"], user["prequential_accuracy"]) == (1, 0, None)
+    assert user["edited_rise_nats"] is None
 
 
 def test_proposed_and_edited_exchanged_give_one_minus_the_base_preference(tmp_path: Path, replayed: Any) -> None:

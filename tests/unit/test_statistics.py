@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corlld.durable import DraftFigures, Statistics
+from corlld.durable import DraftFigures, EditedRise, Statistics
 from corlld.errors import RejectReason
 from corlld.records import EditEvent, PairOutcome, PairStatus
 from corlld.statistics import (
@@ -36,6 +36,19 @@ def test_pairs_scored_by_an_untrained_adapter_are_left_out_of_accuracy_but_not_o
     after = fold(Statistics(), events, pairs, trained=True, head=0)
     assert (after.prequential_pairs, after.prequential_correct, after.prequential_margin_sum) == (2, 1.0, 1.0)
     assert (after.base_pairs, after.base_correct, after.updates, after.pairs_applied) == (3, 2.0, 1, 3)
+
+
+def test_the_rise_of_edited_texts_counts_each_pair_alike_that_a_trained_adapter_scored() -> None:
+    events = [edit_event("a"), edit_event("b"), edit_event("c"), edit_event("d", accepted=True)]
+    pairs = [
+        replace(applied(0.0, trained=False), edited_rise=0.0),
+        replace(applied(2.0), edited_rise=0.5),
+        replace(applied(1.0), edited_rise=-0.2),
+        PairOutcome(PairStatus.ACCEPTANCE),
+    ]
+    once = fold(Statistics(), events, pairs, trained=True, head=0)
+    assert once.edited_rise == EditedRise(2, 0.5 - 0.2)
+    assert fold(once, events, pairs, trained=True, head=0).edited_rise == EditedRise(4, 2 * (0.5 - 0.2))
 
 
 def test_every_outcome_is_counted_under_its_own_name() -> None:

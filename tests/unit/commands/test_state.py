@@ -2,13 +2,14 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from corlld.commands.state import show_states
-from corlld.durable import StoreIdentity
+from corlld.durable import EditedRise, StoreIdentity
 from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.state.store import LocalFolderStore
 from tests.support.states import OTHER_UID, UID, released_state, tombstone
@@ -18,7 +19,8 @@ from tests.support.states import OTHER_UID, UID, released_state, tombstone
 def store(tmp_path: Path) -> LocalFolderStore:
     opened = LocalFolderStore(tmp_path)
     opened.open(StoreIdentity("f", "c", "g", "m", "r", "a"), must_exist=False)
-    opened.save(UID, released_state(3), "0")
+    state = released_state(3)
+    opened.save(UID, replace(state, statistics=replace(state.statistics, edited_rise=EditedRise(3, 0.12))), "0")
     opened.save(OTHER_UID, tombstone(5, OTHER_UID), "0")
     return LocalFolderStore(tmp_path)  # as the command has it: not opened
 
@@ -38,6 +40,7 @@ def test_one_user_is_shown_whole(store: LocalFolderStore, capsys: pytest.Capture
     assert row["statistics"]["rejected"] == {"too_long": 1}
     assert row["accuracy"] == 2.5 / 4
     assert row["mean_margin_nats"] == (0.1 + 0.2) / 4
+    assert row["mean_edited_rise_nats"] == 0.12 / 3
     assert row["base_accuracy"] == 1.0 / 2
     assert row["edit_ratio"] == (1 / 3 + 0.25) / 4
     text = shown(store, UID)
@@ -50,7 +53,7 @@ def test_one_user_is_shown_whole(store: LocalFolderStore, capsys: pytest.Capture
 
 def test_everyone_is_shown_a_line_each(store: LocalFolderStore, capsys: pytest.CaptureFixture[str]) -> None:
     lines = shown(store, None).splitlines()
-    assert [line for line in lines if UID in line and "0.62" in line]  # 2.5 of 4 pairs
+    assert [line for line in lines if UID in line and "0.62" in line and "+0.040" in line]  # 2.5 of 4 pairs; .12 / 3
     assert [line for line in lines if OTHER_UID in line and "erased" in line]
     show_states(store, None, as_json=True, console=Console())
     assert [row["uid"] for row in json.loads(capsys.readouterr().out)] == [UID, OTHER_UID]

@@ -146,6 +146,64 @@ def test_drift_and_the_change_of_the_edits_log_probability_are_what_plain_rows_s
     assert outcome.drift_nats > 0.01
 
 
+@pytest.mark.parametrize("margin", ["tail", "changed"])
+def test_the_rise_is_of_the_edited_tail_per_token_before_it_is_learnt_from(
+    make: Callable[..., CorllLearner], margin: str
+) -> None:
+    learner = make(margin=margin, pairs_per_step=2)
+    first = update(learner, *EDITS)
+    assert [pair.edited_rise for pair in first.pairs[:2]] == [0.0, 0.0]  # by the base model itself
+    (scores,) = learner.score([TrainingBatch("ann", first.adapter, EDITS)])
+    second = update(learner, *EDITS, adapter=first.adapter)
+    for score, pair in zip(scores[:2], second.pairs, strict=False):
+        assert score is not None
+        rise = (score.policy.chosen - score.base.chosen) / score.edited_tokens
+        assert pair.edited_rise == pytest.approx(rise, abs=1e-5)
+        assert abs(rise) > 0.001
+
+
+def test_margins_and_changes_are_reported_over_the_tails_whatever_the_rule_compares(
+    make: Callable[..., CorllLearner],
+) -> None:
+    adapter = update(make(), *EDITS).adapter
+    tail, changed = (update(make(margin=margin), *EDITS, adapter=adapter) for margin in ("tail", "changed"))
+    for ours, theirs in zip(tail.pairs, changed.pairs, strict=True):
+        assert (ours.margin, ours.base_margin, ours.edited_rise) == (
+            theirs.margin,
+            theirs.base_margin,
+            theirs.edited_rise,
+        )
+    assert tail.loss != changed.loss
+    assert not same_bits(tail.adapter, changed.adapter)
+
+
+def test_edits_that_leave_no_token_as_it_was_are_learnt_from_alike_to_the_bit(
+    make: Callable[..., CorllLearner],
+) -> None:
+    # Without an end token nothing is equal in these tails.
+    events = [replace(event("abcab", "xyzz"), truncated=True), replace(event("so", "nnnn"), truncated=True)]
+    tail, changed = (
+        update(make(margin=tokens, imitation_tokens=tokens, imitation_weight=0.1, anchor=0.1), *events)
+        for tokens in ("tail", "changed")
+    )
+    assert tail.loss == changed.loss
+    assert same_bits(tail.adapter, changed.adapter)
+
+
+def test_saturation_is_judged_by_the_margin_that_the_rule_weighs(make: Callable[..., CorllLearner]) -> None:
+    """Two texts that differ in one word in front: the rest of the tails is margin by one rule alone."""
+    edit, adapter = event("one two three four", "ten two three four"), None
+    for _ in range(5):
+        adapter = update(make(), edit, adapter=adapter).adapter
+    (pair,) = update(make(), edit, adapter=adapter).pairs
+    assert pair.margin is not None
+    shares = [
+        update(make(margin=m, beta=b), edit, adapter=adapter).saturated_share
+        for m, b in [("tail", math.log(9) / pair.margin * 1.01), ("changed", math.log(9) / pair.margin * 1.01)]
+    ]
+    assert shares == [1.0, 0.0]
+
+
 def test_a_step_whose_drift_is_not_due_has_none(make: Callable[..., CorllLearner]) -> None:
     unmeasured = update(make(GuardSettings(every_steps=2)), EDITS[0])
     assert unmeasured.pairs[0].delta_chosen_logp is None

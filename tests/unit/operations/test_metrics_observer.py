@@ -99,9 +99,11 @@ def test_an_update_moves_exactly_what_it_says(watched: Watched) -> None:
         edit_event("d", version=3, accepted=True),
     ]
     pairs = (
-        PairOutcome(PairStatus.APPLIED, margin=30.0, scored_by_trained=True, delta_chosen_logp=0.5),
-        PairOutcome(PairStatus.APPLIED, margin=-1.0, scored_by_trained=True, delta_chosen_logp=-0.25),
-        PairOutcome(PairStatus.REJECTED, RejectReason.DRIFT, margin=0.0, scored_by_trained=True),
+        PairOutcome(PairStatus.APPLIED, margin=30.0, edited_rise=0.5, scored_by_trained=True, delta_chosen_logp=0.5),
+        PairOutcome(
+            PairStatus.APPLIED, margin=-1.0, edited_rise=-0.75, scored_by_trained=True, delta_chosen_logp=-0.25
+        ),
+        PairOutcome(PairStatus.REJECTED, RejectReason.DRIFT, margin=0.0, edited_rise=0.125, scored_by_trained=True),
         PairOutcome(PairStatus.ACCEPTANCE),
     )
     outcome = UpdateOutcome(
@@ -125,6 +127,9 @@ def test_an_update_moves_exactly_what_it_says(watched: Watched) -> None:
         "corlld_prequential_pairs_total{draft=unknown}": 1,
         "corlld_prequential_correct_total{draft=unknown}": 0.5,  # a tie
         "corlld_prequential_margin_nats_count{draft=unknown}": 1,
+        "corlld_edited_logp_rise_nats_count": 3,
+        "corlld_edited_logp_moved_nats_total{direction=up}": 0.625,
+        "corlld_edited_logp_moved_nats_total{direction=down}": 0.75,
         "corlld_chosen_logp_change_nats_count": 2,
         "corlld_drift_nats_count": 1,
         "corlld_drift_nats_sum": 0.03,
@@ -150,12 +155,16 @@ def test_a_version_made_by_the_very_update_is_not_yet_the_users_own(watched: Wat
 
 def test_pairs_that_an_untrained_adapter_scored_are_not_judged(watched: Watched) -> None:
     outcome = UpdateOutcome(
-        "u1", None, trained=True, pairs=(PairOutcome(PairStatus.APPLIED, margin=0.0),), saturated_share=0.0
+        "u1",
+        None,
+        trained=True,
+        pairs=(PairOutcome(PairStatus.APPLIED, margin=0.0, edited_rise=0.0),),
+        saturated_share=0.0,
     )
     watched.observer.update(Statistics(), UserState("u1", version=1), [edit_event("a")], outcome)
     moved = watched.moved()
     assert moved["corlld_scored_pairs_total"] == 1
-    assert not any("prequential" in name for name in moved)
+    assert not any("prequential" in name or "edited_logp" in name for name in moved)
 
 
 def test_repetition_is_compared_with_the_users_own_first_drafts(watched: Watched) -> None:

@@ -18,6 +18,7 @@ def test_before_anything_happened_every_known_series_is_there_and_says_nothing_y
         "corlld_events_total{type=": ("edit", "acceptance", "erase"),
         "corlld_retries_total{stage=": ("state", "publishing", "dead_letters"),
         "corlld_prequential_pairs_total{draft=": ("base", "own", "unknown"),
+        "corlld_edited_logp_moved_nats_total{direction=": ("up", "down"),
         "corlld_draft_edit_ratio_count{draft=": ("base", "own", "unknown"),
     }.items():
         assert {f"{name}{each}}}" for each in values} <= seen.keys()
@@ -41,7 +42,7 @@ class Telling(ListingLearner):
                 outcome.adapter,
                 trained=outcome.trained,
                 pairs=tuple(
-                    PairOutcome(pair.status, margin=1.0, scored_by_trained=True, delta_chosen_logp=0.1)
+                    PairOutcome(pair.status, margin=1.0, edited_rise=0.1, scored_by_trained=True, delta_chosen_logp=0.1)
                     for pair in outcome.pairs
                 ),
                 drift_nats=0.1,
@@ -68,7 +69,7 @@ def test_a_thousand_users_make_no_new_series(watched: Watched) -> None:
 
 
 def test_no_label_takes_a_users_id(watched: Watched) -> None:
-    allowed = {"draft", "kind", "reason", "stage", "status", "type", "partition"}
+    allowed = {"direction", "draft", "kind", "reason", "stage", "status", "type", "partition"}
     infos = {
         "version",
         "python",

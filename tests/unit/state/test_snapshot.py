@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end, read_tensors, write_tensors
-from corlld.durable import DraftFigures, Head, ModuleNames, UserState
+from corlld.durable import DraftFigures, EditedRise, Head, ModuleNames, UserState
 from corlld.errors import NewerFormat, StateUnreadable
 from corlld.state.snapshot import (
     CHECKSUM_KEY,
@@ -84,6 +84,23 @@ def test_a_state_of_before_there_were_figures_of_repetition_is_read_and_its_next
     assert replace(statistics, drafts={}) == replace(
         released_state().statistics, drafts={}, first_drafts=DraftFigures()
     )
+
+
+def test_the_rise_of_edited_texts_stands_beside_the_figures_and_comes_back_exactly() -> None:
+    """A program that knows no such figure refuses what it does not know among the figures, and passes over the rest."""
+    state = released_state()
+    assert state.release is not None
+    risen = replace(
+        state,
+        statistics=replace(state.statistics, edited_rise=EditedRise(3, 0.1 + 0.2)),
+        release=replace(state.release, statistics=replace(state.release.statistics, edited_rise=EditedRise(2, -0.1))),
+    )
+    data = encode(risen)
+    assert same_state(decode(data, UID), risen)
+    fields, before = (json.loads(read_tensors(data)[0][STATE_KEY]) for data in (data, STATE_FILE))
+    assert fields.pop("edited_rise") == {"pairs": 3, "nats_sum": 0.1 + 0.2}
+    assert fields.pop("release_edited_rise") == {"pairs": 2, "nats_sum": -0.1}
+    assert fields == before
 
 
 def test_moments_of_bfloat16_come_back_rounded_in_float32_and_all_else_exactly() -> None:
