@@ -14,10 +14,10 @@ from corlld.errors import FatalError
 from corlld.simulation.personas import LENA, OMAR
 from corlld.simulation.studies.contract import Options, Row
 from corlld.simulation.studies.runner import run_study
+from corlld.simulation.studies.weak_edits.contestants import CHANGED, FINE_TUNING, NOTHING, PAIR_DPO, Rule, seen
 from corlld.simulation.studies.weak_edits.feedback import Condition, Feedback
 from corlld.simulation.studies.weak_edits.loop import Loop
 from corlld.simulation.studies.weak_edits.report import Report
-from corlld.simulation.studies.weak_edits.rules import CHANGED, FINE_TUNING, NOTHING, PAIR_DPO, Rule, seen
 from corlld.simulation.studies.weak_edits.study import QUICK, STUDY, VALIDATION_SEED, WeakEdits
 from corlld.simulation.studies.workshop import Workshop
 
@@ -164,13 +164,3 @@ def test_figures_are_those_of_the_rows() -> None:
 def test_the_seed_of_the_tuning_is_never_reported(tmp_path: Path) -> None:
     with pytest.raises(FatalError, match=str(VALIDATION_SEED)):
         STUDY.units(Options((1, VALIDATION_SEED), quick=True, model="demo", edits=None, scratch=tmp_path))
-
-
-def test_the_command_runs_it_in_sittings(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from corlld.cli import main
-
-    typed = ["simulate", "weak-edits", "--quick", "--model", str(tiny_model), "--folder", str(tmp_path)]
-    with pytest.raises(SystemExit):
-        main([*typed, "--minutes", "0"])
-    assert main(["simulate", "tastes", "--minutes", "5", "--folder", str(tmp_path)]) == 2
-    assert "--minutes: the study tastes does not use it" in capsys.readouterr().err

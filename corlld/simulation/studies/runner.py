@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from corlld import __version__
 from corlld.errors import ExitCode, FatalError
-from corlld.simulation.studies.contract import Options, Row, Study
+from corlld.simulation.studies.contract import Figure, Options, Row, Study
 from corlld.system.progress import Advance
 
 _DONE = "units.jsonl"  # rows of the finished units; removed once there is a summary
@@ -69,7 +69,21 @@ def run_study(
     (folder / "summary.json").unlink(missing_ok=True)  # of an earlier run: it belongs to other rows
     _write_csv(folder / "results.csv", rows)
     figures = study.report(rows, folder, options)
-    summary = {
+    summary = _summary(study, options, command, figures, done.spent)
+    summary |= {"units": len(units), "missing_units": missing}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    if not missing:
+        done.clear()
+    console.print(_table(study, summary))
+    if missing:
+        console.print(f"{len(missing)} of {len(units)} units are missing; the same command goes on", soft_wrap=True)
+    console.print(f"CSV, pictures and summary.json: {folder}", soft_wrap=True)
+
+
+def _summary(
+    study: Study, options: Options, command: str, figures: Mapping[str, Figure], spent: "_Spent"
+) -> dict[str, Any]:
+    return {
         "study": study.name,
         "question": study.question,
         "command": command,
@@ -78,20 +92,11 @@ def run_study(
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {"corlld": __version__, "python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
         "cores": os.cpu_count(),
-        "minutes": round(done.spent.seconds / 60, 1),
-        "cpu_minutes": round(done.spent.cpu_seconds / 60, 1),  # low if other work shared the machine
+        "minutes": round(spent.seconds / 60, 1),
+        "cpu_minutes": round(spent.cpu_seconds / 60, 1),  # low if other work shared the machine
         "budget_minutes": study.budget_minutes,
-        "units": len(units),
-        "missing_units": missing,
         "figures": {name: _shortened(asdict(figure)) for name, figure in figures.items()},
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    if not missing:
-        done.clear()
-    console.print(_table(study, summary))
-    if missing:
-        console.print(f"{len(missing)} of {len(units)} units are missing; the same command goes on", soft_wrap=True)
-    console.print(f"CSV, pictures and summary.json: {folder}", soft_wrap=True)
 
 
 class _Spent(NamedTuple):

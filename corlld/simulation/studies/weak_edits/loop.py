@@ -13,8 +13,8 @@ from corlld.simulation.personas import Taste
 from corlld.simulation.prompts import HELD_OUT, TRAINING, Prompt
 from corlld.simulation.studies.contract import Row
 from corlld.simulation.studies.likelihood import nats_above_base
+from corlld.simulation.studies.weak_edits.contestants import Rule
 from corlld.simulation.studies.weak_edits.feedback import Feedback
-from corlld.simulation.studies.weak_edits.rules import Rule
 from corlld.simulation.studies.workshop import Workshop, event, pseudonym, text_event
 from corlld.statistics import repetition_ratio
 

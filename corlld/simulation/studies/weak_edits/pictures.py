@@ -5,8 +5,8 @@ from pathlib import Path
 
 from corlld.simulation.drawing import COLOURS, new_picture
 from corlld.simulation.studies.contract import Figure
+from corlld.simulation.studies.weak_edits.contestants import FINE_TUNING, NOTHING, PAIR_DPO
 from corlld.simulation.studies.weak_edits.report import Curve
-from corlld.simulation.studies.weak_edits.rules import FINE_TUNING, NOTHING, PAIR_DPO
 
 _GREY = "#777777"
 _ACROSS = 3  # panels

@@ -13,7 +13,7 @@ from corlld.simulation.drawing import running_mean
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
 from corlld.simulation.studies.rows import chosen, names_in
-from corlld.simulation.studies.weak_edits.rules import FINE_TUNING, NOTHING, PAIR_DPO, Rule
+from corlld.simulation.studies.weak_edits.contestants import FINE_TUNING, NOTHING, PAIR_DPO, Rule
 
 GOOD = 0.25  # drafts are good once their mean distance is at most this
 WINDOW = 8  # drafts of a running mean

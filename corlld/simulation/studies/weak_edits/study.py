@@ -20,11 +20,11 @@ from pathlib import Path
 from corlld.errors import ExitCode, FatalError
 from corlld.simulation.personas import INES, JONAS, LATER_TASTES, MIRA, Taste
 from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
+from corlld.simulation.studies.weak_edits.contestants import LEARNING_RATES, NOTHING, OF_EDITS, PAIR_DPO, Rule, seen
 from corlld.simulation.studies.weak_edits.feedback import Condition, Feedback
 from corlld.simulation.studies.weak_edits.loop import Loop
 from corlld.simulation.studies.weak_edits.pictures import plot_differences, plot_learning
 from corlld.simulation.studies.weak_edits.report import Report
-from corlld.simulation.studies.weak_edits.rules import LEARNING_RATES, NOTHING, OF_EDITS, PAIR_DPO, Rule, seen
 from corlld.simulation.studies.workshop import Workshop
 
 VALIDATION_SEED = 1001
