@@ -1,8 +1,9 @@
 """Adapters that a unit of a study leaves in `Options.scratch` for a later unit."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -10,7 +11,8 @@ from safetensors.torch import save_file
 from corlld.adapters.layout import AdapterTensors
 from corlld.errors import FatalError
 
-_PARTS = ("weights", "exp_avg", "exp_avg_sq")
+_STEP = "optimizer_step"
+_TENSORS = tuple(field.name for field in fields(AdapterTensors) if field.name != _STEP)
 _EDITS = "edits"  # no owner has this name
 
 
@@ -23,7 +25,7 @@ class Kept(NamedTuple):
 
 def keep(path: Path, adapters: Mapping[str, AdapterTensors], edits: int) -> None:
     """Write the adapters with their optimizer states. The folder is made; an older file is replaced."""
-    tensors = {f"{owner} {part}": getattr(adapter, part) for owner, adapter in adapters.items() for part in _PARTS}
+    tensors = {f"{owner} {part}": getattr(adapter, part) for owner, adapter in adapters.items() for part in _TENSORS}
     steps = {owner: str(adapter.optimizer_step) for owner, adapter in adapters.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, {_EDITS: str(edits)} | steps)
@@ -38,6 +40,6 @@ def kept(path: Path) -> Kept:
         edits = int(steps.pop(_EDITS))
         adapters = {}
         for owner, step in steps.items():
-            weights, exp_avg, exp_avg_sq = (file.get_tensor(f"{owner} {part}") for part in _PARTS)
-            adapters[owner] = AdapterTensors(weights, exp_avg, exp_avg_sq, int(step))
+            parts: dict[str, Any] = {part: file.get_tensor(f"{owner} {part}") for part in _TENSORS}
+            adapters[owner] = AdapterTensors(**parts, optimizer_step=int(step))
         return Kept(adapters, edits)
