@@ -168,29 +168,39 @@ class Report:
         return figures
 
     def _choice(self) -> Figures:
-        """Return whether this run's validation chooses the rule that is reported as chosen."""
-        complete = {
-            rule.name: judgements.of_editors(found)
-            for rule in self._rules.candidates
-            if not rule.whole and (found := self._judged(rule, number("rise"), VALIDATION))
+        """Return whether this run's validation chooses the rule that is reported as chosen.
+
+        First the rise counts: the rules under which no validation editor's mean falls, and whose rise can't be told
+        from the largest one. Of these the one with the highest accuracy is chosen.
+        """
+        rises = {
+            r.name: found for r in self._rules.candidates if (found := self._judged(r, number("rise"), VALIDATION))
         }
-        most = max((len(own) for own in complete.values()), default=0)
-        able = {
-            name: sum(own.values()) / most
-            for name, own in complete.items()
-            if len(own) == most and min(own.values()) >= 0
-        }
+        editors = {name: judgements.of_editors(found) for name, found in rises.items()}
+        most = max((len(own) for own in editors.values()), default=0)
+        able = [name for name, own in editors.items() if len(own) == most and min(own.values()) >= 0]
         if not able:
             return {}
-        best = max(able, key=lambda name: able[name])  # max takes the first of equal candidates
+        best = max(able, key=lambda name: sum(editors[name].values()))
+        accuracy = {
+            rule.name: self._mean(self._judged(rule, correct, VALIDATION), "").value
+            for rule in self._rules.candidates
+            if rule.name in able and self._ties(rises[rule.name], rises[best])
+        }
+        choice = max(accuracy, key=lambda name: accuracy[name])  # max takes the first of equal candidates
         return {
-            "candidates": Figure(float(len(complete)), "candidates that were compared on validation editors"),
+            "candidates": Figure(float(len(rises)), "candidates that were compared on validation editors"),
             "choice_agrees": Figure(
-                float(best == self._rules.chosen.name),
-                f"1: of the candidates under which no validation editor's mean falls, the one with the largest rise "
-                f"({best}) is the one that is reported as chosen ({self._rules.chosen.name}); 0: not",
+                float(choice == self._rules.chosen.name),
+                f"1: validation chooses ({choice}) the rule that is reported as chosen ({self._rules.chosen.name}); "
+                f"0: not. {len(accuracy)} rules can't be told from the one with the largest rise ({best})",
             ),
         }
+
+    def _ties(self, ours: Found, best: Found) -> bool:
+        """Return whether a rise can't be told from the largest one: their difference may be 0."""
+        high = judgements.difference(ours, best, self._commits, "").high
+        return high is None or high >= 0
 
     def _judged(self, rule: Rule, of: Callable[[Row], float], kind: str = REPORTED) -> Found:
         """Return one value per edit that a trained adapter judged."""
