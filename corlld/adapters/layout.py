@@ -6,7 +6,7 @@ neither the base model nor any file.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -82,16 +82,20 @@ class AdapterLayout:
 
 @dataclass(frozen=True, eq=False)
 class AdapterTensors:
-    """A user's LoRA weights and Adam moments: fp32 in host memory, each of shape (layout.size,). Never changed."""
+    """A user's LoRA weights and Adam moments: fp32 in host memory, each of shape (layout.size,). Never changed.
+
+    kept: the user's last pairs, which are trained again: int32, (numbers,). Only learning knows their order.
+    """
 
     weights: torch.Tensor
     exp_avg: torch.Tensor
     exp_avg_sq: torch.Tensor
     optimizer_step: int
+    kept: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
 
     @property
     def nbytes(self) -> int:
-        return self.weights.nbytes + self.exp_avg.nbytes + self.exp_avg_sq.nbytes
+        return self.weights.nbytes + self.exp_avg.nbytes + self.exp_avg_sq.nbytes + self.kept.nbytes
 
 
 def new_adapter(layout: AdapterLayout, uid: str, revision: str, dtype: torch.dtype = torch.float32) -> AdapterTensors:

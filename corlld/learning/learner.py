@@ -10,6 +10,7 @@ from corlld.adapters.layout import AdapterTensors, adds_nothing, new_adapter
 from corlld.durable import ModelInfo
 from corlld.errors import RejectReason
 from corlld.learning.guard import is_repetitive
+from corlld.learning.kept_pairs import last_pairs, pack_pairs, unpack_pairs
 from corlld.learning.model.pairs import NoPair, PairEncoder, PreferencePair
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.objective import Objective
@@ -167,19 +168,32 @@ class CorllLearner:
             update.untrained = adds_nothing(self._resident.layout, adapter)
             update.slot = self._slots.place(update.batch.uid, adapter)
             update.plan(self._learning.pairs_per_step, self._learning.steps_per_batch)
+            kept = last_pairs(list(unpack_pairs(adapter.kept)), self._learning.replay_pairs)
+            update.replayed = [Candidate(pair, replayed=True) for pair in kept]
         self._score_references(updates)
         while parts := [(update, chosen) for update in updates if (chosen := update.next_step())]:
-            steps = [self._with_passage(update, chosen) for update, chosen in parts]
+            steps = [self._with_others(update, chosen) for update, chosen in parts]
             for (update, chosen), step, result in zip(parts, steps, self._runner.run(steps), strict=True):
-                self._take_in(update, chosen, result, rehearsed=step.rehearsal is not None)
+                self._take_in(update, chosen, result, beside=len(step.scored) > len(chosen))
         for update in updates:
             if update.trained and update.slot is not None:
-                update.adapter = self._slots.read(update.slot)
+                update.adapter = self._slots.read(update.slot, self._kept(update))
 
-    def _with_passage(self, update: UserUpdate, chosen: Sequence[int]) -> UserStep:
-        """Return the step with the passage whose turn it is. That depends on the user's steps alone."""
+    def _kept(self, update: UserUpdate) -> torch.Tensor:
+        """Return the last pairs after the update, to be kept. A pair that did not fit on the device is dropped."""
+        pairs = [candidate.pair for candidate in update.replayed] + update.learnt
+        return pack_pairs(last_pairs(pairs, self._learning.replay_pairs))
+
+    def _with_others(self, update: UserUpdate, chosen: Sequence[int]) -> UserStep:
+        """Return the step with the pairs of before, and with the passage whose turn it is.
+
+        Both depend on the user's steps alone.
+        """
         step = update.step(chosen)
-        if not self._rehearsals or not update.may_rehearse(chosen):
+        if update.is_alone(chosen):
+            return step
+        step = replace(step, replayed=update.replayed)
+        if not self._rehearsals:
             return step
         return replace(step, rehearsal=replace(self._rehearsals[step.slot.optimizer_step % len(self._rehearsals)]))
 
@@ -192,6 +206,14 @@ class CorllLearner:
                 first = set(update.queue[0]) if update.untrained or not base else ()
                 wanted.append((update, [index for index in update.candidates if index not in first]))
             self._ask(wanted, base=base)
+            self._score_replayed([update for update in updates if update.replayed], base=base)
+
+    def _score_replayed(self, updates: Sequence[UserUpdate], *, base: bool) -> None:
+        """Score the pairs of before. One that does not fit on the device is dropped."""
+        steps = [replace(update.step(()), replayed=update.replayed) for update in updates]
+        self._runner.passes.score(steps, base=base)
+        for update in updates:
+            update.replayed = [c for c in update.replayed if (c.base if base else c.previous) is not None]
 
     def _ask(self, wanted: Sequence[tuple[UserUpdate, Sequence[int]]], *, base: bool) -> None:
         """Score those of the pairs whose reference is not known. A pair that does not fit is rejected."""
@@ -200,7 +222,7 @@ class CorllLearner:
         for update, chosen in asked:
             update.reject(update.unknown(chosen, base=base), RejectReason.OUT_OF_MEMORY)
 
-    def _take_in(self, update: UserUpdate, chosen: list[int], result: StepResult, *, rehearsed: bool) -> None:
+    def _take_in(self, update: UserUpdate, chosen: list[int], result: StepResult, *, beside: bool) -> None:
         update.keep_scores(chosen)
         if result.failure is None:
             update.apply(chosen, result)
@@ -209,7 +231,7 @@ class CorllLearner:
             # Rows behind one that did not fit were not scored. After the next step it would be too late.
             for base in self._by_base:
                 self._ask([(update, chosen)], base=base)
-        update.retry(chosen, result.failure, rehearsed=rehearsed)
+        update.retry(chosen, result.failure, beside=beside)
 
 
 def _refuse_twice(batches: Sequence[TrainingBatch]) -> None:

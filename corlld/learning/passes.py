@@ -52,7 +52,7 @@ class Group:
     @property
     def pairs(self) -> list[int]:
         """The number of each user's pairs, without what is rehearsed."""
-        return [len(step.candidates) for step in self.steps]
+        return [len(step.pairs) for step in self.steps]
 
 
 class RowPass(NamedTuple):
@@ -215,7 +215,7 @@ class Passes:
 
         There are as few groups as possible, of about the same size: a last one of what is left over would be slow.
         """
-        sizes = [sum(candidate.pair.tokens for candidate in step.candidates) for step in steps]
+        sizes = [sum(candidate.pair.tokens for candidate in step.pairs) for step in steps]
         share = sum(sizes) / max(1, -(-sum(sizes) // row_tokens))
         group: list[UserStep] = []
         tokens, before, given = 0, 0, 0

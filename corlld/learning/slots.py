@@ -83,8 +83,11 @@ class Slots(Protocol):
     def commit(self, slot: Slot, tensors: SlotTensors, optimizer_step: int) -> None:
         """Keep the user's part of what `copies` returned as the user's new tensors."""
 
-    def read(self, slot: Slot) -> AdapterTensors:
-        """Return the slot's content as a state in host memory, which is never written to afterwards."""
+    def read(self, slot: Slot, kept: torch.Tensor) -> AdapterTensors:
+        """Return the slot's content as a state in host memory, which is never written to afterwards.
+
+        kept: the user's pairs of that state; see `AdapterTensors`.
+        """
 
 
 def make_slots(size: int, slots: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Slots:
@@ -193,14 +196,14 @@ class SlotArena:
         slot.optimizer_step = optimizer_step
 
     @torch.no_grad()
-    def read(self, slot: Slot) -> AdapterTensors:
+    def read(self, slot: Slot, kept: torch.Tensor) -> AdapterTensors:
         """See the protocol. The state's memory is pinned if the device is a GPU."""
         if slot.tensors.weights.device.type == "cuda":
             pinned = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in slot.tensors]
             weights, exp_avg, exp_avg_sq = (there.copy_(here) for there, here in zip(pinned, slot.tensors, strict=True))
         else:
             weights, exp_avg, exp_avg_sq = (tensor.to("cpu", copy=True) for tensor in slot.tensors)
-        adapter = AdapterTensors(weights, exp_avg, exp_avg_sq, slot.optimizer_step)
+        adapter = AdapterTensors(weights, exp_avg, exp_avg_sq, slot.optimizer_step, kept=kept)
         slot._copy_of = weakref.ref(adapter)
         return adapter
 
@@ -247,9 +250,9 @@ class HostSlots:
         slot.tensors = tensors
         slot.optimizer_step = optimizer_step
 
-    def read(self, slot: Slot) -> AdapterTensors:
+    def read(self, slot: Slot, kept: torch.Tensor) -> AdapterTensors:
         """See the protocol. Nothing is copied."""
-        return AdapterTensors(*slot.tensors, slot.optimizer_step)
+        return AdapterTensors(*slot.tensors, slot.optimizer_step, kept=kept)
 
 
 def slot_nbytes(size: int, dtype: torch.dtype = torch.float32) -> int:

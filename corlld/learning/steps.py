@@ -132,10 +132,10 @@ class StepRunner:
         return AdamStep(tensors, norms)
 
     def _measure(self, group: Group, trained: _Trained, due: Sequence[bool]) -> dict[int, _Change]:
-        """Return the changes of the users who are due, by number. Passages are left out: they are not the user's."""
+        """Return the changes of the users who are due, by number. They are of the new pairs alone."""
 
         def wanted(item: Item, member: int) -> bool:
-            return due[item.user] and not group.candidates[member].rehearsed
+            return due[item.user] and group.candidates[member].is_new
 
         if not any(due):
             return {}

@@ -16,7 +16,7 @@ class Candidate:
 
     now: sums under the adapter as the pair's last step began. base: under the base model. previous: under the adapter
     as the micro-batch began. None: not known yet. rehearsed: a passage of plain text, not the user's; its `base` is
-    known.
+    known. replayed: one of the user's pairs of before, trained again; both references are known.
     """
 
     pair: PreferencePair
@@ -24,20 +24,35 @@ class Candidate:
     base: PairSums | None = None
     previous: PairSums | None = None
     rehearsed: bool = False
+    replayed: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Return whether it is an edit or an acceptance of this micro-batch."""
+        return not self.rehearsed and not self.replayed
 
 
 @dataclass(frozen=True, eq=False)
 class UserStep:
-    """One user's part of a step: at most `pairs_per_step` pairs, and the passage that is rehearsed beside them."""
+    """One user's part of a step: at most `pairs_per_step` new pairs, and what is trained beside them.
+
+    replayed: pairs of before. They have the weight of new ones. rehearsal: the passage that is rehearsed.
+    """
 
     slot: Slot
     candidates: Sequence[Candidate]
+    replayed: Sequence[Candidate] = ()
     rehearsal: Candidate | None = None
+
+    @property
+    def pairs(self) -> Sequence[Candidate]:
+        """The pairs, new ones first."""
+        return (*self.candidates, *self.replayed)
 
     @property
     def scored(self) -> Sequence[Candidate]:
         """All candidates that go through the model: the pairs, then the rehearsal."""
-        return self.candidates if self.rehearsal is None else (*self.candidates, self.rehearsal)
+        return self.pairs if self.rehearsal is None else (*self.pairs, self.rehearsal)
 
     @property
     def plain_text_drop_nats(self) -> float | None:
@@ -55,7 +70,7 @@ class StepResult:
     """The result of a user's step. After a `failure` the user's slot is as it was, bit for bit.
 
     loss: the mean over the pairs, plus the rehearsal's. gradient_norm: before it was clipped.
-    drift_nats, delta_chosen_logps (per pair): None if the step's drift was not due.
+    drift_nats, delta_chosen_logps (per new pair): None if the step's drift was not due.
     plain_text_drop_nats: see `UserStep`.
     """
 

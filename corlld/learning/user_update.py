@@ -11,6 +11,7 @@ from statistics import fmean
 
 from corlld.adapters.layout import AdapterTensors
 from corlld.errors import RejectReason
+from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.objective import Objective, PairSums
 from corlld.learning.slots import Slot
 from corlld.learning.user_step import Candidate, StepResult, UserStep
@@ -44,12 +45,16 @@ class Prequential:
 
 @dataclass(eq=False)
 class UserUpdate:
-    """One user's micro-batch under way. Pairs go by the index of their event."""
+    """One user's micro-batch under way. Pairs go by the index of their event.
+
+    replayed: the user's pairs of before, which are trained beside the new ones in each step.
+    """
 
     batch: TrainingBatch
     adapter: AdapterTensors | None  # as it was given, and then as it was trained
     outcomes: dict[int, PairOutcome] = field(default_factory=dict)
     candidates: dict[int, Candidate] = field(default_factory=dict)
+    replayed: list[Candidate] = field(default_factory=list)
     slot: Slot | None = None
     untrained: bool = False
     queue: deque[list[int]] = field(default_factory=deque)  # pairs of the steps to come
@@ -57,7 +62,7 @@ class UserUpdate:
     _deltas: dict[int, float] = field(default_factory=dict)
     _applied: set[int] = field(default_factory=set)
     _guilty: dict[int, RejectReason] = field(default_factory=dict)
-    _unrehearsed: set[int] = field(default_factory=set)  # failed alone beside a passage: from then on without one
+    _alone: set[int] = field(default_factory=set)  # failed as the only new pair: from then on nothing is beside it
     _steps: list[StepResult] = field(default_factory=list)
     _loss_sum: float = 0.0
     _loss_pairs: int = 0
@@ -84,9 +89,15 @@ class UserUpdate:
         assert self.slot is not None  # noqa: S101 - for the type checker
         return UserStep(self.slot, [self.candidates[index] for index in chosen])
 
-    def may_rehearse(self, chosen: Sequence[int]) -> bool:
-        """Return whether a passage may stand beside these pairs."""
-        return not self._unrehearsed.issuperset(chosen)
+    def is_alone(self, chosen: Sequence[int]) -> bool:
+        """Return whether nothing may be trained beside these pairs."""
+        return self._alone.issuperset(chosen)
+
+    @property
+    def learnt(self) -> list[PreferencePair]:
+        """The edits that a step was taken on, in order."""
+        found = (self.candidates[index].pair for index in sorted(self._applied))
+        return [pair for pair in found if not pair.is_acceptance]
 
     def unknown(self, chosen: Sequence[int], *, base: bool) -> list[int]:
         """Return those of the pairs whose reference, `base` or else `previous`, is not known yet."""
@@ -104,12 +115,15 @@ class UserUpdate:
             if (score := _score_of(self.candidates[index], by_trained=trained)) is not None:
                 self._scores.setdefault(index, score)
 
-    def retry(self, chosen: list[int], failure: RejectReason, *, rehearsed: bool) -> None:
-        """Queue the pairs of a failed step one by one. A single pair goes without its passage, or else is rejected."""
+    def retry(self, chosen: list[int], failure: RejectReason, *, beside: bool) -> None:
+        """Queue the pairs of a failed step one by one. A single pair goes alone, or else is rejected.
+
+        beside: whether something else was trained in that step.
+        """
         if len(chosen) > 1:
             self.queue.extendleft([index] for index in reversed(chosen))
-        elif rehearsed:
-            self._unrehearsed.update(chosen)
+        elif beside:
+            self._alone.update(chosen)
             self.queue.appendleft(chosen)
         else:
             self.reject(chosen, failure)

@@ -335,6 +335,13 @@ class LearningSettings(Section):
     pairs_per_step: Positive = Field(4, description="Pairs per optimizer step. With fewer, lr is scaled down.")
     # language-world (grid): 2 is no better on drafts of the user's own adapter, and perhaps far worse on other drafts.
     steps_per_batch: Positive = Field(1, description="Number of passes over a micro-batch.")
+    replay_pairs: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Number of the user's last edits that each step trains again beside the new ones, at their cost. "
+        "The user's state keeps their token ids, context included; an erasure erases them.",
+    )
     max_response_tokens: Positive = Field(1024, description="An edit with a longer response is rejected as `too_long`.")
     max_context_tokens: Positive = Field(1024, description="A longer context loses its beginning.")
     prompt_special_tokens: bool = Field(

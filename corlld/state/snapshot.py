@@ -3,6 +3,7 @@
 All that is not a tensor stands as JSON in the file's metadata. This module does not know where the file is kept.
 """
 
+import base64
 import hashlib
 import hmac
 import json
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors
@@ -34,6 +36,7 @@ CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes, which li
 # know them pass over them.
 RELEASE_NAMES = "release_module_names"
 RISE, RELEASE_RISE = "edited_rise", "release_edited_rise"
+KEPT = "kept_pairs"  # token ids of the user's last pairs: int32, little-endian, in Base64
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TENSORS = (*_MOMENTS, "weights")
@@ -66,6 +69,7 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
             "erased": state.erased,
             "erased_through": state.erased_through,
             "write_id": write_id,
+            **_kept_fields(adapter),
         }
     )
     tensors = {}
@@ -135,7 +139,7 @@ def _decode(data: bytes, uid: str, layout: AdapterLayout | None) -> UserState:
     if not hmac.compare_digest(_checksum(text, tensors), metadata[CHECKSUM_KEY]):
         raise StateUnreadable("its checksum does not match its content")
     fields = _fields(text, uid)
-    return replace(_state(fields), adapter=_adapter(fields["optimizer_step"], tensors, layout))
+    return replace(_state(fields), adapter=_adapter(fields, tensors, layout))
 
 
 def _newer_format_of(data: bytes) -> int | None:
@@ -168,6 +172,12 @@ def _fields(text: str, uid: str) -> dict[str, Any]:
     if fields["uid"] != uid:
         raise StateUnreadable("it belongs to another user")
     return fields
+
+
+def _kept_fields(adapter: AdapterTensors | None) -> dict[str, str]:
+    if adapter is None or not len(adapter.kept):
+        return {}
+    return {KEPT: base64.b64encode(adapter.kept.numpy().astype("<i4").tobytes()).decode()}
 
 
 def _release_fields(release: Release | None) -> dict[str, object]:
@@ -208,14 +218,17 @@ def _state(fields: Mapping[str, Any]) -> UserState:
 
 
 def _adapter(
-    optimizer_step: int | None, tensors: Mapping[str, torch.Tensor], layout: AdapterLayout | None
+    fields: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], layout: AdapterLayout | None
 ) -> AdapterTensors | None:
+    optimizer_step = fields["optimizer_step"]
     if optimizer_step is None and not tensors:
         return None
     if optimizer_step is None or sorted(tensors) != sorted(_TENSORS):
         raise StateUnreadable("tensors are missing")
     adapter = AdapterTensors(
-        optimizer_step=optimizer_step, **{name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+        optimizer_step=optimizer_step,
+        kept=torch.from_numpy(np.frombuffer(base64.b64decode(fields.get(KEPT, "")), "<i4").astype(np.int32)),
+        **{name: tensor.to(torch.float32) for name, tensor in tensors.items()},
     )
     sizes = {len(tensor) for tensor in tensors.values()}
     if len(sizes) > 1 or (layout is not None and sizes != {layout.size}):

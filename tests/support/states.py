@@ -72,7 +72,7 @@ def same_state(one: UserState, other: UserState) -> bool:
         return one == other
     assert isinstance(a, AdapterTensors)
     assert isinstance(b, AdapterTensors)
-    tensors = ((a.weights, b.weights), (a.exp_avg, b.exp_avg), (a.exp_avg_sq, b.exp_avg_sq))
+    tensors = ((a.weights, b.weights), (a.exp_avg, b.exp_avg), (a.exp_avg_sq, b.exp_avg_sq), (a.kept, b.kept))
     return (
         all(x.dtype == y.dtype and x.numpy().tobytes() == y.numpy().tobytes() for x, y in tensors)
         and a.optimizer_step == b.optimizer_step

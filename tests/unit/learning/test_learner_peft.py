@@ -300,6 +300,37 @@ def test_margins_equal_those_of_peft(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("reference", ["base", "previous"])
+def test_a_users_last_pairs_are_trained_beside_the_new_ones_with_the_weight_of_a_new_one(
+    folder: Path, reference: str
+) -> None:
+    """Micro-batches of 1, 2 and 3 pairs, of which the last two are replayed; lr goes by the new pairs alone."""
+    rule = LearningSettings.model_validate(
+        {"lr": 1e-2, "pairs_per_step": 2, "replay_pairs": 2, "reference": reference, "beta": 0.3, "margin": "changed"}
+        | {"rehearsal_weight": 0.0}
+    )
+    resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
+    learner = CorllLearner(resident, rule, NOT_TRUSTED, device_slots=1, adapter_dtype=torch.float64)
+    oracle = Oracle(folder, resident.layout)
+    oracle.load(new_adapter(resident.layout, "ann", "1", torch.float64).weights)
+    optimizer = torch.optim.AdamW(oracle.parameters(), lr=rule.lr, weight_decay=0.0)
+    adapter, before = None, []
+    for new in (TEXTS[:1], TEXTS[1:3], TEXTS[1:4]):
+        (outcome,) = learner.update([TrainingBatch("ann", adapter, tuple(event(*text) for text in new))])
+        adapter = outcome.adapter
+        beginning = oracle.flat()
+        for chosen in filter(None, (new[:2], new[2:])):
+            optimizer.param_groups[0]["lr"] = rule.lr * len(chosen) / rule.pairs_per_step
+            optimizer.zero_grad()
+            loss = oracle.loss((*chosen, *before), rule, beginning if reference == "previous" else None)
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(oracle.parameters(), rule.max_gradient_norm)
+            optimizer.step()
+        before = [*before, *new][-2:]
+    assert isinstance(adapter, AdapterTensors)
+    torch.testing.assert_close(adapter.weights, oracle.flat(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("reference", ["base", "previous"])
 def test_several_steps_on_a_batch_are_held_to_the_reference_as_the_batch_began(folder: Path, reference: str) -> None:
     rule = LearningSettings.model_validate(
         {"lr": 1e-2, "pairs_per_step": 2, "steps_per_batch": 2, "reference": reference, "anchor": 0.5, "beta": 0.3}

@@ -11,6 +11,7 @@ from corlld.learning.slots import HostSlots, Slot, SlotArena, SlotTensors, make_
 
 CPU = torch.device("cpu")
 SIZE = 11
+KEPT = torch.tensor([1, 1, 1, 5, 6, 7], dtype=torch.int32)  # a user's pair
 
 
 @pytest.fixture
@@ -67,9 +68,10 @@ def test_a_reused_slot_keeps_no_number_of_its_last_user(arena: SlotArena) -> Non
 def test_what_was_read_out_is_never_written_to_and_is_known_to_lie_in_its_slot(arena: SlotArena) -> None:
     slot = arena.place("ann", adapter_of(1))
     fill(arena, slot, 7)
-    read = arena.read(slot)
+    read = arena.read(slot, KEPT)
     assert read.weights.eq(7).all()
     assert read.optimizer_step == 2
+    assert read.kept is KEPT
     slot.tensors[0].fill_(8)
     assert read.weights.eq(7).all()
     assert values(arena, arena.place("ann", read))[0] == 8
@@ -116,7 +118,7 @@ def test_a_slot_keeps_no_state_in_host_memory(arena: SlotArena) -> None:
     alive = weakref.ref(given)
     del given
     assert alive() is None
-    alive = weakref.ref(arena.read(slot))
+    alive = weakref.ref(arena.read(slot, KEPT))
     assert alive() is None
 
 
@@ -138,7 +140,7 @@ def test_evicting_and_reloading_gives_back_every_bit(arena: SlotArena) -> None:
     tensors = [torch.randn(SIZE, generator=generator) for _ in range(3)]
     slot = arena.place("ann", adapter_of(1))
     arena.commit(slot, SlotTensors(*tensors), 4)
-    kept = arena.read(slot)
+    kept = arena.read(slot, KEPT)
     for other in ("bob", "cy", "dan"):
         arena.place(other, adapter_of(2))
     again = arena.place("ann", kept)
@@ -159,7 +161,7 @@ def test_on_a_cpu_a_slot_is_what_the_state_holds_and_a_step_leaves_that_as_it_wa
     assert isinstance(slots, HostSlots)
     ann = adapter_of(1)
     slot = slots.place("ann", ann)
-    assert slots.read(slot).weights.data_ptr() == ann.weights.data_ptr()
+    assert slots.read(slot, KEPT).weights.data_ptr() == ann.weights.data_ptr()
     two = [slot, slots.place("bob", adapter_of(5))]
     weights, gradient = slots.gather(two)
     assert [float(vector[0]) for vector in weights] == [1, 5]
@@ -171,9 +173,10 @@ def test_on_a_cpu_a_slot_is_what_the_state_holds_and_a_step_leaves_that_as_it_wa
         vectors[0].fill_(9)
     assert [float(tensor[0]) for tensor in slot.tensors] == [1, 2, 3]
     slots.commit(slot, copies.of(0), 2)
-    stepped = slots.read(slot)
+    stepped = slots.read(slot, KEPT)
     slots.copies([slot])[0][0].fill_(4)
     assert [float(t[0]) for t in (stepped.weights, stepped.exp_avg, stepped.exp_avg_sq)] == [9, 9, 9]
     assert stepped.optimizer_step == 2
+    assert stepped.kept is KEPT
     assert [float(t[0]) for t in (ann.weights, ann.exp_avg, ann.exp_avg_sq)] == [1, 2, 3]
     assert ann.optimizer_step == 1

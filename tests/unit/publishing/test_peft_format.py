@@ -118,6 +118,13 @@ def test_the_manifest_tells_where_the_version_comes_from() -> None:
     assert prequential["drafts"]["0"]["mean_edit_ratio"] == (1 / 3) / 3
 
 
+def test_nothing_of_the_edits_that_a_state_keeps_is_published() -> None:
+    state = released_state()
+    assert isinstance(state.adapter, AdapterTensors)
+    keeping = replace(state, adapter=replace(state.adapter, kept=torch.arange(9, dtype=torch.int32)))
+    assert adapter_files(keeping, SMALL_LAYOUT, MODEL) == adapter_files(state, SMALL_LAYOUT, MODEL)
+
+
 def test_a_manifest_is_strict_json_also_without_figures() -> None:
     state = released_state()
     assert state.release is not None

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import safetensors.torch
@@ -101,6 +101,26 @@ def test_the_rise_of_edited_texts_stands_beside_the_figures_and_comes_back_exact
     assert fields.pop("edited_rise") == {"pairs": 3, "nats_sum": 0.1 + 0.2}
     assert fields.pop("release_edited_rise") == {"pairs": 2, "nats_sum": -0.1}
     assert fields == before
+
+
+@pytest.mark.parametrize("moments", ["float32", "bfloat16"])
+def test_the_ids_of_kept_pairs_come_back_in_a_field_that_other_programs_pass_over(
+    moments: Literal["float32", "bfloat16"],
+) -> None:
+    state = released_state()
+    adapter = state.adapter
+    assert isinstance(adapter, AdapterTensors)
+    kept = torch.tensor([1, 1, 0, 2**31 - 1, 262_143], dtype=torch.int32)
+    data = encode(replace(state, adapter=replace(adapter, kept=kept)), moments=moments)
+    read = decode(data, UID).adapter
+    assert isinstance(read, AdapterTensors)
+    assert read.kept.dtype == torch.int32
+    assert torch.equal(read.kept, kept)
+    (fields, tensors), (before, others) = (read_tensors(each) for each in (data, encode(state, moments=moments)))
+    known = json.loads(fields[STATE_KEY])
+    assert known.pop("kept_pairs")
+    assert known == json.loads(before[STATE_KEY])
+    assert tensors.keys() == others.keys()
 
 
 def test_moments_of_bfloat16_come_back_rounded_in_float32_and_all_else_exactly() -> None:
