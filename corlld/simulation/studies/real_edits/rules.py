@@ -13,6 +13,7 @@ _PLAIN = {
     "imitation_weight": 0.0,
     "imitation_tokens": "tail",
     "steps_per_batch": 1,
+    "replay_pairs": 0,
     "rehearsal_weight": 0.03,
 }
 _NO_MARGIN = 1e-4  # beta at which the margin's gradient is nothing beside imitation's
@@ -74,6 +75,7 @@ _GRID = (
     ruled("changed + imitation .1, no rehearsal", **_COMBINED, rehearsal_weight=0.0),
     ruled("tail, no rehearsal", rehearsal_weight=0.0),
     ruled("changed + imitation .1, 4 steps", **_COMBINED, steps_per_batch=4),
+    ruled("changed + imitation .1, 4 pairs replayed", **_COMBINED, replay_pairs=4),
     *(_anchored(weight, margin) for weight in (1.0, 0.03, 0.3) for margin in ("tail", "changed")),
     *(_imitating(weight, "changed", "changed") for weight in (0.3, 0.03, 1.0)),
     *(_imitating(weight, "tail", "tail") for weight in (0.3, 0.03, 1.0)),
@@ -81,18 +83,21 @@ _GRID = (
     _imitating(0.03, "changed", "tail"),
     ruled("tail, 2 steps", steps_per_batch=2),
     ruled("tail, 4 steps", steps_per_batch=4),
+    ruled("tail, 4 pairs replayed", replay_pairs=4),
     *(
         ruled(f"{rate} of the learning rate: changed + imitation .1", **_COMBINED, lr=lr)
         for rate, lr in (("a fifth", 1e-4), ("twice", 1e-3))
     ),
 )
-# As many steps and learning rates as are tried for the combined rule. Weights below 1 would only scale a gradient that
-# Adam scales itself.
+# As many learning rates, steps and replayed pairs as are tried for the combined rule. Weights below 1 would only scale a
+# gradient that Adam scales itself.
 _FINE_TUNING_GRID = (
     ruled("fine-tuning on whole texts", whole=True, acceptance_weight=1.0),
     ruled("fine-tuning, a fifth of the learning rate", beta=_NO_MARGIN, imitation_weight=1.0, lr=1e-4),
     ruled("fine-tuning, twice the learning rate", beta=_NO_MARGIN, imitation_weight=1.0, lr=1e-3),
     ruled("fine-tuning, 2 steps", beta=_NO_MARGIN, imitation_weight=1.0, steps_per_batch=2),
+    ruled("fine-tuning, 4 steps", beta=_NO_MARGIN, imitation_weight=1.0, steps_per_batch=4),
+    ruled("fine-tuning, 4 pairs replayed", beta=_NO_MARGIN, imitation_weight=1.0, replay_pairs=4),
     ruled("fine-tuning, no rehearsal", beta=_NO_MARGIN, imitation_weight=1.0, rehearsal_weight=0.0),
 )
 
