@@ -89,8 +89,8 @@ _GRID = (
         for rate, lr in (("a fifth", 1e-4), ("twice", 1e-3))
     ),
 )
-# As many learning rates, steps and replayed pairs as are tried for the combined rule. Weights below 1 would only scale a
-# gradient that Adam scales itself.
+# As many learning rates, steps and replayed pairs as are tried for the combined rule. Weights below 1 would only scale
+# a gradient that Adam scales itself.
 _FINE_TUNING_GRID = (
     ruled("fine-tuning on whole texts", whole=True, acceptance_weight=1.0),
     ruled("fine-tuning, a fifth of the learning rate", beta=_NO_MARGIN, imitation_weight=1.0, lr=1e-4),
