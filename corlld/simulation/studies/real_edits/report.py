@@ -20,7 +20,7 @@ from corlld.simulation.studies.real_edits.judgements import (
     truly_correct,
 )
 from corlld.simulation.studies.real_edits.pictures import plot_persons, plot_rises
-from corlld.simulation.studies.real_edits.prequential import ROUND
+from corlld.simulation.studies.real_edits.prequential import ROUND, middle
 from corlld.simulation.studies.real_edits.rules import Rule, Rules
 from corlld.simulation.studies.rows import chosen
 
@@ -99,7 +99,6 @@ class Report:
         margin = self._judged(rule, number("margin"), kind)
         figures = {
             f"{name}_rise": self._mean(rise, f"{what}: {RISE}"),
-            f"{name}_rise_second_half": self._mean(late, f"{what}, second halves: {RISE}"),
             f"{name}_rise_of_the_worst": Figure(min(own.values()), f"{what}: the mean of the editor with the least"),
             f"{name}_falls": Figure(
                 float(sum(mean < 0 for mean in own.values())), f"{what}: editors whose mean falls, of {len(own)}"
@@ -111,6 +110,8 @@ class Report:
                 f"{what}: share of edits that the guard refused",
             ),
         }
+        if late:
+            figures[f"{name}_rise_second_half"] = self._mean(late, f"{what}, second halves: {RISE}")
         return figures if kind == REPORTED else {key: figures[key] for key in figures if not key.endswith("_margin")}
 
     def _differences(self, ours: Rule, theirs: Rule) -> Figures:
@@ -208,7 +209,7 @@ class Report:
         return judgements.values((row for row in rows if int(row["edit"]) >= ROUND), of)
 
     def _half(self, editor: str) -> int:
-        return max(edit for name, edit in self._commits if name == editor) // 2
+        return middle(1 + max(edit for name, edit in self._commits if name == editor))
 
     def _difference(self, name: str, ours: Found, theirs: Found, meaning: str) -> Figures:
         """Return the difference on the edits that both judged; nothing if there are none."""

@@ -110,6 +110,8 @@ def test_a_part_of_the_units_gives_a_report_of_that_part(tmp_path: Path, tiny_mo
     figures = study().report(rows, tmp_path, given)
     assert figures["editors"].value == 1
     assert "fine_tuning_minus_tail_rise" in figures
+    assert "reported_tail_rise" in figures
+    assert "reported_tail_rise_second_half" not in figures, "only the first half was done"
     assert {name for name in figures if "changed" in name or name.startswith("own_")} == set()
     assert (tmp_path / "rises.png").exists()
     assert not (tmp_path / "persons.png").exists()
