@@ -64,6 +64,7 @@ class Report:
                 figures |= self._differences(rule, self._rules.plain)
         if self._rules.chosen in reported and self._rules.fine_tuning in reported:
             figures |= self._differences(self._rules.chosen, self._rules.fine_tuning)
+        figures |= self._differences(self._rules.chosen, self._rules.fine_tuning, VALIDATION)
         figures |= self._controls()
         for rule in reported:
             figures |= self._persons(rule)
@@ -114,13 +115,16 @@ class Report:
             figures[f"{name}_rise_second_half"] = self._mean(late, f"{what}, second halves: {RISE}")
         return figures if kind == REPORTED else {key: figures[key] for key in figures if not key.endswith("_margin")}
 
-    def _differences(self, ours: Rule, theirs: Rule) -> Figures:
-        name, what = f"{_key(ours.name)}_minus_{_key(theirs.name)}", f"{ours.name} minus {theirs.name}, edit by edit"
-        return self._difference(
-            f"{name}_rise", self._judged(ours, number("rise")), self._judged(theirs, number("rise")), f"{what}: {RISE}"
-        ) | self._difference(
-            f"{name}_accuracy", self._judged(ours, correct), self._judged(theirs, correct), f"{what}: {SHARE}"
-        )
+    def _differences(self, ours: Rule, theirs: Rule, kind: str = REPORTED) -> Figures:
+        name = f"{_key(ours.name)}_minus_{_key(theirs.name)}"
+        what = f"{ours.name} minus {theirs.name}, edit by edit"
+        if kind != REPORTED:
+            name, what = f"{kind}_{name}", f"{kind} editors, {what}"
+        figures: Figures = {}
+        for column, of, meaning in (("rise", number("rise"), RISE), ("accuracy", correct, SHARE)):
+            mine, other = (self._judged(rule, of, kind) for rule in (ours, theirs))
+            figures |= self._difference(f"{name}_{column}", mine, other, f"{what}: {meaning}")
+        return figures
 
     def _controls(self) -> Figures:
         """Return what rules without a model, the base model and flipped labels reach on the same edits."""
@@ -172,11 +176,11 @@ class Report:
         """Return whether this run's validation chooses the rule that is reported as chosen.
 
         First the rise counts: the rules under which no validation editor's mean falls, and whose rise can't be told
-        from the largest one. Of these the one with the highest accuracy is chosen.
+        from the largest one. Of these the one with the highest accuracy is chosen. Fine-tuning is a baseline, and is
+        not chosen.
         """
-        rises = {
-            r.name: found for r in self._rules.candidates if (found := self._judged(r, number("rise"), VALIDATION))
-        }
+        rules = [rule for rule in self._rules.candidates if rule.has_margin]
+        rises = {rule.name: found for rule in rules if (found := self._judged(rule, number("rise"), VALIDATION))}
         editors = {name: judgements.of_editors(found) for name, found in rises.items()}
         most = max((len(own) for own in editors.values()), default=0)
         able = [name for name, own in editors.items() if len(own) == most and min(own.values()) >= 0]
@@ -185,12 +189,12 @@ class Report:
         best = max(able, key=lambda name: sum(editors[name].values()))
         accuracy = {
             rule.name: self._mean(self._judged(rule, correct, VALIDATION), "").value
-            for rule in self._rules.candidates
+            for rule in rules
             if rule.name in able and self._ties(rises[rule.name], rises[best])
         }
         choice = max(accuracy, key=lambda name: accuracy[name])  # max takes the first of equal candidates
         return {
-            "candidates": Figure(float(len(rises)), "candidates that were compared on validation editors"),
+            "candidates": Figure(float(len(rises)), "rules with a margin that were compared on validation editors"),
             "choice_agrees": Figure(
                 float(choice == self._rules.chosen.name),
                 f"1: validation chooses ({choice}) the rule that is reported as chosen ({self._rules.chosen.name}); "

@@ -33,6 +33,11 @@ class Rule:
     whole: bool = False
     flipped: bool = False
 
+    @property
+    def has_margin(self) -> bool:
+        """Whether proposed texts are learnt from at all. Fine-tuning learns from edited texts alone."""
+        return not self.whole and self.learning.beta > _NO_MARGIN
+
 
 def ruled(name: str, *, whole: bool = False, flipped: bool = False, **changes: Any) -> Rule:
     """Return the margin over whole tails, with these settings changed."""

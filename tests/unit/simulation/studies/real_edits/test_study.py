@@ -145,12 +145,14 @@ def test_a_rule_under_which_an_editors_mean_falls_is_not_chosen() -> None:
 
 
 def test_of_rules_whose_rises_can_not_be_told_apart_the_more_accurate_one_is_chosen() -> None:
-    """Fine-tuning's rise is as large, and it prefers the wrong texts. A rise that is smaller for sure is out."""
-    figures = validated({"tail": ((0.1, 0.1), 1.0), CHOSEN.name: ((0.5, 0.5), 1.0), SFT.name: ((0.5, 0.5), -1.0)})
+    """A rise that is smaller for sure is out, however accurate. Fine-tuning is compared, and is not chosen."""
+    figures = validated({"tail": ((0.5, 0.5), -1.0), CHOSEN.name: ((0.5, 0.5), 1.0), SFT.name: ((0.9, 0.9), 1.0)})
     assert f"chooses ({CHOSEN.name})" in figures["choice_agrees"].meaning
     assert ". 2 rules can't be told from" in figures["choice_agrees"].meaning
-    figures = validated({CHOSEN.name: ((0.5, 0.5), 1.0), SFT.name: ((0.6, 0.6), -1.0)})
-    assert f"chooses ({SFT.name})" in figures["choice_agrees"].meaning
+    assert figures["validation_changed_imitation_minus_fine_tuning_rise"].value == pytest.approx(-0.4)
+    figures = validated({CHOSEN.name: ((0.5, 0.5), 1.0), "tail": ((0.6, 0.6), -1.0)})
+    assert "chooses (tail)" in figures["choice_agrees"].meaning
+    assert figures["choice_agrees"].value == 0
 
 
 def test_without_an_archive_there_is_one_sentence(tmp_path: Path) -> None:
