@@ -55,7 +55,7 @@ class Scale:
     tastes: tuple[Taste, ...]
 
 
-FULL = Scale(60, mark_every=30, tuning=24, held_out=8, later=LATER, tastes=LATER_TASTES)
+FULL = Scale(60, mark_every=60, tuning=24, held_out=8, later=LATER, tastes=LATER_TASTES)
 QUICK = Scale(8, mark_every=8, tuning=4, held_out=2, later=LATER[:1], tastes=LATER_TASTES[:2])
 
 
