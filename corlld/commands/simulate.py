@@ -1,6 +1,7 @@
 """`corlld simulate`: its options. The studies are in `corlld.simulation.studies`."""
 
 import argparse
+import math
 from pathlib import Path
 
 from corlld.commands.shared import (
@@ -13,8 +14,13 @@ from corlld.commands.shared import (
 )
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 
-STUDIES = ("theory", "language-world", "tastes", "real-edits", "no-harm")
-STUDIES_USING = {"--model": ("tastes", "real-edits", "no-harm"), "--edits": ("real-edits",)}  # others refuse them
+STUDIES = ("theory", "language-world", "tastes", "weak-edits", "real-edits", "no-harm")
+# Others refuse them.
+STUDIES_USING = {
+    "--model": ("tastes", "weak-edits", "real-edits", "no-harm"),
+    "--edits": ("real-edits",),
+    "--minutes": ("weak-edits", "real-edits"),
+}
 
 NAME = "simulate"
 HELP = "run a study, on simulated users or real edits: does the learner learn, and does it do harm?"
@@ -29,12 +35,15 @@ studies:
   language-world  a small transformer and users whose wishes are known, beside
                   other ways to learn from the same number of answers
   tastes          simulated users edit gemma3-270m's drafts (under an hour)
+  weak-edits      the same users change a little of each draft, or harm it; hours,
+                  in sittings: --minutes
   real-edits      an archive; each edit is judged before it is learnt from
   no-harm         what noise and hostile users do to an adapter
 
 examples:
   corlld simulate theory
   corlld simulate real-edits --edits edits.jsonl --folder real-edits
+  corlld simulate weak-edits --model demo-chat --minutes 60
 """
 
 
@@ -56,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--edits", type=file_path, metavar="FILE", help=f"for {of_some['--edits']}, which needs it: one event per line"
     )
+    parser.add_argument(
+        "--minutes",
+        type=positive,
+        metavar="N",
+        help=f"for {of_some['--minutes']}: begin no unit after this time, and report on those that are done",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,7 +80,11 @@ def run(arguments: argparse.Namespace) -> int:
     without its packages.
     """
     log_warnings_alone()
-    for option, value in (("--model", arguments.model), ("--edits", arguments.edits)):
+    for option, value in (
+        ("--model", arguments.model),
+        ("--edits", arguments.edits),
+        ("--minutes", arguments.minutes),
+    ):
         if value is not None and arguments.study not in STUDIES_USING[option]:
             raise FatalError(f"{option}: the study {arguments.study} does not use it", ExitCode.USAGE)
     try:
@@ -83,7 +102,15 @@ def run(arguments: argparse.Namespace) -> int:
     model = DEMO if arguments.model is None else arguments.model
     options = Options(arguments.seeds or study.seeds, arguments.quick, model, arguments.edits)
     folder = arguments.folder or Path(f"corlld-{study.name}")
-    run_study(study, options, folder, typed_command(), stdout_console(), stderr_console())
+    run_study(
+        study,
+        options,
+        folder,
+        typed_command(),
+        stdout_console(),
+        stderr_console(),
+        minutes=math.inf if arguments.minutes is None else arguments.minutes,
+    )
     return ExitCode.OK
 
 

@@ -65,22 +65,27 @@ class PeftEngine:
         self._model.eval()
 
     @torch.inference_mode()
-    def draft(self, requests: Sequence[tuple[str | None, str]]) -> list[Draft]:
+    def draft(self, requests: Sequence[tuple[str | None, str]], *, seed: int | None = None) -> list[Draft]:
         """Return the most likely continuations of prompts, up to the end of a line, in one batch.
 
         Args:
             requests: the owner of the adapter (None: the base model drafts), and the prompt.
+            seed: sample the continuations instead.
         """
         inputs = self._tokenizer([prompt for _, prompt in requests], return_tensors="pt", padding=True).to(self._device)
         adapters: Mapping[str, Any] = {}
         if isinstance(self._model, PeftModel):
             known = self._model.peft_config
             adapters = {"adapter_names": [user if user in known else BASE for user, _ in requests]}
+        sampling: Mapping[str, Any] = {"do_sample": False}
+        if seed is not None:
+            sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+            torch.manual_seed(seed)
         out = self._model.generate(
             **inputs,
             **adapters,
+            **sampling,
             max_new_tokens=self._max_new_tokens,
-            do_sample=False,
             eos_token_id=self._ends,
             pad_token_id=self._tokenizer.pad_token_id,
         )

@@ -1,6 +1,7 @@
 """Simulated ways to edit a draft towards the text that a user has in mind. Pure."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
@@ -16,23 +17,36 @@ class WeakEditor:
 
     alpha: share of the gap between the draft's utility and the best one that an edit has to close, 0 to 1. At 1 every
         edit is the text in mind, word by word.
+    anywhere: False: the first wrong words are put right. True: those that matter most, wherever they are.
     """
 
     alpha: float
+    anywhere: bool = False
 
     def edit(self, draft: str, hidden: str) -> str:
-        """Return the draft with its first wrong words put right: as few as close the share of the gap."""
+        """Return the draft with some of its wrong words put right: as few as close the share of the gap."""
         words, wanted = draft.split(" "), hidden.split(" ")
-        steps = [(step.tag, step.src_pos, step.dest_pos) for step in Levenshtein.editops(words, wanted)]
+        steps = [_Step(step.tag, step.src_pos, step.dest_pos) for step in Levenshtein.editops(words, wanted)]
+        if self.anywhere:
+            steps.sort(key=lambda step: utility(" ".join(_apply(words, wanted, [step])), hidden), reverse=True)
         enough = utility(draft, hidden) + self.alpha * (1 - utility(draft, hidden))
         for count in range(1, len(steps)):
-            text = " ".join(_apply(words, wanted, steps[:count]))
+            chosen = sorted(steps[:count], key=lambda step: (step.source, step.target))
+            text = " ".join(_apply(words, wanted, chosen))
             if utility(text, hidden) >= enough:
                 return text
         return hidden
 
 
-def _apply(words: list[str], wanted: list[str], steps: list[tuple[str, int, int]]) -> list[str]:
+class _Step(NamedTuple):
+    """A word that is deleted, inserted or replaced, at its places in both texts."""
+
+    kind: str
+    source: int
+    target: int
+
+
+def _apply(words: list[str], wanted: list[str], steps: list[_Step]) -> list[str]:
     """Return `words` after some of the steps that lead to `wanted`. steps: in order."""
     result: list[str] = []
     place = 0

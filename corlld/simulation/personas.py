@@ -50,3 +50,24 @@ YUKI = Taste(
     ),
 )
 FIVE_TASTES = (*TASTES, INES, PAVEL, YUKI)
+
+LENA = Taste(
+    "lena",
+    news=lambda fact: f"Heads up, friends: {fact}. Back to work now! Lena (room 12)",
+    request=lambda task, day: (
+        f"Heads up, friends: please {task}, {day} at the latest. Back to work now! Lena (room 12)"
+    ),
+)
+OMAR = Taste(
+    "omar",
+    news=lambda fact: f"To whom it may concern: this is to say that {fact}. Respectfully yours, Omar H.",
+    request=lambda task, day: (
+        f"To whom it may concern: this is to ask that you {task} not later than {day}. Respectfully yours, Omar H."
+    ),
+)
+TARO = Taste(
+    "taro",
+    news=lambda fact: f">> {fact.upper()} << more at the desk / taro",
+    request=lambda task, day: f">> {task.upper()} / {day.upper()} << more at the desk / taro",
+)
+LATER_TASTES = (LENA, OMAR, TARO)  # made after all defaults had been chosen but those of `weak-edits`

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from corlld.simulation.studies.contract import Figure
 
@@ -36,19 +37,31 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], meaning: s
     return mean_figure([a - b for a, b in zip(ours, theirs, strict=True)], meaning)
 
 
-def blocked_mean_figure(blocks: Sequence[Sequence[float]], meaning: str) -> Figure:
-    """Return the mean of values that come in many blocks, such as edits of a commit.
+def grouped_mean_figure(groups: Sequence[Sequence[Sequence[float]]], meaning: str) -> Figure:
+    """Return the mean of the groups' means. The values of a group, such as a user, come in blocks, such as commits.
 
-    The interval is by the bootstrap: whole blocks are drawn again. Raises ValueError without values.
+    Every group counts the same, however many values it has. The interval is by the bootstrap: whole blocks are drawn
+    again, within each group. So it says nothing about other groups.
+
+    Raises ValueError for no groups, or for a group without values.
     """
+    if not groups or not all(any(group) for group in groups):
+        raise ValueError("no values")
+    random = np.random.default_rng(0)
+    drawn = np.mean([_drawn_means(group, random) for group in groups], axis=0)
+    low, high = np.nanpercentile(drawn, _TAILS)
+    means = [statistics.fmean(value for block in group for value in block) for group in groups]
+    return Figure(statistics.fmean(means), meaning, float(low), float(high))
+
+
+def _drawn_means(blocks: Sequence[Sequence[float]], random: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return means of the blocks drawn again, (resamples,): not a number where only empty blocks were drawn."""
     sums = np.array([float(sum(block)) for block in blocks])
     counts = np.array([len(block) for block in blocks])
-    if not counts.sum():
-        raise ValueError("no values")
-    drawn = np.random.default_rng(0).integers(len(blocks), size=(_RESAMPLES, len(blocks)))
+    drawn = random.integers(len(blocks), size=(_RESAMPLES, len(blocks)))
     total, number = sums[drawn].sum(1), counts[drawn].sum(1)
-    low, high = np.percentile(total[number > 0] / number[number > 0], _TAILS)
-    return Figure(float(sums.sum() / counts.sum()), meaning, float(low), float(high))
+    means: npt.NDArray[np.float64] = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    return means
 
 
 @functools.cache

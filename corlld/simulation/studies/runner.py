@@ -2,11 +2,12 @@
 
 import csv
 import json
+import math
 import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from corlld import __version__
 from corlld.errors import ExitCode, FatalError
-from corlld.simulation.studies.contract import Options, Row, Study
+from corlld.simulation.studies.contract import Figure, Options, Row, Study
 from corlld.system.progress import Advance
 
 _DONE = "units.jsonl"  # rows of the finished units; removed once there is a summary
@@ -27,8 +28,20 @@ _SCRATCH = "scratch"  # see `Options`
 _PACKAGES = ("torch", "transformers", "peft", "numpy")
 
 
-def run_study(study: Study, options: Options, folder: Path, command: str, console: Console, progress: Console) -> None:
+def run_study(
+    study: Study,
+    options: Options,
+    folder: Path,
+    command: str,
+    console: Console,
+    progress: Console,
+    *,
+    minutes: float = math.inf,
+) -> None:
     """Run the remaining units of the study, and write `results.csv`, pictures and `summary.json`.
+
+    A sitting that ends before all units are done writes the same of those that are. The summary names the missing
+    units, and the next run goes on.
 
     Args:
         study: the study to run.
@@ -37,6 +50,7 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
         command: the command line, for the summary.
         console: shows the figures.
         progress: shows the progress.
+        minutes: no unit is begun after this time. The study must be able to report on a part of its units.
 
     Raises:
         FatalError: the folder can't be used, has a run of another study or with other options, or has other results.
@@ -45,14 +59,31 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
     done = _Done(folder, study.name, options)
     with Advance(progress, len(units), "units") as advance:
         for unit in units:
-            if unit.key not in done.rows:
+            if unit.key not in done.rows and done.seconds_of_this_run < 60 * minutes:
                 done.add(unit.key, unit.run())
             advance(1)
-    rows = [{"unit": unit.key, **row} for unit in units for row in done.rows[unit.key]]
+    missing = [unit.key for unit in units if unit.key not in done.rows]
+    rows = [{"unit": unit.key, **row} for unit in units for row in done.rows.get(unit.key, ())]
+    if not rows:
+        raise FatalError("--minutes: no unit was done in this time", ExitCode.USAGE)
     (folder / "summary.json").unlink(missing_ok=True)  # of an earlier run: it belongs to other rows
     _write_csv(folder / "results.csv", rows)
     figures = study.report(rows, folder, options)
-    summary = {
+    summary = _summary(study, options, command, figures, done.spent)
+    summary |= {"units": len(units), "missing_units": missing}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    if not missing:
+        done.clear()
+    console.print(_table(study, summary))
+    if missing:
+        console.print(f"{len(missing)} of {len(units)} units are missing; the same command goes on", soft_wrap=True)
+    console.print(f"CSV, pictures and summary.json: {folder}", soft_wrap=True)
+
+
+def _summary(
+    study: Study, options: Options, command: str, figures: Mapping[str, Figure], spent: "_Spent"
+) -> dict[str, Any]:
+    return {
         "study": study.name,
         "question": study.question,
         "command": command,
@@ -61,15 +92,11 @@ def run_study(study: Study, options: Options, folder: Path, command: str, consol
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {"corlld": __version__, "python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
         "cores": os.cpu_count(),
-        "minutes": round(done.spent.seconds / 60, 1),
-        "cpu_minutes": round(done.spent.cpu_seconds / 60, 1),  # low if other work shared the machine
+        "minutes": round(spent.seconds / 60, 1),
+        "cpu_minutes": round(spent.cpu_seconds / 60, 1),  # low if other work shared the machine
         "budget_minutes": study.budget_minutes,
         "figures": {name: _shortened(asdict(figure)) for name, figure in figures.items()},
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    done.clear()
-    console.print(_table(study, summary))
-    console.print(f"CSV, pictures and summary.json: {folder}", soft_wrap=True)
 
 
 class _Spent(NamedTuple):
@@ -128,6 +155,10 @@ class _Done:
         return _Spent(
             *(before + now - then for before, now, then in zip(self._before, _now(), self._began, strict=True))
         )
+
+    @property
+    def seconds_of_this_run(self) -> float:
+        return _now().seconds - self._began.seconds
 
     def clear(self) -> None:
         self._path.unlink()

@@ -57,9 +57,17 @@ class Workshop:
                     Path(folder, name).write_bytes(content)
                 self._engine.load(user, Path(folder))
 
-    def draft(self, requests: Sequence[tuple[str | None, str]]) -> list[Draft]:
-        """Return the most likely continuations in one batch; see `PeftEngine.draft`."""
-        return self._engine.draft(requests)
+    def asked(self, prompt: str) -> str:
+        """Return what the model is given for this prompt: a chat model gets it as a message, in its own template."""
+        if not self._resident.tokenizer.chat_template:
+            return prompt
+        turns = [{"role": "user", "content": prompt}]
+        rendered: str = self._resident.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return rendered
+
+    def draft(self, requests: Sequence[tuple[str | None, str]], *, seed: int | None = None) -> list[Draft]:
+        """Return continuations in one batch, the most likely ones, or samples; see `PeftEngine.draft`."""
+        return self._engine.draft(requests, seed=seed)
 
 
 def event(prompt: str, proposed: str, edited: str, *, truncated: bool) -> EditEvent:

@@ -32,3 +32,15 @@ def test_words_are_put_in_and_taken_out() -> None:
 
 def test_a_draft_that_is_right_is_accepted() -> None:
     assert WeakEditor(1.0).edit("as it was", "as it was") == "as it was"
+
+
+def test_the_words_that_matter_most_are_put_right_first_wherever_they_are() -> None:
+    draft, hidden = "a b incomprehensible c", "x y extraordinarily c"
+    assert WeakEditor(0.5).edit(draft, hidden) == "x y extraordinarily c"
+    assert WeakEditor(0.5, anywhere=True).edit(draft, hidden) == "a b extraordinarily c"
+
+
+@given(draft=WORDS, hidden=WORDS, alpha=st.sampled_from([0.2, 0.5, 1.0]))
+def test_an_edit_anywhere_closes_its_share_too(draft: str, hidden: str, alpha: float) -> None:
+    gap = 1 - utility(draft, hidden)
+    assert utility(WeakEditor(alpha, anywhere=True).edit(draft, hidden), hidden) >= 1 - gap + alpha * gap - 1e-9

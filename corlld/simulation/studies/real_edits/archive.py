@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from corlld.errors import ExitCode, FatalError, InvalidEvent
@@ -14,7 +14,8 @@ from corlld.system.formats import refuse_other_formats
 from corlld.system.lines import texts
 
 MAX_EDITS_A_COMMIT = 3
-MAX_CHARS = 800  # of an edit's three texts together: longer edits would cost the budget, and are left out
+MAX_CHARS = 220  # of the proposed and of the edited text: longer edits would cost the budget, and are left out
+CONTEXT_CHARS = 120  # of a prompt: its last ones are given to the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +44,16 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Numbers of editors and of edits per editor. All have equally many: a busy editor does not count for more."""
+    """The numbers of editors, and of edits per editor: `least` are needed, at most `most` are used."""
 
     editors: int
-    edits: int
     validation_editors: int
-    validation_edits: int
+    least: int
+    most: int
 
 
-def read_edits(archive: Path) -> dict[str, list[Edit]]:
-    """Return each user's edits in the archive's order. Acceptances and too long edits are left out.
+def read_edits(archive: Path, max_chars: int = MAX_CHARS) -> dict[str, list[Edit]]:
+    """Return each user's edits in the archive's order. Acceptances, and edits of longer texts, are left out.
 
     Raises FatalError if the file can't be read, or if a line is no event with a `prompt`, or has no `commit`.
     """
@@ -71,7 +72,7 @@ def read_edits(archive: Path) -> dict[str, list[Edit]]:
             commit = parse_object(line).get("commit")
         except InvalidEvent as error:
             raise FatalError(f"--edits: {archive}: line {number}: {error}", ExitCode.DATA) from None
-        if isinstance(event, EraseEvent) or event.is_acceptance or event.chars > MAX_CHARS:
+        if isinstance(event, EraseEvent) or event.is_acceptance or _longest(event) > max_chars:
             continue
         if not isinstance(commit, str) or not commit:
             raise FatalError(
@@ -81,35 +82,34 @@ def read_edits(archive: Path) -> dict[str, list[Edit]]:
             )
         if of_commit[event.user_id, commit] < MAX_EDITS_A_COMMIT:
             of_commit[event.user_id, commit] += 1
-            found.setdefault(event.user_id, []).append(Edit(event, commit))
+            short = replace(event, prompt=(event.prompt or "")[-CONTEXT_CHARS:])
+            found.setdefault(event.user_id, []).append(Edit(short, commit))
     return found
 
 
 def split(edits: dict[str, list[Edit]], sizes: Sizes) -> Split:
     """Split the users: those with the most edits are reported, the next are for validation.
 
-    Only the first edits of each count. Raises FatalError if there are too few editors or edits.
+    Only the first edits of each count. Raises FatalError if there are too few editors with enough edits.
     """
     ranked = sorted(edits, key=lambda user: (-len(edits[user]), user))
-    reported, others = ranked[: sizes.editors], ranked[sizes.editors :]
-    validation = [user for user in others if len(edits[user]) >= sizes.validation_edits][: sizes.validation_editors]
-    enough = [user for user in reported if len(edits[user]) >= sizes.edits]
-    if len(enough) < sizes.editors:
+    enough = [user for user in ranked if len(edits[user]) >= sizes.least]
+    needed = sizes.editors + sizes.validation_editors
+    if len(enough) < needed:
         raise FatalError(
-            f"--edits: {sizes.editors} editors with {sizes.edits} edits of at most {MAX_CHARS} characters are needed, "
-            f"and it has {len(enough)}; of a commit at most {MAX_EDITS_A_COMMIT} edits count",
-            ExitCode.DATA,
-        )
-    if len(validation) < sizes.validation_editors:
-        raise FatalError(
-            f"--edits: besides the editors with the most edits, {sizes.validation_editors} editors with "
-            f"{sizes.validation_edits} edits are needed, for validation, and it has {len(validation)}",
+            f"--edits: {needed} editors with {sizes.least} edits of texts of at most {MAX_CHARS} characters are needed "
+            f"({sizes.editors} to report, {sizes.validation_editors} for validation), and it has {len(enough)}; of a "
+            f"commit at most {MAX_EDITS_A_COMMIT} edits count",
             ExitCode.DATA,
         )
     return Split(
-        _named("editor", reported, edits, sizes.edits),
-        _named("validation editor", validation, edits, sizes.validation_edits),
+        _named("editor", enough[: sizes.editors], edits, sizes.most),
+        _named("validation editor", enough[sizes.editors : needed], edits, sizes.most),
     )
+
+
+def _longest(event: EditEvent) -> int:
+    return max(len(event.proposed), len(event.edited))
 
 
 def _named(kind: str, users: Sequence[str], edits: dict[str, list[Edit]], number: int) -> tuple[Editor, ...]:

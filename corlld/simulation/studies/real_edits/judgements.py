@@ -1,9 +1,13 @@
-"""Judgements of replayed edits: values per edit, and their means with intervals over commits. Pure."""
+"""Judgements of replayed edits: values per edit, and their means with intervals over commits. Pure.
 
+In every mean each editor counts the same, however many edits there are of it.
+"""
+
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from corlld.simulation.studies.contract import Figure, Row
-from corlld.simulation.studies.intervals import blocked_mean_figure
+from corlld.simulation.studies.intervals import grouped_mean_figure
 from corlld.statistics import correct_share
 
 Key = tuple[int, str, int]  # seed, editor, place of the edit
@@ -54,11 +58,11 @@ def common(*methods: Values) -> list[dict[Key, float]]:
 
 def mean(found: Values, commits: Commits, meaning: str) -> Figure:
     """Return the mean with its 95 % interval, where whole commits are drawn again. Raises ValueError without values."""
-    return blocked_mean_figure(blocks(found, commits), meaning)
+    return grouped_mean_figure(list(blocks(found, commits).values()), meaning)
 
 
 def difference(ours: Values, theirs: Values, commits: Commits, meaning: str) -> Figure:
-    """Return the mean of ours - theirs over the edits that both judged."""
+    """Return the mean of ours - theirs over the edits that both judged. Raises ValueError if there are none."""
     mine, other = common(ours, theirs)
     return mean({key: value - other[key] for key, value in mine.items()}, commits, meaning)
 
@@ -68,9 +72,17 @@ def cumulative(found: Values, commits: Commits, ends: Sequence[int]) -> list[Fig
     return [mean({key: value for key, value in found.items() if key[2] < end}, commits, "") for end in ends]
 
 
-def blocks(found: Values, commits: Commits) -> list[list[float]]:
-    """Return the values of all seeds, in blocks of edits that were made together."""
-    together: dict[tuple[str, int], list[float]] = {}
+def of_editors(found: Values) -> dict[str, float]:
+    """Return each editor's mean."""
+    own: dict[str, list[float]] = {}
+    for (_, editor, _), value in found.items():
+        own.setdefault(editor, []).append(value)
+    return {editor: statistics.fmean(each) for editor, each in own.items()}
+
+
+def blocks(found: Values, commits: Commits) -> dict[str, list[list[float]]]:
+    """Return the values of all seeds by editor, in blocks of edits that were made together."""
+    together: dict[str, dict[int, list[float]]] = {}
     for (_, editor, edit), value in found.items():
-        together.setdefault((editor, commits[editor, edit]), []).append(value)
-    return list(together.values())
+        together.setdefault(editor, {}).setdefault(commits[editor, edit], []).append(value)
+    return {editor: list(own.values()) for editor, own in together.items()}

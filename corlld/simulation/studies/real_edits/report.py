@@ -1,5 +1,10 @@
-"""The figures of the study `real-edits`, from its rows, and what its pictures show."""
+"""The figures of the study `real-edits`, from its rows, and what its pictures show.
 
+Rows may be missing, if the run was stopped. Then the figures that need them are missing too, and each figure that is
+there is of the editors that are there.
+"""
+
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,219 +19,212 @@ from corlld.simulation.studies.real_edits.judgements import (
     preferred,
     truly_correct,
 )
-from corlld.simulation.studies.real_edits.pictures import plot_curves, plot_persons
+from corlld.simulation.studies.real_edits.pictures import plot_persons, plot_rises
 from corlld.simulation.studies.real_edits.prequential import ROUND, middle
 from corlld.simulation.studies.real_edits.rules import Rule, Rules
+from corlld.simulation.studies.rows import chosen
 
-BASELINES, VALIDATION, REPORTED = "baselines", "validation", "reported"  # kinds of units
+BASELINES, VALIDATION, REPORTED, PERSONS = "baselines", "validation", "reported", "persons"  # kinds of units
+RISE = "rise of log pi(edited tail) over the base model before the edit was learnt from, nats per token"
+SHARE = "share of edits whose edited text was preferred before it was learnt from"
 
 Found = dict[Key, float]
+Figures = dict[str, Figure]
 
 
 class Report:
     """Figures and pictures of one run.
 
-    Each editor's first micro-batch counts nowhere: an untrained adapter scored half of it, and with fine-tuning all of
-    it. So all methods are judged on the same edits.
+    Each editor's first round counts nowhere: an untrained adapter scored it.
 
     Args:
-        rows: of all units.
+        rows: of all units that were done.
         rules: the rules of the run.
     """
 
     def __init__(self, rows: Sequence[Row], rules: Rules) -> None:
         self._rows = rows
         self._rules = rules
-        simple = [row for row in rows if row["unit"] == BASELINES]
-        places = [(str(row["editor"]), int(row["edit"])) for row in simple]
-        self._commits = dict(zip(places, (int(row["commit"]) for row in simple), strict=True))
-        corll = self._judged(rules.corll, correct)
-        sft = self._judged(rules.chosen_sft, correct)
-        words, longer = (
-            like(corll, dict(zip(places, (float(row[name]) for row in simple), strict=True)))
+        simple = chosen(rows, kind=BASELINES)
+        self._commits = {(str(row["editor"]), int(row["edit"])): int(row["commit"]) for row in simple}
+        self._simple = {
+            name: {(str(row["editor"]), int(row["edit"])): float(row[name]) for row in simple}
             for name in ("words", "longer")
-        )
-        self._accuracy: dict[str, Found] = {
-            "corll": corll,
-            "chosen": self._judged(rules.chosen_corll, correct),
-            "sft": sft,
-            "words": words,
-            "longer": longer,
-            "base": self._judged(rules.corll, base_correct),
-            "flipped": self._judged(rules.flipped, truly_correct),
-        }
-        self._margin: dict[str, Found] = {
-            name: self._judged(rule, number("margin"))
-            for name, rule in (("corll", rules.corll), ("chosen", rules.chosen_corll), ("sft", rules.chosen_sft))
         }
 
-    def figures(self) -> dict[str, Figure]:
-        """Return all figures by name."""
-        return self._prequential() | self._control() | self._validation()
+    def figures(self) -> Figures:
+        """Return all figures by name, those that were asked for first."""
+        reported = [rule for rule in self._rules.reported if self._judged(rule, correct)]
+        figures: Figures = {}
+        for rule in reported:
+            if not rule.flipped:
+                figures |= self._of_rule(rule, REPORTED)
+        for rule in reported:
+            if rule not in (self._rules.plain, self._rules.flipped):
+                figures |= self._differences(rule, self._rules.plain)
+        if self._rules.chosen in reported and self._rules.fine_tuning in reported:
+            figures |= self._differences(self._rules.chosen, self._rules.fine_tuning)
+        figures |= self._differences(self._rules.chosen, self._rules.fine_tuning, VALIDATION)
+        figures |= self._controls()
+        for rule in reported:
+            figures |= self._persons(rule)
+        for rule in self._rules.candidates:
+            figures |= self._of_rule(rule, VALIDATION)
+        return figures | self._choice()
 
     def draw(self, folder: Path) -> None:
-        """Draw the two pictures of the study."""
-        ends = range(ROUND + ROUND // 2, _end(self._accuracy["corll"]) + 1, ROUND // 2)
-        same = self._rules.chosen_corll == self._rules.corll  # then they are one curve
-        accuracy, margin = (
-            {
-                name: judgements.cumulative(found, self._commits, [end for end in ends if end <= _end(found)])
-                for name, found in curves.items()
-                if not (same and name == "chosen")
-            }
-            for curves in (self._accuracy, self._margin)
+        """Draw the pictures for which there are rows."""
+        rises = {rule.name: self._judged(rule, number("rise")) for rule in self._rules.reported if not rule.flipped}
+        rises = {name: found for name, found in rises.items() if found}
+        if not rises:
+            return
+        ends = range(2 * ROUND, 1 + max(edit for found in rises.values() for *_, edit in found), ROUND)
+        curves = {name: judgements.cumulative(found, self._commits, ends) for name, found in rises.items()}
+        plot_rises(
+            folder / "rises.png", ends, curves, {name: judgements.of_editors(found) for name, found in rises.items()}
         )
-        plot_curves(folder / "curves.png", ends, accuracy, margin)
-        measured = self._control()
-        shown = {
-            "own\n(margin)": "own_accuracy",
-            "another's\n(margin)": "others_accuracy",
-            "own\n(likelier)": "own_preference",
-            "another's\n(likelier)": "others_preference",
-            "nobody's\n(likelier)": "nobodys_preference",
-        }
-        plot_persons(
-            folder / "persons.png",
-            {label: measured[name] for label, name in shown.items()},
-            {name: self._of_editor(name) for name in sorted({editor for _, editor, _ in self._accuracy["corll"]})},
-        )
+        measured = {rule.name: self._persons(rule) for rule in self._rules.reported}
+        persons = {name: list(figures.values())[:2] for name, figures in measured.items() if figures}
+        if persons:
+            plot_persons(folder / "persons.png", {name: (both[0], both[1]) for name, both in persons.items()})
 
-    def _prequential(self) -> dict[str, Figure]:
-        corll, margin = self._accuracy["corll"], self._margin["corll"]
-        later = middle(_end(corll))
-        flipped = self._judged(self._rules.flipped, correct)
-        applied = self._judged(self._rules.corll, number("applied"))
-        share = "share of edits whose edited text was preferred before it was learnt"
-        names = {
-            "corll": f"corlld, default settings: {share}",
-            "chosen": f"corlld, {self._rules.chosen_corll.name} (best on validation editors): {share}",
-            "sft": f"fine-tuning on edited texts, {self._rules.chosen_sft.name} (best on validation editors): {share}",
-            "words": f"word-count perceptron: {share}",
-            "longer": f"the longer text: {share}",
-            "base": "base model: share of edits whose edited text is the more likely one",
-            "flipped": "corlld, labels by a coin: share of edits whose edited text was preferred",
-        }
-        figures = {f"accuracy_{name}": self._mean(self._accuracy[name], text) for name, text in names.items()}
-        figures["accuracy_flipped_labels"] = self._mean(
-            flipped, "corlld, labels by a coin: share of edits whose text with the coin's label was preferred"
-        )
-        figures["accuracy_corll_second_half"] = self._mean(
-            {key: value for key, value in corll.items() if key[2] >= later}, "corlld: each editor's second half alone"
-        )
-        for ours, theirs in (
-            ("corll", ("words", "longer", "base", "sft", "flipped")),
-            ("chosen", ("words", "sft", "corll")),
-        ):
-            for other in theirs:
-                figures[f"{ours}_minus_{other}"] = self._difference(
-                    self._accuracy[ours], self._accuracy[other], f"accuracy of `{ours}` minus that of `{other}`"
-                )
-        base = self._accuracy["base"]
-        for name, rule in (("corll", self._rules.corll), ("chosen", self._rules.chosen_corll)):
-            likes = self._judged(rule, preferred)
-            figures[f"preference_{name}"] = self._mean(
-                likes, f"`{name}`: share of edits whose edited text is the more likely one"
-            )
-            figures[f"preference_{name}_minus_base"] = self._difference(
-                likes, base, f"preference_{name} minus accuracy_base"
-            )
-        figures["margin_corll"] = self._mean(margin, "corlld: mean margin over the base model, nats")
-        figures["margin_chosen"] = self._mean(self._margin["chosen"], "the chosen variant: mean margin, nats")
-        figures["margin_sft"] = self._mean(self._margin["sft"], "fine-tuning: mean margin, nats")
-        figures["refused_share"] = self._mean(
-            {key: 1 - value for key, value in applied.items()}, "corlld: share of edits that the guard refused"
-        )
-        figures["editors"] = Figure(float(len({editor for _, editor, _ in corll})), "editors that are reported")
-        figures["edits"] = Figure(float(len(corll)), "edits that are judged")
-        return figures
-
-    def _control(self) -> dict[str, Figure]:
-        """Return the figures of each editor's second half, by adapters that have learnt from a first half."""
-        scored = [row for row in self._rows if "adapter" in row]
-        own = [row for row in scored if row["adapter"] == row["editor"]]
-        by_others = [row for row in scored if row["adapter"] != row["editor"]]
-
-        def both(of: Callable[[Row], float]) -> tuple[Found, Found]:
-            mine = judgements.values(own, of)
-            each: dict[Key, list[float]] = {key: [] for key in mine}
-            for row in by_others:
-                ((key, value),) = judgements.values([row], of).items()
-                each[key].append(value)
-            return mine, {key: sum(found) / len(found) for key, found in each.items() if found}
-
-        figures: dict[str, Figure] = {}
-        for name, of, meaning in (
-            (
-                "accuracy",
-                correct,
-                "share of edits whose edited text gained on the proposed text (base model: one half)",
+    def _of_rule(self, rule: Rule, kind: str) -> Figures:
+        """Return the figures of one rule on the reported or on the validation editors; none without rows."""
+        rise = self._judged(rule, number("rise"), kind)
+        if not rise:
+            return {}
+        right = self._judged(rule, correct, kind)
+        own = judgements.of_editors(rise)
+        name, what = f"{kind}_{_key(rule.name)}", f"{kind} editors, {rule.name}"
+        late = {key: value for key, value in rise.items() if key[2] >= self._half(key[1])}
+        margin = self._judged(rule, number("margin"), kind)
+        figures = {
+            f"{name}_rise": self._mean(rise, f"{what}: {RISE}"),
+            f"{name}_rise_of_the_worst": Figure(min(own.values()), f"{what}: the mean of the editor with the least"),
+            f"{name}_falls": Figure(
+                float(sum(mean < 0 for mean in own.values())), f"{what}: editors whose mean falls, of {len(own)}"
             ),
-            ("preference", preferred, "share of edits whose edited text is the more likely one"),
-            ("margin", number("margin"), "margin, nats"),
-            ("gain", number("gain"), "rise of the edited text's log-probability over the base model's, nats per token"),
-        ):
-            mine, others = both(of)
-            figures[f"own_{name}"] = self._mean(mine, f"second halves by the editor's own adapter: {meaning}")
-            figures[f"others_{name}"] = self._mean(others, f"second halves by other editors' adapters: {meaning}")
-            figures[f"own_minus_others_{name}"] = self._difference(
-                mine, others, f"own minus other editors' adapters: {meaning}"
-            )
-        nobody = judgements.values(own, base_correct)
-        meaning = "second halves by the base model: share of edits whose edited text is the more likely one"
-        figures["nobodys_preference"] = self._mean(nobody, meaning)
-        figures["own_minus_nobodys_preference"] = self._difference(
-            judgements.values(own, preferred), nobody, "own_preference minus nobodys_preference"
-        )
+            f"{name}_accuracy": self._mean(right, f"{what}: {SHARE}"),
+            f"{name}_margin": self._mean(margin, f"{what}: mean margin, nats"),
+            f"{name}_refused": self._mean(
+                {key: 1 - value for key, value in self._judged(rule, number("applied"), kind).items()},
+                f"{what}: share of edits that the guard refused",
+            ),
+        }
+        if late:
+            figures[f"{name}_rise_second_half"] = self._mean(late, f"{what}, second halves: {RISE}")
+        return figures if kind == REPORTED else {key: figures[key] for key in figures if not key.endswith("_margin")}
+
+    def _differences(self, ours: Rule, theirs: Rule, kind: str = REPORTED) -> Figures:
+        name = f"{_key(ours.name)}_minus_{_key(theirs.name)}"
+        what = f"{ours.name} minus {theirs.name}, edit by edit"
+        if kind != REPORTED:
+            name, what = f"{kind}_{name}", f"{kind} editors, {what}"
+        figures: Figures = {}
+        for column, of, meaning in (("rise", number("rise"), RISE), ("accuracy", correct, SHARE)):
+            mine, other = (self._judged(rule, of, kind) for rule in (ours, theirs))
+            figures |= self._difference(f"{name}_{column}", mine, other, f"{what}: {meaning}")
         return figures
 
-    def _validation(self) -> dict[str, Figure]:
-        """Return the accuracy of all candidates, and whether this run would choose the same rules."""
+    def _controls(self) -> Figures:
+        """Return what rules without a model, the base model and flipped labels reach on the same edits."""
         rules = self._rules
-        found = {
-            rule.name: self._mean(
-                self._judged(rule, correct, VALIDATION), f"accuracy of {rule.name} on validation editors"
+        known = next((found for rule in (rules.chosen, rules.plain) if (found := self._judged(rule, correct))), {})
+        if not known:
+            return {}
+        rule = rules.chosen if self._judged(rules.chosen, correct) else rules.plain
+        name = _key(rule.name)
+        likes, base = self._judged(rule, preferred), self._judged(rule, base_correct)
+        figures = {
+            f"preference_{name}": self._mean(likes, f"{rule.name}: share of edits whose edited text is the likelier"),
+            "preference_base": self._mean(base, "base model: share of edits whose edited text is the likelier one"),
+        }
+        for other, meaning in (("words", "word-count perceptron"), ("longer", "the longer text")):
+            theirs = like(known, self._simple[other])
+            figures[f"accuracy_{other}"] = self._mean(theirs, f"{meaning}: {SHARE}")
+            figures |= self._difference(
+                f"{name}_minus_{other}_accuracy", known, theirs, f"{rule.name} minus {meaning}: {SHARE}"
             )
-            for rule in rules.candidates
+        if coin := self._judged(rules.flipped, truly_correct):
+            label = self._judged(rules.flipped, correct)
+            figures["coin_accuracy"] = self._mean(coin, f"{rules.flipped.name}, first halves: {SHARE}")
+            figures["coin_accuracy_of_labels"] = self._mean(
+                label, f"{rules.flipped.name}: share of edits whose text with the coin's label was preferred"
+            )
+        figures["editors"] = Figure(float(len({editor for _, editor, _ in known})), "editors that are reported")
+        figures["edits"] = Figure(float(len(known)), "edits that are judged, over all seeds")
+        return figures
+
+    def _persons(self, rule: Rule) -> Figures:
+        """Return the figures of second halves, by adapters of this rule that have learnt from a first half."""
+        scored = chosen(self._rows, kind=PERSONS, rule=rule.name)
+        own = [row for row in scored if row["adapter"] == row["editor"]]
+        others = [row for row in scored if row["adapter"] != row["editor"]]
+        if not own:
+            return {}
+        figures: Figures = {}
+        for name, of, meaning in (("rise", number("rise"), RISE), ("accuracy", correct, SHARE)):
+            mine, theirs = judgements.values(own, of), judgements.values(others, of)
+            what = f"second halves, {rule.name}: {meaning}; nothing is learnt any more"
+            key = _key(rule.name)
+            figures[f"own_{key}_{name}"] = self._mean(mine, f"{what}; the editor's own adapter")
+            figures[f"others_{key}_{name}"] = self._mean(theirs, f"{what}; another editor's adapter")
+            figures |= self._difference(f"own_minus_others_{key}_{name}", mine, theirs, f"{what}; own minus another's")
+        return figures
+
+    def _choice(self) -> Figures:
+        """Return whether this run's validation chooses the rule that is reported as chosen.
+
+        First the rise counts: the rules under which no validation editor's mean falls, and whose rise can't be told
+        from the largest one. Of these the one with the highest accuracy is chosen. Fine-tuning is a baseline, and is
+        not chosen.
+        """
+        rules = [rule for rule in self._rules.candidates if rule.has_margin]
+        rises = {rule.name: found for rule in rules if (found := self._judged(rule, number("rise"), VALIDATION))}
+        editors = {name: judgements.of_editors(found) for name, found in rises.items()}
+        most = max((len(own) for own in editors.values()), default=0)
+        able = [name for name, own in editors.items() if len(own) == most and min(own.values()) >= 0]
+        if not able:
+            return {}
+        best = max(able, key=lambda name: sum(editors[name].values()))
+        accuracy = {
+            rule.name: self._mean(self._judged(rule, correct, VALIDATION), "").value
+            for rule in rules
+            if rule.name in able and self._ties(rises[rule.name], rises[best])
         }
-        best = [
-            max(candidates, key=lambda rule: found[rule.name].value)  # max takes the first of equal candidates
-            for candidates in (rules.corll_candidates, rules.sft_candidates)
-        ]
-        agrees = float(best == [rules.chosen_corll, rules.chosen_sft])
-        return {f"validation_{name.replace('-', '_')}": figure for name, figure in found.items()} | {
-            "candidates_corll": Figure(
-                float(len(rules.corll_candidates)), "candidates of corlld that were compared on validation editors"
-            ),
-            "candidates_sft": Figure(
-                float(len(rules.sft_candidates)), "candidates of fine-tuning that were compared on the same edits"
-            ),
+        choice = max(accuracy, key=lambda name: accuracy[name])  # max takes the first of equal candidates
+        return {
+            "candidates": Figure(float(len(rises)), "rules with a margin that were compared on validation editors"),
             "choice_agrees": Figure(
-                agrees, "1: the validation of this run chooses the rules that are reported as chosen; 0: not"
+                float(choice == self._rules.chosen.name),
+                f"1: validation chooses ({choice}) the rule that is reported as chosen ({self._rules.chosen.name}); "
+                f"0: not. {len(accuracy)} rules can't be told from the one with the largest rise ({best})",
             ),
         }
+
+    def _ties(self, ours: Found, best: Found) -> bool:
+        """Return whether a rise can't be told from the largest one: their difference may be 0."""
+        high = judgements.difference(ours, best, self._commits, "").high
+        return high is None or high >= 0
 
     def _judged(self, rule: Rule, of: Callable[[Row], float], kind: str = REPORTED) -> Found:
         """Return one value per edit that a trained adapter judged."""
-        unit = f"{kind}/{rule.name}"
-        rows = [row for row in self._rows if row["unit"] == unit or str(row["unit"]).startswith(f"{unit}/")]
-        return judgements.values(
-            (r for r in rows if "adapter" not in r and r["trained"] and int(r["edit"]) >= ROUND), of
-        )
+        rows = chosen(self._rows, kind=kind, rule=rule.name, trained=1)
+        return judgements.values((row for row in rows if int(row["edit"]) >= ROUND), of)
 
-    def _of_editor(self, name: str) -> dict[str, Figure]:
-        """Return the accuracy of one editor by method."""
-        return {
-            method: self._mean({key: value for key, value in self._accuracy[method].items() if key[1] == name}, "")
-            for method in ("corll", "chosen", "words", "base")
-        }
+    def _half(self, editor: str) -> int:
+        return middle(1 + max(edit for name, edit in self._commits if name == editor))
 
-    def _difference(self, ours: Found, theirs: Found, meaning: str) -> Figure:
-        return judgements.difference(ours, theirs, self._commits, f"{meaning}, edit by edit")
+    def _difference(self, name: str, ours: Found, theirs: Found, meaning: str) -> Figures:
+        """Return the difference on the edits that both judged; nothing if there are none."""
+        if not ours.keys() & theirs.keys():
+            return {}
+        return {name: judgements.difference(ours, theirs, self._commits, meaning)}
 
     def _mean(self, found: Mapping[Key, float], meaning: str) -> Figure:
         return judgements.mean(found, self._commits, meaning)
 
 
-def _end(found: Found) -> int:
-    """Return the index behind the last judged edit."""
-    return 1 + max(edit for _, _, edit in found)
+def _key(name: str) -> str:
+    """Return a rule's name as a part of a figure's name."""
+    return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_")

@@ -1,62 +1,131 @@
-"""The rules that are compared on an archive, and which of them were chosen."""
+"""The rules that are compared on an archive, and which of them were chosen. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from corlld.settings.sections import LearningSettings
+
+# Fixed here, so that a rule stays what its name says if the daemon's defaults change.
+_PLAIN = {
+    "margin": "tail",
+    "anchor": 0.0,
+    "imitation_weight": 0.0,
+    "imitation_tokens": "tail",
+    "steps_per_batch": 1,
+    "replay_pairs": 0,
+    "rehearsal_weight": 0.03,
+}
+_NO_MARGIN = 1e-4  # beta at which the margin's gradient is nothing beside imitation's
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A way to learn from edits.
 
-    learning: the learner's settings. texts: supervised fine-tuning: only the edited text is learnt, as if it had been
-    accepted. flipped: a coin decides for each edit whether proposed and edited text change places first, so that there
-    is nothing to learn.
+    learning: the learner's settings. whole: fine-tuning on the whole edited text, as if it had been accepted, and not
+    on its tail. flipped: a coin decides for each edit whether proposed and edited text change places first, so that
+    there is nothing to learn.
     """
 
     name: str
     learning: LearningSettings = field(default_factory=LearningSettings)
-    texts: bool = False
+    whole: bool = False
     flipped: bool = False
 
+    @property
+    def has_margin(self) -> bool:
+        """Whether proposed texts are learnt from at all. Fine-tuning learns from edited texts alone."""
+        return not self.whole and self.learning.beta > _NO_MARGIN
 
-def _fine_tuning(name: str, **changes: float) -> Rule:
-    return Rule(name, LearningSettings.model_validate({"acceptance_weight": 1.0} | changes), texts=True)
+
+def ruled(name: str, *, whole: bool = False, flipped: bool = False, **changes: Any) -> Rule:
+    """Return the margin over whole tails, with these settings changed."""
+    return Rule(name, LearningSettings.model_validate(_PLAIN | changes), whole, flipped)
 
 
-CORLL = Rule("corll")
-# Both methods have the same candidates, and few, for the budget. Beta is not tried: under Adam it hardly matters before
+def _imitating(weight: float, margin: str, tokens: str) -> Rule:
+    name = f"{margin} + imitation {_short(weight)}" + ("" if tokens == "tail" else " changed")
+    return ruled(name, margin=margin, imitation_weight=weight, imitation_tokens=tokens)
+
+
+def _anchored(weight: float, margin: str) -> Rule:
+    return ruled(f"{margin} + anchor {_short(weight)}", margin=margin, anchor=weight)
+
+
+def _short(number: float) -> str:
+    return f"{number:g}".removeprefix("0")
+
+
+TAIL = ruled("tail")
+CHANGED = ruled("changed", margin="changed")
+TAIL_IMITATING = _imitating(0.1, "tail", "tail")
+CHANGED_IMITATING = _imitating(0.1, "changed", "tail")
+FINE_TUNING = ruled("fine-tuning", beta=_NO_MARGIN, imitation_weight=1.0)
+_COMBINED: Mapping[str, Any] = {"margin": "changed", "imitation_weight": 0.1}
+# The most telling come first: a run that was stopped has them. Beta is not tried: under Adam it hardly matters before
 # margins saturate.
-CORLL_CANDIDATES = (CORLL, Rule("corll-lr-1e-4", LearningSettings(lr=1e-4)))
-SFT_CANDIDATES = (_fine_tuning("sft"), _fine_tuning("sft-lr-1e-4", lr=1e-4))
-# Chosen by accuracy on validation editors. The report says whether the validation of a run agrees.
-CHOSEN_CORLL = CORLL_CANDIDATES[1]
-CHOSEN_SFT = SFT_CANDIDATES[1]
+_GRID = (
+    TAIL,
+    CHANGED_IMITATING,
+    TAIL_IMITATING,
+    CHANGED,
+    FINE_TUNING,
+    _anchored(0.1, "tail"),
+    _imitating(0.1, "changed", "changed"),
+    _imitating(0.3, "changed", "tail"),
+    _anchored(0.1, "changed"),
+    _imitating(1.0, "changed", "tail"),
+    ruled("changed + imitation .1, 2 steps", **_COMBINED, steps_per_batch=2),
+    ruled("changed + imitation .1, no rehearsal", **_COMBINED, rehearsal_weight=0.0),
+    ruled("tail, no rehearsal", rehearsal_weight=0.0),
+    ruled("changed + imitation .1, 4 steps", **_COMBINED, steps_per_batch=4),
+    ruled("changed + imitation .1, 4 pairs replayed", **_COMBINED, replay_pairs=4),
+    *(_anchored(weight, margin) for weight in (1.0, 0.03, 0.3) for margin in ("tail", "changed")),
+    *(_imitating(weight, "changed", "changed") for weight in (0.3, 0.03, 1.0)),
+    *(_imitating(weight, "tail", "tail") for weight in (0.3, 0.03, 1.0)),
+    *(_imitating(weight, "tail", "changed") for weight in (0.1, 0.3, 0.03, 1.0)),
+    _imitating(0.03, "changed", "tail"),
+    ruled("tail, 2 steps", steps_per_batch=2),
+    ruled("tail, 4 steps", steps_per_batch=4),
+    ruled("tail, 4 pairs replayed", replay_pairs=4),
+    *(
+        ruled(f"{rate} of the learning rate: changed + imitation .1", **_COMBINED, lr=lr)
+        for rate, lr in (("a fifth", 1e-4), ("twice", 1e-3))
+    ),
+)
+# As many learning rates, steps and replayed pairs as are tried for the combined rule. Weights below 1 would only scale
+# a gradient that Adam scales itself.
+_FINE_TUNING_GRID = (
+    ruled("fine-tuning on whole texts", whole=True, acceptance_weight=1.0),
+    ruled("fine-tuning, a fifth of the learning rate", beta=_NO_MARGIN, imitation_weight=1.0, lr=1e-4),
+    ruled("fine-tuning, twice the learning rate", beta=_NO_MARGIN, imitation_weight=1.0, lr=1e-3),
+    ruled("fine-tuning, 2 steps", beta=_NO_MARGIN, imitation_weight=1.0, steps_per_batch=2),
+    ruled("fine-tuning, 4 steps", beta=_NO_MARGIN, imitation_weight=1.0, steps_per_batch=4),
+    ruled("fine-tuning, 4 pairs replayed", beta=_NO_MARGIN, imitation_weight=1.0, replay_pairs=4),
+    ruled("fine-tuning, no rehearsal", beta=_NO_MARGIN, imitation_weight=1.0, rehearsal_weight=0.0),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of a study. Candidates are compared on validation editors alone, equally many of both methods.
+    """The rules of a study. Candidates are compared on validation editors alone.
 
-    corll: the defaults, always reported. flipped: the defaults on labels by a coin. chosen_corll, chosen_sft: the best
-        candidates on validation editors.
+    plain: the margin over whole tails, always reported. chosen: the candidate that validation has chosen.
+    fine_tuning: reported beside them. flipped: the chosen rule on labels by a coin.
     """
 
-    corll: Rule = CORLL
-    flipped: Rule = Rule("corll-flipped", flipped=True)
-    corll_candidates: tuple[Rule, ...] = CORLL_CANDIDATES
-    sft_candidates: tuple[Rule, ...] = SFT_CANDIDATES
-    chosen_corll: Rule = CHOSEN_CORLL
-    chosen_sft: Rule = CHOSEN_SFT
-
-    @property
-    def candidates(self) -> tuple[Rule, ...]:
-        return self.corll_candidates + self.sft_candidates
+    candidates: tuple[Rule, ...] = (*_GRID, *_FINE_TUNING_GRID)
+    plain: Rule = TAIL
+    chosen: Rule = CHANGED_IMITATING
+    fine_tuning: Rule = FINE_TUNING
+    others: tuple[Rule, ...] = (TAIL_IMITATING, CHANGED)
+    flipped: Rule = Rule("labels by a coin", CHANGED_IMITATING.learning, flipped=True)
 
     @property
     def reported(self) -> tuple[Rule, ...]:
-        """The rules that are reported, each once."""
-        return tuple(dict.fromkeys((self.corll, self.chosen_corll, self.chosen_sft, self.flipped)))
+        """The rules that are reported, each once, the most telling first."""
+        return tuple(dict.fromkeys((self.plain, self.chosen, self.fine_tuning, *self.others, self.flipped)))
 
 
 RULES = Rules()

@@ -1,30 +1,33 @@
-"""`corlld simulate real-edits`: does corlld prefer what an editor will do next, and does it know person or domain?
+"""`corlld simulate real-edits`: does corlld make more likely what an editor writes next, and does it know the person?
 
-The texts of the archive are not drafts of the user's own adapter. So accuracy means something here: chance is one half.
-Every editor counts with the same number of edits. Rules were tuned on other editors than are reported.
+The texts of the archive are not drafts of the user's own adapter. So the rise of an edited text's likelihood before it
+is learnt from, and accuracy, mean something here. Every editor counts the same. Rules were chosen on other editors than
+are reported.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
+from corlld.adapters.layout import AdapterTensors
 from corlld.errors import ExitCode, FatalError
 from corlld.learning.model.loading import load_resident_model
 from corlld.learning.model.resident import ResidentModel
 from corlld.settings.sections import AdapterSettings, ModelSettings
 from corlld.simulation.baselines import WordCountPerceptron, longer_wins
 from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
+from corlld.simulation.studies.kept_adapters import keep, kept
 from corlld.simulation.studies.real_edits.archive import Editor, Sizes, Split, read_edits, split
 from corlld.simulation.studies.real_edits.prequential import cross_scores, middle, replay
-from corlld.simulation.studies.real_edits.report import BASELINES, REPORTED, VALIDATION, Report
+from corlld.simulation.studies.real_edits.report import BASELINES, PERSONS, REPORTED, VALIDATION, Report
 from corlld.simulation.studies.real_edits.rules import RULES, Rule, Rules
 from corlld.statistics import repetition_ratio
 
-FULL = Sizes(editors=6, edits=64, validation_editors=3, validation_edits=32)
-QUICK = Sizes(editors=2, edits=32, validation_editors=1, validation_edits=16)
-GROUP = 3  # reported editors per unit; their adapters are tried on each other's edits
-VALIDATION_SEED = 0  # never reported
+FULL = Sizes(editors=8, validation_editors=3, least=16, most=96)
+QUICK = Sizes(editors=2, validation_editors=1, least=16, most=32)
+VALIDATION_SEED = 1001  # never reported
+_ANY_LENGTH = 10_000_000  # characters
 
 
 @dataclass(frozen=True)
@@ -32,30 +35,44 @@ class RealEdits:
     """The study. sizes: of a whole run, and of a quick one."""
 
     name: str = "real-edits"
-    question: str = "Does corlld learn what an editor of real texts will do next, and does it learn the person?"
-    budget_minutes: float = 60.0
+    question: str = "Does corlld make more likely what an editor of real texts will write next?"
+    budget_minutes: float = 120.0
     seeds: tuple[int, ...] = (1,)
     sizes: tuple[Sizes, Sizes] = (FULL, QUICK)
     rules: Rules = RULES
 
     def units(self, options: Options) -> Sequence[Unit]:
-        """Return the units. Each stands by itself."""
+        """Return the units: a minute or so each.
+
+        The baselines come first, then the candidates on the validation editors, then the reported rules on first
+        halves, then whose adapter knows whom on second halves, then the reported rules on these.
+        """
+        if options.scratch is None:
+            raise ValueError("this study needs `scratch`")
+        if VALIDATION_SEED in options.seeds:
+            raise FatalError(f"--seeds: {VALIDATION_SEED} is the seed of the choice: name others", ExitCode.USAGE)
         editors = self._editors(options)
+        work = _Work(options.model, options.scratch)
         units = [Unit(BASELINES, lambda: _baselines((*editors.validation, *editors.reported)))]
         for rule in self.rules.candidates:
-            run = _replaying(options, editors.validation, rule, VALIDATION_SEED, crossed=False)
-            units.append(Unit(f"{VALIDATION}/{rule.name}", run))
-        groups = [editors.reported[at : at + GROUP] for at in range(0, len(editors.reported), GROUP)]
-        for seed in options.seeds:
-            for rule in self.rules.reported:
-                for number, group in enumerate(groups, 1):
-                    shown = [_first_half(editor) for editor in group] if rule.flipped else group
-                    run = _replaying(options, shown, rule, seed, crossed=rule == self.rules.chosen_corll)
-                    units.append(Unit(f"{REPORTED}/{rule.name}/{seed}/{number}", run))
-        return units
+            for editor in editors.validation:
+                units.append(_unit(VALIDATION, editor, rule, VALIDATION_SEED, work.validating))
+        for run, kind in ((work.first_half, REPORTED), (partial(work.crossing, editors.reported), PERSONS)):
+            units += self._reported(editors.reported, options.seeds, kind, run)
+        return units + self._reported(editors.reported, options.seeds, f"{REPORTED}, second half", work.second_half)
+
+    def _reported(self, editors: Sequence[Editor], seeds: Sequence[int], kind: str, run: "_Run") -> list[Unit]:
+        """Return units of the reported rules. Of flipped labels the first half is enough: there is nothing to learn."""
+        return [
+            _unit(kind, editor, rule, seed, run)
+            for seed in seeds
+            for editor in editors
+            for rule in self.rules.reported
+            if not rule.flipped or kind == REPORTED
+        ]
 
     def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
-        """Return the figures, and draw `curves.png` and `persons.png`."""
+        """Return the figures of what was done, and draw `rises.png` and `persons.png` if there is enough for them."""
         report = Report(rows, self.rules)
         report.draw(folder)
         return {**report.figures(), "largest_repetition_rise": _repetition(options)}
@@ -64,9 +81,52 @@ class RealEdits:
         return split(read_edits(_file(options)), self.sizes[options.quick])
 
 
+_Run = Callable[[Editor, Rule, int], list[Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The work of the units. scratch: keeps each adapter as it was after half of its editor's edits."""
+
+    model: str
+    scratch: Path
+
+    def validating(self, editor: Editor, rule: Rule, seed: int) -> list[Row]:
+        return replay(_resident(self.model), editor, rule, seed, range(len(editor.edits))).rows
+
+    def first_half(self, editor: Editor, rule: Rule, seed: int) -> list[Row]:
+        half = middle(len(editor.edits))
+        replayed = replay(_resident(self.model), editor, rule, seed, range(half))
+        keep(self._path(editor, rule, seed), {editor.name: replayed.adapter} if replayed.adapter else {}, half)
+        return replayed.rows
+
+    def second_half(self, editor: Editor, rule: Rule, seed: int) -> list[Row]:
+        places = range(middle(len(editor.edits)), len(editor.edits))
+        adapter = self._kept(editor, rule, seed).get(editor.name)
+        return replay(_resident(self.model), editor, rule, seed, places, adapter).rows
+
+    def crossing(self, editors: Sequence[Editor], editor: Editor, rule: Rule, seed: int) -> list[Row]:
+        """Score the second half with the editor's own adapter, and with the next editor's."""
+        other = editors[(editors.index(editor) + 1) % len(editors)]
+        adapters = self._kept(editor, rule, seed) | self._kept(other, rule, seed)
+        return cross_scores(_resident(self.model), editor, adapters, rule, seed)
+
+    def _kept(self, editor: Editor, rule: Rule, seed: int) -> dict[str, AdapterTensors]:
+        return kept(self._path(editor, rule, seed)).adapters
+
+    def _path(self, editor: Editor, rule: Rule, seed: int) -> Path:
+        return self.scratch / f"{editor.name}, {rule.name}, {seed}.safetensors"
+
+
+def _unit(kind: str, editor: Editor, rule: Rule, seed: int, run: _Run) -> Unit:
+    """Return a unit whose rows name the kind of their figures, and the rule."""
+    label: Row = {"kind": kind.partition(",")[0], "rule": rule.name}
+    return Unit(f"{kind}/{rule.name}/{seed}/{editor.name}", lambda: [label | row for row in run(editor, rule, seed)])
+
+
 def _repetition(options: Options) -> Figure:
     """Return the largest rise of repetition in the whole file, for `guard.max_repetition_rise`."""
-    events = [edit.event for edits in read_edits(_file(options)).values() for edit in edits]
+    events = [edit.event for edits in read_edits(_file(options), _ANY_LENGTH).values() for edit in edits]
     rises = [repetition_ratio(event.edited) - repetition_ratio(event.proposed) for event in events]
     return Figure(max(rises), f"largest rise of the share of repeated words by any of all {len(rises)} edits")
 
@@ -89,6 +149,7 @@ def _baselines(editors: Sequence[Editor]) -> list[Row]:
         commits = {commit: number for number, commit in enumerate(dict.fromkeys(e.commit for e in editor.edits))}
         rows += [
             {
+                "kind": BASELINES,
                 "editor": editor.name,
                 "edit": index,
                 "commit": commits[edit.commit],
@@ -98,22 +159,6 @@ def _baselines(editors: Sequence[Editor]) -> list[Row]:
             for index, edit in enumerate(editor.edits)
         ]
     return rows
-
-
-def _first_half(editor: Editor) -> Editor:
-    """Return the editor with half of the edits: enough if there is nothing to learn."""
-    return replace(editor, edits=editor.edits[: middle(len(editor.edits))])
-
-
-def _replaying(
-    options: Options, editors: Sequence[Editor], rule: Rule, seed: int, *, crossed: bool
-) -> Callable[[], list[Row]]:
-    def run() -> list[Row]:
-        resident = _resident(options.model)
-        replayed = replay(resident, editors, rule, seed)
-        return replayed.rows + (cross_scores(resident, editors, replayed.adapters, rule, seed) if crossed else [])
-
-    return run
 
 
 @cache

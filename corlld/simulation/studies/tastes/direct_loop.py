@@ -9,9 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import save_file
-
 from corlld.adapters.layout import AdapterTensors
 from corlld.errors import FatalError
 from corlld.learning.user_step import PairScore
@@ -24,11 +21,10 @@ from corlld.simulation.editors import utility
 from corlld.simulation.personas import Taste
 from corlld.simulation.prompts import HELD_OUT, TRAINING, Prompt
 from corlld.simulation.studies.contract import Row
+from corlld.simulation.studies.kept_adapters import keep, kept
 from corlld.simulation.studies.likelihood import base_perplexity, nats_above_base, perplexity
 from corlld.simulation.studies.workshop import Workshop, event, pseudonym, text_event
 from corlld.statistics import repetition_ratio
-
-_PARTS = ("weights", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,24 +159,14 @@ class DirectLoop:
 
     def save(self, path: Path) -> None:
         """Write the whole state of the loop, for `restore`. An older file is replaced."""
-        tensors = {
-            f"{user} {part}": getattr(adapter, part) for user, adapter in self._adapters.items() for part in _PARTS
-        }
-        steps = {user: str(adapter.optimizer_step) for user, adapter in self._adapters.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, path, {"edits": str(self.edits)} | steps)
+        keep(path, self._adapters, self.edits)
 
     def restore(self, path: Path) -> None:
         """Go on from the state that another loop has saved. Raises FatalError where the file is missing."""
-        if not path.exists():
-            raise FatalError(f"{path} is missing: start again in another folder")
-        with safe_open(path, "pt") as file:
-            found = file.metadata()
-            self.edits = int(found.pop("edits"))
-            for writer in self._writers:
-                if writer.user in found:
-                    weights, exp_avg, exp_avg_sq = (file.get_tensor(f"{writer.user} {part}") for part in _PARTS)
-                    self._serve(writer, AdapterTensors(weights, exp_avg, exp_avg_sq, int(found[writer.user])))
+        found = kept(path)
+        self.edits = found.edits
+        for writer in self._writers:
+            self._serve(writer, found.adapters.get(writer.user))
 
     def _next_prompts(self, writer: Writer) -> Iterable[Prompt]:
         return itertools.islice(TRAINING.prompts(writer.taste, writer.first_prompt + self.edits), DRAFTS_EACH)

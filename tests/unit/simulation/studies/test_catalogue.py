@@ -12,7 +12,14 @@ from corlld.errors import ExitCode
 
 @pytest.mark.parametrize(
     "arguments",
-    [["cooking"], ["theory", "--seeds", "1,x"], ["theory", "--seeds", "0"], ["theory", "--seeds", "1,1"], []],
+    [
+        ["cooking"],
+        ["theory", "--seeds", "1,x"],
+        ["theory", "--seeds", "0"],
+        ["theory", "--seeds", "1,1"],
+        ["weak-edits", "--minutes", "0"],
+        [],
+    ],
 )
 def test_a_study_or_a_seed_that_is_none_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -21,17 +28,20 @@ def test_a_study_or_a_seed_that_is_none_is_refused(arguments: list[str], capsys:
     assert capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("study", "option"), [("theory", "--edits"), ("no-harm", "--edits"), ("theory", "--model")])
+@pytest.mark.parametrize(
+    ("study", "option"),
+    [("theory", "--edits"), ("no-harm", "--edits"), ("theory", "--model"), ("tastes", "--minutes")],
+)
 def test_an_option_that_the_study_has_no_use_for_is_refused(
     study: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "results"
-    assert main(["simulate", study, "--folder", str(folder), "--seeds", "1", option, "demo"]) == ExitCode.USAGE
+    assert main(["simulate", study, "--folder", str(folder), "--seeds", "1", option, "5"]) == ExitCode.USAGE
     assert capsys.readouterr().err == f"corlld: {option}: the study {study} does not use it\n"
     assert not folder.exists()
 
 
-@pytest.mark.parametrize(("study", "seed"), [("tastes", "1001"), ("language-world", "101")])
+@pytest.mark.parametrize(("study", "seed"), [("tastes", "1001"), ("weak-edits", "1001"), ("language-world", "101")])
 def test_a_seed_that_settings_are_chosen_on_is_a_wrong_command_line(study: str, seed: str, tmp_path: Path) -> None:
     assert main(["simulate", study, "--seeds", seed, "--folder", str(tmp_path / "results")]) == ExitCode.USAGE
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from corlld.simulation.studies.contract import Figure
-from corlld.simulation.studies.intervals import blocked_mean_figure, mean_figure, paired_difference
+from corlld.simulation.studies.intervals import grouped_mean_figure, mean_figure, paired_difference
 
 
 def test_students_interval_of_two_values_is_that_of_the_cauchy_distribution() -> None:
@@ -47,10 +47,20 @@ def test_students_interval_holds_the_true_mean_95_times_of_100(count: int) -> No
 
 def test_blocks_are_drawn_again_as_a_whole() -> None:
     # Of the blocks (0) and (1, 1) two are drawn: with chance 1/4 twice the first, mean 0; with 1/4 twice the second, 1.
-    found = blocked_mean_figure([[0.0], [1.0, 1.0]], "")
+    found = grouped_mean_figure([[[0.0], [1.0, 1.0]]], "")
     assert (found.value, found.low, found.high) == (pytest.approx(2 / 3), 0.0, 1.0)
     with pytest.raises(ValueError, match="no values"):
-        blocked_mean_figure([[], []], "")
+        grouped_mean_figure([[[], []]], "")
+
+
+def test_every_group_counts_the_same_and_draws_its_own_blocks() -> None:
+    """One group has mean 1 always; the other one has 0 or 4, each with chance 1/4, or else their mean 2."""
+    found = grouped_mean_figure([[[1.0]] * 50, [[0.0], [4.0]]], "")
+    assert (found.value, found.low, found.high) == (1.5, 0.5, 2.5)
+    with pytest.raises(ValueError, match="no values"):
+        grouped_mean_figure([[[1.0]], [[]]], "")
+    with pytest.raises(ValueError, match="no values"):
+        grouped_mean_figure([], "")
 
 
 def test_the_interval_of_blocks_holds_the_true_mean_where_values_of_a_block_are_alike() -> None:
@@ -58,8 +68,8 @@ def test_the_interval_of_blocks_holds_the_true_mean_where_values_of_a_block_are_
     blocked, alone = [], []
     for _ in range(60):
         blocks = random.normal(0, 1, size=(50, 1)) + random.normal(0, 0.3, size=(50, 3))
-        blocked.append(blocked_mean_figure(blocks.tolist(), ""))
-        alone.append(blocked_mean_figure([[value] for value in blocks.ravel().tolist()], ""))
+        blocked.append(grouped_mean_figure([blocks.tolist()], ""))
+        alone.append(grouped_mean_figure([[[value] for value in blocks.ravel().tolist()]], ""))
     assert coverage(blocked, 0.0) >= 0.9
     assert coverage(alone, 0.0) <= 0.85  # as if there were three times as many values
 

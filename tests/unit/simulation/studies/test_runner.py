@@ -75,6 +75,27 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_as_an_uncut_one(tmp_path: Path)
     assert figures[0] == figures[1]
 
 
+def test_a_sitting_that_ends_reports_on_what_was_done_and_says_what_is_missing(tmp_path: Path) -> None:
+    cut_run(tmp_path)
+    console, study = Console(file=io.StringIO(), width=200), Squares()
+    run_study(study, OPTIONS, tmp_path, "typed", console, Console(quiet=True), minutes=0)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert study.ran == []
+    assert (summary["units"], summary["missing_units"]) == (3, ["seed 3"])
+    assert summary["figures"]["mean_square"]["value"] == (1 + 4) / 2
+    assert "1 of 3 units are missing" in console.file.getvalue()  # type: ignore[attr-defined]
+    do(study, tmp_path)
+    assert study.ran == [3], "the next sitting goes on"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["missing_units"] == []
+    assert not (tmp_path / UNITS_FILE).exists()
+
+
+def test_a_sitting_without_a_unit_has_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(FatalError, match="no unit was done"):
+        run_study(Squares(), OPTIONS, tmp_path, "typed", Console(quiet=True), Console(quiet=True), minutes=0)
+
+
 @pytest.mark.parametrize("kept", [0, 1, -5])
 def test_a_unit_whose_line_is_torn_is_done_again(kept: int, tmp_path: Path) -> None:
     cut_run(tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from corlld.errors import FatalError
-from corlld.simulation.studies.real_edits.archive import MAX_CHARS, Sizes, read_edits, split
+from corlld.simulation.studies.real_edits.archive import CONTEXT_CHARS, MAX_CHARS, Sizes, read_edits, split
 from tests.support.archives import archived, write_archive
 
 
@@ -28,7 +28,7 @@ def test_of_a_commit_three_edits_count_and_acceptances_and_long_texts_do_not(tmp
         tmp_path,
         *(archived("ann", number, "a", "b", commit="one") for number in range(5)),
         archived("ann", 5, "a", "a", commit="two"),
-        archived("ann", 6, "a", "b" * MAX_CHARS, commit="two"),
+        archived("ann", 6, "a", "b" * (MAX_CHARS + 1), commit="two"),
         archived("bob", 7, "a", "b", commit="one"),  # another one's commit, whatever it is called
     )
     found = read_edits(file)
@@ -36,21 +36,25 @@ def test_of_a_commit_three_edits_count_and_acceptances_and_long_texts_do_not(tmp
     assert [each.event.event_id for each in found["bob"]] == ["bob-7"]
 
 
-def test_reported_and_validation_editors_are_others_with_equal_numbers_and_made_up_names(tmp_path: Path) -> None:
+def test_of_a_prompt_the_last_characters_are_kept(tmp_path: Path) -> None:
+    prompt = "x" * 50 + "y" * CONTEXT_CHARS
+    (edit,) = read_edits(write_archive(tmp_path, archived("ann", 0, "a", "b", prompt=prompt)))["ann"]
+    assert edit.event.prompt == "y" * CONTEXT_CHARS
+
+
+def test_reported_and_validation_editors_are_others_with_made_up_names(tmp_path: Path) -> None:
     counts = {"ann": 9, "bob": 7, "carl": 5, "dora": 3, "emil": 1}
     file = write_archive(
         tmp_path, *(archived(user, number, "a", "b") for user, count in counts.items() for number in range(count))
     )
-    sizes = Sizes(editors=2, edits=6, validation_editors=2, validation_edits=3)
+    sizes = Sizes(editors=2, validation_editors=2, least=3, most=6)
     chosen = split(read_edits(file), sizes)
     assert [(editor.name, len(editor.edits)) for editor in chosen.reported] == [("editor 1", 6), ("editor 2", 6)]
     assert [(editor.name, len(editor.edits)) for editor in chosen.validation] == [
-        ("validation editor 1", 3),
+        ("validation editor 1", 5),
         ("validation editor 2", 3),
     ]
     users = [{each.event.user_id for each in editor.edits} for editor in (*chosen.reported, *chosen.validation)]
     assert users == [{"ann"}, {"bob"}, {"carl"}, {"dora"}]
-    with pytest.raises(FatalError, match=r"2 editors with 8 edits .* and it has 1;"):
-        split(read_edits(file), replace(sizes, edits=8))
-    with pytest.raises(FatalError, match="3 editors with 3 edits are needed, for validation, and it has 2"):
-        split(read_edits(file), replace(sizes, validation_editors=3))
+    with pytest.raises(FatalError, match=r"4 editors with 4 edits .* and it has 3;"):
+        split(read_edits(file), replace(sizes, least=4))

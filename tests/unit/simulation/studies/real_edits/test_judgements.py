@@ -10,11 +10,17 @@ def test_differences_are_taken_edit_by_edit_and_commits_stay_together() -> None:
     commits = {("a", 0): 0, ("a", 1): 0, ("a", 2): 1, ("b", 0): 0}
     ours = {(1, "a", 0): 1.0, (1, "a", 1): 1.0, (1, "a", 2): 0.0, (1, "b", 0): 1.0}
     theirs = {(1, "a", 0): 0.0, (1, "a", 2): 0.5, (1, "b", 0): 1.0}
-    assert sorted(judgements.blocks(ours, commits)) == [[0.0], [1.0], [1.0, 1.0]]
+    assert judgements.blocks(ours, commits) == {"a": [[1.0, 1.0], [0.0]], "b": [[1.0]]}
     found = judgements.difference(ours, theirs, commits, "")
-    assert found.value == pytest.approx((1.0 - 0.5 + 0.0) / 3)
-    # Three blocks of one value each: the interval lies inside of their range.
-    assert -0.5 <= (found.low or 0) < found.value < (found.high or 0) <= 1.0
+    # Editor a has the mean of 1 and -.5, editor b has 0; each counts the same.
+    assert found.value == pytest.approx((0.25 + 0.0) / 2)
+    # Twice the block of -.5, or twice that of 1.
+    assert (found.low, found.high) == (-0.25, 0.5)
+
+
+def test_an_editor_has_the_mean_of_all_seeds() -> None:
+    found = {(1, "a", 0): 1.0, (2, "a", 0): 2.0, (1, "b", 0): -1.0}
+    assert judgements.of_editors(found) == {"a": 1.5, "b": -1.0}
 
 
 def test_a_cumulative_figure_counts_the_edits_before_its_end() -> None:

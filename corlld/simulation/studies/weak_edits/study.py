@@ -1,0 +1,169 @@
+"""`corlld simulate weak-edits`: is the rule ahead where edits put little right, or are wrong, on a real model?
+
+Units, the most telling first:
+
+1. All rules with the daemon's learning rate, by three writers on whom nothing was ever chosen, on honest weak edits.
+2. The tuning: every rule with the same number of learning rates, by three other writers on another seed.
+3. Rules for which tuning has chosen another learning rate.
+4. Other conditions: whole edits, noise of both kinds, edits of the words that matter most.
+5. The writers of the tuning, on other seeds.
+
+A rule that learns from choices, or not at all, is run once for all conditions that are the same to it.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from corlld.errors import ExitCode, FatalError
+from corlld.simulation.personas import INES, JONAS, LATER_TASTES, MIRA, Taste
+from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
+from corlld.simulation.studies.weak_edits.contestants import LEARNING_RATES, NOTHING, OF_EDITS, PAIR_DPO, Rule, seen
+from corlld.simulation.studies.weak_edits.feedback import Condition, Feedback
+from corlld.simulation.studies.weak_edits.loop import Loop
+from corlld.simulation.studies.weak_edits.pictures import plot_differences, plot_learning
+from corlld.simulation.studies.weak_edits.report import Report
+from corlld.simulation.studies.workshop import Workshop
+
+VALIDATION_SEED = 1001
+TUNED_ON = (MIRA, JONAS, INES)
+FIRST = (Condition(0.5), Condition(0.2))
+LATER = (
+    Condition(0.5, epsilon=0.2, harm="scaled"),
+    Condition(0.5, epsilon=0.2, harm="unscaled"),
+    Condition(1.0),
+    Condition(0.2, anywhere=True),
+    Condition(0.5, anywhere=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The amount of work.
+
+    drafts: per writer. mark_every: drafts between two measurements on held-out prompts. tuning: drafts per writer in
+    tuning. held_out: prompts per writer. later: conditions beside the first ones. tastes: of the new writers.
+    """
+
+    drafts: int
+    mark_every: int
+    tuning: int
+    held_out: int
+    later: tuple[Condition, ...]
+    tastes: tuple[Taste, ...]
+
+
+FULL = Scale(60, mark_every=60, tuning=24, held_out=8, later=LATER, tastes=LATER_TASTES)
+QUICK = Scale(8, mark_every=8, tuning=4, held_out=2, later=LATER[:1], tastes=LATER_TASTES[:2])
+
+
+@dataclass(frozen=True)
+class WeakEdits:
+    """The study. rules: those that learn from edits. scale: of a whole run, and of a quick one."""
+
+    name: str = "weak-edits"
+    question: str = "Is CoRLL ahead of fine-tuning and pair-DPO where edits are weak or noisy, on a real model?"
+    budget_minutes: float = 360.0
+    seeds: tuple[int, ...] = (1, 2, 3)
+    rules: tuple[Rule, ...] = OF_EDITS
+    scale: tuple[Scale, Scale] = (FULL, QUICK)
+
+    def units(self, options: Options) -> Sequence[Unit]:
+        if VALIDATION_SEED in options.seeds:
+            raise FatalError(f"--seeds: {VALIDATION_SEED} is the seed of the tuning: name others", ExitCode.USAGE)
+        if options.scratch is None:
+            raise ValueError("this study needs `scratch`")
+        scale, seeds, known = self.scale[options.quick], options.seeds, self.scale[options.quick].tastes
+        work = _Work(Workshop(options.model), scale, options.scratch)
+        tuning = [
+            Unit(f"tuning/{rule.name}/{lr:g}", partial(work.tuning, rule, lr))
+            for rule in (*self.rules, PAIR_DPO)
+            for lr in LEARNING_RATES
+        ]
+        units = [
+            *(unit for seed in seeds for unit in self._cells(work.cell, "new", known, FIRST, seed)),
+            *tuning,
+            *(unit for seed in seeds for unit in self._cells(work.tuned, "tuned", known, FIRST, seed)),
+            *(unit for seed in seeds for unit in self._cells(work.cell, "new", known, scale.later, seed)),
+            *(unit for seed in seeds for unit in self._cells(work.cell, "others", TUNED_ON, FIRST, seed)),
+        ]
+        return list({unit.key: unit for unit in units}.values())
+
+    def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
+        """Return the figures of what was done, and draw `learning.png` and `differences.png` if there is enough."""
+        report = Report(rows, self.rules)
+        if curves := report.curves():
+            plot_learning(folder / "learning.png", curves)
+        if differences := report.differences():
+            plot_differences(folder / "differences.png", differences)
+        return report.figures()
+
+    def _cells(
+        self, run: "_Run", part: str, tastes: Sequence[Taste], conditions: Sequence[Condition], seed: int
+    ) -> list[Unit]:
+        """Return a unit per condition and rule. The same cell has the same key in every condition."""
+        return [
+            Unit(
+                f"{part}/{seen(condition, rule)}/{rule.name}/{seed}", partial(run, part, tastes, condition, rule, seed)
+            )
+            for condition in conditions
+            for rule in (*self.rules, NOTHING, PAIR_DPO)
+        ]
+
+
+_Run = Callable[[str, Sequence[Taste], Condition, Rule, int], list[Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The work of the units. scratch: keeps the figures of the tuning."""
+
+    workshop: Workshop
+    scale: Scale
+    scratch: Path
+
+    def cell(self, part: str, tastes: Sequence[Taste], condition: Condition, rule: Rule, seed: int) -> list[Row]:
+        loop = Loop(self.workshop, rule, Feedback(condition, seed), tastes, seed)
+        rows = loop.mark(self.scale.held_out)
+        while loop.drafts < self.scale.drafts:
+            rows += loop.round()
+            if loop.drafts % self.scale.mark_every == 0:
+                rows += loop.mark(self.scale.held_out)
+        return _labelled(rows, part, condition, rule, seed)
+
+    def tuning(self, rule: Rule, lr: float) -> list[Row]:
+        """Run one learning rate of a rule, and keep the mean distance of the drafts of the later half."""
+        loop = Loop(self.workshop, rule.at(lr), Feedback(FIRST[0], VALIDATION_SEED), TUNED_ON, VALIDATION_SEED)
+        rows: list[Row] = []
+        while loop.drafts < self.scale.tuning:
+            rows += loop.round()
+        late = [float(row["distance"]) for row in rows if int(row["drafts"]) > self.scale.tuning // 2]
+        path = self._path(rule, lr)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(sum(late) / len(late)))
+        return _labelled(rows, "tuning", FIRST[0], rule.at(lr), VALIDATION_SEED)
+
+    def tuned(self, part: str, tastes: Sequence[Taste], condition: Condition, rule: Rule, seed: int) -> list[Row]:
+        """Run a cell with the rule's best learning rate; nothing if that is the one of the other cells."""
+        if rule.learning is None:
+            return []
+        try:
+            best = min(LEARNING_RATES, key=lambda lr: float(json.loads(self._path(rule, lr).read_text())))
+        except FileNotFoundError as error:
+            raise FatalError(f"{error.filename} is missing: start again in another folder") from None
+        return [] if best == rule.learning.lr else self.cell(part, tastes, condition, rule.at(best), seed)
+
+    def _path(self, rule: Rule, lr: float) -> Path:
+        return self.scratch / f"tuned, {rule.name}, {lr:g}.json"
+
+
+def _labelled(rows: Sequence[Row], part: str, condition: Condition, rule: Rule, seed: int) -> list[Row]:
+    label: Row = {"part": part, "condition": seen(condition, rule), "rule": rule.name, "seed": seed}
+    if rule.learning is not None:
+        label["lr"] = rule.learning.lr
+    return [label | row for row in rows]
+
+
+STUDY: Study = WeakEdits()
