@@ -12,7 +12,8 @@ from corlld.adapters.layout import AdapterTensors
 from corlld.errors import FatalError
 
 _STEP = "optimizer_step"
-_TENSORS = tuple(field.name for field in fields(AdapterTensors) if field.name != _STEP)
+_START = "start"  # no study has a start adapter
+_TENSORS = tuple(field.name for field in fields(AdapterTensors) if field.name not in (_STEP, _START))
 _EDITS = "edits"  # no owner has this name
 
 
