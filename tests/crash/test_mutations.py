@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.admin import ConfigResource, ConfigResourceType
 
+from tests.crash.test_poison import LIVES, from_a_file
 from tests.support import traffic
 from tests.support.daemon_process import Hold, Launcher, Site, wait_while_running
 from tests.support.kafka.broker import KafkaCluster
@@ -78,3 +80,54 @@ def test_a_stale_owner_overwrites_newer_states_where_no_swap_is_compared(
     verdict = site.verdict(producer, pairs_per_step=1, tensors_folder=str(tensors), copies_allowed=True)
     assert "applied offsets: found" in problems_of(verdict)
     assert verdict["figures"]["lag"] == 0, "what was overwritten is committed: nobody reads it again"
+
+
+def test_an_event_that_ends_the_process_ends_it_for_ever_where_no_attempts_are_counted(
+    tmp_path: Path, tiny_model: Path, launcher: Launcher
+) -> None:
+    config, _, poison = from_a_file(tmp_path, tiny_model)
+    lives = [
+        launcher.start(config, tmp_path / "log", poison=poison, mutation="count-no-attempts").wait(60)
+        for _ in range(LIVES + 3)
+    ]
+    assert lives == [-signal.SIGABRT] * (LIVES + 3)
+
+
+def test_the_last_words_are_old_where_what_is_not_announced_is_not_noted(
+    tmp_path: Path, kafka_broker: KafkaCluster, tiny_model: Path, launcher: Launcher
+) -> None:
+    site = Site.make(
+        tmp_path,
+        kafka_broker,
+        tiny_model,
+        PARTITIONS,
+        kafka={"request_timeout_seconds": 1.0},
+        dead_letters={"max_share": 1},
+    )
+    config = site.write_settings()
+    records = traffic.edits(EVENTS, traffic.users(8), PARTITIONS, seed=8)
+    producer = traffic.Producer(site.bootstrap, site.topic)
+    words = f"{site.topic}.adapters"
+    first = launcher.start(config, site.log("first"), mutation="note-no-announcements")
+    wait_while_running(first, lambda: is_assigned(first), "an assignment", 60)
+    producer.send(records[: EVENTS // 2])
+    site.wait_for_end(first)
+    let_topic_take(kafka_broker, words, 10)
+    producer.send(records[EVENTS // 2 :])
+    site.wait_for_end(first)
+    first.kill()
+    let_topic_take(kafka_broker, words, 1_000_000)
+    last = launcher.start(config, site.log("last"), mutation="note-no-announcements")
+    wait_while_running(last, lambda: is_assigned(last), "an assignment", 60)
+    assert last.stop() == 0
+    producer.close()
+    problems = site.verdict(producer, pairs_per_step=1, copies_allowed=True)["problems"]
+    assert len(problems) == 1, problems
+    assert problems[0].startswith("last announced versions")
+
+
+def let_topic_take(broker: KafkaCluster, topic: str, nbytes: int) -> None:
+    """Set the size of the largest record that a topic takes."""
+    with broker.admin() as admin:
+        configs = {"max.message.bytes": str(nbytes)}
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs)])

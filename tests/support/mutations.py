@@ -50,8 +50,24 @@ def commit_before_durable() -> None:
     LowWatermark.committable = mutated  # type: ignore[method-assign]
 
 
+def count_no_attempts() -> None:
+    """Take every event for one that was never tried before."""
+    from corlld.loop.attempts import AttemptJournal, Caution
+
+    AttemptJournal.caution = lambda self, record: Caution.NONE  # type: ignore[method-assign]
+
+
+def note_no_announcements() -> None:
+    """Commit without a note of what is not announced yet."""
+    from corlld.publishing.announcer import Announcer
+
+    Announcer.must_note = False  # type: ignore[assignment,method-assign]
+
+
 MUTATIONS: Mapping[str, Callable[[], None]] = {
     "forget-applied": forget_applied,
     "swap-blindly": swap_blindly,
     "commit-before-durable": commit_before_durable,
+    "count-no-attempts": count_no_attempts,
+    "note-no-announcements": note_no_announcements,
 }
