@@ -20,7 +20,7 @@ def plot_learning(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> None
         curves: by condition and rule.
     """
     down, across = -(-len(curves) // _ACROSS), min(_ACROSS, len(curves))
-    figure = new_picture(5 * across, 4.2 * down)
+    figure = new_picture(1 + 5 * across, 0.5 + 4.2 * down)
     panels = figure.subplots(down, across, squeeze=False, sharey=True)
     for axes, (condition, rules) in zip(panels.flat, curves.items(), strict=False):
         for rule, curve in rules.items():
@@ -33,7 +33,7 @@ def plot_learning(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> None
         axes.set_axis_off()
     panels[0, 0].set_ylabel("distance from the wanted text")
     panels[0, 0].legend(fontsize="small")
-    figure.suptitle("Lines: drafts that are edited, mean of the last 8. Diamonds: held-out drafts. Less is better.")
+    figure.suptitle("Lines: drafts that are edited, mean of the last 8.\nDiamonds: held-out drafts. Less is better.")
     figure.savefig(path, dpi=100)
 
 
