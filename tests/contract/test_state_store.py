@@ -459,7 +459,9 @@ def test_another_start_adapter_is_told_and_written_down_before_the_next_state_an
     assert logs == []
 
 
-def test_a_store_whose_adapters_alone_differ_may_be_of_another_version(backend: Backend, store: StateStore) -> None:
+def test_a_store_with_adapters_of_other_modules_may_be_of_another_corlld_or_peft(
+    backend: Backend, store: StateStore
+) -> None:
     with pytest.raises(ConfigurationError, match=r"corlld or PEFT was replaced.*`corlld check` lists.*new state\.path"):
         backend.connect().open(replace(IDENTITY, adapter_fingerprint="another"), must_exist=True)
     # Another base model has other adapters: the setting is to blame.

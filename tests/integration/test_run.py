@@ -187,7 +187,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_program_that_was_rolled_back_refuses_the_store_and_sets_nothing_aside(
+def test_an_older_version_after_a_newer_one_refuses_the_store_and_sets_nothing_aside(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("corlld.state.store_format.FORMAT", NEWER)
