@@ -1,6 +1,7 @@
 """Turns a user's state into the bytes of one file, and back: safetensors, with a checksum over everything.
 
-All that is not a tensor stands as JSON in the file's metadata. This module does not know where the file is kept.
+All that is not a tensor stands as JSON in the file's metadata: the state's text, with every field of today's format.
+`migrations` makes it from the texts of older formats. This module does not know where the file is kept.
 """
 
 import base64
@@ -36,25 +37,16 @@ from corlld.durable import (
 )
 from corlld.errors import StateUnreadable
 from corlld.state import store_format
+from corlld.state.migrations import migrated
 
 Moments = Literal["float32", "bfloat16"]
 
 STATE_KEY = "corlld.state"
 CHECKSUM_KEY = "corlld.sha256"  # over the JSON and the tensors' bytes, which lie in the order of their names
 
-# Fields of the text that stand beside what they belong to, only there if there are some. Versions of corlld that do not
-# know them pass over them.
-PARTICIPATION = "participation"  # of a user in an experiment
-RELEASE_NAMES = "release_module_names"
-_OF_RELEASE = "release_"
-_LATER_FIGURES = {"edited_rise": EditedRise, "base_draft_pairs": BaseDraftPairs}  # of the statistics
-
-START = "start"  # of the adapter
-OLDER_EVENT_IDS = "older_event_ids"  # in Base64
-KEPT = "kept_pairs"  # token ids of the user's last pairs: int32, little-endian, in Base64
-
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TENSORS = (*_MOMENTS, "weights")
+_KEPT = np.dtype("<i4")  # token ids of the user's last pairs, in Base64
 
 
 def encode(state: UserState, write_id: str | None = None, moments: Moments = "float32") -> bytes:
@@ -71,25 +63,23 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
     adapter = state.adapter
     if adapter is not None and not isinstance(adapter, AdapterTensors):
         raise TypeError("another type of adapter")
-    figures, later = _statistics_fields(state.statistics)
     text = canonical_json(
         {
             "format": store_format.FORMAT,
             "uid": state.uid,
             "version": state.version,
             "optimizer_step": None if adapter is None else adapter.optimizer_step,
-            **({} if adapter is None or adapter.start is None else {START: adapter.start}),
+            "start": None if adapter is None else adapter.start,
+            "kept_pairs": "" if adapter is None else _base64(adapter.kept.numpy().astype(_KEPT).tobytes()),
             "applied": dict(state.applied),
             "recent_event_ids": list(state.recent_event_ids),
-            **_older_fields(state.older_event_ids),
-            "statistics": figures,
-            **later,
-            **_release_fields(state.release),
+            "older_event_ids": _base64(state.older_event_ids),
+            "statistics": asdict(state.statistics),
+            "release": None if state.release is None else asdict(state.release),
             "erased": state.erased,
             "erased_through": state.erased_through,
-            **_participation_fields(state.participation),
+            "participation": None if state.participation is None else asdict(state.participation),
             "write_id": write_id,
-            **_kept_fields(adapter),
         }
     )
     tensors = {}
@@ -186,70 +176,26 @@ def _checksum(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _fields(text: str, uid: str) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(text)
-    if fields["format"] != store_format.FORMAT:
-        raise StateUnreadable("it was written in a format that this version of corlld does not know")
+    """Return the fields of a state's text in today's format, whatever format it was written in."""
+    fields = migrated(json.loads(text))
     if fields["uid"] != uid:
         raise StateUnreadable("it belongs to another user")
     return fields
 
 
-def _kept_fields(adapter: AdapterTensors | None) -> dict[str, str]:
-    if adapter is None or not len(adapter.kept):
-        return {}
-    return {KEPT: base64.b64encode(adapter.kept.numpy().astype("<i4").tobytes()).decode()}
-
-
-def _release_fields(release: Release | None) -> dict[str, object]:
-    """Return the release as fields of the text."""
-    if release is None:
-        return {"release": None}
-    statistics, later = _statistics_fields(release.statistics, _OF_RELEASE)
-    fields = {**asdict(release), "statistics": statistics}
-    names = fields.pop("module_names")
-    return {"release": fields} | later | ({} if names is None else {RELEASE_NAMES: names})
-
-
-def _statistics_fields(statistics: Statistics, prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the figures that there always were, and the later ones by their names in the text."""
-    fields = asdict(statistics)
-    later = {prefix + name: fields.pop(name) for name in _LATER_FIGURES}
-    return fields, {name: figures for name, figures in later.items() if figures["pairs"]}
-
-
-def _older_fields(hashes: bytes) -> dict[str, str]:
-    """Return the hashes of older event ids as a field of the text.
-
-    Versions of corlld that do not know it pass over it: what they store has no hashes any more.
-    """
-    return {OLDER_EVENT_IDS: base64.b64encode(hashes).decode()} if hashes else {}
-
-
 def _state(fields: Mapping[str, Any]) -> UserState:
-    release = fields["release"]
-    if release is not None:
-        names = fields.get(RELEASE_NAMES)
-        release = Release(
-            **{**release, "statistics": _statistics(release["statistics"], fields, _OF_RELEASE)},
-            module_names=None if names is None else ModuleNames(**names),
-        )
     return UserState(
         uid=fields["uid"],
         version=fields["version"],
         applied=fields["applied"],
         recent_event_ids=tuple(fields["recent_event_ids"]),
-        older_event_ids=base64.b64decode(fields.get(OLDER_EVENT_IDS, ""), validate=True),
-        statistics=_statistics(fields["statistics"], fields),
-        release=release,
+        older_event_ids=base64.b64decode(fields["older_event_ids"], validate=True),
+        statistics=_statistics(fields["statistics"]),
+        release=_release(fields["release"]),
         erased=fields["erased"],
         erased_through=fields["erased_through"],
-        participation=_participation(fields.get(PARTICIPATION)),
+        participation=_participation(fields["participation"]),
     )
-
-
-def _participation_fields(participation: Participation | None) -> dict[str, object]:
-    """Return the user's part in the experiment as a field of the text; no field without one."""
-    return {} if participation is None else {PARTICIPATION: asdict(participation)}
 
 
 def _participation(fields: Mapping[str, Any] | None) -> Participation | None:
@@ -266,8 +212,8 @@ def _adapter(
         raise StateUnreadable("tensors are missing")
     adapter = AdapterTensors(
         optimizer_step=optimizer_step,
-        start=fields.get(START),
-        kept=torch.from_numpy(np.frombuffer(base64.b64decode(fields.get(KEPT, "")), "<i4").astype(np.int32)),
+        start=fields["start"],
+        kept=torch.from_numpy(np.frombuffer(base64.b64decode(fields["kept_pairs"]), _KEPT).astype(np.int32)),
         **{name: tensor.to(torch.float32) for name, tensor in tensors.items()},
     )
     sizes = {len(tensor) for tensor in tensors.values()}
@@ -276,13 +222,33 @@ def _adapter(
     return adapter
 
 
-def _statistics(fields: Mapping[str, Any], text: Mapping[str, Any], prefix: str = "") -> Statistics:
-    """Return the figures. text: all fields of the text, among which the later figures stand under `prefix`."""
-    drafts = {name: DraftFigures(**figures) for name, figures in fields["drafts"].items()}
-    # Absent from states that were written before there was such a figure: their next drafts count as the first ones.
-    first = DraftFigures(**fields.get("first_drafts", {}))
-    later: dict[str, Any] = {name: kind(**text.get(prefix + name, {})) for name, kind in _LATER_FIGURES.items()}
-    return Statistics(**{**fields, "drafts": drafts, "first_drafts": first, **later})
+def _release(fields: Mapping[str, Any] | None) -> Release | None:
+    if fields is None:
+        return None
+    names = fields["module_names"]
+    return Release(
+        **{
+            **fields,
+            "statistics": _statistics(fields["statistics"]),
+            "module_names": None if names is None else ModuleNames(**names),
+        }
+    )
+
+
+def _statistics(fields: Mapping[str, Any]) -> Statistics:
+    return Statistics(
+        **{
+            **fields,
+            "drafts": {name: DraftFigures(**figures) for name, figures in fields["drafts"].items()},
+            "first_drafts": DraftFigures(**fields["first_drafts"]),
+            "edited_rise": EditedRise(**fields["edited_rise"]),
+            "base_draft_pairs": BaseDraftPairs(**fields["base_draft_pairs"]),
+        }
+    )
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ state's text with its `format`, and the checksum over that text and all bytes af
 
 from corlld.errors import NewerFormat
 
-FORMAT = 1
+FORMAT = 2  # of what is written; `migrations` reads the older ones
 
 
 def is_newer(found: object) -> bool:

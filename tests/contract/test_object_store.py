@@ -9,7 +9,7 @@ import pytest
 from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 
 from corlld.durable import StoreIdentity
-from corlld.errors import ConfigurationError, LostSwap, RetriableError, StateUnreadable, UnavailableError
+from corlld.errors import ConfigurationError, ExitCode, LostSwap, RetriableError, StateUnreadable, UnavailableError
 from corlld.state.object_store import ObjectStore
 from corlld.state.snapshot import decode, encode
 from corlld.system.object_client import ObjectClient, StoredObject
@@ -90,13 +90,14 @@ def test_a_bucket_that_is_not_there_is_no_empty_store(store: ObjectStore) -> Non
         ObjectStore("s3://not-there-at-all/states", max_retries=0).load(UID)
 
 
-def test_an_endpoint_that_does_not_answer_is_said_in_a_sentence(
+def test_a_bucket_that_is_away_is_said_in_a_sentence(
     bucket: Bucket, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:1")
     away = ObjectStore(bucket.url, max_retries=0)
-    with pytest.raises(UnavailableError, match=f"{bucket.url} can't be used: no answer"):
+    with pytest.raises(UnavailableError, match=f"{bucket.url} can't be used: no answer") as refused:
         away.open(IDENTITY, must_exist=False)
+    assert refused.value.exit_code is ExitCode.UNAVAILABLE
     with pytest.raises(RetriableError, match="no answer") as caught:
         away.save(UID, released_state(3), "0")
     assert UID not in str(caught.value)
@@ -206,7 +207,7 @@ def half_of_another(found: StoredObject) -> StoredObject:
 
 
 @pytest.mark.parametrize("shown", [[half], [half_of_another], [half, half_of_another], [half, lambda _: None]])
-def test_a_state_that_only_seems_torn_is_read_again(
+def test_a_part_of_a_state_that_a_bucket_shows_is_read_again(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, shown: list[Callable[[StoredObject], StoredObject | None]]
 ) -> None:
     token = store.save(UID, released_state(3), "0")

@@ -18,6 +18,9 @@ from corlld.protocols import StateStore
 from corlld.state.object_store import ObjectStore
 from corlld.state.snapshot import Moments
 from corlld.state.store import LocalFolderStore
+from corlld.state.store_format import FORMAT
+from tests.support import format_1
+from tests.support.newer_format import NEWER, newer_program
 from tests.support.s3 import Bucket, new_bucket_name
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
 
@@ -47,6 +50,7 @@ class Folder:
         return {str(p.relative_to(self._folder)): p.read_bytes() for p in self._folder.rglob("*") if p.is_file()}
 
     def overwrite(self, name: str, data: bytes) -> None:
+        (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
         (self._folder / name).write_bytes(data)
 
     def remove(self, name: str) -> None:
@@ -266,11 +270,68 @@ def test_a_torn_state_is_unreadable_for_ever_and_never_passed_over(
     assert list(store.uids()) == [UID]
 
 
+# --- older formats ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store_of_format_1(backend: Backend) -> Backend:
+    file = f"{1:012d}.safetensors" if isinstance(backend, Folder) else "state.safetensors"
+    backend.overwrite("store.json", format_1.STORE_FILE)
+    for name, state in format_1.STATES.items():
+        backend.overwrite(f"users/{state.uid}/{file}", format_1.state_file(name))
+    return backend
+
+
+def test_a_store_of_format_1_is_read_as_it_is_and_changes_with_the_first_state_that_is_stored(
+    store_of_format_1: Backend,
+) -> None:
+    before = store_of_format_1.stored()
+    store = store_of_format_1.connect()
+    store.open(format_1.IDENTITY, must_exist=True)
+    tokens = {}
+    for state in format_1.STATES.values():
+        found, tokens[state.uid] = store.load(state.uid)
+        assert found is not None
+        assert same_state(found, state)
+        head = store.head(state.uid)
+        assert head is not None
+        assert head.version == state.version
+    assert store_of_format_1.stored() == before
+    first, *others = format_1.STATES.values()
+    store.save(first.uid, replace(first, version=4), tokens[first.uid])
+    raised = json.loads(store_of_format_1.stored()["store.json"])
+    assert raised == {**json.loads(format_1.STORE_FILE), "format": FORMAT}
+    for state in (replace(first, version=4), *others):
+        found, _ = opened_again(store_of_format_1).load(state.uid)
+        assert found is not None
+        assert same_state(found, state)
+
+
+def opened_again(backend: Backend) -> StateStore:
+    store = backend.connect()
+    store.open(format_1.IDENTITY, must_exist=True)
+    return store
+
+
+def test_the_program_of_format_1_refuses_the_store_once_a_state_was_stored_and_not_before(
+    store_of_format_1: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would pass over the fields that it does not know, and lose them with the next state."""
+
+    def old_program_opens() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("corlld.state.store_format.FORMAT", 1)
+            opened_again(store_of_format_1)
+
+    store = opened_again(store_of_format_1)
+    old_program_opens()
+    store.save(OTHER_UID, released_state(1, uid=OTHER_UID), "0")
+    with pytest.raises(NewerFormat, match=rf"store\.json is in format {FORMAT}, .* knows formats up to 1\.") as refused:
+        old_program_opens()
+    assert refused.value.exit_code is ExitCode.CONFIGURATION
+
+
 # --- newer formats ----------------------------------------------------------------------------------------------------
-
-
-def newer_program(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("corlld.state.store_format.FORMAT", 2)
 
 
 def test_a_store_in_a_newer_format_is_refused_at_its_opening(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +340,9 @@ def test_a_store_in_a_newer_format_is_refused_at_its_opening(backend: Backend, m
         opened(backend)
     before = backend.stored()
     older = backend.connect()
-    with pytest.raises(NewerFormat, match=r"store\.json is in format 2, .* Use the newer corlld again") as refused:
+    with pytest.raises(
+        NewerFormat, match=rf"store\.json is in format {NEWER}, .* Use the newer corlld again"
+    ) as refused:
         older.open(IDENTITY, must_exist=True)
     assert refused.value.exit_code is ExitCode.CONFIGURATION
     with pytest.raises(NewerFormat):
@@ -302,7 +365,7 @@ def test_a_newer_program_raises_the_format_of_the_store_before_it_writes_a_state
         newer_program(patch)
         with pytest.raises(LostSwap):  # no state is written, and the format is raised already
             newer.save(UID, released_state(4), "0")
-    assert json.loads(backend.stored()["store.json"]) == {**was, "format": 2}
+    assert json.loads(backend.stored()["store.json"]) == {**was, "format": NEWER}
     with pytest.raises(NewerFormat):
         backend.connect().open(IDENTITY, must_exist=True)
 
@@ -326,7 +389,7 @@ def test_a_state_in_a_newer_format_is_never_taken_for_a_torn_one(
         newer_program(patch)
         opened(backend).save(UID, released_state(3), "0")
     for read in (store.load, store.head, store.load_header):
-        with pytest.raises(NewerFormat, match=f"state of user {UID} is in format 2"):
+        with pytest.raises(NewerFormat, match=f"state of user {UID} is in format {NEWER}"):
             read(UID)
 
 
@@ -334,7 +397,7 @@ def test_a_flipped_bit_in_a_states_format_stays_the_trouble_of_its_user(backend:
     store.save(UID, released_state(3), "0")
     [name] = state_files(backend)
     data = backend.stored()[name]
-    backend.overwrite(name, data.replace(b'format\\":1', b'format\\":3'))
+    backend.overwrite(name, data.replace(f'format\\":{FORMAT}'.encode(), b'format\\":9'))
     for read in (store.load, store.head, store.load_header):
         with pytest.raises(StateUnreadable, match="state repair"):
             read(UID)
@@ -396,7 +459,9 @@ def test_another_start_adapter_is_told_and_written_down_before_the_next_state_an
     assert logs == []
 
 
-def test_a_store_whose_adapters_alone_differ_may_be_of_another_version(backend: Backend, store: StateStore) -> None:
+def test_a_store_with_adapters_of_other_modules_may_be_of_another_corlld_or_peft(
+    backend: Backend, store: StateStore
+) -> None:
     with pytest.raises(ConfigurationError, match=r"corlld or PEFT was replaced.*`corlld check` lists.*new state\.path"):
         backend.connect().open(replace(IDENTITY, adapter_fingerprint="another"), must_exist=True)
     # Another base model has other adapters: the setting is to blame.

@@ -132,7 +132,7 @@ def test_a_run_that_meets_a_codec_without_its_package_ends_with_one_sentence(
     assert "whose Python package is missing: install lz4" in sentence
 
 
-def test_a_torn_batch_is_refused_and_the_command_of_the_sentence_goes_around_it(
+def test_a_damaged_batch_is_refused_and_the_command_of_the_sentence_goes_around_it(
     own_kafka_broker: KafkaBroker, tmp_path: Path
 ) -> None:
     topic = new_topic(own_kafka_broker)

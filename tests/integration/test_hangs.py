@@ -82,7 +82,7 @@ def wait_for_verdict(daemon: Life, port: int, path: str, verdict: str) -> None:
 
 
 @pytest.mark.parametrize("occurrence", [1, 2], ids=["in its first turn", "after it was ready"])
-def test_a_source_that_never_returns_is_not_ready_and_sigterm_ends_it(place: Place, occurrence: int) -> None:
+def test_a_main_thread_that_hangs_is_not_ready_and_sigterm_ends_it(place: Place, occurrence: int) -> None:
     daemon = place.start(Hold("polled", occurrence, FOREVER))
     port = http_port(daemon)
     if occurrence == 2:

@@ -427,7 +427,9 @@ def test_a_recreated_topic_is_refused_with_what_to_do(kafka_broker: KafkaCluster
 
 
 @pytest.mark.parametrize("offset", [1, 100])
-def test_a_commit_outside_of_the_topic_is_refused_with_what_to_do(kafka_broker: KafkaCluster, offset: int) -> None:
+def test_a_commit_whose_offset_is_out_of_range_is_refused_with_what_to_do(
+    kafka_broker: KafkaCluster, offset: int
+) -> None:
     topic = new_topic(kafka_broker)
     settings = kafka_settings(kafka_broker.bootstrap, topic)
     produce(kafka_broker.bootstrap, topic, {0: [b"a", b"b", b"c"]})

@@ -17,6 +17,7 @@ from corlld.events.pseudonyms import Pseudonyms
 from tests.support.commands import SECRET, fails
 from tests.support.daemon_process import http_get
 from tests.support.edits import append_events, edit, erasure, write_events
+from tests.support.newer_format import NEWER
 from tests.support.s3 import new_bucket_name, s3_server
 from tests.support.waiting import wait_until
 
@@ -186,20 +187,20 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_program_that_was_rolled_back_refuses_the_store_and_sets_nothing_aside(
+def test_an_older_version_after_a_newer_one_refuses_the_store_and_sets_nothing_aside(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("corlld.state.store_format.FORMAT", 2)
+    monkeypatch.setattr("corlld.state.store_format.FORMAT", NEWER)
     assert main(["run"]) == 0
     append_events(site / "events.jsonl", edit(20, "ann"), edit(21, "bob"))
     stored = files_below(site / "state")
-    monkeypatch.setattr("corlld.state.store_format.FORMAT", 1)
+    monkeypatch.setattr("corlld.state.store_format.FORMAT", NEWER - 1)
     for command in (["run"], ["state", "show"]):
         code, problem = fails(capsys, *command)
         assert (code, "of a newer corlld" in problem) == (78, True)
     # As in a rolling upgrade: the older program passed the start before the newer one came.
     identity = json.loads(stored["store.json"])
-    (site / "state" / "store.json").write_text(json.dumps({**identity, "format": 1}))
+    (site / "state" / "store.json").write_text(json.dumps({**identity, "format": NEWER - 1}))
     code, problem = fails(capsys, "run")
     assert (code, "of a newer corlld" in problem) == (78, True)
     (site / "state" / "store.json").write_bytes(stored["store.json"])
@@ -208,7 +209,7 @@ def test_a_program_that_was_rolled_back_refuses_the_store_and_sets_nothing_aside
     before, after = (json.loads(files.pop(position))["next_offset"] for files in (stored, left))
     assert after == before
     assert left == stored, "no dead letters either"
-    monkeypatch.setattr("corlld.state.store_format.FORMAT", 2)
+    monkeypatch.setattr("corlld.state.store_format.FORMAT", NEWER)
     assert main(["run"]) == 0
     assert json.loads(shown(capsys, "bob"))["recent_event_ids"][-1] == "bob-21"
 

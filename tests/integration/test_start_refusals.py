@@ -102,7 +102,7 @@ def test_passages_that_can_not_be_read_are_said_before_the_model_is_looked_at(
     assert "there is no folder" not in output.out + output.err
 
 
-def test_a_dead_broker_is_named_after_the_deadline(
+def test_a_broker_that_is_away_at_the_start_is_named_after_the_deadline(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket() as taken:

@@ -152,7 +152,7 @@ def problem_of_check(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("kind", UNSUPPORTED)
-def test_check_refuses_an_unsupported_model_in_one_sentence(
+def test_check_refuses_a_model_that_corlld_can_t_train_in_one_sentence(
     model: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     spoil, sentence = UNSUPPORTED[kind]
@@ -162,7 +162,9 @@ def test_check_refuses_an_unsupported_model_in_one_sentence(
 
 
 @pytest.mark.parametrize("kind", ["code of its own", "encoder", "torn weights", "no tokenizer"])
-def test_run_refuses_it_in_the_same_sentence(model: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+def test_run_refuses_a_model_that_corlld_can_t_train_in_the_same_sentence(
+    model: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
     spoil, sentence = UNSUPPORTED[kind]
     spoil(model)
     code, problem = fails(capsys, "run")
@@ -187,7 +189,7 @@ def test_a_gguf_file_of_an_unknown_architecture_is_refused(
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")])
-def test_short_memory_may_be_free_later(
+def test_too_little_free_memory_for_the_model_may_be_free_later(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> None:

@@ -1,6 +1,7 @@
 """`corlld state export|import|verify`: copies are stores, nobody erased comes back, and what is wrong is named."""
 
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,12 @@ from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import adapter_files
 from corlld.state.object_store import ObjectStore
 from corlld.state.store import LocalFolderStore
+from corlld.state.store_format import FORMAT
 from corlld.system.progress import Advance
+from tests.support import format_1
 from tests.support.commands import clear_settings
 from tests.support.s3 import new_bucket_name, s3_server
-from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, tombstone
+from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
 
 MODEL = ModelInfo("served/name", "r1", "fingerprint", supports_messages=False)
 IDENTITY = StoreIdentity("f", "c", "g", "m", "r", "a")
@@ -101,6 +104,25 @@ def test_an_unreadable_state_is_named_and_the_others_are_copied(
     [file] = (tmp_path / "source/users" / UID).iterdir()
     file.write_bytes(file.read_bytes()[:-1])
     assert copied(source, other) == {Copied.UNREADABLE: 1, Copied.COPIED: 1}
+
+
+def test_a_store_of_format_1_is_copied_into_todays_format_and_stays_as_it_is(
+    other: CopiedStore, tmp_path: Path
+) -> None:
+    format_1.make_store(tmp_path / "old")
+    before = {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()}
+    old = LocalFolderStore(tmp_path / "old")
+    assert copied(old, other) == {Copied.COPIED: len(format_1.STATES)}
+    for state in format_1.STATES.values():
+        found, _ = other.load(state.uid)
+        assert found is not None
+        assert same_state(found, state)
+    back = LocalFolderStore(tmp_path / "back")
+    assert copied(other, back) == {Copied.COPIED: len(format_1.STATES)}
+    assert json.loads((tmp_path / "back" / "store.json").read_bytes())["format"] == FORMAT
+    assert copied(old, back) == {Copied.ALREADY_THERE: len(format_1.STATES)}
+    assert verify(old, None, list(old.uids()), advance()).problems == []
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_store_of_other_settings_takes_no_copy(source: LocalFolderStore, other: CopiedStore) -> None:

@@ -12,7 +12,7 @@ from tests.support.decoding import EDIT, as_edit, decode, refused, without
 # Limits
 
 
-def test_the_record_s_bytes_and_each_text_s_characters_are_limited() -> None:
+def test_an_oversized_record_or_text_is_refused() -> None:
     assert as_edit(decode({**EDIT, "edited": "x" * 10}, max_text_chars=10)).edited == "x" * 10
     for name in ("prompt", "proposed", "edited"):
         assert refused({**EDIT, name: "x" * 11}, max_text_chars=10) == (InvalidReason.TOO_LARGE, name)

@@ -20,7 +20,7 @@ from corlld.settings.sections import GuardSettings, LearningSettings
 from tests.support.learning import EDITS, neighbours, tokens_of_pair, tokens_of_row, update, weights
 
 
-def test_a_row_that_does_not_fit_is_split_and_the_step_stays_the_same(
+def test_a_step_that_runs_out_of_memory_is_split_and_stays_the_same(
     make: Callable[..., CorllLearner], resident: ResidentModel, small_device: list[int]
 ) -> None:
     whole = update(make(), *EDITS)
@@ -30,7 +30,7 @@ def test_a_row_that_does_not_fit_is_split_and_the_step_stays_the_same(
     torch.testing.assert_close(weights(split), weights(whole), rtol=1e-3, atol=1e-4)
 
 
-def test_a_single_pair_that_does_not_fit_is_rejected_alone(
+def test_a_single_pair_that_runs_out_of_memory_is_rejected_alone(
     make: Callable[..., CorllLearner], resident: ResidentModel, small_device: list[int]
 ) -> None:
     sizes = [tokens_of_pair(resident, edit) for edit in EDITS]

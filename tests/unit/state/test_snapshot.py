@@ -12,19 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
-from corlld.adapters.tensor_file import LENGTH_BYTES, header_end, read_tensors, write_tensors
-from corlld.durable import BaseDraftPairs, DraftFigures, EditedRise, Head, ModuleNames, UserState
+from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
+from corlld.durable import BaseDraftPairs, EditedRise, Head, ModuleNames, UserState
 from corlld.errors import NewerFormat, StateUnreadable
+from corlld.state import store_format
 from corlld.state.snapshot import (
-    CHECKSUM_KEY,
-    STATE_KEY,
-    _checksum,
     decode,
     decode_header,
     encode,
     head_of,
     write_id_of,
 )
+from tests.support.newer_format import NEWER, newer_program
 from tests.support.states import (
     OTHER_UID,
     PARTICIPATION,
@@ -43,27 +42,57 @@ def _beginning(data: bytes) -> bytes:
     return data[: header_end(data)]
 
 
+def with_figures(**figures: Any) -> UserState:
+    """Return a state with these figures, and a release that has others."""
+    state = released_state()
+    return replace(state, statistics=replace(state.statistics, **figures))
+
+
 @pytest.mark.parametrize(
     "state",
     [
         released_state(),
         released_state(module_names=ModuleNames("model", "model.language_model")),
         replace(released_state(), release=None),
+        replace(released_state(), older_event_ids=bytes(range(256)) * 2),
+        replace(released_state(), adapter=replace(adapter(seed=3), start="a digest")),
         released_state(participation=PARTICIPATION),
+        with_figures(edited_rise=EditedRise(3, 0.1 + 0.2)),
+        with_figures(base_draft_pairs=BaseDraftPairs(3, 2.5)),
         tombstone(),
         UserState(UID),
     ],
-    ids=["released", "released with other names of modules", "without a release", "in an arm", "tombstone", "new"],
+    ids=[
+        "released",
+        "released with other names of modules",
+        "without a release",
+        "with hashes of older event ids",
+        "with a start adapter",
+        "in an arm",
+        "with the rise of edited texts",
+        "with pairs on the base model's drafts",
+        "tombstone",
+        "new",
+    ],
 )
 def test_a_state_comes_back_as_it_was(state: UserState) -> None:
     assert same_state(decode(encode(state), UID), state)
 
 
-def test_a_state_without_an_arm_has_no_field_of_it_so_that_its_bytes_stay_as_they_were() -> None:
-    metadata, _ = read_tensors(encode(released_state()))
-    assert "participation" not in json.loads(metadata[STATE_KEY])
-    metadata, _ = read_tensors(encode(released_state(participation=PARTICIPATION)))
-    assert json.loads(metadata[STATE_KEY])["participation"]["arm"] == "imitating"
+@pytest.mark.parametrize("moments", ["float32", "bfloat16"])
+def test_the_ids_of_kept_pairs_come_back_in_any_type_of_moments(moments: Literal["float32", "bfloat16"]) -> None:
+    kept = torch.tensor([1, 1, 0, 2**31 - 1, 262_143], dtype=torch.int32)
+    read = decode(
+        encode(replace(released_state(), adapter=replace(adapter(), kept=kept)), moments=moments), UID
+    ).adapter
+    assert isinstance(read, AdapterTensors)
+    assert read.kept.dtype == torch.int32
+    assert torch.equal(read.kept, kept)
+
+
+def test_hashes_of_older_event_ids_take_little_more_than_their_bytes() -> None:
+    state = replace(released_state(), older_event_ids=bytes(range(256)) * 2)
+    assert len(encode(state)) - len(STATE_FILE) < 1.4 * 512
 
 
 @given(st.lists(st.floats(width=32), min_size=SMALL_LAYOUT.size, max_size=SMALL_LAYOUT.size), st.floats())
@@ -78,66 +107,6 @@ def test_every_float_comes_back_bit_for_bit(numbers: list[float], margin_sum: fl
     assert isinstance(after.adapter, AdapterTensors)
     assert after.adapter.weights.numpy().tobytes() == weights.numpy().tobytes()
     assert repr(after.statistics.prequential_margin_sum) == repr(margin_sum)
-
-
-def test_a_state_of_before_there_were_figures_of_repetition_is_read_and_its_next_drafts_are_the_first() -> None:
-    def older(statistics: dict[str, Any]) -> dict[str, Any]:
-        drafts = {
-            name: {field: figure for field, figure in figures.items() if field != "repetition_sum"}
-            for name, figures in statistics["drafts"].items()
-        }
-        return {name: figure for name, figure in statistics.items() if name != "first_drafts"} | {"drafts": drafts}
-
-    metadata, tensors = read_tensors(STATE_FILE)
-    fields = json.loads(metadata[STATE_KEY])
-    fields["statistics"] = older(fields["statistics"])
-    fields["release"]["statistics"] = older(fields["release"]["statistics"])
-    assert "repetition" not in json.dumps(fields)
-    text = json.dumps(fields)
-    data = write_tensors(tensors, {STATE_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)})
-    statistics = decode(data, UID).statistics
-    assert statistics.first_drafts == DraftFigures()
-    assert statistics.drafts["0"] == DraftFigures(3, 1, 1 / 3, 0.0)
-    assert replace(statistics, drafts={}) == replace(
-        released_state().statistics, drafts={}, first_drafts=DraftFigures()
-    )
-
-
-def test_the_rise_of_edited_texts_stands_beside_the_figures_and_comes_back_exactly() -> None:
-    """A program that knows no such figure refuses what it does not know among the figures, and passes over the rest."""
-    state = released_state()
-    assert state.release is not None
-    risen = replace(
-        state,
-        statistics=replace(state.statistics, edited_rise=EditedRise(3, 0.1 + 0.2)),
-        release=replace(state.release, statistics=replace(state.release.statistics, edited_rise=EditedRise(2, -0.1))),
-    )
-    data = encode(risen)
-    assert same_state(decode(data, UID), risen)
-    fields, before = (json.loads(read_tensors(data)[0][STATE_KEY]) for data in (data, STATE_FILE))
-    assert fields.pop("edited_rise") == {"pairs": 3, "nats_sum": 0.1 + 0.2}
-    assert fields.pop("release_edited_rise") == {"pairs": 2, "nats_sum": -0.1}
-    assert fields == before
-
-
-@pytest.mark.parametrize("moments", ["float32", "bfloat16"])
-def test_the_ids_of_kept_pairs_come_back_in_a_field_that_other_programs_pass_over(
-    moments: Literal["float32", "bfloat16"],
-) -> None:
-    state = released_state()
-    adapter = state.adapter
-    assert isinstance(adapter, AdapterTensors)
-    kept = torch.tensor([1, 1, 0, 2**31 - 1, 262_143], dtype=torch.int32)
-    data = encode(replace(state, adapter=replace(adapter, kept=kept)), moments=moments)
-    read = decode(data, UID).adapter
-    assert isinstance(read, AdapterTensors)
-    assert read.kept.dtype == torch.int32
-    assert torch.equal(read.kept, kept)
-    (fields, tensors), (before, others) = (read_tensors(each) for each in (data, encode(state, moments=moments)))
-    known = json.loads(fields[STATE_KEY])
-    assert known.pop("kept_pairs")
-    assert known == json.loads(before[STATE_KEY])
-    assert tensors.keys() == others.keys()
 
 
 def test_moments_of_bfloat16_come_back_rounded_in_float32_and_all_else_exactly() -> None:
@@ -158,54 +127,10 @@ def test_moments_of_bfloat16_come_back_rounded_in_float32_and_all_else_exactly()
     assert torch.equal(stored["exp_avg"].float(), rounded["exp_avg"])
 
 
-def test_a_state_is_written_as_it_always_was() -> None:
-    """Its digest from before moments could be rounded: what is stored out there is read, and compared, for ever."""
-    digest = "42a70102c447ba671de734238617ac96cc53001fb4c75998aa8aecd2df0143b7"
-    assert hashlib.sha256(STATE_FILE).hexdigest() == digest
-
-
-def test_the_start_adapter_of_a_user_comes_back_and_a_program_that_knows_none_passes_over_it() -> None:
-    state = replace(released_state(), adapter=replace(adapter(seed=3), start="a digest"))
-    began = encode(state)
-    assert same_state(decode(began, UID), state)
-    fields, before = (json.loads(read_tensors(data)[0][STATE_KEY]) for data in (began, STATE_FILE))
-    assert fields.pop("start") == "a digest"
-    assert fields == before
-
-
-def test_pairs_on_the_base_models_drafts_stand_beside_the_figures_and_come_back() -> None:
-    """A program that does not know them passes over them, and would refuse them among the figures."""
-    state = released_state()
-    assert state.release is not None
-    judged = replace(
-        state,
-        statistics=replace(state.statistics, base_draft_pairs=BaseDraftPairs(3, 2.5)),
-        release=replace(
-            state.release, statistics=replace(state.release.statistics, base_draft_pairs=BaseDraftPairs(2, 1.5))
-        ),
-    )
-    data = encode(judged)
-    assert same_state(decode(data, UID), judged)
-    fields, before = (json.loads(read_tensors(each)[0][STATE_KEY]) for each in (data, STATE_FILE))
-    assert fields.pop("base_draft_pairs") == {"pairs": 3, "correct": 2.5}
-    assert fields.pop("release_base_draft_pairs") == {"pairs": 2, "correct": 1.5}
-    assert fields == before
-
-
-def test_a_program_that_knows_no_names_of_modules_passes_over_them() -> None:
-    """It reads only the fields that it knows, and makes a release of whatever stands in `release`."""
-    named = encode(released_state(module_names=ModuleNames("model", "model.language_model")))
-    fields, before = (json.loads(read_tensors(data)[0][STATE_KEY]) for data in (named, STATE_FILE))
-    assert fields.pop("release_module_names") == {"loaded": "model", "published": "model.language_model"}
-    assert fields == before
-
-
-def test_hashes_of_older_event_ids_come_back_and_a_program_that_knows_none_passes_over_them() -> None:
-    state = replace(released_state(), older_event_ids=bytes(range(256)) * 2)
-    assert decode(encode(state), UID).older_event_ids == state.older_event_ids
-    fields, before = (json.loads(read_tensors(data)[0][STATE_KEY]) for data in (encode(state), STATE_FILE))
-    assert len(fields.pop("older_event_ids")) < 1.4 * 512
-    assert fields == before
+def test_a_state_of_a_format_is_written_as_it_always_was() -> None:
+    """What is stored out there is read, and compared, for ever. Other bytes need another format."""
+    assert store_format.FORMAT == 2
+    assert hashlib.sha256(STATE_FILE).hexdigest() == "32cfac8b4cfd8b21fded06c36946e5493a889218cba29034ee6fae713e629cec"
 
 
 def test_an_event_id_of_any_characters_comes_back() -> None:
@@ -272,13 +197,15 @@ def test_another_users_state_file_is_refused() -> None:
 
 def newer_file(monkeypatch: pytest.MonkeyPatch) -> bytes:
     with monkeypatch.context() as patch:
-        patch.setattr("corlld.state.store_format.FORMAT", 2)
+        newer_program(patch)
         return encode(released_state())
 
 
 def test_a_whole_state_in_a_newer_format_is_not_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     newer = newer_file(monkeypatch)
-    with pytest.raises(NewerFormat, match="format 2, of a newer corlld; this one knows formats up to 1"):
+    with pytest.raises(
+        NewerFormat, match=f"format {NEWER}, of a newer corlld; this one knows formats up to {NEWER - 1}"
+    ):
         decode(newer, UID)
 
 
@@ -291,7 +218,8 @@ def test_a_newer_format_may_hold_tensors_that_this_program_can_not_read(monkeypa
 
 @pytest.mark.parametrize("flips", [1 << bit for bit in range(8)])
 def test_a_flipped_bit_in_the_format_is_no_newer_format(flips: int) -> None:
-    place = STATE_FILE.index(b'\\"format\\":1') + len(b'\\"format\\":')
+    before = b'\\"format\\":'
+    place = STATE_FILE.index(before) + len(before)
     flipped = bytearray(STATE_FILE)
     flipped[place] ^= flips
     with pytest.raises(StateUnreadable):

@@ -13,7 +13,7 @@ import pytest
 from corlld.durable import StoreIdentity
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError
 from corlld.state.store import LEFT_OVER_AFTER_SECONDS, LocalFolderStore
-from tests.support.states import UID, released_state, same_state, tombstone
+from tests.support.states import OTHER_UID, UID, released_state, same_state, tombstone
 
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
 
@@ -99,6 +99,43 @@ def test_a_kill_before_any_system_call_leaves_the_old_state_or_the_new_one(tmp_p
     assert set(outcomes) == {2, 3}
 
 
+def test_a_power_loss_finds_content_durable_before_its_name_and_the_name_before_the_generation_before_goes(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not made durable may be gone after a power loss, in any order."""
+    users = tmp_path / "users"
+    done: list[str] = []
+    fsync, link, unlink = os.fsync, os.link, os.unlink
+
+    def noted_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        done.append(f"durable {'content' if path.is_file() else path.relative_to(tmp_path)}")
+
+    def noted(what: str, call: Callable[..., None]) -> Callable[..., None]:
+        def called(path: Path, *rest: Path) -> None:
+            call(path, *rest)
+            done.append(f"{what} {[each.name for each in (path, *rest) if each.parent.parent == users]}")
+
+        return called
+
+    token = store.save(UID, released_state(1), "0")
+    token = store.save(UID, released_state(2), token)
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "link", noted("named", link))
+    monkeypatch.setattr(os, "unlink", noted("removed", unlink))
+    store.save(UID, released_state(3), token)
+    assert [step for step in done if step != "removed []"] == [
+        "durable content",
+        f"named ['{3:012d}.safetensors']",
+        f"durable users/{UID}",
+        f"removed ['{1:012d}.safetensors']",
+    ]
+    done.clear()
+    store.save(OTHER_UID, released_state(1, uid=OTHER_UID), "0")
+    assert done.index("durable users") < done.index(f"named ['{1:012d}.safetensors']")
+
+
 @pytest.mark.parametrize("problem", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
 def test_a_disk_that_fails_anywhere_in_a_save_is_tried_again_and_nothing_is_doubled(
     tmp_path: Path, problem: int
@@ -157,7 +194,7 @@ def test_states_are_for_the_daemon_alone_whatever_the_umask(tmp_path: Path, umas
     finally:
         os.umask(before)
     made = [tmp_path / "made" / "state", *(tmp_path / "made" / "state").rglob("*")]
-    assert len(made) == 8, made  # three folders and the user's, store.json, a generation, a position
+    assert len(made) == 9, made  # four folders and the user's, store.json, a generation, a position
     for path in made:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
     # What lies above may hold the adapters too, which have other readers.

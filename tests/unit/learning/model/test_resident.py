@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableE
 from corlld.learning.model import files as model_files
 from corlld.learning.model.attention import SegmentAttention
 from corlld.learning.model.files import find_model_files, folder_digest
-from corlld.learning.model.loading import load_resident_model
+from corlld.learning.model.loading import _place, load_resident_model
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.resident import can_share_prefixes
@@ -131,7 +132,7 @@ def test_a_model_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPat
     assert caught.value.exit_code is ExitCode.CONFIGURATION
 
 
-def test_a_hub_that_does_not_answer_may_do_so_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_away_without_the_model_in_its_cache_may_answer_later(monkeypatch: pytest.MonkeyPatch) -> None:
     def unanswered(*arguments: object, **options: object) -> None:
         try:
             raise LocalEntryNotFoundError("not in the cache") from ConnectionRefusedError()
@@ -144,6 +145,36 @@ def test_a_hub_that_does_not_answer_may_do_so_later(monkeypatch: pytest.MonkeyPa
         match=r"there is no folder some/model, and as a hub id it can't be loaded: We couldn't connect to the hub\.$",
     ):
         load_resident_model(settings("some/model"), ADAPTER)
+
+
+def test_a_model_is_taken_from_the_cache_if_the_hub_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, repository = "c0ffee" + 34 * "0", tmp_path / "models--some--model"
+    make_tiny_model(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(commit)
+    tries: list[object] = []
+
+    def away(*arguments: object, **options: object) -> None:
+        tries.append(arguments)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.create_connection", away)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the tries
+    assert load_resident_model(settings("some/model"), ADAPTER).info.revision == commit
+    assert len(tries) > 1, "several times"
+
+
+def test_a_model_larger_than_the_whole_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SimpleNamespace(get_memory_footprint=lambda: 3 * 10**9, to=None)
+    properties = SimpleNamespace(total_memory=2 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    with pytest.raises(
+        ConfigurationError, match=r"some/model has 3\.0 GB of weights, and cuda:0 has 2\.0 GB"
+    ) as refused:
+        _place("some/model", model, torch.device("cuda:0"))
+    assert refused.value.exit_code is ExitCode.CONFIGURATION
 
 
 def test_a_folder_without_a_model_or_with_a_torn_one_is_refused(folder: Path, tmp_path: Path) -> None:

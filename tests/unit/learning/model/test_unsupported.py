@@ -64,7 +64,9 @@ def _caused(outer: Exception, inner: Exception) -> Exception:
     ids=repr,
 )
 @pytest.mark.parametrize("as_a_cause", [False, True])
-def test_an_error_becomes_one_sentence_with_its_exit_code(error: Exception, code: ExitCode, as_a_cause: bool) -> None:
+def test_an_error_of_memory_gpu_disk_or_hub_becomes_one_sentence_with_its_exit_code(
+    error: Exception, code: ExitCode, as_a_cause: bool
+) -> None:
     raised = _caused(ValueError("It can't be read.\nSee the manual."), error) if as_a_cause else error
     with pytest.raises(FatalError) as caught, refusing("model.name: m can't be loaded"):
         raise raised

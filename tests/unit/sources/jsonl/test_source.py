@@ -142,7 +142,7 @@ def test_a_byte_order_mark_is_skipped_and_counts_as_bytes_of_its_line(
     [gzip.compress(LINES[0]), LINES[0].decode().encode("utf-16"), b"[" + LINES[0]],
     ids=["gzip", "UTF-16", "array"],
 )
-def test_a_file_of_another_format_is_refused_at_the_start_or_once_it_is_written(
+def test_a_file_that_is_compressed_utf_16_or_an_array_is_refused_at_the_start_or_once_it_is_written(
     opened: Callable[..., JsonlSource], path: Path, content: bytes
 ) -> None:
     path.write_bytes(content)
@@ -259,7 +259,7 @@ def test_a_file_that_grew_goes_on_where_it_was(opened: Callable[..., JsonlSource
         (lambda path: path.write_bytes(b"x" * 1000), "was replaced"),
     ],
 )
-def test_another_file_at_the_start_is_refused_with_what_to_do(
+def test_a_file_replaced_or_truncated_at_the_start_is_refused_with_what_to_do(
     opened: Callable[..., JsonlSource], path: Path, change: Callable[[Path], object], what: str
 ) -> None:
     read_and_commit(opened(), 2)
@@ -288,7 +288,7 @@ def test_a_file_whose_beginning_alone_is_the_same_is_refused(
         (lambda path: path.with_name("new").write_bytes(b"") or path.with_name("new").rename(path), "was replaced"),
     ],
 )
-def test_another_file_while_it_is_followed_is_refused(
+def test_a_followed_file_that_is_replaced_truncated_or_deleted_is_refused(
     opened: Callable[..., JsonlSource], path: Path, change: Callable[[Path], object], what: str
 ) -> None:
     source = opened(follow=True)
