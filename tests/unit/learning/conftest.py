@@ -34,7 +34,9 @@ def make(
         monkeypatch.setattr(learner_module, "make_slots", SlotArena)
 
     def learner(guard: GuardSettings | None = None, slots: int = 4, **rule: Any) -> CorllLearner:
-        settings = LearningSettings(**{"lr": 1e-2, "rehearsal_weight": 0.0} | rule)
+        settings = LearningSettings(
+            **{"lr": 1e-2, "rehearsal_weight": 0.0, "margin": "tail", "imitation_weight": 0.0} | rule
+        )
         return CorllLearner(resident, settings, guard or GuardSettings(max_drift_nats=1e9), slots)
 
     return learner

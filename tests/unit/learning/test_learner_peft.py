@@ -424,7 +424,15 @@ def test_new_users_steps_from_a_start_adapter_equal_those_of_peft_that_begin_fro
     """Ann is new. Bob began from nothing, and cy from another start adapter: both are compared with the base model."""
     if slots is SlotArena:
         monkeypatch.setattr(learner_module, "make_slots", SlotArena)
-    rule = LearningSettings(lr=1e-2, beta=0.3, pairs_per_step=2, steps_per_batch=2, rehearsal_weight=0.0)
+    rule = LearningSettings(
+        lr=1e-2,
+        beta=0.3,
+        pairs_per_step=2,
+        steps_per_batch=2,
+        rehearsal_weight=0.0,
+        margin="tail",
+        imitation_weight=0.0,
+    )
     resident = tiny_resident(folder, dtype=torch.float64, exact_norms=True)
     start = StartAdapter(random_adapter(resident.layout, 1).float(), "digest")
     learner = CorllLearner(resident, rule, NOT_TRUSTED, 2, adapter_dtype=torch.float64, start=start)

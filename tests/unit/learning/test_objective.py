@@ -53,7 +53,11 @@ def losses(
         rehearsed or no,
         chosen_tokens or [1] * len(sums),
     )
-    found: list[float] = Objective(LearningSettings(**{"beta": 0.5} | rule)).losses(pairs).tolist()
+    found: list[float] = (
+        Objective(LearningSettings(**{"beta": 0.5, "margin": "tail", "imitation_weight": 0.0} | rule))
+        .losses(pairs)
+        .tolist()
+    )
     return found
 
 

@@ -8,12 +8,11 @@ import structlog
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MptConfig, Phi3Config
 
-from corlld import assembly
 from corlld.errors import RejectReason
 from corlld.learning.learner import CorllLearner
+from corlld.learning.loaded_learner import load_learner
 from corlld.learning.model.positions import longest_text, served_positions
 from corlld.learning.model.resident import make_resident
-from corlld.observer import Observer
 from corlld.records import EditEvent, TrainingBatch
 from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings, ModelSettings, Settings
 from tests.support.learning import event
@@ -91,7 +90,7 @@ def test_a_start_warns_only_of_what_an_engine_does_not_do_by_default(
     tokenizer.save_pretrained(tmp_path)
     settings = Settings(model=ModelSettings(name=str(tmp_path), device="cpu"), adapter=AdapterSettings(r=4))
     with structlog.testing.capture_logs() as logs:
-        assembly._load_model(settings, Observer())
+        load_learner(settings, lambda *_: None)
     assert [log["log_level"] for log in logs if log["event"] == "engine_must_agree"] == [level]
 
 
