@@ -62,8 +62,9 @@ class Ledger:
         self.users = {user: Known() for user in names.values()}
         self.committed = [0] * len(topic)
         self.letters: set[tuple[int, int]] = set()
-        self.out: dict[str, set[int]] = {user: set() for user in names.values()}
+        self.files: dict[str, set[tuple[int, str]]] = {user: set() for user in names.values()}
         self.problems: list[str] = []
+        self._broken_off: set[tuple[str, int]] = set()
 
     def saved(self, state: UserState) -> None:
         """Judge a state that replaced the one before."""
@@ -97,12 +98,30 @@ class Ledger:
         known = self.users[user]
         if known.contents.get(version) != content:
             self._report(f"I5: {user}: version {version} has {content}, stored was {known.contents.get(version)}")
-        self.out[user].add(version)
         known.newest_out = max(known.newest_out, version)
 
-    def withdrawn(self, uid: str, version: int) -> None:
-        """Note that a version is out no more."""
-        self.out[self._names[uid]].discard(version)
+    def appeared(self, uid: str, version: int, file: str) -> None:
+        """Note that a file of a version is at the target."""
+        self.files[self._names[uid]].add((version, file))
+
+    def removed(self, uid: str, version: int, file: str) -> None:
+        """Note that a file of a version is there no more."""
+        self.files[self._names[uid]].discard((version, file))
+
+    def broke_off(self, state: UserState) -> None:
+        """Note that a version's publication failed for now, or was killed.
+
+        A late owner who is killed while it publishes what was erased meanwhile leaves files of it behind, which only
+        the user's next load removes. Such files are not judged.
+        """
+        known = self.users[self._names[state.uid]]
+        if state.release and known.newest and state.release.version <= known.newest.erased_through:
+            self._broken_off.add((self._names[state.uid], state.release.version))
+
+    def came_through(self, state: UserState) -> None:
+        """Note that a publication has ended well: if the version was erased, it was removed again."""
+        if state.release:
+            self._broken_off.discard((self._names[state.uid], state.release.version))
 
     def acknowledged(self, partition: int, offset: int) -> None:
         """Judge a dead letter."""
@@ -125,7 +144,7 @@ class Ledger:
             last = [at for at in known.needs if self._topic[at[0]][at[1]].erases]
             is_committed = bool(last) and all(offset < self.committed[number] for number, offset in last)
             if is_committed and (left := self._left(user, known)):
-                self._report(f"I8: {user} was erased, and versions {left} are out")
+                self._report(f"I8: {user} was erased, and {left} are out")
 
     def judge_end(self) -> None:
         """Judge what there is once nothing is left to do."""
@@ -136,10 +155,11 @@ class Ledger:
             state = known.newest
             if state is None:
                 continue
-            if (left := self._left(user, known)) or (state.release is None and self.out[user]):
-                self._report(f"I8: {user}: versions {left or self.out[user]} are out")
-            if state.release is not None and max(self.out[user], default=0) != state.release.version:
-                self._report(f"I5: {user}: out are {self.out[user]}, stored is {state.release.version}")
+            if left := self._left(user, known):
+                self._report(f"I8: {user}: {left} are out")
+            newest = max((version for version, _ in self.files[user]), default=0)
+            if state.release is not None and newest != state.release.version:
+                self._report(f"I5: {user}: out is {newest}, stored is {state.release.version}")
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -182,10 +202,11 @@ class Ledger:
     def _sent(self, user: str) -> list[Sent]:
         return [sent for records in self._topic for sent in records if sent.user == user]
 
-    def _left(self, user: str, known: Known) -> list[int]:
-        """Return the erased versions that are out."""
+    def _left(self, user: str, known: Known) -> list[tuple[int, str]]:
+        """Return the files of erased versions that are still there."""
         through = known.newest.erased_through if known.newest else 0
-        return sorted(version for version in self.out[user] if version <= through)
+        judged = {(version, file) for version, file in self.files[user] if (user, version) not in self._broken_off}
+        return sorted((version, file) for version, file in judged if version <= through)
 
 
 def ids_of(state: UserState) -> tuple[str, ...]:

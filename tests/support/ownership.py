@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-from corlld.durable import Head, UserState
+from corlld.durable import AdapterVersion, Head, UserState
 from corlld.errors import FatalError, RetriableError
-from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE
+from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE
 from corlld.publishing.publisher import AdapterPublisher
 from corlld.records import DeadLetter
 from tests.support.daemon_parts import PSEUDONYMS, Parts, value
@@ -32,7 +32,7 @@ WINDOW = 3  # event ids that states keep as they are; others are hashes
 
 T = TypeVar("T")
 
-CALLS = ("load", "save", "head", "create", "remove")  # to the store, and to the target
+CALLS = ("load", "save", "head", "put", "complete", "remove")  # to the store, and to the target
 
 
 @dataclass(frozen=True)
@@ -263,24 +263,41 @@ class _Place(MemoryPlace):
         self._ledger = ledger
 
     def create(self, name: str, data: bytes) -> bytes:
+        uid, version, file = _parsed(name)
+
         def create() -> bytes:
             present = MemoryPlace.create(self, name, data)
-            uid, version, file = name.split("/")
+            self._ledger.appeared(uid, version, file)
             if file == CONFIG_FILE:
-                content = json.loads(self.objects[name.replace(CONFIG_FILE, MANIFEST_FILE)])["content"]
-                self._ledger.published(uid, int(version[1:]), tuple(content))
+                self._ledger.published(uid, version, tuple(json.loads(data)))
             return present
 
-        return self._outside.call("create", create)
+        return self._outside.call("complete" if file == CONFIG_FILE else "put", create)
 
     def remove(self, name: str) -> None:
         def remove() -> None:
             MemoryPlace.remove(self, name)
-            uid, version, file = name.split("/")
-            if file == CONFIG_FILE:
-                self._ledger.withdrawn(uid, int(version[1:]))
+            self._ledger.removed(*_parsed(name))
 
         self._outside.call("remove", remove)
+
+
+def _parsed(name: str) -> tuple[str, int, str]:
+    uid, version, file = name.split("/")
+    return uid, int(version[1:]), file
+
+
+class _Publisher(AdapterPublisher):
+    ledger: Ledger
+
+    def publish(self, state: UserState) -> AdapterVersion | None:
+        try:
+            version = super().publish(state)
+        except (Killed, RetriableError):
+            self.ledger.broke_off(state)
+            raise
+        self.ledger.came_through(state)
+        return version
 
 
 class _Letters(MemoryDeadLetters):
@@ -306,15 +323,16 @@ def _parts(outside: Outside, ledger: Ledger, clock: Callable[[], float], overrid
     parts.store, parts.dead_letters, parts.learner, parts.clock = store, _Letters(ledger), ListingLearner(), clock
     target = MemoryTarget(_Place(outside, ledger))
     model = parts.learner.model_info
-    publisher = AdapterPublisher(target, SMALL_LAYOUT, model, keep_versions=2, keep_seconds=0, head=store.head)
+    publisher = _Publisher(target, SMALL_LAYOUT, model, keep_versions=2, keep_seconds=0, head=store.head)
+    publisher.ledger = ledger
     parts.publisher = publisher  # type: ignore[assignment]  # no test reads the memory publisher's own fields here
     return parts
 
 
 def _files(state: UserState, *_: object) -> dict[str, bytes]:
     """Return the files of a version whose tensors are only a list."""
-    manifest = json.dumps({"content": ids_of(state), "digest": ""}).encode()
-    return {MANIFEST_FILE: manifest, CONFIG_FILE: b"{}"}
+    content = json.dumps(ids_of(state)).encode()
+    return {TENSORS_FILE: content, MANIFEST_FILE: b'{"digest": ""}', CONFIG_FILE: content}
 
 
 def _value(sent: Sent) -> bytes | None:
