@@ -317,6 +317,7 @@ def _parts(outside: Outside, ledger: Ledger, clock: Callable[[], float], overrid
         "dead_letters": {"max_share": 1.0},
         "events": {"tombstones_erase": True},
         "state": {"recent_event_ids": WINDOW},
+        "learning": {"max_crashes": 1_000_000},  # no event is to blame for a kill here
     }
     parts = Parts(**{name: {**sections.get(name, {}), **overrides.get(name, {})} for name in {*sections, *overrides}})
     store = _Store(outside, ledger)

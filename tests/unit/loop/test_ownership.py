@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -30,7 +30,7 @@ from tests.support.fakes import MemoryStore
 from tests.support.mutations import MUTATIONS
 from tests.support.ownership import CALLS, SLOTS, USERS, Trouble, World
 
-EXAMPLES = int(os.environ.get("CORLLD_TEST_EXAMPLES", "250"))
+EXAMPLES = int(os.environ.get("CORLLD_TEST_EXAMPLES", "150"))
 MOST_PARTITIONS = 4
 
 slots = st.sampled_from(SLOTS)
@@ -127,7 +127,13 @@ class Ownership(RuleBasedStateMachine):
 def run(examples: int, **changes: Any) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Ownership,
-        settings=settings(max_examples=examples, stateful_step_count=50, deadline=None, **changes),
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+            **changes,
+        ),
     )
 
 
