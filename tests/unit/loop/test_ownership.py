@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from corlld.durable import UserState
-from corlld.loop import stages
+from corlld.loop import stages, transitions
 from corlld.loop.durability import Durability
 from corlld.loop.event_ids import EventIds
 from corlld.loop.offsets import LowWatermark
@@ -129,7 +129,7 @@ class Ownership(RuleBasedStateMachine):
 
 
 def run(examples: int, **changes: Any) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Ownership,
         settings=settings(
             max_examples=examples,
@@ -149,7 +149,7 @@ def test_two_daemons_keep_the_invariants_whatever_happens_in_whatever_order() ->
 
 
 def learn_again_what_is_covered(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(stages, "select", stages.select)  # so that it is put back afterwards
+    patch.setattr(stages, "select", transitions.select)  # so that it is put back afterwards
     MUTATIONS["forget-applied"]()
 
 
