@@ -172,7 +172,10 @@ class MemoryStore:
         return str(current + 1)
 
     def head(self, uid: str) -> Head | None:
-        return Head(self.states[uid][0].version, self.states[uid][0].erased) if uid in self.states else None
+        if uid not in self.states:
+            return None
+        state, _ = self.states[uid]
+        return Head(state.version, state.erased, state.erased_through)
 
     def uids(self) -> Iterator[str]:
         return iter(list(self.states))
