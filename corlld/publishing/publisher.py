@@ -114,7 +114,7 @@ class AdapterPublisher:
             self._announcer.close(timeout_seconds)
 
     def _prune(self, uid: str) -> None:
-        """Prune the user, and another one: users who publish nothing any more have their turn, too.
+        """Prune the user, and another one, of whom nothing erased may be out: quiet users have their turn, too.
 
         Their versions were too young to go when the last one was published. Round after round all users at the target
         are looked at. So nothing is remembered about them, and a restart loses nothing.
@@ -127,6 +127,9 @@ class AdapterPublisher:
                 if other is None:
                     self._round = self._target.uids()
             if other is not None and other != uid:
+                # A late owner may have been killed as it published what was erased meanwhile.
+                if through := self._erased_through(other):
+                    self._target.withdraw(other, through)
                 self._target.prune(other, self._keep_versions, self._keep_seconds)
         except RetriableError as error:  # no trouble of the user who publishes; the other has a turn again
             log.warning("prune_failed", uid=other, problem=str(error))

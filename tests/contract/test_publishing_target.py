@@ -553,6 +553,19 @@ def test_a_state_without_a_release_publishes_nothing(backend: Backend, target: T
     assert not backend.published()
 
 
+def test_i8_what_a_killed_late_owner_left_of_an_erased_user_goes_while_others_publish(
+    backend: Backend, target: Target
+) -> None:
+    put(target, [3], OTHER_UID)  # by an owner who was killed before it looked at the head again
+    heads = {OTHER_UID: Head(3, erased=True, erased_through=3)}
+    publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2, keep_seconds=3600, head=heads.get)
+    users = 2
+    for version in range(1, users + 3):
+        publisher.publish(released_state(version))
+    assert versions_out(backend, OTHER_UID) == []
+    assert versions_out(backend) == [1, 2, 3, 4]
+
+
 def test_i8_what_a_late_owner_publishes_after_an_erasure_is_taken_back(backend: Backend, target: Target) -> None:
     head = Head(3, erased=True, erased_through=3)
     publisher = AdapterPublisher(target, SMALL_LAYOUT, MODEL, keep_versions=2, keep_seconds=0, head=lambda uid: head)

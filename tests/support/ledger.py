@@ -111,8 +111,8 @@ class Ledger:
     def broke_off(self, state: UserState) -> None:
         """Note that a version's publication failed for now, or was killed.
 
-        A late owner who is killed while it publishes what was erased meanwhile leaves files of it behind, which only
-        the user's next load removes. Such files are not judged.
+        A late owner who is killed while it publishes what was erased meanwhile leaves files of it behind. The
+        user's next load removes them, or the round that each publication takes one user further. They are not judged.
         """
         known = self.users[self._names[state.uid]]
         if state.release and known.newest and state.release.version <= known.newest.erased_through:
