@@ -35,8 +35,8 @@ studies:
   language-world  a small transformer and users whose wishes are known, beside
                   other ways to learn from the same number of answers
   tastes          simulated users edit gemma3-270m's drafts (under an hour)
-  weak-edits      the same users change a little of each draft, or harm it; hours,
-                  in sittings: --minutes
+  weak-edits      the same users change a little of each draft, or harm
+                  it (hours, in sittings: --minutes)
   real-edits      an archive; each edit is judged before it is learnt from
   no-harm         what noise and hostile users do to an adapter
 

@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import pytest
@@ -17,9 +18,11 @@ from structlog.testing import capture_logs
 
 from corlld.errors import InvalidEvent, InvalidReason
 from corlld.events.decoder import EventDecoder
+from corlld.loop.attempts import AttemptJournal
 from corlld.loop.intake import Intake
 from corlld.loop.jobs import Jobs
 from corlld.loop.offsets import LowWatermarks
+from corlld.loop.poison import Poison
 from corlld.observer import Observer
 from corlld.records import DeadLetter, Record
 from corlld.settings.sections import DeadLetterSettings, EventSettings
@@ -27,7 +30,7 @@ from corlld.sources.dead_letters import letter_headers, letter_key, read_letter
 from tests.fuzz.malformed import MalformedRecord, malformed_records, variants
 from tests.support.daemon_parts import PSEUDONYMS
 from tests.support.decoding import CANARY
-from tests.support.fakes import MemoryDeadLetters, tenure
+from tests.support.fakes import MemoryAttempts, MemoryDeadLetters, tenure
 
 RECORDS = int(os.environ.get("CORLLD_FUZZ_RECORDS", "20000"))  # malformed records over all shards
 SHARDS = 4
@@ -46,12 +49,17 @@ class Fate:
         self._watermarks = LowWatermarks()
         self._watermarks.begin(tenure())
         self._jobs = Jobs(1.0, lambda: 0.0, Observer())
+        pool = ThreadPoolExecutor(1)
+        journal = AttemptJournal(MemoryAttempts(), self._jobs, pool, max_crashes=3)
+        poison = Poison(DeadLetterSettings(max_share=1.0), self._decoder, None, self._jobs, pool)
+        poison.begin(tenure())
         self._intake = Intake(
-            DeadLetterSettings(max_share=1.0),
             self._decoder,
             PSEUDONYMS,
             self._letters,
             self._watermarks,
+            journal,
+            poison,
             Observer(),
             self._jobs,
         )

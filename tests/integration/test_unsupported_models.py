@@ -147,7 +147,8 @@ def problem_of_check(capsys: pytest.CaptureFixture[str]) -> str:
     assert "Traceback" not in output.out + output.err
     lines = output.out.splitlines()
     (problem,) = [line for line in lines if line.startswith("problem")]
-    assert not any(line.startswith(" ") for line in lines), "one sentence"
+    following = lines[lines.index(problem) + 1 :]
+    assert not following or not following[0].startswith(" "), "one sentence"
     return problem
 
 

@@ -16,6 +16,9 @@ OF_BASE = 3.0  # margin: (-7 + 9) - (-6 + 5)
 OF_PREVIOUS = 0.5  # (-7 + 9) - (-6.5 + 8)
 
 
+MARGIN_ALONE: dict[str, Any] = {"margin": "tail", "imitation_weight": 0.0}
+
+
 def softplus(x: float) -> float:
     """-log sigma(-x)."""
     return math.log(1 + math.exp(x))
@@ -53,11 +56,7 @@ def losses(
         rehearsed or no,
         chosen_tokens or [1] * len(sums),
     )
-    found: list[float] = (
-        Objective(LearningSettings(**{"beta": 0.5, "margin": "tail", "imitation_weight": 0.0} | rule))
-        .losses(pairs)
-        .tolist()
-    )
+    found: list[float] = Objective(LearningSettings(**{"beta": 0.5, **MARGIN_ALONE} | rule)).losses(pairs).tolist()
     return found
 
 
@@ -72,7 +71,7 @@ def test_with_reference_previous_the_margin_is_against_the_adapter_as_the_micro_
 
 @pytest.mark.parametrize("reference", ["base", "previous"])
 def test_a_reference_that_is_not_known_is_the_policy_itself_without_a_gradient(reference: str) -> None:
-    rule = LearningSettings.model_validate({"beta": 0.5, "reference": reference})
+    rule = LearningSettings.model_validate({"beta": 0.5, "reference": reference, **MARGIN_ALONE})
     first = policy(POLICY, POLICY)
     references = known([None, BASE])
     pairs = ScoredPairs(first, references, references, [False] * 2, [False] * 2, [1] * 2)
