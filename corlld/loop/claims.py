@@ -69,7 +69,7 @@ class Claims:
         Unsaved updates that a waiting erasure covers do not count.
         """
         begun = any(claim.phase in (Phase.TRAINING, Phase.STORING) for claim in self._claims.values())
-        return begun or not all(self._batcher.erases(uid) for uid in self.memory.unsaved)
+        return begun or self._has_unsaved
 
     @property
     def unsaved_users(self) -> int:
@@ -109,7 +109,7 @@ class Claims:
 
     def claim_users(self, now: float) -> None:
         """Claim users whose micro-batch is due, as far as there is room. Suspects wait until they are tried."""
-        turn = self._quarantine.turn(now, busy=bool(self._claims), unsaved=bool(self.memory.unsaved))
+        turn = self._quarantine.turn(now, busy=bool(self._claims), unsaved=self._has_unsaved)
         self._closed = turn.closed
         if turn.closed:
             for uid in turn.users:
@@ -165,6 +165,11 @@ class Claims:
             if claim.phase is Phase.TRAINING:
                 claims.append(claim)
         return claims
+
+    @property
+    def _has_unsaved(self) -> bool:
+        """True if an update is in host memory alone and may be stored: a waiting erasure replaces the others."""
+        return any(not self._batcher.erases(uid) for uid in self.memory.unsaved)
 
     @property
     def _room(self) -> int:

@@ -60,7 +60,7 @@ class Quarantine:
         Args:
             now: monotonic seconds.
             busy: users are claimed.
-            unsaved: updates are in host memory alone.
+            unsaved: updates are in host memory alone, and no waiting erasure is going to replace them.
         """
         if self._trial is not None:
             if busy or unsaved:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from corlld.durable import UserState
+from corlld.durable import Attempts, UserState
 from corlld.errors import RetriableError
 from corlld.records import LoopStatus, Polled
 from tests.support.daemon_parts import PSEUDONYMS, T0, begun, records, value
-from tests.support.deferring import ANN, BOB, Deferring, LastStatus, RecordingStore, when
+from tests.support.deferring import ANN, BOB, NEVER, Deferring, LastStatus, RecordingStore, when
 from tests.support.event_ids import hashes
 from tests.support.fakes import Applied, ListingLearner, ScriptedSource, tenure
 
@@ -119,6 +119,32 @@ def test_i8_an_erasure_covers_unsaved_updates_and_nothing_of_them_is_ever_stored
         erased_through=0,
     )
     assert source.final == {T0: 2}
+
+
+def test_an_erasure_during_a_suspects_trial_ends_the_trial_and_halts_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corlld.loop.quarantine.PATIENCE_SECONDS", NEVER)  # no patience may be needed
+    parts = Deferring()
+    parts.attempts.kept[T0.partition.key] = Attempts(tried_below=1_000, tries={0: 1})
+    admitted = threading.Event()
+
+    def hold_the_trial(batches: Any) -> None:
+        parts.note(batches)
+        if parts.trained == ["a"]:
+            erase, other = records(value("x", type="erase"), first=1), records(value("b", "bob"), user="bob", first=2)
+            source.idle = when(lambda: parts.last.status.buffered_events == 3, let_it_end)
+            source.deliver(Polled(erase + other))
+            assert admitted.wait(10)
+
+    def let_it_end() -> None:
+        admitted.set()
+        source.idle = when(lambda: len(parts.trained) == 2 and bool(parts.store.saves), daemon.request_stop)
+
+    parts.learner = ListingLearner(hold_the_trial)
+    source, daemon = parts.live(begun(*records(value("a"))))
+    daemon.run()
+    assert parts.trained == ["a", "b"]
+    assert [state.erased for state in parts.store.saves if state.uid == ANN] == [True], "nothing of the trial is stored"
+    assert source.final == {T0: 3}
 
 
 def test_what_the_stored_state_covers_is_finished_beside_unsaved_updates() -> None:
