@@ -111,8 +111,9 @@ The exit code is 65 if a state could not be copied. The others are in
 IMPORT = "copy the states of an exported folder into the store"
 IMPORT_DESCRIPTION = (
     "Copy the states of a folder that `export` made into the store that the settings name: a folder, or a bucket with "
-    "state.url. Stop the daemons first. Whom the store has erased is not brought back. Versions go on above all that "
-    "were ever out."
+    "state.url. Stop the daemons first. What the store has erased is not brought back, also if the user came back. "
+    "Versions go on above all that were ever out. Set identity.secret: without it, an erasure of a user who had no "
+    "version yet is not seen once the user came back."
 )
 IMPORT_EPILOG = """\
 examples:
@@ -225,12 +226,23 @@ def _import(arguments: argparse.Namespace, settings: "Settings") -> int:
 
 
 def _copy(arguments: argparse.Namespace, settings: "Settings", source: "AnyStore", destination: "AnyStore") -> int:
+    from corlld.assembly import pseudonyms
     from corlld.commands.state_copies import UNFINISHED, copy_positions, copy_states, open_copy
 
     uids = _uids(source, _uid(arguments, settings, source.secret_fingerprint()))
     open_copy(source, destination, where=str(arguments.folder))
+    names = None if settings.identity.secret is None else pseudonyms(settings)
+    if names is not None and names.fingerprint != source.secret_fingerprint():
+        names = None
     with Advance(stderr_console(), len(uids), "users") as advance:
-        counts, left = copy_states(source, destination, uids, advance, replace_others=arguments.replace)
+        counts, left = copy_states(
+            source,
+            destination,
+            uids,
+            advance,
+            replace_others=arguments.replace,
+            hashed=None if names is None else names.event_id_hash,
+        )
     copy_positions(source, destination)
     for line in left:
         print(line)

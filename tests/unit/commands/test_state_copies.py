@@ -12,7 +12,7 @@ from rich.console import Console
 from corlld.cli import main
 from corlld.commands.state_copies import Copied, CopiedStore, copy_positions, copy_states, open_copy
 from corlld.commands.state_verify import verify
-from corlld.durable import ModelInfo, StoreIdentity
+from corlld.durable import ModelInfo, StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import adapter_files
@@ -22,6 +22,8 @@ from corlld.state.store_format import FORMAT
 from corlld.system.progress import Advance
 from tests.support import format_1
 from tests.support.commands import clear_settings
+from tests.support.daemon_parts import PSEUDONYMS
+from tests.support.event_ids import event_ids
 from tests.support.s3 import new_bucket_name, s3_server
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
 
@@ -36,7 +38,9 @@ def advance() -> Advance:
 def copied(source: CopiedStore, destination: CopiedStore, *, others: bool = False) -> dict[Copied, int]:
     open_copy(source, destination, where="here")
     uids = list(source.uids())  # type: ignore[attr-defined]
-    counts, left = copy_states(source, destination, uids, advance(), replace_others=others)
+    counts, left = copy_states(
+        source, destination, uids, advance(), replace_others=others, hashed=PSEUDONYMS.event_id_hash
+    )
     copy_positions(source, destination)
     assert len(left) == sum(n for outcome, n in counts.items() if outcome not in (Copied.COPIED, Copied.ALREADY_THERE))
     return dict(counts)
@@ -82,6 +86,33 @@ def test_who_was_erased_since_the_copy_is_not_brought_back(source: LocalFolderSt
     state, _ = source.load(UID)
     assert state is not None
     assert state.erased
+
+
+@pytest.mark.parametrize("version", [0, 3])
+def test_what_was_erased_since_the_copy_is_not_brought_back_though_the_user_came_back(
+    source: LocalFolderStore, other: CopiedStore, version: int
+) -> None:
+    ids = event_ids(recent=100)
+    backup = ids.remember(replace(released_state(version), version=version), ["learnt-1", "learnt-2"])
+    source.save(UID, backup, "1")
+    copied(source, other)
+    back = ids.remember(replace(ids.erase(backup, ["erasure"]), erased_through=version, adapter=None), ["new"])
+    source.save(UID, back, "2")
+    for others in (False, True):
+        assert copied(other, source, others=others) == {Copied.ERASED_THERE: 1, Copied.ALREADY_THERE: 1}
+    assert source.load(UID)[0] == back
+
+
+def test_a_user_without_a_version_who_was_never_erased_is_brought_back(
+    source: LocalFolderStore, other: CopiedStore
+) -> None:
+    ids = event_ids(recent=100)
+    backup = ids.remember(UserState(UID), ["old"])
+    source.save(UID, backup, "1")
+    copied(source, other)
+    source.save(UID, ids.remember(backup, ["new"]), "2")
+    assert copied(other, source, others=True) == {Copied.COPIED: 1, Copied.ALREADY_THERE: 1}
+    assert source.load(UID)[0] == backup
 
 
 def test_another_state_is_kept_unless_asked_and_versions_never_go_back(
