@@ -7,6 +7,7 @@ import pytest
 
 from corlld.durable import Attempts, UserState
 from corlld.errors import RetriableError
+from corlld.loop.quarantine import PATIENCE_SECONDS
 from corlld.records import LoopStatus, Polled
 from tests.support.daemon_parts import PSEUDONYMS, T0, begun, records, value
 from tests.support.deferring import ANN, BOB, NEVER, Deferring, LastStatus, RecordingStore, when
@@ -145,6 +146,41 @@ def test_an_erasure_during_a_suspects_trial_ends_the_trial_and_halts_nobody(monk
     assert parts.trained == ["a", "b"]
     assert [state.erased for state in parts.store.saves if state.uid == ANN] == [True], "nothing of the trial is stored"
     assert source.final == {T0: 3}
+
+
+def test_a_suspect_beside_a_user_whose_state_cannot_be_stored_does_not_halt_the_others_for_ever() -> None:
+    parts = Deferring(state={"set_aside_after_seconds": NEVER})
+    parts.attempts.kept[T0.partition.key] = Attempts(tried_below=1_000, tries={1: 1})
+    save = parts.store.save
+
+    def sick_for_bob(uid: str, state: UserState, token: str) -> str:
+        if uid == BOB:
+            raise RetriableError("Input/output error")
+        return save(uid, state, token)
+
+    parts.store.save = sick_for_bob  # type: ignore[method-assign]  # as one folder on a sick disk
+    source, daemon = parts.live(begun(*records(value("b", "bob"), user="bob")))
+    offset = 2
+
+    def suspect() -> None:
+        source.deliver(Polled(records(value("a"), first=1)))
+        source.idle = when(lambda: parts.last.status.buffered_events == 2, others)
+
+    def others() -> None:
+        nonlocal offset
+        for _ in range(3):
+            parts.seconds += PATIENCE_SECONDS
+            source.deliver(Polled(records(value(f"c{offset}", "cid"), user="cid", first=offset)))
+            offset += 1
+        source.idle = when(lambda: len(parts.trained) >= 4, stop)
+
+    def stop() -> None:
+        parts.store.save = save  # type: ignore[method-assign]  # the disk is well again
+        daemon.request_stop()
+
+    source.idle = when(lambda: parts.trained == ["b"], suspect)
+    daemon.run()
+    assert parts.trained[1:] == ["c2", "c3", "c4"]
 
 
 def test_what_the_stored_state_covers_is_finished_beside_unsaved_updates() -> None:
