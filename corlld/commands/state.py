@@ -102,7 +102,9 @@ examples:
   corlld state export /backup/ann ann              one user
 
 A backup holds what a user may ask you to erase. Replace it after an erasure,
-or remove it.
+or remove it. A copy of all users has the notes on those who are still to be
+announced too. It has not the journal of attempts: with the copy, crashes are
+counted anew, and a dead letter may be sent twice.
 
 The exit code is 65 if a state could not be copied. The others are in
 `corlld --help`.
@@ -227,9 +229,10 @@ def _import(arguments: argparse.Namespace, settings: "Settings") -> int:
 
 def _copy(arguments: argparse.Namespace, settings: "Settings", source: "AnyStore", destination: "AnyStore") -> int:
     from corlld.assembly import pseudonyms
-    from corlld.commands.state_copies import UNFINISHED, copy_positions, copy_states, open_copy
+    from corlld.commands.state_copies import copy_notes, copy_positions, copy_states, open_copy
 
-    uids = _uids(source, _uid(arguments, settings, source.secret_fingerprint()))
+    uid = _uid(arguments, settings, source.secret_fingerprint())
+    uids = _uids(source, uid)
     open_copy(source, destination, where=str(arguments.folder))
     names = None if settings.identity.secret is None else pseudonyms(settings)
     if names is not None and names.fingerprint != source.secret_fingerprint():
@@ -244,11 +247,13 @@ def _copy(arguments: argparse.Namespace, settings: "Settings", source: "AnyStore
             hashed=None if names is None else names.event_id_hash,
         )
     copy_positions(source, destination)
+    if uid is None:
+        left += copy_notes(source, destination)
     for line in left:
         print(line)
     for outcome, number in counts.most_common():
         print(f"{counted(number, 'user')}: {outcome}")
-    return ExitCode.DATA if any(counts[outcome] for outcome in UNFINISHED) else ExitCode.OK
+    return ExitCode.DATA if left else ExitCode.OK
 
 
 def find_store(settings: "Settings", arguments: argparse.Namespace) -> "tuple[AnyStore, str | None]":

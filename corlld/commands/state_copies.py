@@ -2,6 +2,9 @@
 
 A copy is itself a state store in a folder, whatever kind of store it was made from. So it can be looked into, verified
 and used like any other.
+
+The journal of attempts is not copied: it belongs to a group's offsets at one time. Of dead letters that were sent and
+not committed there may be copies, and crashes are counted anew.
 """
 
 from collections import Counter
@@ -13,6 +16,7 @@ from typing import Protocol
 from corlld.durable import StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, StateUnreadable
 from corlld.loop.event_ids import known_ids
+from corlld.publishing.outbox import Outbox
 from corlld.system.progress import Advance
 
 
@@ -31,6 +35,9 @@ UNFINISHED = (Copied.KEPT, Copied.ERASED_THERE, Copied.UNREADABLE)
 
 class CopiedStore(Protocol):
     """A state store, as far as copies need it; see `StateStore` and `PositionStore`."""
+
+    @property
+    def outbox(self) -> Outbox: ...
 
     def open(self, identity: StoreIdentity, *, must_exist: bool) -> None: ...
 
@@ -100,6 +107,24 @@ def copy_positions(source: CopiedStore, destination: CopiedStore) -> None:
         position = source.load_position(name)
         if position is not None and destination.load_position(name) is None:
             destination.save_position(name, position)
+
+
+def copy_notes(source: CopiedStore, destination: CopiedStore) -> list[str]:
+    """Copy the notes on users who are still to be announced. Returns a sentence for each note that can't be read.
+
+    A note that comes too late does no harm: the newest version is announced once more.
+    """
+    there = {destination.outbox.read(name) for name in destination.outbox.names()}
+    left: list[str] = []
+    for name in source.outbox.names():
+        try:
+            note = source.outbox.read(name)
+        except StateUnreadable as error:
+            left.append(f"not copied: {error}")
+            continue
+        if note is not None and note not in there:
+            destination.outbox.add(note)
+    return left
 
 
 def _copy(

@@ -10,9 +10,16 @@ import pytest
 from rich.console import Console
 
 from corlld.cli import main
-from corlld.commands.state_copies import Copied, CopiedStore, copy_positions, copy_states, open_copy
+from corlld.commands.state_copies import (
+    Copied,
+    CopiedStore,
+    copy_notes,
+    copy_positions,
+    copy_states,
+    open_copy,
+)
 from corlld.commands.state_verify import verify
-from corlld.durable import ModelInfo, StoreIdentity, UserState
+from corlld.durable import ModelInfo, OutboxNote, StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import adapter_files
@@ -77,6 +84,29 @@ def test_a_copy_holds_every_state_bit_for_bit_and_comes_back_alike(
         first, last = (Path(tmp_path, name, "users", uid, f"{1:012d}.safetensors") for name in ("source", "back"))
         assert first.read_bytes() == last.read_bytes()
     assert copied(other, back) == {Copied.ALREADY_THERE: 2}
+
+
+def test_who_is_still_to_be_announced_is_so_in_the_copy_once(source: LocalFolderStore, other: CopiedStore) -> None:
+    note = OutboxNote(7.5, (UID, OTHER_UID))
+    source.outbox.add(note)
+    for _ in range(2):
+        copied(source, other)
+        assert copy_notes(source, other) == []
+    assert [other.outbox.read(name) for name in other.outbox.names()] == [note]
+
+
+def test_a_store_from_before_the_outbox_has_no_notes_and_a_corrupt_note_is_named(
+    source: LocalFolderStore, other: CopiedStore, tmp_path: Path
+) -> None:
+    [name] = [source.outbox.add(OutboxNote(7.5, (UID,)))]
+    note = tmp_path / "source/outbox" / f"{name}.json"
+    note.write_bytes(b"{")
+    copied(source, other)
+    [problem] = copy_notes(source, other)
+    assert name in problem
+    note.unlink()
+    note.parent.rmdir()
+    assert copy_notes(source, other) == []
 
 
 def test_who_was_erased_since_the_copy_is_not_brought_back(source: LocalFolderStore, other: CopiedStore) -> None:
@@ -197,10 +227,12 @@ def test_the_commands_copy_and_verify_a_store(
     source: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clear_settings(monkeypatch)
+    source.outbox.add(OutboxNote(7.5, (UID,)))
     monkeypatch.setenv("CORLLD_STATE__PATH", str(tmp_path / "source"))
     monkeypatch.setenv("CORLLD_PUBLISHING__PATH", str(tmp_path / "adapters"))
     assert main(["state", "export", str(tmp_path / "copy")]) == ExitCode.OK
     assert "2 users: copied" in capsys.readouterr().out
+    assert len(list((tmp_path / "copy/outbox").iterdir())) == 1
     monkeypatch.setenv("CORLLD_STATE__PATH", str(tmp_path / "new"))
     assert main(["state", "import", str(tmp_path / "copy"), "--uid", UID]) == ExitCode.OK
     assert "1 user: copied" in capsys.readouterr().out
