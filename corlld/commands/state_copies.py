@@ -7,6 +7,7 @@ The journal of attempts is not copied: it belongs to a group's offsets at one ti
 not committed there may be copies, and crashes are counted anew.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -17,6 +18,7 @@ from corlld.durable import StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, StateUnreadable
 from corlld.loop.event_ids import known_ids
 from corlld.publishing.outbox import Outbox
+from corlld.state.keys import is_repair_name
 from corlld.system.progress import Advance
 
 
@@ -102,8 +104,11 @@ def copy_states(
 
 
 def copy_positions(source: CopiedStore, destination: CopiedStore) -> None:
-    """Copy how far file sources have read, and the names of topics without ids. What is there already stays."""
-    for name in source.position_names():
+    """Copy how far file sources have read, and the names of topics without ids. What is there already stays.
+
+    Notes of repairs are left out: they belong to the states of the source.
+    """
+    for name in itertools.filterfalse(is_repair_name, source.position_names()):
         position = source.load_position(name)
         if position is not None and destination.load_position(name) is None:
             destination.save_position(name, position)

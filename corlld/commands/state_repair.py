@@ -16,6 +16,7 @@ from corlld.errors import ExitCode, FatalError, InvalidEvent, LostSwap, StateUnr
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.records import CommittedRecords, EraseEvent, StoredLetter
+from corlld.state.keys import repair_name
 from corlld.system.progress import Advance
 
 
@@ -79,7 +80,7 @@ def look(store: RepairedStore, uids: Iterable[str], advance: Advance) -> Finding
         except StateUnreadable:
             _look_before(store, uid, findings)
         else:
-            if (note := store.load_position(uid)) is not None:
+            if (note := store.load_position(repair_name(uid))) is not None:
                 findings.repairs[uid] = Repair(uid, {key: int(offset) for key, offset in note.items()})
         advance(1)
     return findings
@@ -155,7 +156,7 @@ def restore(store: RepairedStore, repairs: Iterable[Repair]) -> Iterator[str]:
     """
     for repair in repairs:
         if repair.state is not None:
-            store.save_position(repair.uid, dict(repair.starts))
+            store.save_position(repair_name(repair.uid), dict(repair.starts))
             try:
                 store.save(repair.uid, repair.state, repair.token)
             except LostSwap:
@@ -168,4 +169,4 @@ def restore(store: RepairedStore, repairs: Iterable[Repair]) -> Iterator[str]:
 def finish(store: RepairedStore, repairs: Iterable[Repair]) -> None:
     """Remove the notes: everything was sent."""
     for repair in repairs:
-        store.remove_position(repair.uid)
+        store.remove_position(repair_name(repair.uid))

@@ -18,6 +18,7 @@ from corlld.commands.state_copies import (
     copy_states,
     open_copy,
 )
+from corlld.commands.state_repair import Repair, finish, look, restore
 from corlld.commands.state_verify import verify
 from corlld.durable import ModelInfo, OutboxNote, StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError
@@ -107,6 +108,17 @@ def test_a_store_from_before_the_outbox_has_no_notes_and_a_corrupt_note_is_named
     note.unlink()
     note.parent.rmdir()
     assert copy_notes(source, other) == []
+
+
+def test_a_repair_that_was_interrupted_goes_on_in_its_own_store_alone(
+    source: LocalFolderStore, other: CopiedStore
+) -> None:
+    assert list(restore(source, [Repair(UID, {"topic-id/0": 5}, released_state(2), "1")])) == [UID]
+    copied(source, other)
+    assert list(other.position_names()) == ["ab12"]
+    assert look(source, [UID, OTHER_UID], advance()).starts == {"topic-id/0": 5}
+    finish(source, [Repair(UID, {})])
+    assert not look(source, [UID], advance()).repairs
 
 
 def test_who_was_erased_since_the_copy_is_not_brought_back(source: LocalFolderStore, other: CopiedStore) -> None:
