@@ -1,7 +1,8 @@
 """`corlld state repair`: puts the generation before in place of a state that can't be read, and sends what it lacks.
 
 A repair has four steps: note in the store where the generation before ends, store that generation as the newest, send
-the user's records from there on to the input once more, remove the note. A repair that was interrupted finds its note,
+the user's records from there on to the input once more, remove the note. The records are gathered only when the state
+is stored: until then a daemon that runs makes dead letters of them. A repair that was interrupted finds its note,
 and goes on. What was sent twice is learnt once, by its event id.
 """
 
