@@ -186,22 +186,25 @@ class AttemptJournal:
             notes.new_letters = True
 
     def save_letters(self, now: float, committed: Mapping[Tenure, int]) -> None:
-        """Begin to save acknowledged letters, if it is time and there are new ones. Forget what is committed.
+        """Begin to save acknowledged letters, if it is time and there are any. Forget what is committed.
+
+        The commit that passes letters is saved with them gone: a group that is set back before it gets them anew.
 
         Args:
             now: monotonic seconds; infinite at a stop, when it is always time.
-            committed: the offset by live tenure.
+            committed: the offset by live tenure; at a stop, the one that is committed last.
         """
         for tenure, notes in self._notes.items():
             notes.committed = max(notes.committed, committed.get(tenure, 0))
             if notes.tries:
                 notes.tries = {offset: count for offset, count in notes.tries.items() if offset >= notes.committed}
-        if now < self._next_letters or not any(notes.new_letters for notes in self._notes.values()):
+        if now < self._next_letters or not any(notes.letters for notes in self._notes.values()):
             return
         self._next_letters = now + LETTERS_EVERY_SECONDS
         for notes in self._notes.values():
-            notes.letters = {offset for offset in notes.letters if offset >= notes.committed}
-            notes.changed |= notes.new_letters and bool(notes.letters)
+            left = {offset for offset in notes.letters if offset >= notes.committed}
+            notes.changed |= len(left) < len(notes.letters) or (notes.new_letters and bool(left))
+            notes.letters = left
             notes.new_letters = False
         self._save_if_changed()
 

@@ -13,7 +13,8 @@ from corlld.durable import Attempts
 from corlld.errors import AttemptsUnreadable, InvalidReason, RetriableError
 from corlld.loop.attempts import MARK_RECORDS
 from corlld.records import Polled, Record, Tenure, TrainingBatch
-from tests.support.daemon_parts import PSEUDONYMS, Parts, records, value
+from tests.support.daemon_parts import PSEUDONYMS, Parts, begun, records, value
+from tests.support.deferring import Deferring, when
 from tests.support.fakes import ListingLearner, MemoryAttempts, ScriptedSource, tenure
 
 KEY = tenure().partition.key
@@ -222,3 +223,22 @@ def test_a_dead_letter_of_a_life_before_is_not_sent_again_and_its_record_is_fini
     assert site.live()
     assert site.letters() == [(0, InvalidReason.NOT_JSON.value)]
     assert site.committed == 3
+
+
+def test_a_group_that_was_set_back_before_letters_that_were_committed_gets_them_anew() -> None:
+    delivered = list(edits(*(f"ann-{number}" for number in range(7))))
+    delivered[5:6] = records(b"{", first=5)
+    site = Site(tuple(delivered))
+    assert site.live()
+    assert (site.letters(), site.committed) == ([(5, "not_json")], 7)
+    site.committed = 0  # the group is reset to the earliest offsets
+    assert site.live()
+    assert site.letters() == [(5, "not_json")] * 2
+
+
+def test_a_commit_that_passes_letters_is_soon_saved_though_there_are_no_new_ones() -> None:
+    parts = Deferring()
+    source, daemon = parts.live(begun(*records(b"{")))
+    source.idle = when(lambda: parts.attempts.kept.get(KEY) == Attempts(committed=1), daemon.request_stop)
+    daemon.run()
+    assert len(parts.dead_letters.letters) == 1
