@@ -10,7 +10,7 @@ from corlld.errors import RetriableError
 from corlld.loop.quarantine import PATIENCE_SECONDS
 from corlld.records import LoopStatus, Polled
 from tests.support.daemon_parts import PSEUDONYMS, T0, begun, records, value
-from tests.support.deferring import ANN, BOB, NEVER, Deferring, LastStatus, RecordingStore, when
+from tests.support.deferring import ANN, BOB, NEVER, Deferring, LastStatus, RecordingStore, wait_for, when
 from tests.support.event_ids import hashes
 from tests.support.fakes import Applied, ListingLearner, ScriptedSource, tenure
 
@@ -181,6 +181,43 @@ def test_a_suspect_beside_a_user_whose_state_cannot_be_stored_does_not_halt_the_
     source.idle = when(lambda: parts.trained == ["b"], suspect)
     daemon.run()
     assert parts.trained[1:] == ["c2", "c3", "c4"]
+
+
+def test_a_suspect_whose_state_is_loaded_late_is_not_trained_beside_the_others() -> None:
+    ann_loads, step_held, step_ends = (threading.Event() for _ in range(3))
+    parts = Deferring()
+    parts.store = RecordingStore(before_load=lambda uid: wait_for(ann_loads)(uid) if uid == ANN else None)
+    parts.attempts.kept[T0.partition.key] = Attempts(tried_below=1_000, tries={0: 1})
+    steps: list[list[str]] = []
+
+    def hold_cid(batches: Any) -> None:
+        parts.note(batches)
+        steps.append([event.event_id for batch in batches for event in batch.events])
+        if steps == [["c"]]:
+            step_held.set()
+            assert step_ends.wait(10)
+
+    parts.learner = ListingLearner(hold_cid)
+    source, daemon = parts.live(begun(*records(value("a"))))
+
+    def occupy_the_trainer() -> None:
+        parts.seconds += PATIENCE_SECONDS
+        source.deliver(Polled(records(value("c", "cid"), user="cid", first=1)))
+        source.idle = when(step_held.is_set, let_two_be_ready)
+
+    def let_two_be_ready() -> None:
+        source.deliver(Polled(records(value("b", "bob"), user="bob", first=2)))
+        ann_loads.set()
+        source.idle = when(lambda: BOB in parts.store.loads and not parts.store.under_way, end_the_step)
+
+    def end_the_step() -> None:
+        step_ends.set()
+        source.idle = when(lambda: len(parts.trained) == 3, daemon.request_stop)
+
+    source.idle = when(lambda: ANN in parts.store.under_way, occupy_the_trainer)
+    daemon.run()
+    assert ["a"] in steps
+    assert sorted(parts.trained) == ["a", "b", "c"]
 
 
 def test_what_the_stored_state_covers_is_finished_beside_unsaved_updates() -> None:
