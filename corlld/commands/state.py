@@ -102,7 +102,9 @@ examples:
   corlld state export /backup/ann ann              one user
 
 A backup holds what a user may ask you to erase. Replace it after an erasure,
-or remove it.
+or remove it. A copy of all users has the notes on those who are still to be
+announced too. It has not the journal of attempts: with the copy, crashes are
+counted anew, and a dead letter may be sent twice.
 
 The exit code is 65 if a state could not be copied. The others are in
 `corlld --help`.
@@ -111,8 +113,9 @@ The exit code is 65 if a state could not be copied. The others are in
 IMPORT = "copy the states of an exported folder into the store"
 IMPORT_DESCRIPTION = (
     "Copy the states of a folder that `export` made into the store that the settings name: a folder, or a bucket with "
-    "state.url. Stop the daemons first. Whom the store has erased is not brought back. Versions go on above all that "
-    "were ever out."
+    "state.url. Stop the daemons first. What the store has erased is not brought back, also if the user came back. "
+    "Versions go on above all that were ever out. Set identity.secret: without it, an erasure of a user who had no "
+    "version yet is not seen once the user came back."
 )
 IMPORT_EPILOG = """\
 examples:
@@ -225,18 +228,32 @@ def _import(arguments: argparse.Namespace, settings: "Settings") -> int:
 
 
 def _copy(arguments: argparse.Namespace, settings: "Settings", source: "AnyStore", destination: "AnyStore") -> int:
-    from corlld.commands.state_copies import UNFINISHED, copy_positions, copy_states, open_copy
+    from corlld.assembly import pseudonyms
+    from corlld.commands.state_copies import copy_notes, copy_positions, copy_states, open_copy
 
-    uids = _uids(source, _uid(arguments, settings, source.secret_fingerprint()))
+    uid = _uid(arguments, settings, source.secret_fingerprint())
+    uids = _uids(source, uid)
     open_copy(source, destination, where=str(arguments.folder))
+    names = None if settings.identity.secret is None else pseudonyms(settings)
+    if names is not None and names.fingerprint != source.secret_fingerprint():
+        names = None
     with Advance(stderr_console(), len(uids), "users") as advance:
-        counts, left = copy_states(source, destination, uids, advance, replace_others=arguments.replace)
+        counts, left = copy_states(
+            source,
+            destination,
+            uids,
+            advance,
+            replace_others=arguments.replace,
+            hashed=None if names is None else names.event_id_hash,
+        )
     copy_positions(source, destination)
+    if uid is None:
+        left += copy_notes(source, destination)
     for line in left:
         print(line)
     for outcome, number in counts.most_common():
         print(f"{counted(number, 'user')}: {outcome}")
-    return ExitCode.DATA if any(counts[outcome] for outcome in UNFINISHED) else ExitCode.OK
+    return ExitCode.DATA if left else ExitCode.OK
 
 
 def find_store(settings: "Settings", arguments: argparse.Namespace) -> "tuple[AnyStore, str | None]":

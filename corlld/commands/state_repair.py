@@ -1,7 +1,8 @@
 """`corlld state repair`: puts the generation before in place of a state that can't be read, and sends what it lacks.
 
 A repair has four steps: note in the store where the generation before ends, store that generation as the newest, send
-the user's records from there on to the input once more, remove the note. A repair that was interrupted finds its note,
+the user's records from there on to the input once more, remove the note. The records are gathered only when the state
+is stored: until then a daemon that runs makes dead letters of them. A repair that was interrupted finds its note,
 and goes on. What was sent twice is learnt once, by its event id.
 """
 
@@ -16,6 +17,7 @@ from corlld.errors import ExitCode, FatalError, InvalidEvent, LostSwap, StateUnr
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.records import CommittedRecords, EraseEvent, StoredLetter
+from corlld.state.keys import repair_name
 from corlld.system.progress import Advance
 
 
@@ -79,7 +81,7 @@ def look(store: RepairedStore, uids: Iterable[str], advance: Advance) -> Finding
         except StateUnreadable:
             _look_before(store, uid, findings)
         else:
-            if (note := store.load_position(uid)) is not None:
+            if (note := store.load_position(repair_name(uid))) is not None:
                 findings.repairs[uid] = Repair(uid, {key: int(offset) for key, offset in note.items()})
         advance(1)
     return findings
@@ -155,7 +157,7 @@ def restore(store: RepairedStore, repairs: Iterable[Repair]) -> Iterator[str]:
     """
     for repair in repairs:
         if repair.state is not None:
-            store.save_position(repair.uid, dict(repair.starts))
+            store.save_position(repair_name(repair.uid), dict(repair.starts))
             try:
                 store.save(repair.uid, repair.state, repair.token)
             except LostSwap:
@@ -168,4 +170,4 @@ def restore(store: RepairedStore, repairs: Iterable[Repair]) -> Iterator[str]:
 def finish(store: RepairedStore, repairs: Iterable[Repair]) -> None:
     """Remove the notes: everything was sent."""
     for repair in repairs:
-        store.remove_position(repair.uid)
+        store.remove_position(repair_name(repair.uid))

@@ -82,7 +82,7 @@ class AttemptJournal:
         self._pool = pool
         self._max_crashes = max_crashes
         self._notes: dict[Tenure, _Notes] = {}
-        self._loading: set[Tenure] = set()
+        self._loading: dict[Tenure, set[int]] = {}  # with the offsets whose steps have ended meanwhile
         self._waiting: list[Callable[[], None]] = []  # called once what is noted now is durable
         self._next_letters = 0.0
         self.saving = False
@@ -96,7 +96,7 @@ class AttemptJournal:
 
     def begin(self, tenure: Tenure) -> None:
         """Begin to load what the partition's owners before have tried."""
-        self._loading.add(tenure)
+        self._loading[tenure] = set()
 
         def loaded(found: Timed[Attempts | None]) -> None:
             self._begin_with(tenure, found.result or Attempts())
@@ -114,18 +114,21 @@ class AttemptJournal:
 
     def end(self, tenure: Tenure) -> None:
         """Forget the tenure. What is stored stays: the partition's next owner looks out for it."""
-        self._loading.discard(tenure)
+        self._loading.pop(tenure, None)
         self._notes.pop(tenure, None)
 
     def _begin_with(self, tenure: Tenure, stored: Attempts) -> None:
-        if tenure not in self._loading:
-            return  # it has ended meanwhile
-        self._loading.discard(tenure)
+        ended = self._loading.pop(tenure, None)
+        if ended is None:
+            return  # the tenure has ended meanwhile
         start = tenure.start_offset
-        tries = {offset: count for offset, count in stored.tries.items() if offset >= start}
+        tries = {offset: count for offset, count in stored.tries.items() if offset >= start and offset not in ended}
         # A group that was set back on purpose wants its records anew, and the letters too.
         letters = {offset for offset in stored.letters if offset >= start} if start >= stored.committed else set()
-        self._notes[tenure] = _Notes(stored.tried_below, stored.tried_below, tries, letters, start)
+        changed = not ended.isdisjoint(stored.tries)
+        mark = stored.tried_below
+        self._notes[tenure] = _Notes(mark, mark, tries, letters, start, changed=changed)
+        self._save_if_changed()
         if tries:
             partition, most = tenure.partition.partition, max(tries.values())
             log.warning("steps_never_ended", partition=partition, events=len(tries), most_tries=most)
@@ -163,10 +166,17 @@ class AttemptJournal:
             then()
 
     def tried(self, arrivals: Iterable[Arrival]) -> None:
-        """Note that the step with these arrivals has ended, and begin to save it."""
+        """Note that the step with these arrivals has ended, and begin to save it.
+
+        A step may outlive its tenure: the next one of the partition in this process must not take it for a crash.
+        """
+        live = {tenure.partition.key: notes for tenure, notes in self._notes.items()}
+        loading = {tenure.partition.key: ended for tenure, ended in self._loading.items()}
         for record in (arrival.record for arrival in arrivals):
-            notes = self._notes.get(record.tenure)
-            if notes is not None and notes.tries.pop(record.offset, 0):
+            key = record.tenure.partition.key
+            if key in loading:
+                loading[key].add(record.offset)
+            elif (notes := live.get(key)) is not None and notes.tries.pop(record.offset, 0):
                 notes.changed = True
         self._save_if_changed()
 
@@ -186,22 +196,25 @@ class AttemptJournal:
             notes.new_letters = True
 
     def save_letters(self, now: float, committed: Mapping[Tenure, int]) -> None:
-        """Begin to save acknowledged letters, if it is time and there are new ones. Forget what is committed.
+        """Begin to save acknowledged letters, if it is time and there are any. Forget what is committed.
+
+        The commit that passes letters is saved with them gone: a group that is set back before it gets them anew.
 
         Args:
             now: monotonic seconds; infinite at a stop, when it is always time.
-            committed: the offset by live tenure.
+            committed: the offset by live tenure; at a stop, the one that is committed last.
         """
         for tenure, notes in self._notes.items():
             notes.committed = max(notes.committed, committed.get(tenure, 0))
             if notes.tries:
                 notes.tries = {offset: count for offset, count in notes.tries.items() if offset >= notes.committed}
-        if now < self._next_letters or not any(notes.new_letters for notes in self._notes.values()):
+        if now < self._next_letters or not any(notes.letters for notes in self._notes.values()):
             return
         self._next_letters = now + LETTERS_EVERY_SECONDS
         for notes in self._notes.values():
-            notes.letters = {offset for offset in notes.letters if offset >= notes.committed}
-            notes.changed |= notes.new_letters and bool(notes.letters)
+            left = {offset for offset in notes.letters if offset >= notes.committed}
+            notes.changed |= len(left) < len(notes.letters) or (notes.new_letters and bool(left))
+            notes.letters = left
             notes.new_letters = False
         self._save_if_changed()
 

@@ -5,7 +5,7 @@ What happens to a claimed user is in `stages`. All of it runs in the loop's thre
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, Future
 
 from corlld.loop.attempts import AttemptJournal
@@ -69,7 +69,7 @@ class Claims:
         Unsaved updates that a waiting erasure covers do not count.
         """
         begun = any(claim.phase in (Phase.TRAINING, Phase.STORING) for claim in self._claims.values())
-        return begun or not all(self._batcher.erases(uid) for uid in self.memory.unsaved)
+        return begun or self._has_unsaved
 
     @property
     def unsaved_users(self) -> int:
@@ -89,14 +89,14 @@ class Claims:
     def stop(self) -> None:
         """Train nothing any more. All unsaved updates are due from now on."""
         self._stopping = True
-        self._rest_ready()
+        self._rest_ready(tuple(self._claims))
 
     def end_tenure(self, tenure: Tenure) -> None:
         """Forget the states that the partition's next owner may write.
 
         A stale copy could not overwrite anything, since its swap would be lost; but its step would be wasted.
         """
-        self._rest_ready()
+        self._rest_ready(tuple(self._claims))
         for claim in self._claims.values():
             claim.stale = True
         for unsaved in self.memory.end_partition(tenure.partition.key):
@@ -109,8 +109,9 @@ class Claims:
 
     def claim_users(self, now: float) -> None:
         """Claim users whose micro-batch is due, as far as there is room. Suspects wait until they are tried."""
-        turn = self._quarantine.turn(now, busy=bool(self._claims), unsaved=bool(self.memory.unsaved))
+        turn = self._quarantine.turn(now, busy=bool(self._claims), unsaved=self._has_unsaved)
         self._closed = turn.closed
+        self._rest_ready(turn.suspects)
         if turn.closed:
             for uid in turn.users:
                 self._stages.begin(uid)
@@ -167,6 +168,11 @@ class Claims:
         return claims
 
     @property
+    def _has_unsaved(self) -> bool:
+        """True if an update is in host memory alone and may be stored: a waiting erasure replaces the others."""
+        return any(not self._batcher.erases(uid) for uid in self.memory.unsaved)
+
+    @property
     def _room(self) -> int:
         """The number of users that may be claimed now.
 
@@ -186,6 +192,7 @@ class Claims:
             if (uid in due or nothing_follows) and not self._batcher.erases(uid):
                 yield uid
 
-    def _rest_ready(self) -> None:
-        for claim in [claim for claim in self._claims.values() if claim.phase is Phase.READY]:
-            self._stages.rest(claim)
+    def _rest_ready(self, uids: Collection[str]) -> None:
+        for claim in [self._claims[uid] for uid in uids if uid in self._claims]:
+            if claim.phase is Phase.READY:
+                self._stages.rest(claim)

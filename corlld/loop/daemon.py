@@ -321,16 +321,24 @@ class Daemon:
         self._claims.stop()
         self._report_stop()
         self._journal.save_letters(math.inf, self._source.committed())
-        while self._intake.pending or self._claims.under_way or self._journal.saving:
+        if self._await(lambda: self._intake.pending or self._claims.under_way or self._journal.saving, deadline):
+            # The last commit passes letters: the journal forgets them before it.
+            self._journal.save_letters(math.inf, self._watermarks.committable(self._source.positions()))
+            self._await(lambda: self._journal.saving, deadline)
+
+    def _await(self, unfinished: Callable[[], object], deadline: float) -> bool:
+        """Return whether all was finished before the deadline. If not, it is abandoned."""
+        while unfinished():
             now = self._clock()
             if now >= deadline:
                 log.warning("stopped_with_work_under_way", users=len(self._claims))
                 self.abandoned = True
-                return
+                return False
             self._jobs.handle_completions(wait_seconds=BUSY_POLL_SECONDS)
             self._jobs.run_due_retries(now)
             self._claims.store_due(now)
             self._report_status(stopping=True)
+        return True
 
     def _close(self, deadline: float) -> None:
         def left() -> float:

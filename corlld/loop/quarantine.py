@@ -25,7 +25,7 @@ class Turn:
 
     closed: nobody but `users`, and all that is unsaved is due.
     users: suspects whose trial begins. Always empty if not `closed`.
-    suspects: not to be claimed if not `closed`.
+    suspects: neither to be claimed nor to be trained. Empty during a trial.
     """
 
     closed: bool = False
@@ -42,6 +42,7 @@ class Quarantine:
         self._batcher = batcher
         self._users: set[str] = set()  # had a doubtful event; most have none any more
         self._due_since: float | None = None  # a suspect has been due
+        self._closed_since: float | None = None
         self._trial: Caution | None = None  # under way
 
     @property
@@ -60,12 +61,12 @@ class Quarantine:
         Args:
             now: monotonic seconds.
             busy: users are claimed.
-            unsaved: updates are in host memory alone.
+            unsaved: updates are in host memory alone, and no waiting erasure is going to replace them.
         """
         if self._trial is not None:
             if busy or unsaved:
-                return Turn(closed=True)
-            self._trial = self._due_since = None
+                return self._closed_for_a_while(now)
+            self._trial = self._due_since = self._closed_since = None
         suspects = dict(self._suspects())
         due = [uid for uid in self._batcher.ready(now) if uid in suspects] if suspects else []
         if not due:
@@ -76,12 +77,27 @@ class Quarantine:
         if others and now - self._due_since < PATIENCE_SECONDS:
             return Turn(suspects=suspects)
         if busy or unsaved:
-            return Turn(closed=True)
+            return self._closed_for_a_while(now)
+        self._closed_since = now
         self._trial = min(suspects[uid] for uid in due)
         users = [uid for uid in due if suspects[uid] is self._trial]
         at_once = self._settings.max_users_per_step if self._trial is Caution.AFTER_OTHERS else 1
         log.warning("suspects_are_tried", uids=users[:at_once], caution=self._trial.name.lower())
         return Turn(closed=True, users=tuple(users[:at_once]))
+
+    def _closed_for_a_while(self, now: float) -> Turn:
+        """Close for PATIENCE_SECONDS, then open to all but suspects for as long, and so on.
+
+        A user whose state can't be stored may be busy for ever. That must not halt the others.
+        """
+        self._closed_since = now if self._closed_since is None else self._closed_since
+        closed_seconds = now - self._closed_since
+        if closed_seconds < PATIENCE_SECONDS:
+            return Turn(closed=True, suspects=() if self._trial is not None else dict(self._suspects()))
+        self._trial = None  # what is left of it is no step any more, or must begin anew
+        if closed_seconds >= 2 * PATIENCE_SECONDS:
+            self._closed_since = None
+        return Turn(suspects=dict(self._suspects()))
 
     def _suspects(self) -> Iterator[tuple[str, Caution]]:
         """Yield the users with doubtful events in the buffer, unless an erasure is going to cover them."""

@@ -44,7 +44,10 @@ class FolderOutbox:
     def names(self) -> Iterator[str]:
         """See the protocol."""
         with retriable(self._path):
-            found = sorted(path.name for path in self._path.iterdir())
+            try:
+                found = sorted(path.name for path in self._path.iterdir())
+            except FileNotFoundError:
+                found = []  # a store from before the outbox, read and not opened
         return filter(None, map(note_name, found))
 
     def read(self, name: str) -> OutboxNote | None:

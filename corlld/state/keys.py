@@ -1,5 +1,6 @@
 """Keys that both state stores use alike: names of users and positions, and the token of a user without a state."""
 
+import hashlib
 import json
 import re
 
@@ -9,6 +10,7 @@ UID_PATTERN = r"[0-9a-f]{32}"
 
 _UID = re.compile(UID_PATTERN)
 _POSITION_NAME = re.compile(r"[0-9a-f]+")
+_REPAIR_NAME = re.compile(r"[0-9a-f]{32}00")
 
 
 def is_uid(name: str) -> bool:
@@ -28,6 +30,16 @@ def checked_position_name(name: str) -> str:
     if not _POSITION_NAME.fullmatch(name):
         raise ValueError("a position's name is hex digits")
     return name
+
+
+def repair_name(uid: str) -> str:
+    """Return the name of the position that notes a repair of the user's state. Its length is no other position's."""
+    return hashlib.sha256(f"repair {uid}".encode()).hexdigest()[:32] + "00"
+
+
+def is_repair_name(name: str) -> bool:
+    """Return whether the position notes a repair: it belongs to this store's states alone."""
+    return _REPAIR_NAME.fullmatch(name) is not None
 
 
 def parse_position(data: bytes) -> dict[str, str | int] | None:

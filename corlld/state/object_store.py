@@ -4,7 +4,7 @@
     <prefix>/users/<uid>/state.safetensors      the state; its ETag is the token
     <prefix>/users/<uid>/previous.safetensors   the generation before, for repairs
     <prefix>/positions/<name>.json              how far a file was read; names of topics without ids; where groups
-                                                began
+                                                began; repairs under way
     <prefix>/outbox/<name>.json                 users who are still to be announced
 
 Each write carries a random id, by which the object client recognises the own write when its answer is lost.

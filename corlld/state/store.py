@@ -3,7 +3,8 @@
     store.json                          whom the store belongs to
     users/<uid>/<12 digits>.safetensors the generations of a user: the highest number is the state
     temporary/<uid>-<random>            being written, or left over by a kill
-    positions/<name>.json               how far a file was read; names of topics without ids; where groups began
+    positions/<name>.json               how far a file was read; names of topics without ids; where groups began;
+                                        repairs under way
 
 A state is written whole under a temporary name, and linked to the next number. Of two owners one finds the number
 taken. But old generations are removed, so the number after a stale token can be free again: after the link the folder

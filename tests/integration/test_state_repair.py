@@ -1,10 +1,12 @@
 """A torn state is repaired from the generation before: bit for bit what it would be if it had never been torn."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from corlld.cli import main
+from corlld.commands.state_repair import Repair, RepairedStore, restore
 from corlld.errors import ExitCode
 from tests.support import traffic
 from tests.support.daemon_process import ENVIRON, Launcher, Site, wait_while_running
@@ -63,6 +65,35 @@ def test_a_torn_state_is_repaired_bit_for_bit_and_an_interrupted_repair_goes_on(
     run_until_done(launcher, site, config, "third")
     producer.close()
     assert main(["state", "verify", "--config", str(config)]) == ExitCode.OK
+    tensors = write_undisturbed_tensors(config, records, tmp_path / "tensors")
+    for twin in tensors.iterdir():
+        assert same_tensors(twin, max((site.states / "users" / twin.stem).glob("0*.safetensors"))), twin.stem
+
+
+def test_records_that_a_daemon_sets_aside_while_the_repair_is_under_way_are_sent_too(
+    tmp_path: Path, kafka_broker: KafkaCluster, tiny_model: Path, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site.make(tmp_path, kafka_broker, tiny_model, PARTITIONS, dead_letters={"max_share": 1.0})
+    config = site.write_settings()
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    producer = Producer(site.bootstrap, site.topic)
+    records = traffic.edits(EVENTS, traffic.users(USERS), PARTITIONS, seed=11)
+    producer.send(records[: EVENTS // 2])
+    run_until_done(launcher, site, config, "first")
+    torn = max(site.states.glob("users/*"), key=lambda folder: len(list(folder.iterdir())))
+    newest = max(torn.glob("0*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-3])
+
+    def restore_late(store: RepairedStore, repairs: Iterable[Repair]) -> Iterator[str]:
+        producer.send(records[EVENTS // 2 :])
+        run_until_done(launcher, site, config, "second")  # that user's records become dead letters
+        yield from restore(store, repairs)
+
+    monkeypatch.setattr("corlld.commands.repair_run.restore", restore_late)
+    assert main(["state", "repair", "--config", str(config), "--yes"]) == ExitCode.OK
+    run_until_done(launcher, site, config, "third")
+    producer.close()
     tensors = write_undisturbed_tensors(config, records, tmp_path / "tensors")
     for twin in tensors.iterdir():
         assert same_tensors(twin, max((site.states / "users" / twin.stem).glob("0*.safetensors"))), twin.stem

@@ -10,9 +10,17 @@ import pytest
 from rich.console import Console
 
 from corlld.cli import main
-from corlld.commands.state_copies import Copied, CopiedStore, copy_positions, copy_states, open_copy
+from corlld.commands.state_copies import (
+    Copied,
+    CopiedStore,
+    copy_notes,
+    copy_positions,
+    copy_states,
+    open_copy,
+)
+from corlld.commands.state_repair import Repair, finish, look, restore
 from corlld.commands.state_verify import verify
-from corlld.durable import ModelInfo, StoreIdentity
+from corlld.durable import ModelInfo, OutboxNote, StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import adapter_files
@@ -22,6 +30,8 @@ from corlld.state.store_format import FORMAT
 from corlld.system.progress import Advance
 from tests.support import format_1
 from tests.support.commands import clear_settings
+from tests.support.daemon_parts import PSEUDONYMS
+from tests.support.event_ids import event_ids
 from tests.support.s3 import new_bucket_name, s3_server
 from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, same_state, tombstone
 
@@ -36,7 +46,9 @@ def advance() -> Advance:
 def copied(source: CopiedStore, destination: CopiedStore, *, others: bool = False) -> dict[Copied, int]:
     open_copy(source, destination, where="here")
     uids = list(source.uids())  # type: ignore[attr-defined]
-    counts, left = copy_states(source, destination, uids, advance(), replace_others=others)
+    counts, left = copy_states(
+        source, destination, uids, advance(), replace_others=others, hashed=PSEUDONYMS.event_id_hash
+    )
     copy_positions(source, destination)
     assert len(left) == sum(n for outcome, n in counts.items() if outcome not in (Copied.COPIED, Copied.ALREADY_THERE))
     return dict(counts)
@@ -75,6 +87,40 @@ def test_a_copy_holds_every_state_bit_for_bit_and_comes_back_alike(
     assert copied(other, back) == {Copied.ALREADY_THERE: 2}
 
 
+def test_who_is_still_to_be_announced_is_so_in_the_copy_once(source: LocalFolderStore, other: CopiedStore) -> None:
+    note = OutboxNote(7.5, (UID, OTHER_UID))
+    source.outbox.add(note)
+    for _ in range(2):
+        copied(source, other)
+        assert copy_notes(source, other) == []
+    assert [other.outbox.read(name) for name in other.outbox.names()] == [note]
+
+
+def test_a_store_from_before_the_outbox_has_no_notes_and_a_corrupt_note_is_named(
+    source: LocalFolderStore, other: CopiedStore, tmp_path: Path
+) -> None:
+    [name] = [source.outbox.add(OutboxNote(7.5, (UID,)))]
+    note = tmp_path / "source/outbox" / f"{name}.json"
+    note.write_bytes(b"{")
+    copied(source, other)
+    [problem] = copy_notes(source, other)
+    assert name in problem
+    note.unlink()
+    note.parent.rmdir()
+    assert copy_notes(source, other) == []
+
+
+def test_a_repair_that_was_interrupted_goes_on_in_its_own_store_alone(
+    source: LocalFolderStore, other: CopiedStore
+) -> None:
+    assert list(restore(source, [Repair(UID, {"topic-id/0": 5}, released_state(2), "1")])) == [UID]
+    copied(source, other)
+    assert list(other.position_names()) == ["ab12"]
+    assert look(source, [UID, OTHER_UID], advance()).starts == {"topic-id/0": 5}
+    finish(source, [Repair(UID, {})])
+    assert not look(source, [UID], advance()).repairs
+
+
 def test_who_was_erased_since_the_copy_is_not_brought_back(source: LocalFolderStore, other: CopiedStore) -> None:
     copied(source, other)
     source.save(UID, replace(tombstone(3), uid=UID), "1")
@@ -82,6 +128,33 @@ def test_who_was_erased_since_the_copy_is_not_brought_back(source: LocalFolderSt
     state, _ = source.load(UID)
     assert state is not None
     assert state.erased
+
+
+@pytest.mark.parametrize("version", [0, 3])
+def test_what_was_erased_since_the_copy_is_not_brought_back_though_the_user_came_back(
+    source: LocalFolderStore, other: CopiedStore, version: int
+) -> None:
+    ids = event_ids(recent=100)
+    backup = ids.remember(replace(released_state(version), version=version), ["learnt-1", "learnt-2"])
+    source.save(UID, backup, "1")
+    copied(source, other)
+    back = ids.remember(replace(ids.erase(backup, ["erasure"]), erased_through=version, adapter=None), ["new"])
+    source.save(UID, back, "2")
+    for others in (False, True):
+        assert copied(other, source, others=others) == {Copied.ERASED_THERE: 1, Copied.ALREADY_THERE: 1}
+    assert source.load(UID)[0] == back
+
+
+def test_a_user_without_a_version_who_was_never_erased_is_brought_back(
+    source: LocalFolderStore, other: CopiedStore
+) -> None:
+    ids = event_ids(recent=100)
+    backup = ids.remember(UserState(UID), ["old"])
+    source.save(UID, backup, "1")
+    copied(source, other)
+    source.save(UID, ids.remember(backup, ["new"]), "2")
+    assert copied(other, source, others=True) == {Copied.COPIED: 1, Copied.ALREADY_THERE: 1}
+    assert source.load(UID)[0] == backup
 
 
 def test_another_state_is_kept_unless_asked_and_versions_never_go_back(
@@ -166,10 +239,12 @@ def test_the_commands_copy_and_verify_a_store(
     source: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clear_settings(monkeypatch)
+    source.outbox.add(OutboxNote(7.5, (UID,)))
     monkeypatch.setenv("CORLLD_STATE__PATH", str(tmp_path / "source"))
     monkeypatch.setenv("CORLLD_PUBLISHING__PATH", str(tmp_path / "adapters"))
     assert main(["state", "export", str(tmp_path / "copy")]) == ExitCode.OK
     assert "2 users: copied" in capsys.readouterr().out
+    assert len(list((tmp_path / "copy/outbox").iterdir())) == 1
     monkeypatch.setenv("CORLLD_STATE__PATH", str(tmp_path / "new"))
     assert main(["state", "import", str(tmp_path / "copy"), "--uid", UID]) == ExitCode.OK
     assert "1 user: copied" in capsys.readouterr().out

@@ -4,6 +4,7 @@ A crash is an exception of the learner: nothing of that life is committed or sto
 at the offset that was committed last, with the stores as they were left.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +14,8 @@ from corlld.durable import Attempts
 from corlld.errors import AttemptsUnreadable, InvalidReason, RetriableError
 from corlld.loop.attempts import MARK_RECORDS
 from corlld.records import Polled, Record, Tenure, TrainingBatch
-from tests.support.daemon_parts import PSEUDONYMS, Parts, records, value
+from tests.support.daemon_parts import PSEUDONYMS, Parts, begun, records, value
+from tests.support.deferring import Deferring, when
 from tests.support.fakes import ListingLearner, MemoryAttempts, ScriptedSource, tenure
 
 KEY = tenure().partition.key
@@ -222,3 +224,64 @@ def test_a_dead_letter_of_a_life_before_is_not_sent_again_and_its_record_is_fini
     assert site.live()
     assert site.letters() == [(0, InvalidReason.NOT_JSON.value)]
     assert site.committed == 3
+
+
+def test_a_group_that_was_set_back_before_letters_that_were_committed_gets_them_anew() -> None:
+    delivered = list(edits(*(f"ann-{number}" for number in range(7))))
+    delivered[5:6] = records(b"{", first=5)
+    site = Site(tuple(delivered))
+    assert site.live()
+    assert (site.letters(), site.committed) == ([(5, "not_json")], 7)
+    site.committed = 0  # the group is reset to the earliest offsets
+    assert site.live()
+    assert site.letters() == [(5, "not_json")] * 2
+
+
+def test_a_commit_that_passes_letters_is_soon_saved_though_there_are_no_new_ones() -> None:
+    parts = Deferring()
+    source, daemon = parts.live(begun(*records(b"{")))
+    source.idle = when(lambda: parts.attempts.kept.get(KEY) == Attempts(committed=1), daemon.request_stop)
+    daemon.run()
+    assert len(parts.dead_letters.letters) == 1
+
+
+@pytest.mark.parametrize("ends_while_loading", [False, True])
+def test_a_step_that_outlives_its_tenure_counts_as_no_crash_for_the_next_one(ends_while_loading: bool) -> None:
+    step_goes_on, step_may_end, may_load = (threading.Event() for _ in range(3))
+
+    class Slow(MemoryAttempts):
+        def load_attempts(self, partition: str) -> Attempts | None:
+            if step_goes_on.is_set():
+                assert may_load.wait(10)
+            return super().load_attempts(partition)
+
+    def held(_: object) -> None:
+        step_goes_on.set()
+        assert step_may_end.wait(10)
+
+    parts = Deferring()
+    parts.attempts = Slow({KEY: Attempts(tried_below=100)})
+    parts.learner = ListingLearner(held)
+    source, daemon = parts.live(begun(*records(value("ann-0"))))
+    journal = daemon._journal
+
+    def move_on() -> None:
+        assert parts.attempts.kept[KEY].tries == {0: 1}
+        source.deliver(Polled(ended=(tenure(),), begun=(tenure(number=2),)))
+        if ends_while_loading:
+            source.idle = when(lambda: journal.loading, end_the_step)
+        else:
+            may_load.set()
+            source.idle = when(lambda: tenure(number=2) in source.positions() and not journal.loading, end_the_step)
+
+    def end_the_step() -> None:
+        step_may_end.set()
+        source.idle = when(lambda: not parts.last.status.training, load)
+
+    def load() -> None:
+        may_load.set()
+        source.idle = when(lambda: not journal.loading and not parts.attempts.kept[KEY].tries, daemon.request_stop)
+
+    source.idle = when(lambda: step_goes_on.is_set() and parts.last.status.training, move_on)
+    daemon.run()
+    assert not journal.doubts

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from corlld.durable import UserState
+from corlld.durable import Attempts, UserState
 from corlld.errors import RetriableError
+from corlld.loop.quarantine import PATIENCE_SECONDS
 from corlld.records import LoopStatus, Polled
 from tests.support.daemon_parts import PSEUDONYMS, T0, begun, records, value
-from tests.support.deferring import ANN, BOB, Deferring, LastStatus, RecordingStore, when
+from tests.support.deferring import ANN, BOB, NEVER, Deferring, LastStatus, RecordingStore, wait_for, when
 from tests.support.event_ids import hashes
 from tests.support.fakes import Applied, ListingLearner, ScriptedSource, tenure
 
@@ -119,6 +120,104 @@ def test_i8_an_erasure_covers_unsaved_updates_and_nothing_of_them_is_ever_stored
         erased_through=0,
     )
     assert source.final == {T0: 2}
+
+
+def test_an_erasure_during_a_suspects_trial_ends_the_trial_and_halts_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corlld.loop.quarantine.PATIENCE_SECONDS", NEVER)  # no patience may be needed
+    parts = Deferring()
+    parts.attempts.kept[T0.partition.key] = Attempts(tried_below=1_000, tries={0: 1})
+    admitted = threading.Event()
+
+    def hold_the_trial(batches: Any) -> None:
+        parts.note(batches)
+        if parts.trained == ["a"]:
+            erase, other = records(value("x", type="erase"), first=1), records(value("b", "bob"), user="bob", first=2)
+            source.idle = when(lambda: parts.last.status.buffered_events == 3, let_it_end)
+            source.deliver(Polled(erase + other))
+            assert admitted.wait(10)
+
+    def let_it_end() -> None:
+        admitted.set()
+        source.idle = when(lambda: len(parts.trained) == 2 and bool(parts.store.saves), daemon.request_stop)
+
+    parts.learner = ListingLearner(hold_the_trial)
+    source, daemon = parts.live(begun(*records(value("a"))))
+    daemon.run()
+    assert parts.trained == ["a", "b"]
+    assert [state.erased for state in parts.store.saves if state.uid == ANN] == [True], "nothing of the trial is stored"
+    assert source.final == {T0: 3}
+
+
+def test_a_suspect_beside_a_user_whose_state_cannot_be_stored_does_not_halt_the_others_for_ever() -> None:
+    parts = Deferring(state={"set_aside_after_seconds": NEVER})
+    parts.attempts.kept[T0.partition.key] = Attempts(tried_below=1_000, tries={1: 1})
+    save = parts.store.save
+
+    def sick_for_bob(uid: str, state: UserState, token: str) -> str:
+        if uid == BOB:
+            raise RetriableError("Input/output error")
+        return save(uid, state, token)
+
+    parts.store.save = sick_for_bob  # type: ignore[method-assign]  # as one folder on a sick disk
+    source, daemon = parts.live(begun(*records(value("b", "bob"), user="bob")))
+    offset = 2
+
+    def suspect() -> None:
+        source.deliver(Polled(records(value("a"), first=1)))
+        source.idle = when(lambda: parts.last.status.buffered_events == 2, others)
+
+    def others() -> None:
+        nonlocal offset
+        for _ in range(3):
+            parts.seconds += PATIENCE_SECONDS
+            source.deliver(Polled(records(value(f"c{offset}", "cid"), user="cid", first=offset)))
+            offset += 1
+        source.idle = when(lambda: len(parts.trained) >= 4, stop)
+
+    def stop() -> None:
+        parts.store.save = save  # type: ignore[method-assign]  # the disk is well again
+        daemon.request_stop()
+
+    source.idle = when(lambda: parts.trained == ["b"], suspect)
+    daemon.run()
+    assert parts.trained[1:] == ["c2", "c3", "c4"]
+
+
+def test_a_suspect_whose_state_is_loaded_late_is_not_trained_beside_the_others() -> None:
+    ann_loads, step_held, step_ends = (threading.Event() for _ in range(3))
+    parts = Deferring()
+    parts.store = RecordingStore(before_load=lambda uid: wait_for(ann_loads)(uid) if uid == ANN else None)
+    parts.attempts.kept[T0.partition.key] = Attempts(tried_below=1_000, tries={0: 1})
+    steps: list[list[str]] = []
+
+    def hold_cid(batches: Any) -> None:
+        parts.note(batches)
+        steps.append([event.event_id for batch in batches for event in batch.events])
+        if steps == [["c"]]:
+            step_held.set()
+            assert step_ends.wait(10)
+
+    parts.learner = ListingLearner(hold_cid)
+    source, daemon = parts.live(begun(*records(value("a"))))
+
+    def occupy_the_trainer() -> None:
+        parts.seconds += PATIENCE_SECONDS
+        source.deliver(Polled(records(value("c", "cid"), user="cid", first=1)))
+        source.idle = when(step_held.is_set, let_two_be_ready)
+
+    def let_two_be_ready() -> None:
+        source.deliver(Polled(records(value("b", "bob"), user="bob", first=2)))
+        ann_loads.set()
+        source.idle = when(lambda: BOB in parts.store.loads and not parts.store.under_way, end_the_step)
+
+    def end_the_step() -> None:
+        step_ends.set()
+        source.idle = when(lambda: len(parts.trained) == 3, daemon.request_stop)
+
+    source.idle = when(lambda: ANN in parts.store.under_way, occupy_the_trainer)
+    daemon.run()
+    assert ["a"] in steps
+    assert sorted(parts.trained) == ["a", "b", "c"]
 
 
 def test_what_the_stored_state_covers_is_finished_beside_unsaved_updates() -> None:

@@ -62,18 +62,48 @@ def test_under_steady_traffic_a_suspects_turn_comes_all_the_same() -> None:
     ward = Ward(ann=Caution.AFTER_OTHERS, bob=Caution.NONE)
     assert not ward.turn(0, busy=True).closed
     assert not ward.turn(PATIENCE_SECONDS - 1, busy=True).closed
-    assert ward.turn(PATIENCE_SECONDS, busy=True) == Turn(closed=True), "no new claims"
+    closed = Turn(closed=True, suspects={"ann": Caution.AFTER_OTHERS})
+    assert ward.turn(PATIENCE_SECONDS, busy=True) == closed, "no new claims"
     assert ward.turn(PATIENCE_SECONDS + 1) == Turn(closed=True, users=("ann",))
 
 
 def test_a_trial_begins_only_once_everything_is_saved_and_lasts_until_it_is_saved_itself() -> None:
     ward = Ward(ann=Caution.AFTER_OTHERS)
-    assert ward.turn(unsaved=True) == Turn(closed=True)
+    assert ward.turn(unsaved=True) == Turn(closed=True, suspects={"ann": Caution.AFTER_OTHERS})
     assert ward.turn().users == ("ann",)
     ward.batcher.take("ann", 1)
     assert ward.turn(busy=True).closed
     assert ward.turn(unsaved=True).closed
     assert not ward.turn().closed
+
+
+def test_before_a_trial_and_during_it_others_are_halted_only_every_other_while() -> None:
+    def is_closed(turns: int) -> list[bool]:
+        nonlocal now
+        seen = []
+        for _ in range(turns):
+            seen.append(ward.turn(now, busy=True).closed)
+            now += PATIENCE_SECONDS
+        return seen
+
+    now = 0.0
+    ward = Ward(ann=Caution.EVENT_ALONE)
+    assert is_closed(1) == [False], "patience first"
+    assert is_closed(4) == [True, False, False, True]
+    assert ward.turn(now).users == ("ann",)
+    ward.batcher.take("ann", 1)
+    assert ward.quarantine.max_events == 1
+    now += PATIENCE_SECONDS
+    assert is_closed(1) == [False]
+    assert ward.quarantine.max_events == 8, "not for the others"
+
+
+def test_a_suspect_who_could_not_be_loaded_for_long_is_not_trained_beside_the_others() -> None:
+    ward = Ward(ann=Caution.USER_ALONE)
+    assert ward.turn(0).users == ("ann",)
+    assert ward.turn(1, busy=True) == Turn(closed=True), "the trial"
+    assert ward.turn(PATIENCE_SECONDS, busy=True) == Turn(suspects={"ann": Caution.USER_ALONE})
+    assert ward.turn(PATIENCE_SECONDS + 1).users == ("ann",), "anew"
 
 
 def test_users_are_tried_alone_from_the_least_suspicious_on_and_events_alone_one_per_step() -> None:
