@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load(arguments)
     store, uid = find_store(settings, arguments)
     assert uid is not None  # noqa: S101 - a user is required
-    arms = Arms(settings.experiment, settings.learning)
+    arms = Arms(settings.experiment, settings.learning, settings.guard)
     return explain_user(store, uid, arms, as_json=arguments.json, console=stdout_console(), now=time.time())
 
 

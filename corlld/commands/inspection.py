@@ -235,7 +235,7 @@ class Check:
         return found
 
     def _check_experiment(self) -> str:
-        arms = Arms(self._settings.experiment, self._settings.learning)
+        arms = Arms(self._settings.experiment, self._settings.learning, self._settings.guard)
         found = ", ".join(
             f"{name} {arm.share:.3g}" + (" (no learning)" if name in arms.holdouts else "")
             for name, arm in arms.by_name.items()

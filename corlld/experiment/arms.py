@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from corlld.durable import Participation, UserState
-from corlld.settings.sections import DEFAULT_ARM, RULE_OF_AN_ARM, ExperimentSettings, LearningSettings
+from corlld.settings.sections import DEFAULT_ARM, RULE_OF_AN_ARM, ExperimentSettings, GuardSettings, LearningSettings
 
 _KEY = b"corlld/arms"  # a domain of its own: nothing else that is made of uids may agree with the arms
 _HOLDOUT_TERMS = "holdout"
@@ -23,12 +23,16 @@ _FIRST_RULE = frozenset(
         "beta1", "beta2", "adam_eps", "max_gradient_norm", "pairs_per_step", "steps_per_batch",
     )
 )  # fmt: skip
+_USUAL_GUARD = {"max_drift_nats": 1.0, "every_steps": 1, "max_repetition_rise": 0.4}
 _IF_NEW = {name: field.default for name, field in LearningSettings.model_fields.items() if name not in _FIRST_RULE}
 
 
 @dataclass(frozen=True, slots=True)
 class ArmTerms:
-    """What an arm offers its users at present. rule: None for a holdout. digest: of the rule, in 16 hex digits."""
+    """What an arm offers its users at present.
+
+    rule: None for a holdout. digest: of the rule and of the guard, which decides what is learnt too; 16 hex digits.
+    """
 
     name: str
     share: float
@@ -39,13 +43,13 @@ class ArmTerms:
 class Arms:
     """The arms of the settings, the default among them; none if there is no experiment."""
 
-    def __init__(self, experiment: ExperimentSettings, learning: LearningSettings) -> None:
+    def __init__(self, experiment: ExperimentSettings, learning: LearningSettings, guard: GuardSettings) -> None:
         arms = [
-            _terms(arm.name, arm.share, None if arm.holdout else learning.model_copy(update=dict(arm.learning)))
+            _terms(arm.name, arm.share, None if arm.holdout else learning.model_copy(update=dict(arm.learning)), guard)
             for arm in experiment.arms
         ]
         if arms:
-            arms.append(_terms(DEFAULT_ARM, max(0.0, 1 - sum(arm.share for arm in arms)), learning))
+            arms.append(_terms(DEFAULT_ARM, max(0.0, 1 - sum(arm.share for arm in arms)), learning, guard))
         self.by_name: Mapping[str, ArmTerms] = {arm.name: arm for arm in arms}
 
     def __bool__(self) -> bool:
@@ -109,9 +113,12 @@ def arm_point(uid: str) -> float:
     return (int.from_bytes(digest) >> 11) / 2**53
 
 
-def _terms(name: str, share: float, rule: LearningSettings | None) -> ArmTerms:
+def _terms(name: str, share: float, rule: LearningSettings | None, guard: GuardSettings) -> ArmTerms:
     if rule is None:
         return ArmTerms(name, share, None, _HOLDOUT_TERMS)
     values = {key: value for key in RULE_OF_AN_ARM if (value := getattr(rule, key)) != _IF_NEW.get(key)}
+    for key, usual in _USUAL_GUARD.items():
+        if (value := getattr(guard, key)) != usual:
+            values[f"guard.{key}"] = value
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
     return ArmTerms(name, share, rule, digest)

@@ -50,7 +50,7 @@ def load_learner(
             name: CorllLearner(
                 resident, rule, settings.guard, slots, template_kwargs=arguments, start=start, beside=learner
             )
-            for name, rule in Arms(settings.experiment, settings.learning).rules.items()
+            for name, rule in Arms(settings.experiment, settings.learning, settings.guard).rules.items()
             if name != DEFAULT_ARM
         }
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)

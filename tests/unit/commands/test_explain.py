@@ -16,12 +16,12 @@ from corlld.durable import Participation, StoreIdentity
 from corlld.errors import ExitCode, FatalError
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.experiment.arms import Arms
-from corlld.settings.sections import Arm, ExperimentSettings, LearningSettings
+from corlld.settings.sections import Arm, ExperimentSettings, GuardSettings, LearningSettings
 from corlld.state.store import LocalFolderStore
 from tests.support.commands import SECRET
 from tests.support.states import OTHER_UID, UID, adapter, released_state, tombstone
 
-ARMS = Arms(ExperimentSettings(arms=(Arm(name="off", share=0.1, holdout=True),)), LearningSettings())
+ARMS = Arms(ExperimentSettings(arms=(Arm(name="off", share=0.1, holdout=True),)), LearningSettings(), GuardSettings())
 STORED_AT = 1_760_000_000.0  # 2025-10-09 08:53:20 UTC
 
 

@@ -10,15 +10,16 @@ from corlld.commands.explanation import REJECTED, Mean, explain, mean_of, meanin
 from corlld.durable import BaseDraftPairs, DraftFigures, EditedRise, Participation, Statistics, UserState
 from corlld.errors import RejectReason
 from corlld.experiment.arms import Arms
-from corlld.settings.sections import Arm, ExperimentSettings, LearningSettings
+from corlld.settings.sections import Arm, ExperimentSettings, GuardSettings, LearningSettings
 from tests.support.states import UID, adapter, tombstone
 
-NO_ARMS = Arms(ExperimentSettings(), LearningSettings())
+NO_ARMS = Arms(ExperimentSettings(), LearningSettings(), GuardSettings())
 ARMS = Arms(
     ExperimentSettings(
         arms=(Arm(name="off", share=0.1, holdout=True), Arm(name="slow", share=0.1, learning={"lr": 1e-4}))
     ),
     LearningSettings(),
+    GuardSettings(),
 )
 
 
