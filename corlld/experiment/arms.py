@@ -15,16 +15,17 @@ from corlld.settings.sections import DEFAULT_ARM, RULE_OF_AN_ARM, ExperimentSett
 
 _KEY = b"corlld/arms"  # a domain of its own: nothing else that is made of uids may agree with the arms
 _HOLDOUT_TERMS = "holdout"
-# Settings that came after the first arms are part of a digest only if they are not at their defaults: an upgrade alone
-# must not make the users of a running experiment incomparable.
-_FIRST_RULE = frozenset(
-    (
-        "beta", "epsilon", "reference", "anchor", "imitation_weight", "acceptance_weight", "rehearsal_weight", "lr",
-        "beta1", "beta2", "adam_eps", "max_gradient_norm", "pairs_per_step", "steps_per_batch",
-    )
-)  # fmt: skip
-_USUAL_GUARD = {"max_drift_nats": 1.0, "every_steps": 1, "max_repetition_rise": 0.4}
-_IF_NEW = {name: field.default for name, field in LearningSettings.model_fields.items() if name not in _FIRST_RULE}
+# What corlld did before it had the setting, or before the setting was part of a digest. Such values are left out of a
+# digest: an upgrade alone must not make the users of a running experiment incomparable. They never follow the defaults:
+# a new default is a new rule.
+_LEFT_OUT = {
+    "margin": "tail",
+    "imitation_tokens": "tail",
+    "replay_pairs": 0,
+    "guard.max_drift_nats": 1.0,
+    "guard.every_steps": 1,
+    "guard.max_repetition_rise": 0.4,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,8 @@ def arm_point(uid: str) -> float:
 def _terms(name: str, share: float, rule: LearningSettings | None, guard: GuardSettings) -> ArmTerms:
     if rule is None:
         return ArmTerms(name, share, None, _HOLDOUT_TERMS)
-    values = {key: value for key in RULE_OF_AN_ARM if (value := getattr(rule, key)) != _IF_NEW.get(key)}
-    for key, usual in _USUAL_GUARD.items():
-        if (value := getattr(guard, key)) != usual:
-            values[f"guard.{key}"] = value
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    values = {key: getattr(rule, key) for key in RULE_OF_AN_ARM}
+    values |= {f"guard.{key}": value for key, value in guard}
+    told = {key: value for key, value in values.items() if value != _LEFT_OUT.get(key)}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     return ArmTerms(name, share, rule, digest)

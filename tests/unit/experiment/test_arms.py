@@ -10,7 +10,7 @@ import pytest
 
 from corlld.durable import Participation, Statistics, UserState
 from corlld.experiment.arms import Arms, arm_point
-from corlld.settings.sections import ExperimentSettings, GuardSettings, LearningSettings
+from corlld.settings.sections import RULE_OF_AN_ARM, ExperimentSettings, GuardSettings, LearningSettings
 
 UIDS = [hashlib.sha256(str(number).encode()).hexdigest()[:32] for number in range(20_000)]
 SHARES = {"off": 0.05, "imitating": 0.3, "slow": 0.15}
@@ -100,9 +100,26 @@ def test_every_setting_of_the_guard_is_part_of_the_terms() -> None:
     assert set(GuardSettings.model_fields) == {"max_drift_nats", "every_steps", "max_repetition_rise"}
 
 
-def test_the_terms_of_the_present_defaults_are_fixed_whatever_settings_are_added_later() -> None:
-    names = ["beta", "epsilon", "reference", "anchor", "imitation_weight", "acceptance_weight", "rehearsal_weight"]
-    names += ["lr", "beta1", "beta2", "adam_eps", "max_gradient_norm", "pairs_per_step", "steps_per_batch"]
-    values = {name: getattr(LearningSettings(), name) for name in names}
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-    assert arms(*ARMS).by_name["default"].digest == digest
+FIRST_RULE = ["beta", "epsilon", "reference", "anchor", "imitation_weight", "acceptance_weight", "rehearsal_weight"]
+FIRST_RULE += ["lr", "beta1", "beta2", "adam_eps", "max_gradient_norm", "pairs_per_step", "steps_per_batch"]
+BEFORE_THEY_WERE_SETTINGS = {"margin": "tail", "imitation_tokens": "tail", "replay_pairs": 0}
+
+
+def digest(names: list[str], **rule: Any) -> str:
+    values = {name: getattr(LearningSettings(**rule), name) for name in names}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def test_a_rule_that_does_what_corlld_always_did_has_the_terms_of_before_whatever_the_defaults_are() -> None:
+    """Terms that were stored before the setting was there stay comparable only so."""
+    assert arms(*ARMS, **BEFORE_THEY_WERE_SETTINGS).by_name["default"].digest == digest(FIRST_RULE)
+
+
+def test_a_rule_that_does_anything_else_has_other_terms() -> None:
+    for name, value in {"margin": "changed", "imitation_tokens": "changed", "replay_pairs": 4}.items():
+        rule = BEFORE_THEY_WERE_SETTINGS | {name: value}
+        assert arms(*ARMS, **rule).by_name["default"].digest == digest([*FIRST_RULE, name], **rule)
+
+
+def test_each_setting_of_a_rule_is_of_the_first_rule_or_has_what_corlld_did_before_it() -> None:
+    assert set(RULE_OF_AN_ARM) == {*FIRST_RULE, *BEFORE_THEY_WERE_SETTINGS}
