@@ -171,6 +171,7 @@ class Check:
                 row_tokens(settings.learning, resident.device, resident.model.dtype),
                 settings.batching.max_users_per_step,
                 settings.state.host_memory_bytes,
+                has_start=settings.adapter.start_path is not None,
             )
             rehearsed = rehearsals(settings.learning, resident)  # refuses passages that can't be used
         info = self._model = resident.info
@@ -193,14 +194,15 @@ class Check:
         if (plan := self._plan) is None:
             return SKIPPED + "it depends on the model, which was not found"
         slots = self._settings.adapter.device_slots
+        start = f"start adapter {_megabytes(plan.start)}, " if plan.start else ""
         found = (
-            f"base model {_megabytes(plan.base)}, a step of {plan.row_tokens:,} tokens and {plan.step_users} users "
-            f"{_megabytes(plan.step)}, a user {_megabytes(plan.state)}; room for {plan.host_users:,} of them in host "
-            "memory (state.host_memory_bytes)"
+            f"base model {_megabytes(plan.base)}, {start}a step of {plan.row_tokens:,} tokens and {plan.step_users} "
+            f"users {_megabytes(plan.step)}, a user {_megabytes(plan.state)}; room for {plan.host_users:,} of them in "
+            "host memory (state.host_memory_bytes)"
         )
         if not plan.host_users:
             raise ConfigurationError(f"{found}: state.host_memory_bytes is too small for one user")
-        if plan.step > plan.device_free:
+        if not plan.step_fits:
             raise ConfigurationError(
                 f"{found}: a step is larger than the {_megabytes(plan.device_free)} that are free beside the model; "
                 "set a smaller learning.max_row_tokens or batching.max_users_per_step"

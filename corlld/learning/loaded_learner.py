@@ -47,9 +47,7 @@ def load_learner(
             resident, settings.learning, settings.guard, slots, template_kwargs=arguments, start=start
         )
         others = {
-            name: CorllLearner(
-                resident, rule, settings.guard, slots, template_kwargs=arguments, start=start, beside=learner
-            )
+            name: CorllLearner(resident, rule, settings.guard, slots, template_kwargs=arguments, beside=learner)
             for name, rule in Arms(settings.experiment, settings.learning, settings.guard).rules.items()
             if name != DEFAULT_ARM
         }
