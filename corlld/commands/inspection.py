@@ -40,7 +40,7 @@ from corlld.learning.passages import passages
 from corlld.protocols import Source, StateStore
 from corlld.records import EditEvent
 from corlld.settings.load import check_for_run
-from corlld.settings.sections import Settings
+from corlld.settings.sections import LearningSettings, Settings
 from corlld.state.store import LocalFolderStore
 from corlld.system.durable_files import check_permission
 
@@ -173,7 +173,7 @@ class Check:
                 settings.state.host_memory_bytes,
                 has_start=settings.adapter.start_path is not None,
             )
-            rehearsed = rehearsals(settings.learning, resident)  # refuses passages that can't be used
+            rehearsed = rehearsals(self._rehearsing_rule(), resident)  # refuses passages that can't be used
         info = self._model = resident.info
         start = load_start(settings.adapter.start_path, resident.layout, info)
         self._example = published_name(resident.layout.modules[0].name, info.module_names)
@@ -189,6 +189,14 @@ class Check:
         if slow := slow_dtype(resident.model.dtype, resident.device):
             found += f"\nslow, model.dtype = bfloat16: {slow}"
         return "\n".join([found, *resident.adapted.sentences(), *map(str, resident.served_positions)])
+
+    def _arms(self) -> Arms:
+        return Arms(self._settings.experiment, self._settings.learning, self._settings.guard)
+
+    def _rehearsing_rule(self) -> LearningSettings:
+        """Return a rule that rehearses, if any arm has one: all arms share their passages."""
+        rules = [self._settings.learning, *self._arms().rules.values()]
+        return next((rule for rule in rules if rule.rehearsal_weight), rules[0])
 
     def _check_memory(self) -> str:
         if (plan := self._plan) is None:
@@ -237,7 +245,7 @@ class Check:
         return found
 
     def _check_experiment(self) -> str:
-        arms = Arms(self._settings.experiment, self._settings.learning, self._settings.guard)
+        arms = self._arms()
         found = ", ".join(
             f"{name} {arm.share:.3g}" + (" (no learning)" if name in arms.holdouts else "")
             for name, arm in arms.by_name.items()
