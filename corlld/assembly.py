@@ -191,7 +191,7 @@ def watched(settings: Settings) -> Iterator[Observer]:
 
     liveness = Liveness(settings.operations.stall_after_seconds)
     health = Health(liveness)
-    arms = Arms(settings.experiment, settings.learning)
+    arms = Arms(settings.experiment, settings.learning, settings.guard)
     learning = {name: arm.rule is not None for name, arm in arms.by_name.items()}
     metrics = Metrics(time.time(), settings.batching.max_buffered_events, learning)
     notifier = Notifier(

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     from corlld.experiment.tally import Tally
 
     settings = load(arguments, quiet=True)
-    arms = Arms(settings.experiment, settings.learning)
+    arms = Arms(settings.experiment, settings.learning, settings.guard)
     if not arms:
         raise ConfigurationError("experiment.arms: not set, needed: a table [[experiment.arms]] per arm")
     store = build_store(settings)

@@ -16,6 +16,7 @@ from corlld.commands.shared import add_config, load, stdout_console
 from corlld.commands.state import add_user, find_store
 from corlld.durable import UserState
 from corlld.errors import ExitCode, FatalError, StateUnreadable
+from corlld.experiment.arms import Arms
 
 NAME = "explain"
 HELP = "tell whether a user's adapter learns, and what the figures mean"
@@ -55,17 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """See `Command`. Raises what `find_store` and `explain_user` raise."""
-    store, uid = find_store(load(arguments), arguments)
+    settings = load(arguments)
+    store, uid = find_store(settings, arguments)
     assert uid is not None  # noqa: S101 - a user is required
-    return explain_user(store, uid, as_json=arguments.json, console=stdout_console(), now=time.time())
+    arms = Arms(settings.experiment, settings.learning, settings.guard)
+    return explain_user(store, uid, arms, as_json=arguments.json, console=stdout_console(), now=time.time())
 
 
-def explain_user(store: StoreOfUser, uid: str, *, as_json: bool, console: Console, now: float) -> int:
+def explain_user(store: StoreOfUser, uid: str, arms: Arms, *, as_json: bool, console: Console, now: float) -> int:
     """Print the story of a user.
 
     Args:
         store: need not be opened.
         uid: the user's pseudonym.
+        arms: those of the settings.
         as_json: print JSON to standard output.
         console: takes the page otherwise.
         now: unix time.
@@ -80,7 +84,7 @@ def explain_user(store: StoreOfUser, uid: str, *, as_json: bool, console: Consol
         raise FatalError(f"--uid: {error}", ExitCode.USAGE) from None
     if state is None:
         raise FatalError("the store has no state of this user", ExitCode.DATA)
-    told = explain(state)
+    told = explain(state, arms)
     if as_json:
         # Printed without the console, which would wrap or colour it.
         print(json.dumps(_as_json(state, told, stored_at), indent=2, sort_keys=True))
@@ -96,6 +100,7 @@ def _as_json(state: UserState, told: Explanation, stored_at: float | None) -> di
         "version": state.version,
         "published": state.release.version if state.release else None,
         "erased": state.erased,
+        "arm": state.arm,
         "start_adapter": state.adapter.start if state.adapter else None,
         "stored_at": None if stored_at is None else datetime.fromtimestamp(stored_at, UTC).isoformat(),
         "edits": {
@@ -120,6 +125,8 @@ def _print_page(console: Console, state: UserState, told: Explanation, times: tu
     line(f"user {state.uid}, {version}{_published(state)}")
     if state.adapter is not None and state.adapter.start is not None:
         line(f"began from the start adapter {state.adapter.start[:12]}")
+    if state.arm is not None:
+        line(f"arm {state.arm}")
     if times is not None:
         when = datetime.fromtimestamp(times[0], UTC).strftime("%Y-%m-%d %H:%M UTC")
         line(f"last change of the state: {when} ({_ago(times[1] - times[0])})")

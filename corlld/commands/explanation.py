@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from corlld.durable import DraftFigures, Statistics, UserState
+from corlld.durable import DraftFigures, Participation, Statistics, UserState
 from corlld.errors import RejectReason
+from corlld.experiment.arms import Arms
 from corlld.statistics import OLDER, UNKNOWN
 
 BAND_SHARE = 0.95  # of all bands hold the true mean, or more of them
@@ -111,8 +112,8 @@ def _kl(p: float, q: float) -> float:
     return sum(a * math.log(a / b) if a else 0.0 for a, b in ((p, q), (1 - p, 1 - q)))
 
 
-def explain(state: UserState) -> Explanation:
-    """Return the story of a user. `state`: the newest one."""
+def explain(state: UserState, arms: Arms) -> Explanation:
+    """Return the story of a user. state: the newest one. arms: those of the settings."""
     figures = state.statistics
     numbered = {int(name): drafts for name, drafts in figures.drafts.items() if name.isdigit() and name != BASE_VERSION}
     base = figures.drafts.get(BASE_VERSION, DraftFigures())
@@ -129,7 +130,7 @@ def explain(state: UserState) -> Explanation:
         base_accuracy=mean_of(figures.base_correct, figures.base_pairs),
         sentences=(),
     )
-    return replace(told, sentences=tuple(_sentences(state, told)))
+    return replace(told, sentences=tuple(_sentences(state, told, arms)))
 
 
 def _rows(drafts: Mapping[str, DraftFigures], numbered: Mapping[int, DraftFigures]) -> Iterable[Drafts]:
@@ -161,18 +162,24 @@ def _edit_ratio(figures: DraftFigures) -> Mean | None:
     return mean_of(figures.edit_ratio_sum, figures.events)
 
 
-def _sentences(state: UserState, told: Explanation) -> Iterable[str]:
+def _sentences(state: UserState, told: Explanation, arms: Arms) -> Iterable[str]:
     if state.erased:
         yield "The user was erased: nothing of the user is left but what keeps the erasure from being undone."
         return
-    if not state.statistics.updates:
+    is_held_out = arms.holds_out(state.participation)
+    if is_held_out:
+        yield "The user joined as a holdout: edits are only counted."
+    elif not state.statistics.updates:
         yield "No step was taken yet: the adapter adds nothing to the base model."
-    yield _on_drafts(told)
+    if told.own is not None or not is_held_out:
+        yield _on_drafts(told)
     if told.edited_rise_nats is not None:
         yield _on_rise(told.edited_rise_nats, state)
     if state.statistics.updates:
         yield _on_accuracy(told)
     yield from _on_guard(state.statistics)
+    if state.participation is not None:
+        yield from _on_arm(state.participation, arms)
 
 
 def _on_drafts(told: Explanation) -> str:
@@ -226,6 +233,15 @@ def _on_guard(figures: Statistics) -> Iterable[str]:
         yield f"The guard kept {total} edits out, {share:.0%} of all. The reasons stand with the rejected edits."
     elif figures.updates:
         yield "The guard had nothing to do: no step was undone, and no edit was repetitive."
+
+
+def _on_arm(participation: Participation, arms: Arms) -> Iterable[str]:
+    """Say why the user is not compared any more, if so."""
+    name = participation.arm
+    if name not in arms.by_name:
+        yield f"The arm {name} is retired: the user learns by [learning], and is not compared any more."
+    elif arms.terms_of(participation) is None:
+        yield f"The rule of the arm {name} changed after the user joined: the user is not compared any more."
 
 
 def _shown(mean: Mean) -> str:

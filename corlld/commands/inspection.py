@@ -40,7 +40,7 @@ from corlld.learning.passages import passages
 from corlld.protocols import Source, StateStore
 from corlld.records import EditEvent
 from corlld.settings.load import check_for_run
-from corlld.settings.sections import Settings
+from corlld.settings.sections import LearningSettings, Settings
 from corlld.state.store import LocalFolderStore
 from corlld.system.durable_files import check_permission
 
@@ -171,8 +171,9 @@ class Check:
                 row_tokens(settings.learning, resident.device, resident.model.dtype),
                 settings.batching.max_users_per_step,
                 settings.state.host_memory_bytes,
+                has_start=settings.adapter.start_path is not None,
             )
-            rehearsed = rehearsals(settings.learning, resident)  # refuses passages that can't be used
+            rehearsed = rehearsals(self._rehearsing_rule(), resident)  # refuses passages that can't be used
         info = self._model = resident.info
         start = load_start(settings.adapter.start_path, resident.layout, info)
         self._example = published_name(resident.layout.modules[0].name, info.module_names)
@@ -189,18 +190,27 @@ class Check:
             found += f"\nslow, model.dtype = bfloat16: {slow}"
         return "\n".join([found, *resident.adapted.sentences(), *map(str, resident.served_positions)])
 
+    def _arms(self) -> Arms:
+        return Arms(self._settings.experiment, self._settings.learning, self._settings.guard)
+
+    def _rehearsing_rule(self) -> LearningSettings:
+        """Return a rule that rehearses, if any arm has one: all arms share their passages."""
+        rules = [self._settings.learning, *self._arms().rules.values()]
+        return next((rule for rule in rules if rule.rehearsal_weight), rules[0])
+
     def _check_memory(self) -> str:
         if (plan := self._plan) is None:
             return SKIPPED + "it depends on the model, which was not found"
         slots = self._settings.adapter.device_slots
+        start = f"start adapter {_megabytes(plan.start)}, " if plan.start else ""
         found = (
-            f"base model {_megabytes(plan.base)}, a step of {plan.row_tokens:,} tokens and {plan.step_users} users "
-            f"{_megabytes(plan.step)}, a user {_megabytes(plan.state)}; room for {plan.host_users:,} of them in host "
-            "memory (state.host_memory_bytes)"
+            f"base model {_megabytes(plan.base)}, {start}a step of {plan.row_tokens:,} tokens and {plan.step_users} "
+            f"users {_megabytes(plan.step)}, a user {_megabytes(plan.state)}; room for {plan.host_users:,} of them in "
+            "host memory (state.host_memory_bytes)"
         )
         if not plan.host_users:
             raise ConfigurationError(f"{found}: state.host_memory_bytes is too small for one user")
-        if plan.step > plan.device_free:
+        if not plan.step_fits:
             raise ConfigurationError(
                 f"{found}: a step is larger than the {_megabytes(plan.device_free)} that are free beside the model; "
                 "set a smaller learning.max_row_tokens or batching.max_users_per_step"
@@ -235,7 +245,7 @@ class Check:
         return found
 
     def _check_experiment(self) -> str:
-        arms = Arms(self._settings.experiment, self._settings.learning)
+        arms = self._arms()
         found = ", ".join(
             f"{name} {arm.share:.3g}" + (" (no learning)" if name in arms.holdouts else "")
             for name, arm in arms.by_name.items()

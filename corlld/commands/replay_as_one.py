@@ -22,21 +22,24 @@ _CONFIG_FILE = "adapter_config.json"  # a version that has none is not whole
 def without_erased(lines: Iterable[bytes], decoder: EventDecoder) -> list[bytes]:
     """Return the lines that may be learnt from, each event once. Invalid lines stay: the loop counts them.
 
-    An erasure takes away the edits of its user before it, and itself: a shared adapter can't forget one user later.
+    An erasure takes away the edits of its user before it, and itself: a shared adapter can't forget one user later. The
+    ids of these edits stay known, so that an edit that was erased does not come back if it is delivered again.
     """
     invalid: dict[int, bytes] = {}
-    by_user: defaultdict[str, dict[str, tuple[int, bytes]]] = defaultdict(dict)
+    by_user: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
+    known: defaultdict[str, set[str]] = defaultdict(set)  # ids per user, erased ones included
     for number, line in enumerate(lines):
         try:
             event = decoder.decode(None, line, ())
         except InvalidEvent:
             invalid[number] = line
             continue
-        if isinstance(event, EditEvent):
-            by_user[event.user_id].setdefault(event.event_id, (number, line))
-        else:
+        if not isinstance(event, EditEvent):
             by_user.pop(event.user_id, None)
-    kept = invalid | dict(place for events in by_user.values() for place in events.values())
+        elif event.event_id not in known[event.user_id]:
+            known[event.user_id].add(event.event_id)
+            by_user[event.user_id].append((number, line))
+    kept = invalid | dict(place for places in by_user.values() for place in places)
     return [line for _, line in sorted(kept.items())]
 
 

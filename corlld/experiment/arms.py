@@ -11,24 +11,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from corlld.durable import Participation, UserState
-from corlld.settings.sections import DEFAULT_ARM, RULE_OF_AN_ARM, ExperimentSettings, LearningSettings
+from corlld.settings.sections import DEFAULT_ARM, RULE_OF_AN_ARM, ExperimentSettings, GuardSettings, LearningSettings
 
 _KEY = b"corlld/arms"  # a domain of its own: nothing else that is made of uids may agree with the arms
 _HOLDOUT_TERMS = "holdout"
-# Settings that came after the first arms are part of a digest only if they are not at their defaults: an upgrade alone
-# must not make the users of a running experiment incomparable.
-_FIRST_RULE = frozenset(
-    (
-        "beta", "epsilon", "reference", "anchor", "imitation_weight", "acceptance_weight", "rehearsal_weight", "lr",
-        "beta1", "beta2", "adam_eps", "max_gradient_norm", "pairs_per_step", "steps_per_batch",
-    )
-)  # fmt: skip
-_IF_NEW = {name: field.default for name, field in LearningSettings.model_fields.items() if name not in _FIRST_RULE}
+# What corlld did before it had the setting, or before the setting was part of a digest. Such values are left out of a
+# digest: an upgrade alone must not make the users of a running experiment incomparable. They never follow the defaults:
+# a new default is a new rule.
+_LEFT_OUT = {
+    "margin": "tail",
+    "imitation_tokens": "tail",
+    "replay_pairs": 0,
+    "guard.max_drift_nats": 1.0,
+    "guard.every_steps": 1,
+    "guard.max_repetition_rise": 0.4,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ArmTerms:
-    """What an arm offers its users at present. rule: None for a holdout. digest: of the rule, in 16 hex digits."""
+    """What an arm offers its users at present.
+
+    rule: None for a holdout. digest: of the rule and of the guard, which decides what is learnt too; 16 hex digits.
+    """
 
     name: str
     share: float
@@ -39,13 +44,13 @@ class ArmTerms:
 class Arms:
     """The arms of the settings, the default among them; none if there is no experiment."""
 
-    def __init__(self, experiment: ExperimentSettings, learning: LearningSettings) -> None:
+    def __init__(self, experiment: ExperimentSettings, learning: LearningSettings, guard: GuardSettings) -> None:
         arms = [
-            _terms(arm.name, arm.share, None if arm.holdout else learning.model_copy(update=dict(arm.learning)))
+            _terms(arm.name, arm.share, None if arm.holdout else learning.model_copy(update=dict(arm.learning)), guard)
             for arm in experiment.arms
         ]
         if arms:
-            arms.append(_terms(DEFAULT_ARM, max(0.0, 1 - sum(arm.share for arm in arms)), learning))
+            arms.append(_terms(DEFAULT_ARM, max(0.0, 1 - sum(arm.share for arm in arms)), learning, guard))
         self.by_name: Mapping[str, ArmTerms] = {arm.name: arm for arm in arms}
 
     def __bool__(self) -> bool:
@@ -109,9 +114,11 @@ def arm_point(uid: str) -> float:
     return (int.from_bytes(digest) >> 11) / 2**53
 
 
-def _terms(name: str, share: float, rule: LearningSettings | None) -> ArmTerms:
+def _terms(name: str, share: float, rule: LearningSettings | None, guard: GuardSettings) -> ArmTerms:
     if rule is None:
         return ArmTerms(name, share, None, _HOLDOUT_TERMS)
-    values = {key: value for key in RULE_OF_AN_ARM if (value := getattr(rule, key)) != _IF_NEW.get(key)}
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    values = {key: getattr(rule, key) for key in RULE_OF_AN_ARM}
+    values |= {f"guard.{key}": value for key, value in guard}
+    told = {key: value for key, value in values.items() if value != _LEFT_OUT.get(key)}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     return ArmTerms(name, share, rule, digest)

@@ -16,7 +16,7 @@ from corlld.learning.model.resident import ResidentModel
 from corlld.learning.objective import Objective
 from corlld.learning.rehearsal import rehearsals
 from corlld.learning.slots import Slots, make_slots
-from corlld.learning.start_adapter import StartAdapter
+from corlld.learning.start_adapter import References, StartAdapter
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, PairScore, StepResult, UserStep
 from corlld.learning.user_update import UserUpdate
@@ -45,9 +45,10 @@ class CorllLearner:
         guard: when a step is undone.
         device_slots: how many users' tensors stay on the device.
         template_kwargs: arguments of the chat template in every chat (`model.chat_template_kwargs`).
-        beside: a learner on the same model by another rule. Its slots and passages are shared.
+        beside: a learner on the same model by another rule. Its slots, passages and start adapter are shared.
         adapter_dtype: float32, but for tests of exactness.
-        start: the adapter that new users begin from, and are compared with. None: they begin from nothing.
+        start: the adapter that new users begin from, and are compared with. None: they begin from nothing, or as those
+            of the learner `beside`.
     """
 
     def __init__(
@@ -83,6 +84,8 @@ class CorllLearner:
             if beside is None
             else beside._slots
         )
+        self._start: StartAdapter | None = start if beside is None else beside._start
+        self._references: References = References(start, resident.device) if beside is None else beside._references
         self._objective = Objective(learning)
         self._runner = StepRunner(
             resident,
@@ -91,9 +94,8 @@ class CorllLearner:
             self._objective,
             guard,
             row_tokens(learning, resident.device, resident.model.dtype),
-            start,
+            self._references,
         )
-        self._start = start
         known = beside._rehearsals if beside is not None and learning.rehearsal_weight else ()
         self._rehearsals: tuple[Candidate, ...] = known or rehearsals(learning, resident)
         self._batches = 0  # begun so far

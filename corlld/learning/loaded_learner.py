@@ -47,10 +47,8 @@ def load_learner(
             resident, settings.learning, settings.guard, slots, template_kwargs=arguments, start=start
         )
         others = {
-            name: CorllLearner(
-                resident, rule, settings.guard, slots, template_kwargs=arguments, start=start, beside=learner
-            )
-            for name, rule in Arms(settings.experiment, settings.learning).rules.items()
+            name: CorllLearner(resident, rule, settings.guard, slots, template_kwargs=arguments, beside=learner)
+            for name, rule in Arms(settings.experiment, settings.learning, settings.guard).rules.items()
             if name != DEFAULT_ARM
         }
     log.info("model_loaded", model=info.name, revision=info.revision, device=device, dtype=dtype)

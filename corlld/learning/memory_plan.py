@@ -24,6 +24,7 @@ class MemoryPlan:
     base: the model's parameters and buffers.
     slot: one user on the device; 0 on a CPU, where the state itself is used.
     step: what a step takes besides.
+    start: the start adapter on the device; 0 without one, and on a CPU, where the one in host memory is used.
     state: one user in host memory.
     device_free: what is free now that the model is loaded.
     host_limit: the setting.
@@ -34,14 +35,20 @@ class MemoryPlan:
     base: int
     slot: int
     step: int
+    start: int
     state: int
     device_free: int
     host_limit: int
 
     @property
+    def step_fits(self) -> bool:
+        """The device has room for a step beside the start adapter."""
+        return self.step + self.start <= self.device_free
+
+    @property
     def device_users(self) -> int | None:
         """The number of users whose tensors fit on the device beside a step; None if they take no room there."""
-        return max(0, self.device_free - self.step) // self.slot if self.slot else None
+        return max(0, self.device_free - self.step - self.start) // self.slot if self.slot else None
 
     @property
     def host_users(self) -> int:
@@ -49,7 +56,9 @@ class MemoryPlan:
         return self.host_limit // self.state
 
 
-def plan_memory(resident: ResidentModel, row_tokens: int, step_users: int, host_limit: int) -> MemoryPlan:
+def plan_memory(
+    resident: ResidentModel, row_tokens: int, step_users: int, host_limit: int, *, has_start: bool
+) -> MemoryPlan:
     """Return the plan for a loaded model. A step's size is measured by a short forward pass.
 
     Args:
@@ -57,12 +66,14 @@ def plan_memory(resident: ResidentModel, row_tokens: int, step_users: int, host_
         row_tokens: how many tokens a step has.
         step_users: how many users a step has at most.
         host_limit: how many bytes the states in host memory may take.
+        has_start: whether users begin from a start adapter. It is not on the device yet.
 
     Raises:
         ConfigurationError: the device has no room even for that pass.
     """
     tensors = {t.untyped_storage().data_ptr(): t for t in (*resident.model.parameters(), *resident.model.buffers())}
     state = slot_nbytes(resident.layout.size)
+    on_host = resident.device.type == "cpu"
     copies = _COPIES_PER_USER * state // TENSORS
     try:
         by_token = kept_bytes_per_token(resident)
@@ -74,8 +85,9 @@ def plan_memory(resident: ResidentModel, row_tokens: int, step_users: int, host_
         row_tokens=row_tokens,
         step_users=step_users,
         base=sum(t.untyped_storage().nbytes() for t in tensors.values()),
-        slot=0 if resident.device.type == "cpu" else state,
+        slot=0 if on_host else state,
         step=round(by_token * row_tokens) + step_users * copies,
+        start=state // TENSORS if has_start and not on_host else 0,
         state=state,
         device_free=free_memory(resident.device),
         host_limit=host_limit,

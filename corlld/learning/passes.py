@@ -19,7 +19,7 @@ from corlld.learning.model.resident import ResidentModel
 from corlld.learning.model.stacked_lora import StackedAdapters
 from corlld.learning.objective import Objective, PairSums, RowSums, ScoredPairs, Sums
 from corlld.learning.slots import Slots, is_out_of_memory
-from corlld.learning.start_adapter import References, StartAdapter
+from corlld.learning.start_adapter import References
 from corlld.learning.user_step import Candidate, StepResult, UserStep
 from corlld.records import TokenCounts
 
@@ -78,7 +78,7 @@ class Passes:
         slots: the users' places.
         objective: the loss of each pair.
         row_tokens: how many tokens of pairs share a forward and a backward pass. References are scored in longer rows.
-        start: the adapter that new users begin from. It is the reference `base` of those who did.
+        references: the adapters that are the reference `base`.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Passes:
         slots: Slots,
         objective: Objective,
         row_tokens: int,
-        start: StartAdapter | None = None,
+        references: References,
     ) -> None:
         self._resident = resident
         self._slots = slots
         self._objective = objective
         self._row_tokens = row_tokens
-        self._references = References(start, resident.device)
+        self._references = references
         self.rows = 0  # run so far; read by other threads, as the tokens are
         self._computed = 0
         self._padding = 0

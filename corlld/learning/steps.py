@@ -15,7 +15,7 @@ from corlld.learning.objective import Objective
 from corlld.learning.optimizer import adamw_step_, clip_, scaled_lr
 from corlld.learning.passes import Group, Passes, blaming
 from corlld.learning.slots import Slots, StepTensors
-from corlld.learning.start_adapter import StartAdapter
+from corlld.learning.start_adapter import References
 from corlld.learning.user_step import StepResult, UserStep, by_user, mean_loss
 from corlld.settings.sections import GuardSettings, LearningSettings
 
@@ -59,7 +59,7 @@ class StepRunner:
         learning: the rule.
         objective: the loss that the rule asks for.
         guard_settings: when a step is undone.
-        row_tokens, start: see `Passes`.
+        row_tokens, references: see `Passes`.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class StepRunner:
         objective: Objective,
         guard_settings: GuardSettings,
         row_tokens: int,
-        start: StartAdapter | None = None,
+        references: References,
     ) -> None:
         self._resident = resident
         self._slots = slots
         self._learning = learning
         self._guard = guard_settings
-        self.passes = Passes(resident, slots, objective, row_tokens, start)
+        self.passes = Passes(resident, slots, objective, row_tokens, references)
         self._steps = 0  # taken so far
 
     @property

@@ -25,7 +25,7 @@ class Enrolment:
     """
 
     def __init__(self, settings: Settings, wall_clock: Callable[[], float]) -> None:
-        self._arms = Arms(settings.experiment, settings.learning)
+        self._arms = Arms(settings.experiment, settings.learning, settings.guard)
         self._drafts = settings.experiment.drafts
         self._wall_clock = wall_clock
         self._logged: set[tuple[str, str]] = set()

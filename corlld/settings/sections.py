@@ -383,9 +383,11 @@ class LearningSettings(Section):
             yield "rehearsal_path: set, allowed: only with learning.rehearsal_weight > 0"
 
 
-# All arms share these: the shape of prompts, the passages and the memory of a step. The rest is the rule of an arm.
+# All arms share these: the passages, what is done about crashes, the shape of prompts and the memory of a step. The
+# rest is the rule of an arm.
 SHARED_BY_ARMS = (
     "rehearsal_path",
+    "max_crashes",
     "max_response_tokens",
     "max_context_tokens",
     "prompt_special_tokens",

@@ -22,7 +22,14 @@ from corlld.experiment.arms import Arms
 from corlld.learning.model.files import find_model_files
 from corlld.learning.model.loading import bfloat16_units
 from corlld.records import PairOutcome
-from corlld.settings.sections import Arm, ExperimentSettings, IdentitySettings, LearningSettings, Settings
+from corlld.settings.sections import (
+    Arm,
+    ExperimentSettings,
+    GuardSettings,
+    IdentitySettings,
+    LearningSettings,
+    Settings,
+)
 from corlld.simulation.closed_loop import ClosedLoop, Editor, Engine, Exchange, loop_settings
 from corlld.simulation.demo_picture import Curves, plot_edits
 from corlld.simulation.demo_tables import HeldOut, Progress, ProgressTable, held_out_table, show_adapters, show_drafts
@@ -98,7 +105,7 @@ def demo_settings(settings: Settings, folder: Path) -> Settings:
 
 def _secret_for_the_arms(secret: str) -> str:
     """Return a secret, made of the given one, under which the hash puts one user into the holdout, and no other."""
-    arms = Arms(EXPERIMENT, LearningSettings())
+    arms = Arms(EXPERIMENT, LearningSettings(), GuardSettings())
 
     def held_out(tried: str) -> list[str]:
         names = Pseudonyms(tried)

@@ -82,6 +82,16 @@ def test_check_tells_how_many_passages_are_rehearsed(
     assert f"; passages rehearsed: {count}\n" in capsys.readouterr().out
 
 
+def test_check_tries_the_passages_that_only_an_arm_rehearses(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0")
+    arms = [{"name": "plain", "share": 0.1}, {"name": "sound", "share": 0.1, "learning": {"rehearsal_weight": 0.1}}]
+    monkeypatch.setenv("CORLLD_EXPERIMENT__ARMS", json.dumps(arms))
+    assert main(["check"]) == 0
+    assert "; passages rehearsed: 16\n" in capsys.readouterr().out
+
+
 def test_check_and_run_say_what_of_the_model_is_not_adapted(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from tests.support.commands import clear_settings
 
 ARMS = [{"name": "off", "share": 0.2, "holdout": True}]
 SETTINGS = Settings.model_validate({"experiment": {"arms": ARMS, "drafts": 4}})
-BY_NAME = Arms(SETTINGS.experiment, SETTINGS.learning).by_name
+BY_NAME = Arms(SETTINGS.experiment, SETTINGS.learning, SETTINGS.guard).by_name
 
 
 @pytest.fixture

@@ -12,13 +12,16 @@ from rich.console import Console
 
 from corlld.cli import main
 from corlld.commands.explain import explain_user
-from corlld.durable import StoreIdentity
+from corlld.durable import Participation, StoreIdentity
 from corlld.errors import ExitCode, FatalError
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.experiment.arms import Arms
+from corlld.settings.sections import Arm, ExperimentSettings, GuardSettings, LearningSettings
 from corlld.state.store import LocalFolderStore
 from tests.support.commands import SECRET
 from tests.support.states import OTHER_UID, UID, adapter, released_state, tombstone
 
+ARMS = Arms(ExperimentSettings(arms=(Arm(name="off", share=0.1, holdout=True),)), LearningSettings(), GuardSettings())
 STORED_AT = 1_760_000_000.0  # 2025-10-09 08:53:20 UTC
 
 
@@ -37,7 +40,8 @@ def store(tmp_path: Path) -> LocalFolderStore:
 def page(store: LocalFolderStore, uid: str, seconds_later: float = 0.0) -> str:
     text = io.StringIO()
     console = Console(file=text, width=140)
-    assert explain_user(store, uid, as_json=False, console=console, now=STORED_AT + seconds_later) == ExitCode.OK
+    code = explain_user(store, uid, ARMS, as_json=False, console=console, now=STORED_AT + seconds_later)
+    assert code == ExitCode.OK
     return text.getvalue()
 
 
@@ -70,10 +74,11 @@ def test_an_erased_user_has_a_sentence_and_no_table(store: LocalFolderStore) -> 
 
 
 def test_the_story_as_json_holds_every_figure(store: LocalFolderStore, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain_user(store, UID, as_json=True, console=Console(), now=0.0) == ExitCode.OK
+    assert explain_user(store, UID, ARMS, as_json=True, console=Console(), now=0.0) == ExitCode.OK
     told: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (told["uid"], told["version"], told["published"], told["erased"]) == (UID, 3, 3, False)
     assert told["start_adapter"] == "0123456789abcdef"
+    assert told["arm"] is None
     assert told["stored_at"] == "2025-10-09T08:53:20+00:00"
     assert told["edits"] == {
         "events": 7,
@@ -86,6 +91,17 @@ def test_the_story_as_json_holds_every_figure(store: LocalFolderStore, capsys: p
     assert told["accuracy"]["value"] == 2.5 / 4
     assert [row["versions"] for row in told["drafts"]] == ["base model", "not named"]
     assert told["sentences"]
+
+
+def test_the_story_names_the_arm(store: LocalFolderStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "arm" not in page(store, UID)
+    state, revision = store.load(UID)
+    assert state is not None
+    store.save(UID, replace(state, version=4, participation=Participation("off", ARMS.by_name["off"].digest)), revision)
+    assert "arm off" in page(store, UID).splitlines()
+    assert "The user joined as a holdout: edits are only counted." in page(store, UID)
+    explain_user(store, UID, ARMS, as_json=True, console=Console(), now=0.0)
+    assert json.loads(capsys.readouterr().out)["arm"] == "off"
 
 
 def test_a_user_is_named_by_user_id_or_by_pseudonym(

@@ -7,9 +7,20 @@ import numpy as np
 import pytest
 
 from corlld.commands.explanation import REJECTED, Mean, explain, mean_of, meaning
-from corlld.durable import BaseDraftPairs, DraftFigures, EditedRise, Statistics, UserState
+from corlld.durable import BaseDraftPairs, DraftFigures, EditedRise, Participation, Statistics, UserState
 from corlld.errors import RejectReason
+from corlld.experiment.arms import Arms
+from corlld.settings.sections import Arm, ExperimentSettings, GuardSettings, LearningSettings
 from tests.support.states import UID, adapter, tombstone
+
+NO_ARMS = Arms(ExperimentSettings(), LearningSettings(), GuardSettings())
+ARMS = Arms(
+    ExperimentSettings(
+        arms=(Arm(name="off", share=0.1, holdout=True), Arm(name="slow", share=0.1, learning={"lr": 1e-4}))
+    ),
+    LearningSettings(),
+    GuardSettings(),
+)
 
 
 def figures(drafts: int, ratio: float, accepted: int = 0) -> DraftFigures:
@@ -21,7 +32,7 @@ def state(**statistics: object) -> UserState:
 
 
 def first_sentence(**statistics: object) -> str:
-    return explain(state(**statistics)).sentences[0]
+    return explain(state(**statistics), NO_ARMS).sentences[0]
 
 
 # --- bands ------------------------------------------------------------------------------------------------------------
@@ -100,16 +111,16 @@ def test_the_rise_of_edited_texts_is_told_by_its_sign_and_by_what_it_is_compared
     total: float, start: str | None, words: str
 ) -> None:
     began = replace(state(edited_rise=EditedRise(80, total)), adapter=replace(adapter(), start=start))
-    told = explain(began)
+    told = explain(began, NO_ARMS)
     assert told.edited_rise_nats == total / 80
     assert words in told.sentences[1]
-    none = explain(state())
+    none = explain(state(), NO_ARMS)
     assert none.edited_rise_nats is None
     assert not any("nats per token" in sentence for sentence in none.sentences)
 
 
 def on_accuracy(**statistics: object) -> str:
-    found = explain(state(**statistics)).sentences
+    found = explain(state(**statistics), NO_ARMS).sentences
     (sentence,) = [each for each in found if "pair" in each]
     return sentence
 
@@ -130,13 +141,13 @@ def test_accuracy_counts_only_where_no_draft_is_the_adapters_own() -> None:
 
 
 def test_what_the_guard_kept_out_is_counted_and_what_is_no_work_of_its_is_not() -> None:
-    told = explain(state(rejected={"drift": 3, "repetitive": 1, "too_long": 9}))
+    told = explain(state(rejected={"drift": 3, "repetitive": 1, "too_long": 9}), NO_ARMS)
     assert "The guard kept 4 edits out, 10% of all." in " ".join(told.sentences)
-    assert "The guard had nothing to do" in " ".join(explain(state(rejected={"too_long": 9})).sentences)
+    assert "The guard had nothing to do" in " ".join(explain(state(rejected={"too_long": 9}), NO_ARMS).sentences)
 
 
 def test_an_erased_user_has_no_story() -> None:
-    told = explain(tombstone())
+    told = explain(tombstone(), NO_ARMS)
     assert len(told.sentences) == 1
     assert told.sentences[0].startswith("The user was erased")
     assert told.drafts == ()
@@ -144,6 +155,28 @@ def test_an_erased_user_has_no_story() -> None:
 
 def test_a_user_without_a_step_is_told_so_first() -> None:
     assert first_sentence(updates=0).startswith("No step was taken yet")
+
+
+def of_arm(name: str, terms: str, **statistics: object) -> tuple[str, ...]:
+    return explain(replace(state(**statistics), participation=Participation(name, terms)), ARMS).sentences
+
+
+def test_a_holdout_is_told_that_edits_are_only_counted_and_not_that_a_step_is_missing() -> None:
+    drafts = {"0": figures(40, 0.5)}
+    assert of_arm("off", ARMS.by_name["off"].digest, updates=0, drafts=drafts) == (
+        "The user joined as a holdout: edits are only counted.",
+    )
+    taught_since = of_arm("off", ARMS.by_name["off"].digest, drafts={**drafts, "3": figures(40, 0.1)})
+    assert any(sentence.startswith("It helps") for sentence in taught_since)
+
+
+def test_an_arm_that_is_retired_or_changed_has_a_sentence_and_its_users_learn() -> None:
+    retired = of_arm("gone", "holdout", updates=0)
+    assert retired[0].startswith("No step was taken yet")
+    assert retired[-1] == "The arm gone is retired: the user learns by [learning], and is not compared any more."
+    changed = of_arm("slow", "0" * 16)
+    assert changed[-1] == "The rule of the arm slow changed after the user joined: the user is not compared any more."
+    assert not any("arm" in sentence for sentence in of_arm("slow", ARMS.by_name["slow"].digest))
 
 
 def test_each_reason_of_a_rejection_has_its_meaning_and_an_unknown_one_as_well() -> None:
@@ -159,7 +192,7 @@ def test_each_reason_of_a_rejection_has_its_meaning_and_an_unknown_one_as_well()
 def test_drafts_stand_by_version_and_many_versions_share_rows_in_which_none_is_lost() -> None:
     drafts = {str(version): figures(version + 1, 0.5, accepted=1) for version in range(31)}
     drafts |= {"unknown": figures(2, 0.25), "older": figures(3, 0.75)}
-    told = explain(state(drafts=drafts))
+    told = explain(state(drafts=drafts), NO_ARMS)
     names = [row.versions for row in told.drafts]
     assert names[:3] == ["base model", "older", "1 to 4"]
     assert names[-2:] == ["29 to 30", "not named"]
@@ -168,9 +201,9 @@ def test_drafts_stand_by_version_and_many_versions_share_rows_in_which_none_is_l
     assert sum(row.accepted for row in told.drafts) == 31
     assert told.own is not None
     assert told.own.count == sum(range(2, 32)) + 3
-    few = explain(state(drafts={"0": figures(1, 0.5), "7": figures(2, 0.5), "11": figures(2, 0.5)}))
+    few = explain(state(drafts={"0": figures(1, 0.5), "7": figures(2, 0.5), "11": figures(2, 0.5)}), NO_ARMS)
     assert [row.versions for row in few.drafts] == ["base model", "7", "11"]
 
 
 def test_a_story_is_plain_values() -> None:
-    assert asdict(explain(state(drafts={"0": figures(2, 0.5)})))["drafts"][0]["edit_ratio"]["value"] == 0.5
+    assert asdict(explain(state(drafts={"0": figures(2, 0.5)}), NO_ARMS))["drafts"][0]["edit_ratio"]["value"] == 0.5

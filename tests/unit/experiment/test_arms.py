@@ -10,19 +10,20 @@ import pytest
 
 from corlld.durable import Participation, Statistics, UserState
 from corlld.experiment.arms import Arms, arm_point
-from corlld.settings.sections import ExperimentSettings, LearningSettings
+from corlld.settings.sections import RULE_OF_AN_ARM, ExperimentSettings, GuardSettings, LearningSettings
 
 UIDS = [hashlib.sha256(str(number).encode()).hexdigest()[:32] for number in range(20_000)]
 SHARES = {"off": 0.05, "imitating": 0.3, "slow": 0.15}
 ARMS: list[dict[str, Any]] = [
     {"name": "off", "share": 0.05, "holdout": True},
-    {"name": "imitating", "share": 0.3, "learning": {"imitation_weight": 0.1}},
+    {"name": "imitating", "share": 0.3, "learning": {"imitation_weight": 0.3}},
     {"name": "slow", "share": 0.15, "learning": {"lr": 1e-4}},
 ]
 
 
-def arms(*given: dict[str, Any], **rule: Any) -> Arms:
-    return Arms(ExperimentSettings.model_validate({"arms": list(given)}), LearningSettings(**rule))
+def arms(*given: dict[str, Any], guard: dict[str, Any] | None = None, **rule: Any) -> Arms:
+    experiment = ExperimentSettings.model_validate({"arms": list(given)})
+    return Arms(experiment, LearningSettings(**rule), GuardSettings(**(guard or {})))
 
 
 def test_a_point_is_the_keyed_hash_of_the_uid() -> None:
@@ -88,9 +89,37 @@ def test_the_terms_change_with_the_rule_and_with_nothing_else() -> None:
     assert replace(before["off"], share=0.1) == shared["off"]
 
 
-def test_the_terms_of_the_present_defaults_are_fixed_whatever_settings_are_added_later() -> None:
-    names = ["beta", "epsilon", "reference", "anchor", "imitation_weight", "acceptance_weight", "rehearsal_weight"]
-    names += ["lr", "beta1", "beta2", "adam_eps", "max_gradient_norm", "pairs_per_step", "steps_per_batch"]
-    values = {name: getattr(LearningSettings(), name) for name in names}
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-    assert arms(*ARMS).by_name["default"].digest == digest
+@pytest.mark.parametrize("guard", [{"max_drift_nats": 0.5}, {"every_steps": 2}, {"max_repetition_rise": 1.0}], ids=str)
+def test_the_terms_change_with_the_guard_which_decides_what_is_learnt(guard: dict[str, Any]) -> None:
+    before, after = arms(*ARMS).by_name, arms(*ARMS, guard=guard).by_name
+    assert {name for name in before if before[name].digest != after[name].digest} == {"imitating", "slow", "default"}
+
+
+def test_every_setting_of_the_guard_is_part_of_the_terms() -> None:
+    """A new one has to be added to the terms, and to the test above."""
+    assert set(GuardSettings.model_fields) == {"max_drift_nats", "every_steps", "max_repetition_rise"}
+
+
+FIRST_RULE = ["beta", "epsilon", "reference", "anchor", "imitation_weight", "acceptance_weight", "rehearsal_weight"]
+FIRST_RULE += ["lr", "beta1", "beta2", "adam_eps", "max_gradient_norm", "pairs_per_step", "steps_per_batch"]
+BEFORE_THEY_WERE_SETTINGS = {"margin": "tail", "imitation_tokens": "tail", "replay_pairs": 0}
+
+
+def digest(names: list[str], **rule: Any) -> str:
+    values = {name: getattr(LearningSettings(**rule), name) for name in names}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def test_a_rule_that_does_what_corlld_always_did_has_the_terms_of_before_whatever_the_defaults_are() -> None:
+    """Terms that were stored before the setting was there stay comparable only so."""
+    assert arms(*ARMS, **BEFORE_THEY_WERE_SETTINGS).by_name["default"].digest == digest(FIRST_RULE)
+
+
+def test_a_rule_that_does_anything_else_has_other_terms() -> None:
+    for name, value in {"margin": "changed", "imitation_tokens": "changed", "replay_pairs": 4}.items():
+        rule = BEFORE_THEY_WERE_SETTINGS | {name: value}
+        assert arms(*ARMS, **rule).by_name["default"].digest == digest([*FIRST_RULE, name], **rule)
+
+
+def test_each_setting_of_a_rule_is_of_the_first_rule_or_has_what_corlld_did_before_it() -> None:
+    assert set(RULE_OF_AN_ARM) == {*FIRST_RULE, *BEFORE_THEY_WERE_SETTINGS}

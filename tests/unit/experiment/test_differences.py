@@ -11,7 +11,7 @@ from corlld.experiment.arms import Arms
 from corlld.experiment.confidence import Interval, difference_of, sample_of
 from corlld.experiment.differences import Comparison, comparisons
 from corlld.experiment.tally import ArmFigures, Tally, in_order, version_class
-from corlld.settings.sections import ExperimentSettings, LearningSettings
+from corlld.settings.sections import ExperimentSettings, GuardSettings, LearningSettings
 
 DRAFTS = 4
 DAY = 86_400.0
@@ -22,7 +22,8 @@ ARMS: list[dict[str, Any]] = [
 
 
 def arms() -> Arms:
-    return Arms(ExperimentSettings.model_validate({"arms": ARMS, "drafts": DRAFTS}), LearningSettings())
+    experiment = ExperimentSettings.model_validate({"arms": ARMS, "drafts": DRAFTS})
+    return Arms(experiment, LearningSettings(), GuardSettings())
 
 
 def user(arm: str, ratio_sum: float = 1.0, *, drafts: int = DRAFTS, terms: str | None = None) -> UserState:

@@ -6,6 +6,7 @@ import torch
 from corlld.learning.arm_learners import ArmLearners
 from corlld.learning.learner import CorllLearner
 from corlld.learning.model.resident import ResidentModel
+from corlld.learning.start_adapter import References, StartAdapter
 from corlld.records import TrainingBatch
 from corlld.settings.sections import DEFAULT_ARM, GuardSettings, LearningSettings
 from tests.support.learning import EDITS, weights
@@ -18,8 +19,8 @@ RULES = {
 }
 
 
-def learners(resident: ResidentModel) -> ArmLearners:
-    first = CorllLearner(resident, RULES[DEFAULT_ARM], NOT_TRUSTED, 4)
+def learners(resident: ResidentModel, start: StartAdapter | None = None) -> ArmLearners:
+    first = CorllLearner(resident, RULES[DEFAULT_ARM], NOT_TRUSTED, 4, start=start)
     others = {name: CorllLearner(resident, rule, NOT_TRUSTED, 4, beside=first) for name, rule in RULES.items()}
     return ArmLearners({**others, DEFAULT_ARM: first})
 
@@ -38,6 +39,30 @@ def test_each_user_learns_by_the_rule_of_the_arm_as_if_the_others_were_not_there
             assert outcome.steps == alone.steps
             assert (outcome.plain_text_drop_nats is None) == (arm == "plain")
         adapters = {outcome.uid: outcome.adapter for outcome in outcomes}
+
+
+def test_users_of_all_arms_begin_from_one_start_adapter_that_the_device_holds_once(
+    resident: ResidentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[References] = []
+    hold = References.__init__
+
+    def counted(references: References, start: StartAdapter | None, device: torch.device) -> None:
+        held.append(references)
+        hold(references, start, device)
+
+    start = StartAdapter(torch.randn(resident.layout.size, generator=torch.Generator().manual_seed(0)) * 0.05, "digest")
+    with monkeypatch.context() as patch:
+        patch.setattr(References, "__init__", counted)
+        together = learners(resident, start)
+    assert len(held) == 1
+    outcomes = together.update([TrainingBatch(arm, None, EDITS, arm) for arm in RULES])
+    for outcome, rule in zip(outcomes, RULES.values(), strict=True):
+        own = CorllLearner(resident, rule, NOT_TRUSTED, 1, start=start)
+        (alone,) = own.update([TrainingBatch(outcome.uid, None, EDITS)])
+        assert outcome.adapter is not None
+        assert outcome.adapter.start == "digest"
+        assert torch.equal(weights(outcome), weights(alone))
 
 
 def test_progress_and_tokens_are_those_of_all_arms(resident: ResidentModel) -> None:

@@ -20,7 +20,7 @@ from corlld.learning.model.pairs import PairEncoder, PreferencePair
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.objective import Objective
 from corlld.learning.slots import HostSlots, SlotArena
-from corlld.learning.start_adapter import StartAdapter
+from corlld.learning.start_adapter import References, StartAdapter
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
 from corlld.records import EditEvent, TrainingBatch
@@ -182,7 +182,8 @@ def test_loss_and_gradient_of_users_in_one_pass_equal_a_hand_written_two_row_dpo
     texts = (TEXTS, TEXTS[:2])
 
     arena = SlotArena(resident.layout.size, 2, resident.device, torch.float64)
-    runner = StepRunner(resident, arena, settings, Objective(settings), NOT_TRUSTED, max_row_tokens)
+    none = References(None, resident.device)
+    runner = StepRunner(resident, arena, settings, Objective(settings), NOT_TRUSTED, max_row_tokens, none)
 
     def steps(weights: list[torch.Tensor]) -> list[UserStep]:
         zeros = torch.zeros_like(weights[0])

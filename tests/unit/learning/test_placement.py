@@ -16,6 +16,7 @@ from corlld.learning.model.pairs import PreferencePair
 from corlld.learning.model.resident import make_resident
 from corlld.learning.objective import Objective, PairSums, Sums
 from corlld.learning.slots import SlotArena
+from corlld.learning.start_adapter import References
 from corlld.learning.steps import StepRunner
 from corlld.learning.user_step import Candidate, UserStep
 from corlld.settings.sections import AdapterSettings, GuardSettings, LearningSettings
@@ -45,7 +46,8 @@ def test_forward_backward_and_step_stay_on_the_models_device_in_bfloat16(
         resident = make_resident(model, tokenizer, AdapterSettings(), name="m", revision="1")
         assert resident.device == META
         arena = SlotArena(resident.layout.size, 2, resident.device)
-        runner = StepRunner(resident, arena, rule, Objective(rule), GuardSettings(), row_tokens=100)
+        none = References(None, META)
+        runner = StepRunner(resident, arena, rule, Objective(rule), GuardSettings(), row_tokens=100, references=none)
         zeros = torch.zeros(resident.layout.size)  # in host memory
         slots = [arena.place(uid, AdapterTensors(zeros, zeros, zeros, optimizer_step=0)) for uid in ("ann", "bob")]
         users = [UserStep(slot, [Candidate(PAIRS[0])]) for slot in slots]

@@ -22,7 +22,7 @@ def parts(*arms: dict[str, Any], drafts: int = 2) -> Parts:
 
 def terms(arm: dict[str, Any]) -> str:
     settings = Settings.model_validate({"experiment": {"arms": [arm]}})
-    return Arms(settings.experiment, settings.learning).by_name[arm["name"]].digest
+    return Arms(settings.experiment, settings.learning, settings.guard).by_name[arm["name"]].digest
 
 
 def test_a_holdout_learns_nothing_and_publishes_nothing_and_is_counted() -> None:
@@ -60,7 +60,7 @@ def test_each_user_is_taught_by_the_rule_of_the_arm() -> None:
     taught: dict[str, str] = {}
     half.learner = ListingLearner(lambda batches: taught.update({batch.uid: batch.arm for batch in batches}))
     half.run(begun(*(records(value(u, u), user=u, first=n)[0] for n, u in enumerate(users))))
-    arms = Arms(half.settings.experiment, half.settings.learning)
+    arms = Arms(half.settings.experiment, half.settings.learning, half.settings.guard)
     drawn = {PSEUDONYMS.uid(user): arms.drawn(PSEUDONYMS.uid(user)).name for user in users}
     assert taught == {uid: arm for uid, arm in drawn.items() if arm != "off"}
     assert set(drawn.values()) == {"imitating", "off", "default"}

@@ -21,7 +21,7 @@ from corlld.records import (
     Unannounced,
     UpdateOutcome,
 )
-from corlld.settings.sections import ExperimentSettings, LearningSettings
+from corlld.settings.sections import ExperimentSettings, GuardSettings, LearningSettings
 from tests.support.fakes import NOON, arrival, edit_event, loop_status, record
 from tests.support.metric_series import STARTED_AT, Watched, figures
 
@@ -259,7 +259,7 @@ HOLDOUT = {"arms": [{"name": "off", "share": 0.2, "holdout": True}], "drafts": 2
 
 def test_users_of_arms_are_counted_by_arm_and_their_outcome_once() -> None:
     experiment = ExperimentSettings.model_validate(HOLDOUT)
-    arms = Arms(experiment, LearningSettings())
+    arms = Arms(experiment, LearningSettings(), GuardSettings())
     metrics = Metrics(0.0, 10, {"off": False, "default": True})
     observer = MetricsObserver(metrics, Health(Liveness(300.0)), arms=arms)
 
