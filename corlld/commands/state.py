@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corlld.commands.events_file import counted
@@ -191,7 +192,8 @@ def _verify(arguments: argparse.Namespace, settings: "Settings") -> int:
     if len(found.problems) > SHOWN_PROBLEMS:
         print(f"... and {len(found.problems) - SHOWN_PROBLEMS} more")
     print(
-        f"{counted(found.users, 'user')} ({found.erased} erased), {counted(found.versions, 'published version')}: "
+        f"{counted(found.users, 'user')} ({found.erased} erased), {counted(found.versions, 'published version')}"
+        f"{f' ({found.not_out} not out yet)' if found.not_out else ''}: "
         f"{counted(len(found.problems), 'problem')}"
     )
     return ExitCode.DATA if found.problems else ExitCode.OK
@@ -218,13 +220,30 @@ def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
 def _export(arguments: argparse.Namespace, settings: "Settings") -> int:
     from corlld.assembly import build_folder_store, build_store
 
+    _refuse_other_folder(arguments.folder, settings)
     return _copy(arguments, settings, build_store(settings), build_folder_store(settings, arguments.folder))
 
 
 def _import(arguments: argparse.Namespace, settings: "Settings") -> int:
-    from corlld.assembly import build_folder_store, build_store
+    from corlld.assembly import build_folder_store, build_store, pseudonyms
 
-    return _copy(arguments, settings, build_folder_store(settings, arguments.folder), build_store(settings))
+    folder = build_folder_store(settings, arguments.folder)
+    if (found := folder.secret_fingerprint()) is None:
+        raise FatalError(f"{arguments.folder} is no exported state store: store.json is not there", ExitCode.DATA)
+    if settings.identity.secret is not None and found != pseudonyms(settings).fingerprint:
+        raise ConfigurationError(
+            f"the states in {arguments.folder} were made with another identity.secret: with this one, no user would "
+            "be found again"
+        )
+    return _copy(arguments, settings, folder, build_store(settings))
+
+
+def _refuse_other_folder(folder: Path, settings: "Settings") -> None:
+    """Raise FatalError for a folder that holds something else, or that lies in the store itself."""
+    if settings.state.url is None and folder.resolve().is_relative_to(settings.state.path.resolve()):
+        raise FatalError(f"{folder} is in the state store itself: name a folder elsewhere", ExitCode.USAGE)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "store.json").exists():
+        raise FatalError(f"{folder} holds something else: name a new folder, or an earlier export", ExitCode.USAGE)
 
 
 def _copy(arguments: argparse.Namespace, settings: "Settings", source: "AnyStore", destination: "AnyStore") -> int:

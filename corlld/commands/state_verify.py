@@ -1,17 +1,18 @@
 """Reads every state as the daemon would, and each newest published version: `corlld state verify`."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from corlld.durable import UserState
-from corlld.errors import StateUnreadable
+from corlld.errors import StateUnreadable, UserTrouble
 from corlld.publishing.target import PublishedVersion
 from corlld.system.progress import Advance
 
-TENSORS_NAME = "adapter_model.safetensors"
+TENSORS_NAME, CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
 SHOWN_PROBLEMS = 100
 
 
@@ -38,6 +39,7 @@ class Verified:
     users: int = 0
     erased: int = 0
     versions: int = 0
+    not_out: int = 0  # the daemon publishes them at the users' next edits
     problems: list[str] = field(default_factory=list)
 
 
@@ -62,7 +64,10 @@ def verify(store: VerifiedStore, target: VerifiedTarget | None, uids: Iterable[s
         else:
             if state is not None:
                 found.erased += state.erased
-                _verify_versions(state, target, found)
+                try:
+                    _verify_versions(state, target, found)
+                except UserTrouble as error:  # a manifest that can't be understood
+                    found.problems.append(f"{uid}: {error}")
         advance(1)
     return found
 
@@ -80,7 +85,8 @@ def _verify_versions(state: UserState, target: VerifiedTarget | None, found: Ver
         return
     version = target.get(state.uid, state.release.version)
     if version is None:
-        return  # the daemon publishes it when the user's next edit comes, or as it starts
+        found.not_out += 1
+        return
     found.versions += 1
     if (problem := _problem_of(version)) is not None:
         found.problems.append(f"{state.uid}: version {state.release.version}: {problem}")
@@ -90,6 +96,9 @@ def _problem_of(version: PublishedVersion) -> str | None:
     """Return what is wrong with a published version; None if its tensors are those that its manifest names."""
     try:
         digest = hashlib.sha256(Path(version.location, TENSORS_NAME).read_bytes()).hexdigest()
+        json.loads(Path(version.location, CONFIG_NAME).read_bytes())
     except OSError as error:
-        return f"{TENSORS_NAME} can't be read: {error.strerror}"
+        return f"{Path(error.filename).name} can't be read: {error.strerror}"
+    except ValueError:
+        return f"{CONFIG_NAME} is no JSON"
     return None if version.manifest.get("digest") == digest else f"{TENSORS_NAME} is not what its manifest names"

@@ -25,7 +25,7 @@ USERS, PARTITIONS, DRAFTS, DAEMONS = 600, 6, 3, 3
 SHARES = {"off": 0.2, "imitating": 0.3, "slow": 0.1}
 ARMS: list[dict[str, Any]] = [
     {"name": "off", "share": 0.2, "holdout": True},
-    {"name": "imitating", "share": 0.3, "learning": {"imitation_weight": 0.1}},
+    {"name": "imitating", "share": 0.3, "learning": {"imitation_weight": 0.3}},
     {"name": "slow", "share": 0.1, "learning": {"lr": 1e-4}},
 ]
 EXPERIMENT = {"CORLLD_EXPERIMENT__ARMS": json.dumps(ARMS), "CORLLD_EXPERIMENT__DRAFTS": str(DRAFTS)}

@@ -235,6 +235,57 @@ def test_verify_names_what_is_wrong_with_states_and_published_versions(
     assert "can't be used" in verify(source, None, [UID], advance()).problems[0]
 
 
+def test_a_manifest_that_cannot_be_understood_and_a_config_that_is_none_are_one_users_problems(
+    source: LocalFolderStore, tmp_path: Path
+) -> None:
+    target = FolderTarget(tmp_path / "adapters")
+    target.open()
+    location = Path(target.put(UID, 3, adapter_files(released_state(3), SMALL_LAYOUT, MODEL)))
+    config, manifest = location / "adapter_config.json", location / "manifest.json"
+    sound = config.read_bytes()
+    config.unlink()
+    config.write_bytes(b"garbage")
+    [problem] = verify(source, target, [UID, OTHER_UID], advance()).problems
+    assert problem == f"{UID}: version 3: adapter_config.json is no JSON"
+    config.write_bytes(sound)
+    manifest.unlink()
+    manifest.write_bytes(b'{"a":1}')
+    found = verify(source, target, [UID, OTHER_UID], advance())
+    assert found.users == 2
+    assert len(found.problems) == 1
+    assert found.problems[0].startswith(f"{UID}: ")
+
+
+@pytest.mark.parametrize("where", ["source/inside", "full"])
+def test_an_export_goes_to_a_folder_of_its_own(
+    source: LocalFolderStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    where: str,
+) -> None:
+    clear_settings(monkeypatch)
+    monkeypatch.setenv("CORLLD_STATE__PATH", str(tmp_path / "source"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("mine")
+    assert main(["state", "export", str(tmp_path / where)]) == ExitCode.USAGE
+    assert "name a" in capsys.readouterr().err
+    assert not (tmp_path / where / "store.json").exists()
+
+
+def test_an_import_of_another_secrets_states_or_of_no_store_is_refused(
+    source: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clear_settings(monkeypatch)
+    monkeypatch.setenv("CORLLD_STATE__PATH", str(tmp_path / "new"))
+    monkeypatch.setenv("CORLLD_IDENTITY__SECRET", "a secret of somebody else, which is long enough")
+    assert main(["state", "import", str(tmp_path / "source")]) == ExitCode.CONFIGURATION
+    assert "identity.secret" in capsys.readouterr().err
+    assert main(["state", "import", str(tmp_path)]) == ExitCode.DATA
+    assert "no exported state store" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_commands_copy_and_verify_a_store(
     source: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,7 +300,7 @@ def test_the_commands_copy_and_verify_a_store(
     assert main(["state", "import", str(tmp_path / "copy"), "--uid", UID]) == ExitCode.OK
     assert "1 user: copied" in capsys.readouterr().out
     assert main(["state", "verify"]) == ExitCode.OK
-    assert "1 user (0 erased), 0 published versions: 0 problems" in capsys.readouterr().out
+    assert "1 user (0 erased), 0 published versions (1 not out yet): 0 problems" in capsys.readouterr().out
     [file] = (tmp_path / "new/users" / UID).iterdir()
     file.write_bytes(file.read_bytes()[:-1])
     assert main(["state", "verify"]) == ExitCode.DATA

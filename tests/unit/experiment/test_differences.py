@@ -17,7 +17,7 @@ DRAFTS = 4
 DAY = 86_400.0
 ARMS: list[dict[str, Any]] = [
     {"name": "off", "share": 0.2, "holdout": True},
-    {"name": "imitating", "share": 0.3, "learning": {"imitation_weight": 0.1}},
+    {"name": "imitating", "share": 0.3, "learning": {"imitation_weight": 0.3}},
 ]
 
 
