@@ -8,9 +8,10 @@ import torch
 
 from corlld.settings.sections import GuardSettings, LearningSettings
 
-# The peers rehearse nothing; the cost of rehearsal is a figure of its own.
-RULE = LearningSettings(rehearsal_weight=0.0)
-REHEARSING = LearningSettings()  # the rule's defaults
+# The peers' rule is DPO's: the margin over whole tails, and nothing is imitated or rehearsed. The cost of rehearsal is
+# a figure of its own.
+RULE = LearningSettings(margin="tail", imitation_weight=0.0, rehearsal_weight=0.0)
+REHEARSING = RULE.model_copy(update={"rehearsal_weight": LearningSettings().rehearsal_weight})
 # The peers have no guard, and refuse no edit; the cost of the guard is a figure of its own.
 UNGUARDED = GuardSettings(every_steps=10**9, max_repetition_rise=1.0)
 # The guard makes its pass but refuses nothing, since the same pairs are trained again and again.
