@@ -82,8 +82,7 @@ class Site:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         try:
             response = self._respond(method, path, environ)
-        except Exception:
-            # A bug in a page must not end the learning: the answer and the log report it.
+        except Exception:  # a bug in a page must not end the learning: the answer and the log report it
             log.exception("http_bug")
             response = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"a bug in corlld: see http_bug in its log\n")
         # Log the path only if it is ours: a request may hold anything.

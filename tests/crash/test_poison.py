@@ -121,7 +121,7 @@ def test_a_group_whose_daemons_die_one_after_the_other_sets_the_event_aside_and_
             if name not in lives or lives[name].code is not None:
                 crashes[name] += name in lives
                 lives[name] = launcher.start(config, site.log(name), poison=Poison(event_id))
-        time.sleep(0.2)
+        time.sleep(0.2)  # between looks: each asks the broker for the lag
     assert [life.stop() for life in lives.values()] == [0, 0]
     producer.close()
     assert 2 <= crashes.total() <= 1 + 3 + 2, "a change of owners in the middle of a step counts one more or less"

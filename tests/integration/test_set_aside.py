@@ -101,7 +101,7 @@ def test_a_state_that_answers_with_an_error_for_ever_sets_its_user_aside_and_oth
             nonlocal number
             append_events(followed / "events.jsonl", edit(number, "bob"))
             number += 1
-            time.sleep(0.3)
+            time.sleep(0.3)  # others must go on succeeding for as long as one user's trouble lasts
             return bool(reasons(followed))
 
         wait_while_running(daemon, set_aside, "a dead letter", 60)

@@ -37,7 +37,7 @@ def swap_blindly() -> None:
             except LostSwap:
                 _, token = self.load(uid)
 
-    LocalFolderStore.save = mutated  # type: ignore[method-assign]
+    LocalFolderStore.save = mutated  # type: ignore[method-assign]  # breaks the rule on purpose
 
 
 def commit_before_durable() -> None:
@@ -47,21 +47,21 @@ def commit_before_durable() -> None:
     def mutated(self: Any, position: int) -> int:
         return position
 
-    LowWatermark.committable = mutated  # type: ignore[method-assign]
+    LowWatermark.committable = mutated  # type: ignore[method-assign]  # as above
 
 
 def count_no_attempts() -> None:
     """Take every event for one that was never tried before."""
     from corlld.loop.attempts import AttemptJournal, Caution
 
-    AttemptJournal.caution = lambda self, record: Caution.NONE  # type: ignore[method-assign]
+    AttemptJournal.caution = lambda self, record: Caution.NONE  # type: ignore[method-assign]  # as above
 
 
 def note_no_announcements() -> None:
     """Commit without a note of what is not announced yet."""
     from corlld.publishing.announcer import Announcer
 
-    Announcer.must_note = False  # type: ignore[assignment,method-assign]
+    Announcer.must_note = False  # type: ignore[assignment,method-assign]  # as above
 
 
 MUTATIONS: Mapping[str, Callable[[], None]] = {
