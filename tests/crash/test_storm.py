@@ -95,15 +95,25 @@ def test_nothing_is_lost_doubled_or_back_through_a_short_storm(
 
 
 LONG = Storm(SEED, falls=100, events=2000, erasures=100)
-FOLDER_STORMS = [replace(LONG, seed=SEED + n, deferred=n % 2 == 1, events=1000, erasures=50) for n in range(4)]
-BUCKET_STORMS = [replace(LONG, seed=SEED + 10 + n, deferred=n % 2 == 1) for n in range(4)]
-FAULTY_STORMS = [replace(LONG, seed=SEED + 20 + n, deferred=n % 2 == 1, events=1000, erasures=50) for n in range(2)]
+SMALLER = replace(LONG, events=1000, erasures=50)
+STORMS = [
+    *(("folder", replace(SMALLER, seed=SEED + n, deferred=n % 2 == 1)) for n in range(4)),
+    *(("s3", replace(LONG, seed=SEED + 10 + n, deferred=n % 2 == 1)) for n in range(4)),
+    *(("faulty-s3", replace(SMALLER, seed=SEED + 20 + n, deferred=n % 2 == 1)) for n in range(2)),
+]
 
 
 @pytest.mark.crash
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("storm", FOLDER_STORMS, ids=lambda storm: f"seed-{storm.seed}")
+@pytest.mark.parametrize(
+    ("kind", "storm"),
+    [
+        pytest.param(kind, storm, marks=[needs_versitygw] if "s3" in kind else [], id=f"{kind}-{storm.seed}")
+        for kind, storm in STORMS
+    ],
+)
 def test_nothing_is_lost_doubled_or_back_through_a_long_storm(
+    kind: str,
     storm: Storm,
     tmp_path: Path,
     kafka_broker: KafkaCluster,
@@ -111,41 +121,13 @@ def test_nothing_is_lost_doubled_or_back_through_a_long_storm(
     launcher: Launcher,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    verdict = on_folder(storm, tmp_path, kafka_broker, tiny_model, launcher)
-    report(f"folder-{storm.seed}", verdict, capsys)
+    place = (tmp_path, kafka_broker, tiny_model, launcher)
+    faulty = kind == "faulty-s3"
+    if kind == "folder":
+        verdict = on_folder(storm, *place)
+    else:
+        verdict = on_bucket(storm, *place, FAULTY_SHARE if faulty else 0.0)
+    report(f"{kind}-{storm.seed}", verdict, capsys)
     assert verdict["problems"] == []
-
-
-@needs_versitygw
-@pytest.mark.crash
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("storm", BUCKET_STORMS, ids=lambda storm: f"seed-{storm.seed}")
-def test_nothing_is_lost_doubled_or_back_on_s3_through_a_long_storm(
-    storm: Storm,
-    tmp_path: Path,
-    kafka_broker: KafkaCluster,
-    tiny_model: Path,
-    launcher: Launcher,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    verdict = on_bucket(storm, tmp_path, kafka_broker, tiny_model, launcher)
-    report(f"s3-{storm.seed}", verdict, capsys)
-    assert verdict["problems"] == []
-
-
-@needs_versitygw
-@pytest.mark.crash
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("storm", FAULTY_STORMS, ids=lambda storm: f"seed-{storm.seed}")
-def test_nothing_is_lost_doubled_or_back_on_s3_that_loses_requests_and_answers(
-    storm: Storm,
-    tmp_path: Path,
-    kafka_broker: KafkaCluster,
-    tiny_model: Path,
-    launcher: Launcher,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    verdict = on_bucket(storm, tmp_path, kafka_broker, tiny_model, launcher, FAULTY_SHARE)
-    report(f"faulty-s3-{storm.seed}", verdict, capsys)
-    assert verdict["problems"] == []
-    assert sum(verdict["storm"]["faulty_answers"].values()) > 100
+    if faulty:
+        assert sum(verdict["storm"]["faulty_answers"].values()) > 100
