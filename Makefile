@@ -23,8 +23,8 @@ BROKER_TESTS := $(addprefix tests/,contract/test_sources.py contract/test_inputs
 # The virtual environment of vLLM alone: it needs other versions of torch and transformers than corlld.
 ENGINES ?= .venv-engines
 
-# The S3 server of `make test-crash`, and the figures of its storms.
-GATEWAY := $(VENV)/versitygw/versitygw
+# The S3 servers of `make test-crash`, and the figures of its storms.
+SERVERS := $(VENV)/s3-servers
 STORMS  := $(VENV)/storms
 
 export HF_HUB_OFFLINE = 1
@@ -41,7 +41,7 @@ help:
 	@echo "make test-fuzz     take in 1,000,000 generated malformed records (ten minutes)"
 	@echo "make test-crash    kill and stop daemons a thousand times, on folders and on S3; needs Go for S3 (an hour)"
 	@echo "make test-engines  compare adapters served by vLLM with PEFT; installs vLLM into $(ENGINES) (it takes about 6 GB)"
-	@echo "make test-soak     check that memory stays flat: 10,000 users, a tiny model, CORLLD_SOAK_MINUTES (30)"
+	@echo "make test-soak     check that memory stays flat: 10,000 users, a tiny model, CORLLD_TEST_SOAK_MINUTES (30)"
 	@echo "make test-install  install the wheel with its dependencies into an empty environment (downloads about 6 GB)"
 	@echo "make bench         measure every figure of corlld bench against its bar, with a real Kafka broker (about an hour)"
 	@echo "make lint          run ruff, mypy --strict and the import rules"
@@ -86,7 +86,7 @@ test-brokers: system-packages $(STAMP)
 	done
 
 test-families: $(STAMP)
-	CORLLD_FAMILIES=deploy/MODELS.md $(BIN)/python -m pytest -n $(WORKERS) --dist load tests/families
+	CORLLD_TEST_FAMILIES=deploy/MODELS.md $(BIN)/python -m pytest -n $(WORKERS) --dist load tests/families
 
 test-real: system-packages $(STAMP)
 	$(BIN)/python -m pytest -m real --timeout 5400
@@ -102,15 +102,17 @@ $(ENGINES)/.installed: | $(STAMP)
 	touch $@
 
 test-fuzz: $(STAMP)
-	CORLLD_FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -n $(WORKERS) --dist load -rP tests/fuzz
+	CORLLD_TEST_FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -n $(WORKERS) --dist load -rP tests/fuzz
 
-# An S3 server with atomic conditional writes, built from its sources. Without Go the storms on S3 are skipped.
-$(GATEWAY):
-	! command -v go >/dev/null || GOBIN=$(abspath $(dir $@)) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+# S3 servers with atomic conditional writes, built from their sources. Without Go the storms on S3 are skipped.
+$(SERVERS):
+	! command -v go >/dev/null || GOBIN=$(abspath $@) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	! command -v go >/dev/null || GOBIN=$(abspath $@) go install \
+		github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 
-test-crash: system-packages $(STAMP) $(GATEWAY)
+test-crash: system-packages $(STAMP) $(SERVERS)
 	rm -rf $(STORMS)
-	CORLLD_STORM_SUMMARIES=$(STORMS) CORLLD_TEST_VERSITYGW=$(GATEWAY) \
+	CORLLD_TEST_STORM_SUMMARIES=$(STORMS) CORLLD_TEST_S3_SERVERS=$(SERVERS) \
 		$(BIN)/python -m pytest -n $(WORKERS) --dist load -m crash --timeout 3600 tests/crash
 	$(BIN)/python -m tests.crash.summary $(STORMS) tests/evidence/crash
 

@@ -1,7 +1,8 @@
 """Storms: several daemons are killed and stopped at random, and nothing is lost, doubled, stale or brought back.
 
-`make test` has a short storm on a folder. `make test-crash` has the long storms, on a folder and on S3, where a proxy
-loses requests and answers as well. Each storm prints its seed, and `CORLLD_STORM_SEED` gives other storms.
+`make test` has a short storm on a folder. `make test-crash` has the long storms, on a folder and on two S3 servers,
+where a proxy loses requests and answers as well. Each storm prints its seed, and `CORLLD_TEST_STORM_SEED` gives other
+storms.
 """
 
 import json
@@ -15,27 +16,15 @@ from typing import Any
 import pytest
 
 from tests.support.daemon_process import Launcher, Site
+from tests.support.faulty_proxy import FaultyProxy
 from tests.support.kafka.broker import KafkaCluster
-from tests.support.s3_gateway import (
-    ACCESS_KEY,
-    SECRET_KEY,
-    FaultyProxy,
-    environment,
-    gateway,
-    make_bucket,
-    versitygw,
-)
+from tests.support.s3_servers import ACCESS_KEY, SECRET_KEY, SERVERS, Server, environment, make_bucket
 from tests.support.storm import Chaos, Storm, settings_of
 
-SEED = int(os.environ.get("CORLLD_STORM_SEED", "1"))
-SUMMARIES = os.environ.get("CORLLD_STORM_SUMMARIES")  # a folder for the storms' figures
+SEED = int(os.environ.get("CORLLD_TEST_STORM_SEED", "1"))
+SUMMARIES = os.environ.get("CORLLD_TEST_STORM_SUMMARIES")  # a folder for the storms' figures
 BUCKET, PREFIX = "storm", "states"
 FAULTY_SHARE = 0.05
-
-needs_versitygw = pytest.mark.skipif(
-    versitygw() is None,
-    reason="needs versitygw, which `make test-crash` builds where there is Go",
-)
 
 
 def report(name: str, verdict: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,9 +41,9 @@ def on_folder(storm: Storm, folder: Path, broker: KafkaCluster, model: Path, lau
 
 
 @contextmanager
-def bucket_of(folder: Path, faults: float, seed: int) -> Iterator[tuple[str, str, FaultyProxy | None]]:
-    """Yield the endpoint for daemons, the endpoint behind the faulty proxy, and the proxy."""
-    with gateway(folder) as endpoint:
+def bucket_on(server: Server, folder: Path, faults: float, seed: int) -> Iterator[tuple[str, str, FaultyProxy | None]]:
+    """Make a bucket. Yields the endpoint for daemons, the server's own, and the faulty proxy between them, if any."""
+    with server.running(folder) as endpoint:
         make_bucket(endpoint, BUCKET)
         if not faults:
             yield endpoint, endpoint, None
@@ -67,10 +56,16 @@ def bucket_of(folder: Path, faults: float, seed: int) -> Iterator[tuple[str, str
 
 
 def on_bucket(
-    storm: Storm, folder: Path, broker: KafkaCluster, model: Path, launcher: Launcher, faults: float = 0.0
+    storm: Storm,
+    server: Server,
+    folder: Path,
+    broker: KafkaCluster,
+    model: Path,
+    launcher: Launcher,
+    faults: float = 0.0,
 ) -> dict[str, Any]:
     site = Site.make(folder, broker, model, storm.partitions, **settings_of(storm))
-    with bucket_of(folder, faults, storm.seed) as (for_daemons, for_oracle, proxy):
+    with bucket_on(server, folder, faults, storm.seed) as (for_daemons, for_oracle, proxy):
         bucket = {"endpoint": for_oracle, "name": BUCKET, "prefix": PREFIX, "key": ACCESS_KEY, "secret": SECRET_KEY}
         sections = {"state": {"url": f"s3://{BUCKET}/{PREFIX}"}}
         chaos = Chaos(storm, site, launcher, environment(for_daemons), sections, {"bucket": bucket})
@@ -96,22 +91,32 @@ def test_nothing_is_lost_doubled_or_back_through_a_short_storm(
 
 LONG = Storm(SEED, falls=100, events=2000, erasures=100)
 SMALLER = replace(LONG, events=1000, erasures=50)
-STORMS = [
-    *(("folder", replace(SMALLER, seed=SEED + n, deferred=n % 2 == 1)) for n in range(4)),
-    *(("s3", replace(LONG, seed=SEED + 10 + n, deferred=n % 2 == 1)) for n in range(4)),
-    *(("faulty-s3", replace(SMALLER, seed=SEED + 20 + n, deferred=n % 2 == 1)) for n in range(2)),
+FAULTY = "faulty-"
+# the store, the storm, and how many of them
+PLAN = [
+    ("folder", SMALLER, 3),
+    ("versitygw", LONG, 3),
+    ("minio", LONG, 2),
+    (FAULTY + "versitygw", SMALLER, 2),
+    (FAULTY + "minio", SMALLER, 2),
 ]
+
+
+def storms() -> Iterator[Any]:
+    """Yield the cases: each storm has a seed of its own, and every second stores updates several at a time."""
+    for row, (kind, storm, count) in enumerate(PLAN):
+        server = SERVERS.get(kind.removeprefix(FAULTY))
+        missing = server is not None and server.find() is None
+        reason = f"needs {kind.removeprefix(FAULTY)}, which `make test-crash` builds where there is Go"
+        for n in range(count):
+            seed = SEED + 10 * row + n
+            case = replace(storm, seed=seed, deferred=n % 2 == 1)
+            yield pytest.param(kind, case, marks=pytest.mark.skipif(missing, reason=reason), id=f"{kind}-{seed}")
 
 
 @pytest.mark.crash
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    ("kind", "storm"),
-    [
-        pytest.param(kind, storm, marks=[needs_versitygw] if "s3" in kind else [], id=f"{kind}-{storm.seed}")
-        for kind, storm in STORMS
-    ],
-)
+@pytest.mark.parametrize(("kind", "storm"), list(storms()))
 def test_nothing_is_lost_doubled_or_back_through_a_long_storm(
     kind: str,
     storm: Storm,
@@ -122,11 +127,11 @@ def test_nothing_is_lost_doubled_or_back_through_a_long_storm(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     place = (tmp_path, kafka_broker, tiny_model, launcher)
-    faulty = kind == "faulty-s3"
+    faulty = kind.startswith(FAULTY)
     if kind == "folder":
         verdict = on_folder(storm, *place)
     else:
-        verdict = on_bucket(storm, *place, FAULTY_SHARE if faulty else 0.0)
+        verdict = on_bucket(storm, SERVERS[kind.removeprefix(FAULTY)], *place, FAULTY_SHARE if faulty else 0.0)
     report(f"{kind}-{storm.seed}", verdict, capsys)
     assert verdict["problems"] == []
     if faulty:

@@ -1,4 +1,4 @@
-"""Prints what the sweep found as a table, and writes it to the page that $CORLLD_FAMILIES names."""
+"""Prints what the sweep found as a table, and writes it to the page that $CORLLD_TEST_FAMILIES names."""
 
 import os
 from pathlib import Path
@@ -37,5 +37,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     page = HEAD + "\n".join(rows) + "\n"
     terminalreporter.write(page)
-    if path := os.environ.get("CORLLD_FAMILIES"):
+    if path := os.environ.get("CORLLD_TEST_FAMILIES"):
         Path(path).write_text(page, "utf-8")

@@ -1,6 +1,6 @@
 """Malformed records of every kind become dead letters with a reason of the closed set, and the daemon goes on.
 
-`make test` generates 20,000 malformed records, `make test-fuzz` 1,000,000. CORLLD_FUZZ_SEED gives other records.
+`make test` generates 20,000 malformed records, `make test-fuzz` 1,000,000. CORLLD_TEST_FUZZ_SEED gives other records.
 """
 
 import json
@@ -32,9 +32,9 @@ from tests.support.daemon_parts import PSEUDONYMS
 from tests.support.decoding import CANARY
 from tests.support.fakes import MemoryAttempts, MemoryDeadLetters, tenure
 
-RECORDS = int(os.environ.get("CORLLD_FUZZ_RECORDS", "20000"))  # malformed records over all shards
+RECORDS = int(os.environ.get("CORLLD_TEST_FUZZ_RECORDS", "20000"))  # malformed records over all shards
 SHARDS = 4
-SEED = int(os.environ.get("CORLLD_FUZZ_SEED", "20261130"))
+SEED = int(os.environ.get("CORLLD_TEST_FUZZ_SEED", "20261130"))
 MALFORMED_PER_EXAMPLE = 9  # about; the other records are valid by chance
 MOST_GROWTH_BYTES = 256 << 20
 

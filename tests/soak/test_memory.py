@@ -1,7 +1,7 @@
 """Memory stays flat while ten thousand users come and go (I9): the real loop, a tiny model, the real folder store.
 
-`make test-soak` runs it for CORLLD_SOAK_MINUTES (30). CORLLD_SOAK_PICTURE names a PNG file for the curves, which lie
-beside the samples in the test's own folder otherwise.
+`make test-soak` runs it for CORLLD_TEST_SOAK_MINUTES (30). CORLLD_TEST_SOAK_PICTURE names a PNG file for the curves,
+which lie beside the samples in the test's own folder otherwise.
 """
 
 import csv
@@ -24,7 +24,7 @@ from corlld.records import Arrival, LoopStatus
 from corlld.settings.sections import Settings
 from tests.support import traffic
 
-MINUTES = float(os.environ.get("CORLLD_SOAK_MINUTES", "30"))
+MINUTES = float(os.environ.get("CORLLD_TEST_SOAK_MINUTES", "30"))
 USERS, DEVICE_SLOTS = 10_000, 32
 HOST_MEMORY_BYTES = 8_000_000  # about a tenth of all states
 BACKLOG = 500  # records written ahead of the daemon
@@ -160,7 +160,7 @@ def test_i9_memory_and_descriptors_stay_flat_while_ten_thousand_users_come_and_g
             for thread in threads:
                 thread.join()
     write_samples(tmp_path / "memory.csv", samples)
-    plot(Path(os.environ.get("CORLLD_SOAK_PICTURE") or tmp_path / "memory.png"), samples)
+    plot(Path(os.environ.get("CORLLD_TEST_SOAK_PICTURE") or tmp_path / "memory.png"), samples)
 
     settled = statistics.median(s.resident_bytes for s in samples[WARM - SAMPLES // 20 : WARM])
     second_half = samples[HALF:]

@@ -1,6 +1,8 @@
 """The rooms of the house: how many, how large, how named, how documented, and what each may import."""
 
 import ast
+import itertools
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -87,3 +89,15 @@ def test_every_import_contract_is_kept() -> None:
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_variable_of_the_tests_is_not_taken_for_a_setting_by_daemons_that_inherit_it() -> None:
+    files = [ROOT / "Makefile", *(ROOT / "tests").rglob("*.py")]
+    read = re.compile(r"environ(?:\.get\(|\[)\"(CORLLD_\w+)\"|\b(CORLLD_\w+)=")
+    named = {
+        name: str(file.relative_to(ROOT))
+        for file in files
+        for name in filter(None, itertools.chain(*read.findall(file.read_text("utf-8"))))
+        if not name.startswith("CORLLD_TEST_")
+    }
+    assert not named, "begin their names with CORLLD_TEST_:" + listed(f"{name} in {at}" for name, at in named.items())

@@ -1,92 +1,14 @@
-"""versitygw, an S3 server whose conditional writes are atomic, and a proxy that loses requests and answers.
-
-`make test-crash` builds versitygw from its sources.
-"""
+"""A proxy before an HTTP server that loses requests and answers."""
 
 import contextlib
 import http.client
-import os
 import random
-import shutil
 import socket
-import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
-import boto3
-
-from tests.support.waiting import wait_until
-
-ACCESS_KEY, SECRET_KEY = "storm", "storm-secret-key"
-START_SECONDS = 20.0
-PROXY_TIMEOUT_SECONDS = 30.0
-
-
-def versitygw() -> str | None:
-    """Return the path of the server; None if it is not installed. `make test-crash` builds it."""
-    built = Path(os.environ.get("CORLLD_TEST_VERSITYGW", ""))
-    return str(built.absolute()) if built.is_file() else shutil.which("versitygw")
-
-
-@contextlib.contextmanager
-def gateway(folder: Path) -> Iterator[str]:
-    """Start the server on files below `folder`. Yields its endpoint, `http://127.0.0.1:PORT`."""
-    program = versitygw()
-    assert program is not None, "versitygw is not installed"
-    port, objects, log = free_port(), folder / "objects", folder / "versitygw.log"
-    objects.mkdir(parents=True)
-    environ = os.environ | {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [program, "--quiet", "--port", f"127.0.0.1:{port}", "posix", str(objects)],
-            env=environ,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
-    try:
-        wait_until(lambda: is_listening(port), "versitygw", START_SECONDS, report=lambda: log.read_text())
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.kill()
-        server.wait()
-
-
-def environment(endpoint: str) -> dict[str, str]:
-    """Return what a daemon's environment must have to use the server."""
-    return {
-        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "NO_PROXY": "127.0.0.1",
-    }
-
-
-def make_bucket(endpoint: str, name: str) -> None:
-    boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=ACCESS_KEY,
-        aws_secret_access_key=SECRET_KEY,
-    ).create_bucket(Bucket=name)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+TIMEOUT_SECONDS = 30.0
 
 
 class _Server(ThreadingHTTPServer):
@@ -161,7 +83,7 @@ class FaultyProxy:
             request.wfile.write(answer)
 
     def _ask(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        connection = http.client.HTTPConnection(self._host, timeout=PROXY_TIMEOUT_SECONDS)
+        connection = http.client.HTTPConnection(self._host, timeout=TIMEOUT_SECONDS)
         with contextlib.closing(connection):
             # The headers are signed, `Host` among them: they go on as they came.
             connection.putrequest(request.command, request.path, skip_host=True, skip_accept_encoding=True)
