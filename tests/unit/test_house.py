@@ -98,6 +98,6 @@ def test_a_variable_of_the_tests_is_not_taken_for_a_setting_by_daemons_that_inhe
         name: str(file.relative_to(ROOT))
         for file in files
         for name in filter(None, itertools.chain(*read.findall(file.read_text("utf-8"))))
-        if not name.startswith("CORLLD_TEST_")
+        if not name.startswith("CORLLD_TEST_") and "__" not in name  # of a setting
     }
     assert not named, "begin their names with CORLLD_TEST_:" + listed(f"{name} in {at}" for name, at in named.items())
