@@ -17,10 +17,13 @@ LIMIT_SECONDS = 14_000
 @pytest.mark.bench
 @pytest.mark.timeout(LIMIT_SECONDS)
 def test_every_bar_holds(tmp_path: Path, kafka_broker: KafkaCluster) -> None:
-    """CORLLD_BENCH_ARGUMENTS: more arguments, such as `--edits FILE`. CORLLD_BENCH_JSON: where the figures are kept."""
-    target = Path(os.environ.get("CORLLD_BENCH_JSON") or tmp_path / "bench.json")
+    """Run the bench.
+
+    CORLLD_TEST_BENCH_ARGUMENTS: more arguments, such as `--edits FILE`. CORLLD_TEST_BENCH_JSON: where figures are kept.
+    """
+    target = Path(os.environ.get("CORLLD_TEST_BENCH_JSON") or tmp_path / "bench.json")
     command = [sys.executable, "-m", "corlld", "bench", "--kafka", kafka_broker.bootstrap, "--json", str(target)]
-    command += shlex.split(os.environ.get("CORLLD_BENCH_ARGUMENTS", ""))
+    command += shlex.split(os.environ.get("CORLLD_TEST_BENCH_ARGUMENTS", ""))
     # The tests' own setting, of one thread, is not the machine's.
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     subprocess.run(command, env=environment, check=True)
