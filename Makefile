@@ -23,8 +23,10 @@ BROKER_TESTS := $(addprefix tests/,contract/test_sources.py contract/test_inputs
 # The virtual environment of vLLM alone: it needs other versions of torch and transformers than corlld.
 ENGINES ?= .venv-engines
 
-# The S3 servers of `make test-crash`, and the figures of its storms.
+# The S3 servers of `make test-crash`, and the figures of its storms. STORM: one of them, as pytest names it.
 SERVERS := $(VENV)/s3-servers
+SEED    ?= 1
+STORM   ?=
 STORMS  := $(VENV)/storms
 
 export HF_HUB_OFFLINE = 1
@@ -112,9 +114,9 @@ $(SERVERS):
 
 test-crash: system-packages $(STAMP) $(SERVERS)
 	rm -rf $(STORMS)
-	CORLLD_TEST_STORM_SUMMARIES=$(STORMS) CORLLD_TEST_S3_SERVERS=$(SERVERS) \
-		$(BIN)/python -m pytest -n $(WORKERS) --dist load -m crash --timeout 3600 tests/crash
-	$(BIN)/python -m tests.crash.summary $(STORMS) tests/evidence/crash
+	CORLLD_TEST_STORM_SUMMARIES=$(STORMS) CORLLD_TEST_S3_SERVERS=$(SERVERS) CORLLD_TEST_STORM_SEED=$(SEED) \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist load -m crash --timeout 3600 tests/crash -k "$(STORM)"
+	$(if $(STORM),,$(BIN)/python -m tests.crash.summary $(STORMS) tests/evidence/crash)
 
 test-engines: $(STAMP) $(ENGINES)/.installed
 	CORLLD_TEST_ENGINES=$(ENGINES)/bin/python $(BIN)/python -m pytest -m engines --timeout 3600

@@ -132,7 +132,9 @@ def test_nothing_is_lost_doubled_or_back_through_a_long_storm(
         verdict = on_folder(storm, *place)
     else:
         verdict = on_bucket(storm, SERVERS[kind.removeprefix(FAULTY)], *place, FAULTY_SHARE if faulty else 0.0)
-    report(f"{kind}-{storm.seed}", verdict, capsys)
-    assert verdict["problems"] == []
+    name = f"{kind}-{storm.seed}"
+    report(name, verdict, capsys)
+    again = f"make test-crash STORM={name} SEED={SEED}"
+    assert verdict["problems"] == [], f"{again} repeats this storm"
     if faulty:
         assert sum(verdict["storm"]["faulty_answers"].values()) > 100
