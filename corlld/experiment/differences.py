@@ -8,7 +8,7 @@ import numpy as np
 from corlld.experiment.arms import Arms
 from corlld.experiment.confidence import Floats, Interval, Sample, difference_of, sample_of
 from corlld.experiment.tally import ArmFigures
-from corlld.settings.sections import DEFAULT_ARM
+from corlld.settings.learning_rule import DEFAULT_ARM
 
 RATE_SECONDS = 14 * 86_400.0  # the pace of the last two weeks tells how many days are needed
 DAY_SECONDS = 86_400.0

@@ -10,7 +10,8 @@ import pytest
 
 from corlld.durable import Participation, Statistics, UserState
 from corlld.experiment.arms import Arms, arm_point
-from corlld.settings.sections import RULE_OF_AN_ARM, ExperimentSettings, GuardSettings, LearningSettings
+from corlld.settings.learning_rule import RULE_OF_AN_ARM
+from corlld.settings.sections import ExperimentSettings, GuardSettings, LearningSettings
 
 UIDS = [hashlib.sha256(str(number).encode()).hexdigest()[:32] for number in range(20_000)]
 SHARES = {"off": 0.05, "imitating": 0.3, "slow": 0.15}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from corlld.settings.sections import RULE_OF_AN_ARM, SHARED_BY_ARMS, LearningSettings
+from corlld.settings.learning_rule import RULE_OF_AN_ARM, SHARED_BY_ARMS
+from corlld.settings.sections import LearningSettings
 from tests.support.settings_files import load, problems
 
 
