@@ -51,7 +51,7 @@ class Arms:
             for arm in experiment.arms
         ]
         if arms:
-            arms.append(_terms(DEFAULT_ARM, max(0.0, 1 - sum(arm.share for arm in arms)), learning, guard))
+            arms.append(_terms(DEFAULT_ARM, 1 - sum(arm.share for arm in arms), learning, guard))
         self.by_name: Mapping[str, ArmTerms] = {arm.name: arm for arm in arms}
 
     def __bool__(self) -> bool:

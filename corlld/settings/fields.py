@@ -1,6 +1,7 @@
-"""What sections of the settings are made of: their base class, and the types that several of them use."""
+"""Parts of the settings' sections: their base class, types that several of them use, words on an unknown key."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -42,3 +43,10 @@ class Section(BaseModel):
         if problems := list(self.problems()):
             raise ValueError("\n".join(problems))
         return self
+
+
+def unknown_key(key: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Report a key that does not exist, with the closest existing one. prefix: stands before the names of both."""
+    close = difflib.get_close_matches(key, known := list(known), n=1)
+    rest = f"did you mean {prefix}{close[0]}?" if close else f"allowed: {', '.join(known)}"
+    return f"{prefix}{key}: unknown, {rest}"

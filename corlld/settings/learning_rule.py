@@ -1,11 +1,11 @@
 """Sections [learning] and [experiment]: the rule that users learn by, and arms of an experiment that override it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from corlld.settings.fields import Positive, Section
+from corlld.settings.fields import Positive, Section, unknown_key
 from corlld.settings.paths import SettingPath
 
 
@@ -119,6 +119,7 @@ RULE_OF_AN_ARM = tuple(name for name in LearningSettings.model_fields if name no
 DEFAULT_ARM = "default"  # users of no other arm: they learn by [learning]
 MAX_ARMS = 7  # beside the default: arms are labels of metrics
 RETIRED_ARM = "retired"  # label of the users of arms that are not in the settings
+_ROUNDING = 1e-9  # of a sum of shares
 
 
 class Arm(Section):
@@ -141,8 +142,8 @@ class ExperimentSettings(Section):
         "either `learning = {...}`, which overrides settings of [learning], or `holdout = true`: nothing is learnt or "
         "published. All other users are in the arm `default`. In the environment: a JSON list. Default: no experiment.",
         json_schema_extra={
-            "allowed": "a list of tables: `name` (a-z, 0-9, - and _; at most 32), `share` (> 0, at most 1), and "
-            "`learning` (a table) or `holdout` (true or false)"
+            "allowed": "a list of tables: `name` (a-z, 0-9, - and _; at most 32), `share` (> 0, their sum below 1), "
+            "and `learning` (a table) or `holdout` (true or false)"
         },
     )
     drafts: Positive = Field(
@@ -161,20 +162,42 @@ class ExperimentSettings(Section):
             yield f"arms: found {name!r} more than once, allowed: a name per arm"
         for name in sorted({DEFAULT_ARM, RETIRED_ARM}.intersection(names)):
             yield f"arms: found the name {name!r}, allowed: other names, since corlld uses this one itself"
-        if (total := sum(arm.share for arm in self.arms)) > 1 + 1e-9:
-            yield f"arms: found shares that sum to {total:g}, allowed: at most 1"
+        yield from _problems_of_shares(self.arms)
         for arm in self.arms:
             yield from _problems_of(arm)
+
+
+def _problems_of_shares(arms: Sequence[Arm]) -> Iterator[str]:
+    if (total := sum(arm.share for arm in arms)) < 1 - _ROUNDING:
+        return
+    for arm in arms:
+        if arm.holdout and arm.share > 1 - _ROUNDING:
+            yield (
+                f"arms: {arm.name}: found a holdout of share 1, allowed: less than 1: nobody is left to learn. A share "
+                "of 0.05 is enough for a control"
+            )
+            return
+    yield (
+        f"arms: found shares that sum to {total:g}, allowed: less than 1: nobody is left for the arm `{DEFAULT_ARM}`, "
+        "which the others are compared with. Lower a share, or move the rule of an arm to [learning]"
+    )
 
 
 def _problems_of(arm: Arm) -> Iterator[str]:
     if arm.holdout and arm.learning:
         yield f"arms: {arm.name}: found `learning` beside `holdout`, allowed: one of them"
-    if unknown := sorted(set(arm.learning) - set(RULE_OF_AN_ARM)):
-        yield f"arms: {arm.name}: found learning.{unknown[0]}, allowed: {', '.join(RULE_OF_AN_ARM)}"
-        return
     for key, value in arm.learning.items():
-        try:
-            LearningSettings.model_validate({key: value}, strict=True)
-        except ValueError:
+        if key in SHARED_BY_ARMS:
+            yield f"arms: {arm.name}: found learning.{key}, allowed: only in [learning], since all arms share it"
+        elif key not in RULE_OF_AN_ARM:
+            yield f"arms: {arm.name}: {unknown_key(key, RULE_OF_AN_ARM, prefix='learning.')}"
+        elif not _is_allowed(key, value):
             yield f"arms: {arm.name}: learning.{key} can't be {value!r}: see [learning] for what is allowed"
+
+
+def _is_allowed(key: str, value: JsonValue) -> bool:
+    try:
+        LearningSettings.model_validate({key: value}, strict=True)
+    except ValueError:
+        return False
+    return True
