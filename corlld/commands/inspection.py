@@ -43,6 +43,7 @@ from corlld.settings.load import check_for_run
 from corlld.settings.sections import LearningSettings, Settings
 from corlld.state.store import LocalFolderStore
 from corlld.system.durable_files import check_permission
+from corlld.system.plurals import counted
 
 if TYPE_CHECKING:
     from corlld.learning.memory_plan import MemoryPlan
@@ -180,8 +181,8 @@ class Check:
         templates = "with" if info.supports_messages else "without"
         found = (
             f"{info.name}, revision {info.revision[:12]}, {templates} a chat template, on {resident.device}; an "
-            f"adapter has {resident.layout.size:,} numbers, in {len(resident.layout.modules):,} modules; passages "
-            f"rehearsed: {len(rehearsed)}"
+            f"adapter has {resident.layout.size:,} numbers, in {counted(len(resident.layout.modules), 'module')}; "
+            f"passages rehearsed: {len(rehearsed)}"
         )
         if start is not None:
             self._start_digest = start.digest
@@ -204,9 +205,9 @@ class Check:
         slots = self._settings.adapter.device_slots
         start = f"start adapter {_megabytes(plan.start)}, " if plan.start else ""
         found = (
-            f"base model {_megabytes(plan.base)}, {start}a step of {plan.row_tokens:,} tokens and {plan.step_users} "
-            f"users {_megabytes(plan.step)}, a user {_megabytes(plan.state)}; room for {plan.host_users:,} of them in "
-            "host memory (state.host_memory_bytes)"
+            f"base model {_megabytes(plan.base)}, {start}a step of {counted(plan.row_tokens, 'token')} and "
+            f"{counted(plan.step_users, 'user')} {_megabytes(plan.step)}, a user {_megabytes(plan.state)}; room for "
+            f"{plan.host_users:,} of them in host memory (state.host_memory_bytes)"
         )
         if not plan.host_users:
             raise ConfigurationError(f"{found}: state.host_memory_bytes is too small for one user")
@@ -234,7 +235,8 @@ class Check:
             pseudonyms(self._settings), self._input, self._source, self._model, self._start_digest
         )
         self._store.open(identity, must_exist=self._source.has_commits())
-        return f"{place} belongs to these settings; it holds {sum(1 for _ in self._store.uids())} users"
+        users = counted(sum(1 for _ in self._store.uids()), "user")
+        return f"{place} belongs to these settings; it holds {users}"
 
     def _check_adapters(self) -> str:
         if not self._settings.publishing.enabled:
@@ -273,7 +275,8 @@ class Check:
             if late:
                 raise UnavailableError(f"no record could be read within {SAMPLE_SECONDS:g} s")
             return "there is no record yet"
-        found = f"{sample.valid:,} of the newest {sample.records:,} records are valid events"
+        newest = counted(sample.records, "record is a valid event", "records are valid events")
+        found = f"{sample.valid:,} of the newest {newest}"
         if late:
             found += f" (stopped after {SAMPLE_SECONDS:g} s)"
         if sample.valid == 0 or sample.invalid_share > self._settings.dead_letters.max_share:

@@ -79,10 +79,10 @@ def test_users_who_are_not_compared_are_counted_in_sentences(
     assert "7 of 7 users" in shown.err
     for sentence in (
         "arm default: no difference to no learning is shown yet (",
-        "1 users of arm default are left out: they joined it under another rule",
-        "1 users are in arm gone, which is not in the settings: they learn by [learning]",
-        "1 users are in no arm: they were there before the experiment",
-        "1 states can't be read",
+        "1 user of arm default is left out: joined under another rule",
+        "1 user is in arm gone, which is not in the settings: taught by [learning]",
+        "1 user is in no arm: there before the experiment",
+        "1 state can't be read",
     ):
         assert sentence in shown.out
 

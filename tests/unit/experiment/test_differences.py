@@ -125,9 +125,41 @@ def test_what_it_still_takes_is_users_and_days_at_the_present_pace() -> None:
     # Both arms' outcomes came one an hour: the holdout's 40, and the default's 160.
     pace = 200 / (159 / 24)
     assert found.days_needed == pytest.approx(found.users_needed / pace)
-    days = max(1, round(found.days_needed))
-    expected = f"{found.users_needed:,} more users, about {days:,} days, are needed to see a difference of .05"
+    days = round(found.days_needed)
+    assert days > 1
+    expected = f"{found.users_needed:,} more users are needed to see a difference of .05: about {days:,} more days"
     assert found.need == expected
+
+
+@pytest.mark.parametrize(
+    ("users", "days", "need"),
+    [
+        (1, 0.1, "1 more user is needed to see a difference of .05: about 1 more day"),
+        (2000, 1.6, "2,000 more users are needed to see a difference of .05: about 2 more days"),
+    ],
+)
+def test_what_it_still_takes_is_told_in_right_numbers(users: int, days: float, need: str) -> None:
+    assert Comparison("a", "b", False, saved=None, difference=0.05, users_needed=users, days_needed=days).need == need
+
+
+@pytest.mark.parametrize(("hours", "is_known"), [(0.1, False), (23.9, False), (24.1, True)])
+def test_no_days_are_forecast_before_a_day_of_outcomes(hours: float, is_known: bool) -> None:
+    """Of 40 users within minutes, a rate of thousands a day would be made."""
+    default = figures(0.5, 40, 2)
+    last, seconds = 100 * DAY, hours * 3600
+    default.completed_at = [last - seconds * number / 39 for number in range(40)]
+    found = compared(off=figures(0.5, 0, 1), default=default)["default", "off"]
+    assert (found.days_needed is not None) == is_known
+    if is_known:
+        assert found.days_needed == pytest.approx(found.users_needed / 40 * hours / 24)
+
+
+def test_a_burst_after_a_silence_is_no_pace_of_its_own() -> None:
+    """Thirty outcomes of the last hour, and one of twenty days ago: thirty in two weeks."""
+    default = figures(0.5, 31, 2)
+    default.completed_at = [100 * DAY - 120 * number for number in range(30)] + [80 * DAY]
+    found = compared(off=figures(0.5, 0, 1), default=default)["default", "off"]
+    assert found.days_needed == pytest.approx(found.users_needed / (30 / 14))
 
 
 def test_so_many_users_more_do_narrow_the_interval_that_far() -> None:
@@ -150,4 +182,7 @@ def test_nothing_more_is_needed_where_the_interval_is_narrow_enough() -> None:
 def test_there_is_no_pace_before_ten_outcomes() -> None:
     found = compared(off=figures(0.5, 3, 1), default=figures(0.5, 3, 2))["default", "off"]
     assert found.days_needed is None
-    assert found.need == f"{found.users_needed:,} more users are needed to see a difference of .05"
+    assert found.need == (
+        f"{found.users_needed:,} more users are needed to see a difference of .05: too early to say in how many days, "
+        "which takes 10 outcomes of the last two weeks, and a day since the first"
+    )
