@@ -146,7 +146,7 @@ def send(
     acknowledged = under_way.acknowledged.total()
     if acknowledged == contents.events and problem is None:
         return under_way.acknowledged
-    done = f"{acknowledged} of {counted(contents.events, 'event')} acknowledged"
+    done = f"{acknowledged:,} of {counted(contents.events, 'event')} acknowledged"
     again = _how_to_send_again(contents, under_way.through, ids_remembered)
     if problem is None:
         raise KeyboardInterrupt(f"interrupted: {done}\n{again}")
