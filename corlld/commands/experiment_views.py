@@ -102,16 +102,20 @@ def findings(tally: Tally, found: Sequence[Comparison], unreadable: int) -> Iter
     """Yield what is known, as sentences: each comparison, what it still takes, and who is not compared."""
     for each in found:
         yield f"{each.sentence}; {each.need}"
-    for name, figures in tally.arms.items():
-        if figures.left_out:
-            left_out = counted(figures.left_out, f"user of arm {name} is", f"users of arm {name} are")
-            yield f"{left_out} left out: joined under another rule, or with an outcome over another number of drafts"
-    for name, users in sorted(tally.retired.items()):
-        yield f"{counted(users, *_USERS)} in arm {name}, which is not in the settings: taught by [learning]"
+    yield from not_compared(tally)
     if tally.in_no_arm:
         yield f"{counted(tally.in_no_arm, *_USERS)} in no arm: there before the experiment"
     if unreadable:
         yield f"{counted(unreadable, 'state')} can't be read: `corlld state show` names what is unreadable"
+
+
+def not_compared(tally: Tally) -> Iterator[str]:
+    """Yield a sentence for each change of the settings that took users out of the comparison."""
+    for name, figures in tally.arms.items():
+        for reason, users in sorted(figures.reasons.items()):
+            yield f"{counted(users, f'user of arm {name} is', f'users of arm {name} are')} left out: {reason}"
+    for name, users in sorted(tally.retired.items()):
+        yield f"{counted(users, *_USERS)} in arm {name}, which is not in the settings: taught by [learning]"
 
 
 def _mean(total: float, count: int) -> float | None:

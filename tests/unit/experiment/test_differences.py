@@ -6,11 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corlld.durable import DraftFigures, Participation, Statistics, UserState
+from corlld.durable import AdapterHeader, DraftFigures, Participation, Statistics, UserState
 from corlld.experiment.arms import Arms
 from corlld.experiment.confidence import Interval, difference_of, sample_of
 from corlld.experiment.differences import Comparison, comparisons
-from corlld.experiment.tally import ArmFigures, Tally, in_order, version_class
+from corlld.experiment.tally import (
+    ANOTHER_RULE,
+    ANOTHER_START,
+    OTHER_DRAFTS,
+    ArmFigures,
+    Tally,
+    in_order,
+    version_class,
+)
 from corlld.settings.sections import ExperimentSettings, GuardSettings, LearningSettings
 
 DRAFTS = 4
@@ -58,7 +66,25 @@ def test_whoever_can_t_be_compared_is_counted_apart() -> None:
     tally.add(UserState("u", erased=True))
     imitating = tally.arms["imitating"]
     assert (imitating.users, imitating.left_out, imitating.outcomes, imitating.later.events) == (2, 2, [], 0)
+    assert dict(imitating.reasons) == {ANOTHER_RULE: 1, OTHER_DRAFTS: 1}
     assert (dict(tally.retired), tally.in_no_arm) == ({"gone": 1}, 1)
+
+
+@pytest.mark.parametrize(
+    ("began_from", "start", "left_out"),
+    [(None, "new", 1), ("old", "new", 1), ("old", None, 1), ("new", "new", 0), (None, None, 0)],
+)
+def test_whoever_began_from_another_start_adapter_is_left_out(
+    began_from: str | None, start: str | None, left_out: int
+) -> None:
+    tally = Tally(arms(), DRAFTS, start=start)
+    tally.add(replace(user("imitating"), adapter=AdapterHeader(optimizer_step=3, start=began_from)))
+    tally.add(user("imitating"))  # has not begun yet
+    tally.add(user("off"))  # never begins
+    assert tally.arms["imitating"].left_out == left_out
+    assert dict(tally.arms["imitating"].reasons) == ({ANOTHER_START: 1} if left_out else {})
+    assert len(tally.arms["imitating"].outcomes) == 2 - left_out
+    assert tally.arms["off"].left_out == 0
 
 
 def test_an_outcome_that_is_not_complete_is_no_outcome_yet() -> None:
