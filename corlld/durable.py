@@ -107,6 +107,18 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterHeader:
+    """An adapter whose tensors were not read. Nothing can be stored or learnt with it.
+
+    start: the digest of the start adapter that the user began from; None if from nothing.
+    """
+
+    optimizer_step: int
+    start: str | None = None
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class UserState:
     """Everything durable about one user."""
 

@@ -21,6 +21,7 @@ from corlld.events.decoder import EventDecoder
 from corlld.records import EditEvent, EraseEvent
 from corlld.system.formats import refuse_other_formats
 from corlld.system.lines import texts
+from corlld.system.plurals import counted
 
 STANDARD_INPUT = "-"
 SPOOLED_IN_MEMORY_BYTES = 16 * 1024 * 1024
@@ -138,7 +139,7 @@ def validate(file: IO[bytes], name: str, decoder: EventDecoder) -> Contents:
     if wrong:
         more = [f"... and {wrong - len(problems)} more"] if wrong > len(problems) else []
         verdict = "is not a valid event" if wrong == 1 else "are not valid events"
-        heading = f"{name}: {wrong} of {counted(wrong + events_of.total(), 'line')} {verdict}"
+        heading = f"{name}: {wrong:,} of {counted(wrong + events_of.total(), 'line')} {verdict}"
         raise FatalError("\n".join([heading, *problems, *more]), ExitCode.DATA)
     if not events_of:
         raise FatalError(f"{name}: it has no event", ExitCode.DATA)
@@ -160,8 +161,3 @@ def _is_text(line: bytes) -> bool:
         return "\0" not in line.decode()
     except UnicodeDecodeError:
         return False
-
-
-def counted(number: int, noun: str) -> str:
-    """Return the number with its noun, which takes an s in the plural."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")

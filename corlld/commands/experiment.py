@@ -60,9 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not arms:
         raise ConfigurationError("experiment.arms: not set, needed: a table [[experiment.arms]] per arm")
     store = build_store(settings)
-    if store.secret_fingerprint() is None:
+    if (identity := store.identity()) is None:
         raise FatalError(f"state store: {no_store_yet(settings)}", ExitCode.DATA)
-    tally = Tally(arms, settings.experiment.drafts)
+    tally = Tally(arms, settings.experiment.drafts, identity.start_adapter)
     unreadable = count_users(store, tally, stderr_console())
     found = list(comparisons(arms, tally.arms, difference=arguments.difference, now=time.time()))
     if arguments.json:

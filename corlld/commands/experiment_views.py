@@ -13,7 +13,9 @@ from corlld.experiment.confidence import ERROR, interval_of
 from corlld.experiment.differences import Comparison, short
 from corlld.experiment.tally import ArmFigures, Tally, in_order
 from corlld.statistics import FIRST_DRAFTS
+from corlld.system.plurals import counted
 
+_USERS = ("user is", "users are")
 _COLUMNS = ("users", "outcomes", "edit ratio", "first drafts", "accepted", "edits a draft", "repetition", "forgotten")
 
 
@@ -100,18 +102,20 @@ def findings(tally: Tally, found: Sequence[Comparison], unreadable: int) -> Iter
     """Yield what is known, as sentences: each comparison, what it still takes, and who is not compared."""
     for each in found:
         yield f"{each.sentence}; {each.need}"
-    for name, figures in tally.arms.items():
-        if figures.left_out:
-            yield (
-                f"{figures.left_out:,} users of arm {name} are left out: they joined it under another rule, or their "
-                "outcome is over another number of drafts"
-            )
-    for name, users in sorted(tally.retired.items()):
-        yield f"{users:,} users are in arm {name}, which is not in the settings: they learn by [learning]"
+    yield from not_compared(tally)
     if tally.in_no_arm:
-        yield f"{tally.in_no_arm:,} users are in no arm: they were there before the experiment"
+        yield f"{counted(tally.in_no_arm, *_USERS)} in no arm: there before the experiment"
     if unreadable:
-        yield f"{unreadable:,} states can't be read: `corlld state show` names them"
+        yield f"{counted(unreadable, 'state')} can't be read: `corlld state show` names what is unreadable"
+
+
+def not_compared(tally: Tally) -> Iterator[str]:
+    """Yield a sentence for each change of the settings that took users out of the comparison."""
+    for name, figures in tally.arms.items():
+        for reason, users in sorted(figures.reasons.items()):
+            yield f"{counted(users, f'user of arm {name} is', f'users of arm {name} are')} left out: {reason}"
+    for name, users in sorted(tally.retired.items()):
+        yield f"{counted(users, *_USERS)} in arm {name}, which is not in the settings: taught by [learning]"
 
 
 def _mean(total: float, count: int) -> float | None:

@@ -17,6 +17,7 @@ from corlld.commands.state import add_user, find_store
 from corlld.durable import UserState
 from corlld.errors import ExitCode, FatalError, StateUnreadable
 from corlld.experiment.arms import Arms
+from corlld.system.plurals import counted
 
 NAME = "explain"
 HELP = "tell whether a user's adapter learns, and what the figures mean"
@@ -157,7 +158,7 @@ def _edits_table(state: UserState) -> Table:
     table.add_column("edits")
     table.add_column(str(figures.events), justify="right")
     table.add_column("")
-    table.add_row("learnt", str(figures.pairs_applied), f"in {figures.updates} updates")
+    table.add_row("learnt", str(figures.pairs_applied), f"in {counted(figures.updates, 'update')}")
     table.add_row("accepted", str(figures.acceptances), "the draft was kept as it was")
     table.add_row("no difference", str(figures.no_difference), "texts differ, their tokens do not")
     for reason, count in sorted(figures.rejected.items(), key=lambda item: -item[1]):

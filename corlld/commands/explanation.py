@@ -13,6 +13,7 @@ from corlld.durable import DraftFigures, Participation, Statistics, UserState
 from corlld.errors import RejectReason
 from corlld.experiment.arms import Arms
 from corlld.statistics import OLDER, UNKNOWN
+from corlld.system.plurals import counted
 
 BAND_SHARE = 0.95  # of all bands hold the true mean, or more of them
 _BISECTIONS = 50
@@ -203,7 +204,7 @@ def _on_rise(nats: float, state: UserState) -> str:
     more, verdict = ("more", "as it should") if nats > 0 else ("less", "which a user's own texts must not become")
     return (
         f"Before it learnt from an edited text, the adapter made it {more} likely than {began} does, {verdict}: "
-        f"{nats:+.3f} nats per token over {pairs} edits."
+        f"{nats:+.3f} nats per token over {counted(pairs, 'edit')}."
     )
 
 
@@ -230,7 +231,8 @@ def _on_guard(figures: Statistics) -> Iterable[str]:
     stopped = {reason: figures.rejected.get(reason.value, 0) for reason in GUARD}
     if total := sum(stopped.values()):
         share = total / max(1, figures.events)
-        yield f"The guard kept {total} edits out, {share:.0%} of all. The reasons stand with the rejected edits."
+        kept_out = counted(total, "edit")
+        yield f"The guard kept {kept_out} out, {share:.0%} of all. The reasons stand with the rejected edits."
     elif figures.updates:
         yield "The guard had nothing to do: no step was undone, and no edit was repetitive."
 

@@ -22,6 +22,7 @@ from corlld.assembly import (
     pseudonyms,
     store_identity,
 )
+from corlld.commands.experiment_check import described, left_out
 from corlld.commands.sample import Sample, sample_table
 from corlld.durable import ModelInfo
 from corlld.errors import (
@@ -37,21 +38,19 @@ from corlld.experiment.arms import Arms
 from corlld.learning.model.files import check_model_name
 from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import passages
-from corlld.protocols import Source, StateStore
+from corlld.protocols import Source
 from corlld.records import EditEvent
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import LearningSettings, Settings
 from corlld.state.store import LocalFolderStore
 from corlld.system.durable_files import check_permission
+from corlld.system.plurals import counted
 
 if TYPE_CHECKING:
+    from corlld.assembly import AnyStore
     from corlld.learning.memory_plan import MemoryPlan
 
 SKIPPED = "skipped: "
-HOLDOUT_ADVICE = (
-    "recommended: a holdout of 5 % of new users, to know whether learning helps: "
-    '[[experiment.arms]] name = "holdout", share = 0.05, holdout = true'
-)
 BROKER_AWAY = "it is looked for at the input's broker, which could not be reached"
 # Per topic, if something is in the way: a person waits. `run` waits for longer, since a broker may just be starting.
 REACH_SECONDS = 7.0
@@ -69,12 +68,13 @@ class Check:
         self._console = console
         self._startup_seconds = settings.operations.startup_timeout_seconds
         # Replaced once the settings are known to be complete.
-        self._store: StateStore = LocalFolderStore(settings.state.path)
+        self._store: AnyStore = LocalFolderStore(settings.state.path)
         self._opened: Source | None = None
         self._source: Source | None = None  # set once it is reached
         self._away: frozenset[str] = frozenset()  # the servers of an input that was not reached
         self._model: ModelInfo | None = None
         self._start_digest: str | None = None
+        self._has_users = False  # set once the store is known to belong to the settings
         self._is_renderable: Callable[[EditEvent], bool] | None = None
         self._plan: MemoryPlan | None = None
         self._example: str | None = None  # path of a module as it is published
@@ -180,8 +180,8 @@ class Check:
         templates = "with" if info.supports_messages else "without"
         found = (
             f"{info.name}, revision {info.revision[:12]}, {templates} a chat template, on {resident.device}; an "
-            f"adapter has {resident.layout.size:,} numbers, in {len(resident.layout.modules):,} modules; passages "
-            f"rehearsed: {len(rehearsed)}"
+            f"adapter has {resident.layout.size:,} numbers, in {counted(len(resident.layout.modules), 'module')}; "
+            f"passages rehearsed: {len(rehearsed)}"
         )
         if start is not None:
             self._start_digest = start.digest
@@ -204,9 +204,9 @@ class Check:
         slots = self._settings.adapter.device_slots
         start = f"start adapter {_megabytes(plan.start)}, " if plan.start else ""
         found = (
-            f"base model {_megabytes(plan.base)}, {start}a step of {plan.row_tokens:,} tokens and {plan.step_users} "
-            f"users {_megabytes(plan.step)}, a user {_megabytes(plan.state)}; room for {plan.host_users:,} of them in "
-            "host memory (state.host_memory_bytes)"
+            f"base model {_megabytes(plan.base)}, {start}a step of {counted(plan.row_tokens, 'token')} and "
+            f"{counted(plan.step_users, 'user')} {_megabytes(plan.step)}, a user {_megabytes(plan.state)}; room for "
+            f"{plan.host_users:,} of them in host memory (state.host_memory_bytes)"
         )
         if not plan.host_users:
             raise ConfigurationError(f"{found}: state.host_memory_bytes is too small for one user")
@@ -234,7 +234,9 @@ class Check:
             pseudonyms(self._settings), self._input, self._source, self._model, self._start_digest
         )
         self._store.open(identity, must_exist=self._source.has_commits())
-        return f"{place} belongs to these settings; it holds {sum(1 for _ in self._store.uids())} users"
+        users = sum(1 for _ in self._store.uids())
+        self._has_users = users > 0
+        return f"{place} belongs to these settings; it holds {counted(users, 'user')}"
 
     def _check_adapters(self) -> str:
         if not self._settings.publishing.enabled:
@@ -245,12 +247,9 @@ class Check:
         return found
 
     def _check_experiment(self) -> str:
-        arms = self._arms()
-        found = ", ".join(
-            f"{name} {arm.share:.3g}" + (" (no learning)" if name in arms.holdouts else "")
-            for name, arm in arms.by_name.items()
-        )
-        return "\n".join([found or "no arms", *([] if arms.holdouts else [HOLDOUT_ADVICE])])
+        arms, drafts = self._arms(), self._settings.experiment.drafts
+        changed = left_out(arms, self._store, drafts, self._start_digest) if self._has_users else ()
+        return "\n".join([*described(arms), *changed])
 
     def _check_sample(self) -> str:
         if self._source is None:
@@ -273,7 +272,8 @@ class Check:
             if late:
                 raise UnavailableError(f"no record could be read within {SAMPLE_SECONDS:g} s")
             return "there is no record yet"
-        found = f"{sample.valid:,} of the newest {sample.records:,} records are valid events"
+        newest = counted(sample.records, "record is a valid event", "records are valid events")
+        found = f"{sample.valid:,} of the newest {newest}"
         if late:
             found += f" (stopped after {SAMPLE_SECONDS:g} s)"
         if sample.valid == 0 or sample.invalid_share > self._settings.dead_letters.max_share:

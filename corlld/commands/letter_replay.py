@@ -12,12 +12,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from corlld.commands.events_file import counted
 from corlld.commands.letter_judgement import UNFINISHED, Judge, Outgoing, Verdict
 from corlld.commands.letter_views import printable
 from corlld.commands.under_way import EventProducer, UnderWay
 from corlld.errors import ExitCode, FatalError
 from corlld.records import StoredLetter
+from corlld.system.plurals import counted
 from corlld.system.progress import Advance
 from corlld.system.signals import stop_on_signals
 
@@ -127,7 +127,7 @@ def send_back(outbox: Outbox, producer: EventProducer, console: Console) -> Coun
             sent: Future[int] = producer.send(key, value, headers)
             under_way.add(number, len(value or b""), sent)
         problem = under_way.settle(stop.is_set)
-    done = f"{under_way.acknowledged.total()} of {counted(len(outbox), 'event')} acknowledged"
+    done = f"{under_way.acknowledged.total():,} of {counted(len(outbox), 'event')} acknowledged"
     again = "replay again when the daemon has read them: what it has learnt is left out by its event id"
     if problem is not None:
         what, code = problem

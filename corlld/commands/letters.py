@@ -7,12 +7,12 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from corlld.commands.events_file import counted
 from corlld.commands.letter_selection import REACH_SECONDS, add_filters, reading, wanted_by
 from corlld.commands.shared import add_config, add_parser, file_path, load, stderr_console, stdout_console
 from corlld.durable import UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 from corlld.settings.sections import Settings
+from corlld.system.plurals import counted
 
 if TYPE_CHECKING:
     from corlld.commands.letter_replay import Outbox

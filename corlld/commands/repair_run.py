@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from corlld.assembly import build_event_producer, build_input, pseudonyms
-from corlld.commands.events_file import counted
 from corlld.commands.letter_replay import Outbox, send_back
 from corlld.commands.letter_selection import REACH_SECONDS, Wanted, reading
 from corlld.commands.state_repair import Findings, finish, gather, restore
 from corlld.errors import InvalidReason
 from corlld.events.decoder import EventDecoder
 from corlld.settings.sections import Settings
+from corlld.system.plurals import counted
 from corlld.system.progress import Advance
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from corlld.errors import InvalidEvent, InvalidReason
 from corlld.events.decoder import EventDecoder
 from corlld.records import EditEvent, Record
 from corlld.statistics import edit_ratio
+from corlld.system.plurals import counted
 
 _INDEX = re.compile(r"\[\d+\]")
 SHOWN_REFUSALS = 12
@@ -113,7 +114,7 @@ def sample_table(sample: Sample, *, has_keys: bool) -> Group:
             "dead letters", f"{_share(count, sample.records)}  {refusal}; {_place(sample.last_refused[refusal])}"
         )
     if (more := len(sample.refused) - SHOWN_REFUSALS) > 0:
-        facts.add_row("dead letters", f"for {more} more reasons")
+        facts.add_row("dead letters", f"for {counted(more, 'more reason')}")
     if sample.unrenderable:
         facts.add_row("unrenderable", f"{_share(sample.unrenderable, sample.edits)}  the chat template refuses them")
     facts.add_row("wrong keys", _share(sample.wrong_keys, sample.records) if has_keys else "a file has no keys")

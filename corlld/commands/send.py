@@ -8,12 +8,13 @@ from typing import IO
 
 from rich.console import Console
 
-from corlld.commands.events_file import STANDARD_INPUT, Contents, counted, event_of, numbered_lines, opened, validate
+from corlld.commands.events_file import STANDARD_INPUT, Contents, event_of, numbered_lines, opened, validate
 from corlld.commands.shared import add_config, load, stderr_console
 from corlld.commands.under_way import EventProducer, Problem, UnderWay
 from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events.decoder import EventDecoder
 from corlld.settings.sections import Settings
+from corlld.system.plurals import counted
 from corlld.system.progress import Advance
 from corlld.system.signals import stop_on_signals
 
@@ -145,7 +146,7 @@ def send(
     acknowledged = under_way.acknowledged.total()
     if acknowledged == contents.events and problem is None:
         return under_way.acknowledged
-    done = f"{acknowledged} of {counted(contents.events, 'event')} acknowledged"
+    done = f"{acknowledged:,} of {counted(contents.events, 'event')} acknowledged"
     again = _how_to_send_again(contents, under_way.through, ids_remembered)
     if problem is None:
         raise KeyboardInterrupt(f"interrupted: {done}\n{again}")
@@ -187,6 +188,6 @@ def _how_to_send_again(contents: Contents, through_line: int, ids_remembered: in
         return "sending all of it again is safe: an event id is applied once"
     return (
         f"send it again without its first {counted(through_line, 'line')}, which are acknowledged: the daemon "
-        f"recognises a duplicate by the user's last {ids_remembered} event ids, and a user of this file has "
-        f"{contents.most_of_one_user} events"
+        f"recognises a duplicate by the user's last {counted(ids_remembered, 'event id')}, and a user of this file has "
+        f"{counted(contents.most_of_one_user, 'event')}"
     )

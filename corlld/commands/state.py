@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corlld.commands.events_file import counted
 from corlld.commands.shared import (
     add_config,
     add_parser,
@@ -16,6 +15,7 @@ from corlld.commands.shared import (
     stdout_console,
 )
 from corlld.errors import ConfigurationError, ExitCode, FatalError
+from corlld.system.plurals import counted
 from corlld.system.progress import Advance
 
 if TYPE_CHECKING:

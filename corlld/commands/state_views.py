@@ -66,7 +66,7 @@ def _row(store: ReadableStore, uid: str, *, header: bool = False) -> dict[str, A
         "published": state.release.version if state.release else None,
         "erased": state.erased,
         "arm": state.arm,
-        **({} if header else {"start_adapter": state.adapter.start if state.adapter else None}),
+        "start_adapter": state.adapter.start if state.adapter else None,
         "applied": dict(state.applied),
         "recent_event_ids": list(state.recent_event_ids),
         "older_event_ids": len(state.older_event_ids) // HASH_BYTES,

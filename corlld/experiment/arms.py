@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from corlld.durable import Participation, UserState
-from corlld.settings.sections import DEFAULT_ARM, RULE_OF_AN_ARM, ExperimentSettings, GuardSettings, LearningSettings
+from corlld.settings.learning_rule import DEFAULT_ARM, RULE_OF_AN_ARM
+from corlld.settings.sections import ExperimentSettings, GuardSettings, LearningSettings
 
 _KEY = b"corlld/arms"  # a domain of its own: nothing else that is made of uids may agree with the arms
 _HOLDOUT_TERMS = "holdout"
@@ -50,7 +51,7 @@ class Arms:
             for arm in experiment.arms
         ]
         if arms:
-            arms.append(_terms(DEFAULT_ARM, max(0.0, 1 - sum(arm.share for arm in arms)), learning, guard))
+            arms.append(_terms(DEFAULT_ARM, 1 - sum(arm.share for arm in arms), learning, guard))
         self.by_name: Mapping[str, ArmTerms] = {arm.name: arm for arm in arms}
 
     def __bool__(self) -> bool:

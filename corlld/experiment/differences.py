@@ -8,7 +8,8 @@ import numpy as np
 from corlld.experiment.arms import Arms
 from corlld.experiment.confidence import Floats, Interval, Sample, difference_of, sample_of
 from corlld.experiment.tally import ArmFigures
-from corlld.settings.sections import DEFAULT_ARM
+from corlld.settings.learning_rule import DEFAULT_ARM
+from corlld.system.plurals import counted
 
 RATE_SECONDS = 14 * 86_400.0  # the pace of the last two weeks tells how many days are needed
 DAY_SECONDS = 86_400.0
@@ -24,7 +25,7 @@ class Comparison:
 
     saved: by how much the arm's mean outcome is lower, as a share of a draft; None while one of them has no outcome.
     users_needed: how many more outcomes, in all arms, make the interval reach no farther than `difference` to each
-        side. days_needed: at the pace of the last two weeks; None if there is no pace yet.
+        side. days_needed: at the pace of the last two weeks; None if it is too early to say.
     """
 
     arm: str
@@ -59,8 +60,15 @@ class Comparison:
         """What it still takes, in plain words."""
         if not self.users_needed:
             return f"a difference of {short(self.difference)} would be seen by now"
-        days = "" if self.days_needed is None else f", about {max(1, round(self.days_needed)):,} days,"
-        return f"{self.users_needed:,} more users{days} are needed to see a difference of {short(self.difference)}"
+        users = counted(self.users_needed, "more user is", "more users are")
+        if self.days_needed is None:
+            days = (
+                f"too early to say in how many days, which takes {FEWEST_OUTCOMES} outcomes of the last two weeks, and "
+                "a day since the first"
+            )
+        else:
+            days = f"about {counted(max(1, round(self.days_needed)), 'more day')}"
+        return f"{users} needed to see a difference of {short(self.difference)}: {days}"
 
 
 def comparisons(
@@ -124,8 +132,10 @@ def _grown(outcomes: Floats, users: float) -> Sample:
 
 
 def _outcomes_per_day(completed_at: list[float], now: float) -> float | None:
-    recent = [at for at in completed_at if at > now - RATE_SECONDS]
-    if len(recent) < FEWEST_OUTCOMES:
+    """Return the pace of the last two weeks, or since the first outcome if that is later; None in its first day."""
+    seconds = min(now - min(completed_at, default=now), RATE_SECONDS)
+    recent = sum(at >= now - RATE_SECONDS for at in completed_at)
+    # People work by day: minutes, or some hours, say nothing of a day.
+    if recent < FEWEST_OUTCOMES or seconds < DAY_SECONDS:
         return None
-    # Not less than an hour: a first minute says nothing of a day.
-    return len(recent) / max(now - min(recent), 3600.0) * DAY_SECONDS
+    return recent / seconds * DAY_SECONDS

@@ -11,20 +11,24 @@ from corlld.experiment.arms import Arms
 from corlld.experiment.confidence import Floats
 from corlld.statistics import UNKNOWN
 
+# Reasons why a user of an arm is not compared, as sentences say them.
+ANOTHER_RULE = "joined under another rule"
+ANOTHER_START = "began from another start adapter, or from none (adapter.start_path)"
+OTHER_DRAFTS = "with an outcome over another number of drafts (experiment.drafts)"
+
 
 @dataclass
 class ArmFigures:
     """The sums over the users of an arm.
 
-    users: all who joined it. left_out: those of them who joined it under another rule, or whose outcome is over another
-        number of drafts. Nothing else counts them.
+    users: all who joined it. reasons: how many of them are left out, by the reason; nothing else counts these.
     outcomes: mean edit ratios, one per user whose outcome is complete. saved: how much lower each of these is than that
         of the user's own first drafts. completed_at: unix times.
     first, later: first drafts, and the drafts of outcomes, complete or not. versions: all drafts, by `version_class`.
     """
 
     users: int = 0
-    left_out: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
     outcomes: list[float] = field(default_factory=list)
     saved: list[float] = field(default_factory=list)
     completed_at: list[float] = field(default_factory=list)
@@ -33,6 +37,11 @@ class ArmFigures:
     versions: dict[str, DraftFigures] = field(default_factory=dict)
     plain_text_drop_sum: float = 0.0
     rehearsed_updates: int = 0
+
+    @property
+    def left_out(self) -> int:
+        """The number of users who are in the arm and are not compared."""
+        return self.reasons.total()
 
     @property
     def outcome_array(self) -> Floats:
@@ -46,11 +55,13 @@ class Tally:
     Args:
         arms: those of the settings.
         drafts: number of drafts that make an outcome.
+        start: the digest of the adapter that new users begin from; None if from nothing.
     """
 
-    def __init__(self, arms: Arms, drafts: int) -> None:
+    def __init__(self, arms: Arms, drafts: int, start: str | None = None) -> None:
         self._arms = arms
         self._drafts = drafts
+        self._start = start
         self.arms = {name: ArmFigures() for name in arms.by_name}
         self.retired: Counter[str] = Counter()  # users by the name of an arm that is not in the settings
         self.in_no_arm = 0  # users with events from before the experiment
@@ -67,12 +78,10 @@ class Tally:
             self._add(figures, participation, state)
 
     def _add(self, figures: ArmFigures, participation: Participation, state: UserState) -> None:
-        outcome, is_complete = participation.outcome, participation.completed_at is not None
-        is_of_another_rule = self._arms.terms_of(participation) is None
-        if is_of_another_rule or (is_complete and outcome.events != self._drafts):
-            figures.left_out += 1
+        if (reason := self._reason_to_leave_out(participation, state)) is not None:
+            figures.reasons[reason] += 1
             return
-        first = state.statistics.first_drafts
+        outcome, first = participation.outcome, state.statistics.first_drafts
         figures.first = merged(figures.first, first)
         figures.later = merged(figures.later, outcome)
         for version, drafts in state.statistics.drafts.items():
@@ -85,6 +94,15 @@ class Tally:
             figures.outcomes.append(mean)
             figures.saved.append(first.edit_ratio_sum / first.events - mean)
             figures.completed_at.append(participation.completed_at)
+
+    def _reason_to_leave_out(self, participation: Participation, state: UserState) -> str | None:
+        if self._arms.terms_of(participation) is None:
+            return ANOTHER_RULE
+        if state.adapter is not None and state.adapter.start != self._start:
+            return ANOTHER_START
+        if participation.completed_at is not None and participation.outcome.events != self._drafts:
+            return OTHER_DRAFTS
+        return None
 
 
 def version_class(version: str) -> str:

@@ -13,7 +13,8 @@ from corlld.learning.model.resident import ResidentModel
 from corlld.learning.model.template_syntax import refuse_unread
 from corlld.learning.model.unsupported import refusing
 from corlld.learning.start_adapter import load_start
-from corlld.settings.sections import DEFAULT_ARM, Settings
+from corlld.settings.learning_rule import DEFAULT_ARM
+from corlld.settings.sections import Settings
 
 log = structlog.get_logger("corlld.start")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from corlld.operations.declarations import Declarations, Labels
-from corlld.settings.sections import RETIRED_ARM
+from corlld.settings.learning_rule import RETIRED_ARM
 from corlld.statistics import DraftOrigin
 
 

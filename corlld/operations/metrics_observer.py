@@ -19,7 +19,7 @@ from corlld.records import (
     Stage,
     UpdateOutcome,
 )
-from corlld.settings.sections import RETIRED_ARM
+from corlld.settings.learning_rule import RETIRED_ARM
 from corlld.statistics import FIRST_DRAFTS, DraftFigure, correct_share, judge_drafts
 
 

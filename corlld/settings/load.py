@@ -9,16 +9,19 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from corlld.errors import ConfigurationError
+from corlld.settings.fields import unknown_key
+from corlld.settings.learning_rule import Arm
 from corlld.settings.sections import Settings
 from corlld.settings.words import (
     CREDENTIALS,
@@ -213,24 +216,36 @@ def _errors(given: _Layer) -> list[str]:
     try:
         Settings.model_validate(_nested(given))
     except ValidationError as error:
-        for problem in error.errors(include_url=False):
-            location = problem["loc"]
-            if len(location) > 1:
-                lines[_wrong_value((str(location[0]), str(location[1])), given)] = None
-            else:
-                for line in str(problem["ctx"]["error"]).splitlines():
-                    name = (str(location[0]), line.partition(":")[0])
-                    origin = f"; in {given[name].origin}" if name in given else ""
-                    lines[f"{name[0]}.{line}{origin}"] = None
+        problems = error.errors(include_url=False)
+        lines |= dict.fromkeys(_wrong_values(problems, given))
+        for location, problem in ((each["loc"], each) for each in problems if len(each["loc"]) == 1):
+            for line in str(problem["ctx"]["error"]).splitlines():
+                name = (str(location[0]), line.partition(":")[0])
+                origin = f"; in {given[name].origin}" if name in given else ""
+                lines[f"{name[0]}.{line}{origin}"] = None
     # The environment holds only texts, so "8" may stand for 8 above. A TOML file has types, so there it may not.
     typed = json.dumps(_nested({name: value for name, value in given.items() if value.from_file}), default=str)
     try:
         Settings.model_validate_json(typed, strict=True)
     except ValidationError as error:
-        for problem in error.errors(include_url=False):
-            if len(problem["loc"]) > 1:
-                lines[_wrong_value((str(problem["loc"][0]), str(problem["loc"][1])), given)] = None
+        lines |= dict.fromkeys(_wrong_values(error.errors(include_url=False), given))
     return list(lines)
+
+
+def _wrong_values(problems: Sequence[ErrorDetails], given: _Layer) -> Iterator[str]:
+    """Yield a line for each wrong value. Of a list of arms with unknown keys, only these are reported."""
+    unknown = [each["loc"] for each in problems if each["type"] == "extra_forbidden"]  # sections have none by now
+    yield from (_unknown_key_of_an_arm(int(location[2]), str(location[3]), given) for location in unknown)
+    for location in (each["loc"] for each in problems if len(each["loc"]) > 1):
+        if location[:2] not in [each[:2] for each in unknown]:
+            yield _wrong_value((str(location[0]), str(location[1])), given)
+
+
+def _unknown_key_of_an_arm(index: int, key: str, given: _Layer) -> str:
+    arms = given["experiment", "arms"]
+    name = arms.value[index].get("name")
+    arm = name if isinstance(name, str) else f"table {index + 1}"
+    return f"experiment.arms: {arm}: {unknown_key(key, Arm.model_fields)}; in {arms.origin}"
 
 
 def _wrong_value(name: Name, given: _Layer) -> str:

@@ -22,14 +22,8 @@ from corlld.experiment.arms import Arms
 from corlld.learning.model.files import find_model_files
 from corlld.learning.model.loading import bfloat16_units
 from corlld.records import PairOutcome
-from corlld.settings.sections import (
-    Arm,
-    ExperimentSettings,
-    GuardSettings,
-    IdentitySettings,
-    LearningSettings,
-    Settings,
-)
+from corlld.settings.learning_rule import Arm
+from corlld.settings.sections import ExperimentSettings, GuardSettings, IdentitySettings, LearningSettings, Settings
 from corlld.simulation.closed_loop import ClosedLoop, Editor, Engine, Exchange, loop_settings
 from corlld.simulation.demo_picture import Curves, plot_edits
 from corlld.simulation.demo_tables import HeldOut, Progress, ProgressTable, held_out_table, show_adapters, show_drafts

@@ -34,6 +34,7 @@ from corlld.state.keys import NO_STATE, UID_PATTERN, checked_position_name, chec
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of, write_id_of
 from corlld.state.store_identity import (
     IDENTITY_NAME,
+    advice_on_torn,
     check_found,
     check_identity,
     fingerprint_of,
@@ -273,9 +274,8 @@ class ObjectStore:
                 yield match[1]
 
     def _unreadable(self, uid: str, error: Exception) -> StateUnreadable:
-        return StateUnreadable(
-            f"{self._objects.url}/{_state_key(uid)} can't be used: {error}; `corlld state repair` mends it"
-        )
+        advice = advice_on_torn(self._read_identity())
+        return StateUnreadable(f"{self._objects.url}/{_state_key(uid)} can't be used: {error}; {advice}")
 
 
 def _state_key(uid: str) -> str:

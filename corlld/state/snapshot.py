@@ -25,6 +25,7 @@ from corlld.adapters.tensor_file import (
     write_tensors,
 )
 from corlld.durable import (
+    AdapterHeader,
     BaseDraftPairs,
     DraftFigures,
     EditedRise,
@@ -110,7 +111,9 @@ def decode(data: bytes, uid: str, layout: AdapterLayout | None = None) -> UserSt
 
 
 def decode_header(beginning: bytes, uid: str) -> UserState:
-    """Return the state without its tensors. The checksum is not checked: it covers the tensors too.
+    """Return the state without its tensors: its adapter is an `AdapterHeader`.
+
+    The checksum is not checked: it covers the tensors too.
 
     Args:
         beginning: the file at least up to the end of its header.
@@ -120,7 +123,9 @@ def decode_header(beginning: bytes, uid: str) -> UserState:
         StateUnreadable: as `decode`; or the format is a newer one, which a flipped bit can look like.
     """
     try:
-        return _state(_fields(read_header(beginning)[0][STATE_KEY], uid))
+        fields = _fields(read_header(beginning)[0][STATE_KEY], uid)
+        step = fields["optimizer_step"]
+        return replace(_state(fields), adapter=None if step is None else AdapterHeader(step, fields["start"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateUnreadable(_reason(error)) from None
 

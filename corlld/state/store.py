@@ -29,6 +29,7 @@ from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of
 from corlld.state.store_identity import (
     IDENTITY_NAME,
+    advice_on_torn,
     check_found,
     check_identity,
     fingerprint_of,
@@ -267,9 +268,8 @@ class LocalFolderStore:
         fsync_folder(self._temporary)
 
     def _unreadable(self, uid: str, number: int, error: Exception) -> StateUnreadable:
-        return StateUnreadable(
-            f"{self._generations(uid).file(number)} can't be used: {error}; `corlld state repair` mends it"
-        )
+        advice = advice_on_torn(self._read_identity())
+        return StateUnreadable(f"{self._generations(uid).file(number)} can't be used: {error}; {advice}")
 
     # --- the folder as a whole ----------------------------------------------------------------------------------------
 

@@ -22,6 +22,8 @@ IDENTITY_NAME = "store.json"
 
 _START = "start_adapter"  # the only field that may change: users' states stay as they are
 
+_FILE = "jsonl"  # cluster id of a file of events
+
 _MEANINGS = {
     "secret_fingerprint": "identity.secret (users would get other names)",
     "cluster_id": "the input's cluster (its offsets mean other records)",
@@ -67,6 +69,23 @@ def identity_of(data: bytes, *, where: str) -> StoreIdentity:
         return StoreIdentity(**{name: str(content[name]) for name in _MEANINGS}, start_adapter=content.get(_START))
     except KeyError:
         raise _corrupt(where) from None
+
+
+def advice_on_torn(data: bytes | None) -> str:
+    """Return what mends a state that can't be read. It depends on the input of the store.
+
+    data: the content of `store.json`, which may be corrupt: that is reported elsewhere. None if there is none.
+    """
+    try:
+        content = json.loads(data or b"null")
+    except ValueError:
+        content = None
+    if isinstance(content, dict) and content.get("cluster_id") == _FILE:
+        return (
+            "put the generation before in its place, or a backup's state, and append the user's lines again from its "
+            "`applied` byte on (a file is not read again by itself)"
+        )
+    return "`corlld state repair` mends it"
 
 
 def check_found(

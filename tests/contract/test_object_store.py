@@ -80,7 +80,8 @@ def test_the_head_of_a_state_with_a_long_header_is_read(store: ObjectStore, buck
     head = store.load_header(UID)
     assert head is not None
     assert dict(head.applied) == applied
-    assert head.adapter is None, "the tensors are not read"
+    assert head.adapter is not None
+    assert head.adapter.nbytes == 0, "the tensors are not read"
 
 
 def test_a_bucket_that_is_not_there_is_no_empty_store(store: ObjectStore) -> None:
@@ -227,7 +228,7 @@ def test_a_torn_state_is_read_twice_before_it_is_said_to_be_torn(
     read = show_next(monkeypatch)
     with pytest.raises(StateUnreadable, match="state repair"):
         store.load(UID)
-    assert len(read) == 2
+    assert [found.data == read[0].data for found in read] == [True, True, False], "then `store.json`: what mends it?"
 
 
 def test_a_state_that_changes_with_every_read_is_never_said_to_be_torn(

@@ -270,6 +270,38 @@ def test_a_torn_state_is_unreadable_for_ever_and_never_passed_over(
     assert list(store.uids()) == [UID]
 
 
+@pytest.mark.parametrize(
+    ("cluster", "is_mended", "advice"),
+    [("cluster", True, "`corlld state repair` mends it"), ("jsonl", False, "append the user's lines again")],
+)
+def test_what_mends_a_torn_state_depends_on_the_input(
+    backend: Backend, cluster: str, is_mended: bool, advice: str
+) -> None:
+    """A file is not read again: `state repair` can't send what the generation before lacks."""
+    writer = backend.connect()
+    writer.open(replace(IDENTITY, cluster_id=cluster), must_exist=False)
+    writer.save(UID, released_state(3), "0")
+    [name] = state_files(backend)
+    backend.overwrite(name, backend.stored()[name][:100])
+    for reader in (writer, backend.connect()):
+        with pytest.raises(StateUnreadable) as unreadable:
+            reader.load(UID)
+        assert advice in str(unreadable.value)
+        assert ("state repair" in str(unreadable.value)) == is_mended
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b'{"cluster_id": 3}'])
+def test_a_torn_state_stays_the_trouble_of_its_user_whatever_the_store_file_holds(
+    backend: Backend, store: StateStore, content: bytes | None
+) -> None:
+    store.save(UID, released_state(3), "0")
+    [name] = state_files(backend)
+    backend.overwrite(name, backend.stored()[name][:100])
+    backend.remove("store.json") if content is None else backend.overwrite("store.json", content)
+    with pytest.raises(StateUnreadable):
+        store.load(UID)
+
+
 # --- older formats ----------------------------------------------------------------------------------------------------
 
 

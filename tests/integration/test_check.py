@@ -177,3 +177,16 @@ def test_check_recommends_a_holdout_and_names_the_arms(
     out = capsys.readouterr().out
     assert "slow 0.25, off 0.05 (no learning), default 0.7" in out
     assert advice not in out
+
+
+def test_check_says_what_a_change_of_the_settings_takes_out_of_a_running_experiment(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CORLLD_EXPERIMENT__ARMS", json.dumps([{"name": "off", "share": 1e-6, "holdout": True}]))
+    assert main(["run"]) == 0
+    assert main(["check"]) == 0
+    assert "changed while it runs" not in capsys.readouterr().out
+    monkeypatch.setenv("CORLLD_LEARNING__BETA", "0.2")
+    assert main(["check"]) == 0
+    found = "changed while it runs: of 2 users looked at, 2 users of arm default are left out: joined under"
+    assert found in capsys.readouterr().out

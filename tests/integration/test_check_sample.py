@@ -178,7 +178,7 @@ def test_a_file_is_sampled_too(
     assert not (tmp_path / "state").exists()
     monkeypatch.setattr("corlld.commands.inspection.SAMPLE_SECONDS", 0.0)
     assert main(["check", "--sample", "5"]) == 0
-    assert "1 of the newest 1 records are valid events (stopped after 0 s)" in capsys.readouterr().out
+    assert "1 of the newest 1 record is a valid event (stopped after 0 s)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "100001", "many"])

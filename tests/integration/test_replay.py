@@ -76,7 +76,7 @@ def test_a_replay_learns_from_everybody_whatever_arms_the_settings_have(
     monkeypatch.setenv("CORLLD_IDENTITY__SECRET", SECRET)
     archive = write_events(tmp_path / "a.jsonl", *(edit(n) for n in range(4)))
     plain = replayed(archive)
-    monkeypatch.setenv("CORLLD_EXPERIMENT__ARMS", '[{"name": "off", "share": 1, "holdout": true}]')
+    monkeypatch.setenv("CORLLD_EXPERIMENT__ARMS", '[{"name": "off", "share": 0.99, "holdout": true}]')
     assert replayed(archive) == plain
 
 

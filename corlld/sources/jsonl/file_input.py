@@ -74,8 +74,9 @@ class JsonlInput:
         self, starts: Mapping[str, int], positions: PositionStore, timeout_seconds: float
     ) -> AbstractContextManager[CommittedRecords]:
         raise FatalError(
-            "a file is not read again by corlld: append the user's lines once more, from the state's `applied` byte on "
-            "(`corlld state show --uid UID`)",
+            "a file is not read again by corlld, so that no state was repaired: put the generation before in place of "
+            "a state, or a backup's state (`corlld state import`), and append the user's lines once more, from its "
+            "`applied` byte on (`corlld state show --uid UID`)",
             ExitCode.USAGE,
         )
 

@@ -83,7 +83,7 @@ def test_each_wrong_line_is_told_by_number_reason_and_field(tmp_path: Path) -> N
 
 def test_of_very_many_wrong_lines_the_first_thousand_are_told_and_all_counted(tmp_path: Path) -> None:
     told = refusal(tmp_path, lines(edit(1)) + b"{}\n" * 1002).splitlines()
-    assert told[0] == "edits.jsonl: 1002 of 1003 lines are not valid events"
+    assert told[0] == "edits.jsonl: 1,002 of 1,003 lines are not valid events"
     assert [line.partition(":")[0] for line in told[1:-1]] == [f"line {number}" for number in range(2, 1002)]
     assert told[-1] == "... and 2 more"
 

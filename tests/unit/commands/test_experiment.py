@@ -12,6 +12,7 @@ from corlld.experiment.arms import Arms
 from corlld.settings.sections import Settings
 from corlld.state.store import LocalFolderStore
 from tests.support.commands import clear_settings
+from tests.support.states import adapter
 
 ARMS = [{"name": "off", "share": 0.2, "holdout": True}]
 SETTINGS = Settings.model_validate({"experiment": {"arms": ARMS, "drafts": 4}})
@@ -79,10 +80,10 @@ def test_users_who_are_not_compared_are_counted_in_sentences(
     assert "7 of 7 users" in shown.err
     for sentence in (
         "arm default: no difference to no learning is shown yet (",
-        "1 users of arm default are left out: they joined it under another rule",
-        "1 users are in arm gone, which is not in the settings: they learn by [learning]",
-        "1 users are in no arm: they were there before the experiment",
-        "1 states can't be read",
+        "1 user of arm default is left out: joined under another rule",
+        "1 user is in arm gone, which is not in the settings: taught by [learning]",
+        "1 user is in no arm: there before the experiment",
+        "1 state can't be read",
     ):
         assert sentence in shown.out
 
@@ -96,6 +97,23 @@ def test_users_who_are_not_compared_are_counted_in_sentences(
     assert [arm["saved_against_first_drafts"] for arm in report["arms"]] == [0.0, 0.25]
     assert report["comparisons"][0]["saved"]["mean"] == 0.25
     assert (report["retired_arms"], report["users_in_no_arm"], report["unreadable"]) == ({"gone": 1}, 1, 1)
+
+
+def test_who_began_from_another_start_adapter_than_the_daemon_has_now_is_left_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now, before = "a" * 64, "b" * 64
+    store = LocalFolderStore(folder)
+    store.open(StoreIdentity("f", "c", "g", "m", "r", "a", start_adapter=now), must_exist=False)
+    for number, start in enumerate((now, before, None)):
+        part = Participation("default", BY_NAME["default"].digest, DraftFigures(4, 1, 1.0, 0.4), completed_at=1.0)
+        statistics = Statistics(events=12, first_drafts=DraftFigures(8, 1, 4.0, 0.8))
+        began = UserState(
+            uid(number), adapter=replace(adapter(), start=start), statistics=statistics, participation=part
+        )
+        store.save(uid(number), began, "0")
+    assert main(["experiment"]) == 0
+    assert "2 users of arm default are left out: began from another start adapter" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["0", "1", "-0.1", "much", "nan"])

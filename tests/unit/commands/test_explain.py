@@ -16,7 +16,8 @@ from corlld.durable import Participation, StoreIdentity
 from corlld.errors import ExitCode, FatalError
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.experiment.arms import Arms
-from corlld.settings.sections import Arm, ExperimentSettings, GuardSettings, LearningSettings
+from corlld.settings.learning_rule import Arm
+from corlld.settings.sections import ExperimentSettings, GuardSettings, LearningSettings
 from corlld.state.store import LocalFolderStore
 from tests.support.commands import SECRET
 from tests.support.states import OTHER_UID, UID, adapter, released_state, tombstone

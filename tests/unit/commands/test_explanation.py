@@ -10,7 +10,8 @@ from corlld.commands.explanation import REJECTED, Mean, explain, mean_of, meanin
 from corlld.durable import BaseDraftPairs, DraftFigures, EditedRise, Participation, Statistics, UserState
 from corlld.errors import RejectReason
 from corlld.experiment.arms import Arms
-from corlld.settings.sections import Arm, ExperimentSettings, GuardSettings, LearningSettings
+from corlld.settings.learning_rule import Arm
+from corlld.settings.sections import ExperimentSettings, GuardSettings, LearningSettings
 from tests.support.states import UID, adapter, tombstone
 
 NO_ARMS = Arms(ExperimentSettings(), LearningSettings(), GuardSettings())

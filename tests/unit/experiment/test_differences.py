@@ -6,11 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corlld.durable import DraftFigures, Participation, Statistics, UserState
+from corlld.durable import AdapterHeader, DraftFigures, Participation, Statistics, UserState
 from corlld.experiment.arms import Arms
 from corlld.experiment.confidence import Interval, difference_of, sample_of
 from corlld.experiment.differences import Comparison, comparisons
-from corlld.experiment.tally import ArmFigures, Tally, in_order, version_class
+from corlld.experiment.tally import (
+    ANOTHER_RULE,
+    ANOTHER_START,
+    OTHER_DRAFTS,
+    ArmFigures,
+    Tally,
+    in_order,
+    version_class,
+)
 from corlld.settings.sections import ExperimentSettings, GuardSettings, LearningSettings
 
 DRAFTS = 4
@@ -58,7 +66,25 @@ def test_whoever_can_t_be_compared_is_counted_apart() -> None:
     tally.add(UserState("u", erased=True))
     imitating = tally.arms["imitating"]
     assert (imitating.users, imitating.left_out, imitating.outcomes, imitating.later.events) == (2, 2, [], 0)
+    assert dict(imitating.reasons) == {ANOTHER_RULE: 1, OTHER_DRAFTS: 1}
     assert (dict(tally.retired), tally.in_no_arm) == ({"gone": 1}, 1)
+
+
+@pytest.mark.parametrize(
+    ("began_from", "start", "left_out"),
+    [(None, "new", 1), ("old", "new", 1), ("old", None, 1), ("new", "new", 0), (None, None, 0)],
+)
+def test_whoever_began_from_another_start_adapter_is_left_out(
+    began_from: str | None, start: str | None, left_out: int
+) -> None:
+    tally = Tally(arms(), DRAFTS, start=start)
+    tally.add(replace(user("imitating"), adapter=AdapterHeader(optimizer_step=3, start=began_from)))
+    tally.add(user("imitating"))  # has not begun yet
+    tally.add(user("off"))  # never begins
+    assert tally.arms["imitating"].left_out == left_out
+    assert dict(tally.arms["imitating"].reasons) == ({ANOTHER_START: 1} if left_out else {})
+    assert len(tally.arms["imitating"].outcomes) == 2 - left_out
+    assert tally.arms["off"].left_out == 0
 
 
 def test_an_outcome_that_is_not_complete_is_no_outcome_yet() -> None:
@@ -125,9 +151,41 @@ def test_what_it_still_takes_is_users_and_days_at_the_present_pace() -> None:
     # Both arms' outcomes came one an hour: the holdout's 40, and the default's 160.
     pace = 200 / (159 / 24)
     assert found.days_needed == pytest.approx(found.users_needed / pace)
-    days = max(1, round(found.days_needed))
-    expected = f"{found.users_needed:,} more users, about {days:,} days, are needed to see a difference of .05"
+    days = round(found.days_needed)
+    assert days > 1
+    expected = f"{found.users_needed:,} more users are needed to see a difference of .05: about {days:,} more days"
     assert found.need == expected
+
+
+@pytest.mark.parametrize(
+    ("users", "days", "need"),
+    [
+        (1, 0.1, "1 more user is needed to see a difference of .05: about 1 more day"),
+        (2000, 1.6, "2,000 more users are needed to see a difference of .05: about 2 more days"),
+    ],
+)
+def test_what_it_still_takes_is_told_in_right_numbers(users: int, days: float, need: str) -> None:
+    assert Comparison("a", "b", False, saved=None, difference=0.05, users_needed=users, days_needed=days).need == need
+
+
+@pytest.mark.parametrize(("hours", "is_known"), [(0.1, False), (23.9, False), (24.1, True)])
+def test_no_days_are_forecast_before_a_day_of_outcomes(hours: float, is_known: bool) -> None:
+    """Of 40 users within minutes, a rate of thousands a day would be made."""
+    default = figures(0.5, 40, 2)
+    last, seconds = 100 * DAY, hours * 3600
+    default.completed_at = [last - seconds * number / 39 for number in range(40)]
+    found = compared(off=figures(0.5, 0, 1), default=default)["default", "off"]
+    assert (found.days_needed is not None) == is_known
+    if is_known:
+        assert found.days_needed == pytest.approx(found.users_needed / 40 * hours / 24)
+
+
+def test_a_burst_after_a_silence_is_no_pace_of_its_own() -> None:
+    """Thirty outcomes of the last hour, and one of twenty days ago: thirty in two weeks."""
+    default = figures(0.5, 31, 2)
+    default.completed_at = [100 * DAY - 120 * number for number in range(30)] + [80 * DAY]
+    found = compared(off=figures(0.5, 0, 1), default=default)["default", "off"]
+    assert found.days_needed == pytest.approx(found.users_needed / (30 / 14))
 
 
 def test_so_many_users_more_do_narrow_the_interval_that_far() -> None:
@@ -150,4 +208,7 @@ def test_nothing_more_is_needed_where_the_interval_is_narrow_enough() -> None:
 def test_there_is_no_pace_before_ten_outcomes() -> None:
     found = compared(off=figures(0.5, 3, 1), default=figures(0.5, 3, 2))["default", "off"]
     assert found.days_needed is None
-    assert found.need == f"{found.users_needed:,} more users are needed to see a difference of .05"
+    assert found.need == (
+        f"{found.users_needed:,} more users are needed to see a difference of .05: too early to say in how many days, "
+        "which takes 10 outcomes of the last two weeks, and a day since the first"
+    )

@@ -8,7 +8,8 @@ from corlld.learning.learner import CorllLearner
 from corlld.learning.model.resident import ResidentModel
 from corlld.learning.start_adapter import References, StartAdapter
 from corlld.records import TrainingBatch
-from corlld.settings.sections import DEFAULT_ARM, GuardSettings, LearningSettings
+from corlld.settings.learning_rule import DEFAULT_ARM
+from corlld.settings.sections import GuardSettings, LearningSettings
 from tests.support.learning import EDITS, weights
 
 NOT_TRUSTED = GuardSettings(max_drift_nats=1e9)

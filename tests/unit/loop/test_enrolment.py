@@ -12,8 +12,9 @@ from corlld.settings.sections import Settings
 from tests.support.daemon_parts import PSEUDONYMS, Parts, begun, records, value
 from tests.support.fakes import ListingLearner
 
-HOLDOUT: dict[str, Any] = {"name": "off", "share": 1.0, "holdout": True}
-IMITATING: dict[str, Any] = {"name": "imitating", "share": 1.0, "learning": {"imitation_weight": 0.3}}
+SHARE = 0.9  # has the users `ann` and `bob` in it
+HOLDOUT: dict[str, Any] = {"name": "off", "share": SHARE, "holdout": True}
+IMITATING: dict[str, Any] = {"name": "imitating", "share": SHARE, "learning": {"imitation_weight": 0.3}}
 
 
 def parts(*arms: dict[str, Any], drafts: int = 2) -> Parts:

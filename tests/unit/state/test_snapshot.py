@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, LoraModule
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
-from corlld.durable import BaseDraftPairs, EditedRise, Head, ModuleNames, UserState
+from corlld.durable import AdapterHeader, BaseDraftPairs, EditedRise, Head, ModuleNames, UserState
 from corlld.errors import NewerFormat, StateUnreadable
 from corlld.state import store_format
 from corlld.state.snapshot import (
@@ -257,7 +257,18 @@ def test_no_message_quotes_the_content() -> None:
 
 def test_the_header_alone_tells_all_but_the_tensors() -> None:
     state = released_state(5)
-    assert decode_header(_beginning(encode(state)), UID) == replace(state, adapter=None)
+    assert isinstance(state.adapter, AdapterTensors)
+    began = replace(state, adapter=replace(state.adapter, start="a digest"))
+    for each, start in ((state, None), (began, "a digest")):
+        header = decode_header(_beginning(encode(each)), UID)
+        assert header == replace(state, adapter=AdapterHeader(optimizer_step=11, start=start))
+    assert decode_header(_beginning(encode(replace(state, adapter=None))), UID) == replace(state, adapter=None)
+
+
+def test_a_header_alone_is_never_stored_in_place_of_the_state() -> None:
+    header = decode_header(_beginning(encode(released_state(5))), UID)
+    with pytest.raises(TypeError):
+        encode(header)
 
 
 def test_a_head_is_erased_until_there_is_a_version_again() -> None:

@@ -1,0 +1,115 @@
+"""Arms that can't work are refused with a line that says what to do. All settings of [learning] are named here."""
+
+from pathlib import Path
+
+import pytest
+
+from corlld.settings.learning_rule import RULE_OF_AN_ARM, SHARED_BY_ARMS
+from corlld.settings.sections import LearningSettings
+from tests.support.settings_files import load, problems
+
+HOLDOUT = '[[experiment.arms]]\nname = "off"\nshare = 0.05\nholdout = true\n'
+IMITATING = '[[experiment.arms]]\nname = "imitating"\nshare = 0.5\nlearning = { imitation_weight = 0.1 }\n'
+
+
+def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: Path) -> None:
+    from_file = load(tmp_path, HOLDOUT + IMITATING).experiment
+    assert [(arm.name, arm.share, arm.holdout) for arm in from_file.arms] == [
+        ("off", 0.05, True),
+        ("imitating", 0.5, False),
+    ]
+    assert from_file.arms[1].learning == {"imitation_weight": 0.1}
+    arms = '[{"name": "off", "share": 0.05, "holdout": true}]'
+    assert load(tmp_path, CORLLD_EXPERIMENT__ARMS=arms).experiment.arms == from_file.arms[:1]
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        (HOLDOUT + HOLDOUT.replace("off", "too"), "experiment.arms: found 2 holdouts (off, too), allowed: at most one"),
+        (
+            IMITATING.replace("0.5", "0.4") * 2,
+            "experiment.arms: found 'imitating' more than once, allowed: a name per arm",
+        ),
+        (
+            IMITATING.replace("imitating", "default"),
+            "experiment.arms: found the name 'default', allowed: other names, since corlld uses this one itself",
+        ),
+        (
+            IMITATING + IMITATING.replace("imitating", "other").replace("0.5", "0.51"),
+            "experiment.arms: found shares that sum to 1.01, allowed: less than 1: nobody is left for the arm "
+            "`default`, which the others are compared with. Lower a share, or move the rule of an arm to [learning]",
+        ),
+        (
+            "".join(IMITATING.replace("imitating", name).replace("0.5", str(1 / 3)) for name in "abc"),
+            "experiment.arms: found shares that sum to 1, allowed: less than 1: nobody is left for the arm "
+            "`default`, which the others are compared with. Lower a share, or move the rule of an arm to [learning]",
+        ),
+        (
+            HOLDOUT.replace("0.05", "1"),
+            "experiment.arms: off: found a holdout of share 1, allowed: less than 1: nobody is left to learn. A share "
+            "of 0.05 is enough for a control",
+        ),
+        (
+            HOLDOUT + "learning = { lr = 1e-4 }",
+            "experiment.arms: off: found `learning` beside `holdout`, allowed: one of them",
+        ),
+        (
+            IMITATING.replace("imitation_weight", "max_context_tokens"),
+            "experiment.arms: imitating: found learning.max_context_tokens, allowed: only in [learning], since all "
+            "arms share it",
+        ),
+        (
+            IMITATING.replace("imitation_weight", "imitation_wieght"),
+            "experiment.arms: imitating: learning.imitation_wieght: unknown, did you mean learning.imitation_weight?",
+        ),
+        (
+            IMITATING.replace("imitation_weight", "zzz"),
+            f"experiment.arms: imitating: learning.zzz: unknown, allowed: {', '.join(RULE_OF_AN_ARM)}",
+        ),
+        (
+            HOLDOUT.replace("share", "shar"),
+            "experiment.arms: off: shar: unknown, did you mean share?",
+        ),
+        (
+            HOLDOUT.replace("holdout =", "hold_out =") + IMITATING.replace("learning =", "zzz ="),
+            "experiment.arms: off: hold_out: unknown, did you mean holdout?\n"
+            "experiment.arms: imitating: zzz: unknown, allowed: name, share, holdout, learning",
+        ),
+        (
+            HOLDOUT.replace("name =", "nmae ="),
+            "experiment.arms: table 1: nmae: unknown, did you mean name?",
+        ),
+        (
+            IMITATING.replace("0.1", "-1"),
+            "experiment.arms: imitating: learning.imitation_weight can't be -1: see [learning] for what is allowed",
+        ),
+        (
+            "".join(IMITATING.replace("imitating", f"a{n}").replace("0.5", "0.1") for n in range(8)),
+            "experiment.arms: found 8, allowed: at most 7",
+        ),
+    ],
+)
+def test_arms_that_can_t_work_are_one_line(tmp_path: Path, toml: str, line: str) -> None:
+    assert problems(tmp_path, toml) == [f"{each}; in corlld.toml" for each in line.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "toml", [HOLDOUT.replace("0.05", "0"), HOLDOUT.replace("off", "Off!"), HOLDOUT.replace("true", "2")]
+)
+def test_an_arm_of_another_form_is_refused(tmp_path: Path, toml: str) -> None:
+    (line,) = problems(tmp_path, toml)
+    assert line.startswith("experiment.arms: found [{")
+    assert "allowed: a list of tables: `name`" in line
+
+
+def test_each_setting_of_learning_is_shared_by_arms_or_part_of_an_arms_rule() -> None:
+    """A new setting has to be named here. One that does not change what is learnt must not part users of an arm."""
+    shared = {"rehearsal_path", "max_crashes", "max_response_tokens", "max_context_tokens", "prompt_special_tokens"}
+    shared |= {"max_row_tokens"}
+    rule = {"beta", "epsilon", "reference", "margin", "anchor", "imitation_weight", "imitation_tokens"}
+    rule |= {"acceptance_weight", "rehearsal_weight", "lr", "beta1", "beta2", "adam_eps", "max_gradient_norm"}
+    rule |= {"pairs_per_step", "steps_per_batch", "replay_pairs"}
+    assert set(LearningSettings.model_fields) == shared | rule
+    assert set(SHARED_BY_ARMS) == shared
+    assert set(RULE_OF_AN_ARM) == rule
