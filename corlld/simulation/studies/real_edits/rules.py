@@ -91,7 +91,7 @@ _GRID = (
     ruled("tail, 4 pairs replayed", replay_pairs=4),
     *(
         ruled(f"{rate} of the learning rate: changed + imitation .1", **_COMBINED, lr=lr)
-        for rate, lr in (("a fifth", 1e-4), ("twice", 1e-3))
+        for rate, lr in (("a fifth", 1e-4), ("twice", 1e-3), ("four times", 2e-3))
     ),
 )
 # As many learning rates, steps and replayed pairs as are tried for the combined rule. Weights below 1 would only scale
@@ -100,6 +100,7 @@ _FINE_TUNING_GRID = (
     ruled("fine-tuning on whole texts", whole=True, acceptance_weight=1.0),
     ruled("fine-tuning, a fifth of the learning rate", beta=_NO_MARGIN, imitation_weight=1.0, lr=1e-4),
     ruled("fine-tuning, twice the learning rate", beta=_NO_MARGIN, imitation_weight=1.0, lr=1e-3),
+    ruled("fine-tuning, four times the learning rate", beta=_NO_MARGIN, imitation_weight=1.0, lr=2e-3),
     ruled("fine-tuning, 2 steps", beta=_NO_MARGIN, imitation_weight=1.0, steps_per_batch=2),
     ruled("fine-tuning, 4 steps", beta=_NO_MARGIN, imitation_weight=1.0, steps_per_batch=4),
     ruled("fine-tuning, 4 pairs replayed", beta=_NO_MARGIN, imitation_weight=1.0, replay_pairs=4),
