@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,7 @@ class Weather:
 def records_of(storm: Storm) -> list[Sent]:
     """Return edits, malformed records, erasures, and history that is delivered once more, in one order per user.
 
+    Every second erasure is a record without a value. Copies of it in the history erase each time.
     History is everything of a user up to some moment, erasures included, in the order of its first delivery or in
     another order. What was erased before must stay erased, and nothing may be learnt twice.
     """
@@ -139,6 +140,8 @@ def records_of(storm: Storm) -> list[Sent]:
     records: list[Sent] = []
     numbers = itertools.count()
     for place, sent in enumerate(fresh):
+        if sent.reason == "no_value" and storm.erasures:
+            sent = replace(sent, reason=None)  # an erasure, too
         records.append(sent)
         if sent.reason is None and sent.key is not None:
             history.setdefault(sent.key, []).append(sent)
@@ -153,14 +156,29 @@ def records_of(storm: Storm) -> list[Sent]:
     return records
 
 
+def passers_by(storm: Storm) -> list[Sent]:
+    """Return an edit each of new users, as many as there were.
+
+    With each version that is published another user's are looked at. So the last daemon comes by everybody, and
+    removes what a daemon left that was killed as it published an erased version.
+    """
+    draw = random.Random(storm.seed)
+    names = [f"passer-by-{number}@example.org" for number in range(storm.users)]
+    events = [traffic.event(draw, f"passing-{storm.seed}-{n}", name) for n, name in enumerate(names)]
+    return [traffic.plain(traffic.partition_of(e["user_id"], storm.partitions), e["user_id"], e) for e in events]
+
+
 def _erasure(storm: Storm, user: str, number: int) -> Sent:
+    place = traffic.partition_of(user, storm.partitions)
+    if number % 2:
+        return Sent(place, user.encode(), None)
     body = {
         "type": "erase",
         "event_id": f"erase-{storm.seed}-{number}",
         "user_id": user,
         "occurred_at": traffic.OCCURRED_AT,
     }
-    return Sent(traffic.partition_of(user, storm.partitions), user.encode(), json.dumps(body).encode())
+    return Sent(place, user.encode(), json.dumps(body).encode())
 
 
 def is_assigned(daemon: Life) -> bool:
@@ -184,6 +202,7 @@ def settings_of(storm: Storm) -> dict[str, dict[str, Any]]:
     return {
         "batching": {"max_events": 3, "flush_after_seconds": 0.1, "max_users_per_step": 4},
         "dead_letters": {"max_share": 1.0},
+        "events": {"tombstones_erase": storm.erasures > 0},
         "learning": {"max_crashes": 1_000_000},  # no event is to blame for a kill here
         "snapshot": snapshot,
     }
@@ -222,16 +241,19 @@ class Chaos:
         for slot in slots:
             slot.join()
         self._send(1.0)
-        self._producer.close()
         with self.weather.lock:
             last = self._launcher.start(
                 configs[0], self._site.log("last"), environ=self._environ, mutation=self._storm.mutation
             )
         wait_while_running(last, lambda: is_assigned(last), "an assignment", FINISH_SECONDS)
         self._site.wait_for_end(last, FINISH_SECONDS)
+        self._producer.send(passers_by(self._storm))
+        self._site.wait_for_end(last, FINISH_SECONDS)
         code = last.stop()
+        self._producer.close()
+        records = [*self._records, *passers_by(self._storm)]
         problems = [*self.weather.bad_ends, *([f"the last daemon ended with {code}"] if code else [])]
-        tensors = write_undisturbed_tensors(configs[0], self._records, self._site.folder / "tensors")
+        tensors = write_undisturbed_tensors(configs[0], records, self._site.folder / "tensors")
         verdict = self._site.verdict(
             self._producer,
             pairs_per_step=1,
@@ -256,6 +278,7 @@ class Chaos:
             "taken_over": weather.taken_over,
             "lost_swaps": sum(self._site.log(name).read_text(errors="replace").count('"lost_swap"') for name in LOGS),
             "orderly_ends": weather.ends,
+            "tombstones": sum(sent.value is None and sent.reason is None for sent in self._records),
             "kinds": dict(sorted(weather.kinds.items())),
             "last_marks": dict(weather.last_marks.most_common()),
         }
