@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 
 READ_TIMEOUT_MS = 20_000
 STATE_KEY = "corlld.state"
-MOST_COPIES = 5  # of a dead letter
+MOST_LETTERS = 5  # of a record
 COPY_HEADERS = ("__connect.errors.topic", "__connect.errors.partition", "__connect.errors.offset")
 
 
@@ -117,7 +117,8 @@ def judge(case: Case, problems: list[str]) -> dict[str, Any]:
         "acceptances": sum(user.acceptances for user in wanted.values()),
         "duplicates": sum(user.duplicates for user in wanted.values()),
         "dead_letters": len(case.bad),
-        "copies_of_dead_letters": copies,
+        "copies_of_dead_letters": copies.total() - len(copies),
+        "most_letters_of_a_record": max(copies.values(), default=0),
         "late_announcements": late,
         "versions": sum(state["version"] for state, _ in states.values()),
         "pairs_applied": sum(state["statistics"]["pairs_applied"] for state, _ in states.values()),
@@ -284,8 +285,8 @@ def judge_generation(name: str, state: dict[str, Any], newest: dict[str, Any], p
         problems.append(f"{name} is there, and its user is erased")
 
 
-def judge_dead_letters(case: Case, problems: list[str]) -> int:
-    """Each bad record is there with its reason and under its key, and nothing else is. Returns the copies too many."""
+def judge_dead_letters(case: Case, problems: list[str]) -> "Counter[str]":
+    """Each bad record is there with its reason and under its key, and nothing else is. Returns the letters of each."""
     topic_id = case.known_as or topic_id_of(case.bootstrap, case.topic)
     copies: Counter[str] = Counter()
     for letter in read_topic(case.bootstrap, case.dead_letters_topic):
@@ -301,10 +302,10 @@ def judge_dead_letters(case: Case, problems: list[str]) -> int:
             problems.append(f"dead letter for {place} has another record's key")
     if lost := set(case.bad) - set(copies):
         problems.append(f"bad records without a dead letter: {sorted(lost)}")
-    most = MOST_COPIES if case.copies_allowed else 1
+    most = MOST_LETTERS if case.copies_allowed else 1
     if repeated := {place: count for place, count in copies.items() if count > most}:
         problems.append(f"dead letters sent more than {most} times: {repeated}")
-    return copies.total() - len(copies)
+    return copies
 
 
 def judge_announcements(case: Case, states: dict[str, dict[str, Any]], problems: list[str]) -> int:
