@@ -18,12 +18,12 @@ from typing import Any
 
 from tests.support import traffic
 from tests.support.daemon_process import ENVIRON, Launcher, Life, Site, wait_while_running
-from tests.support.falls import LONGEST_RUN_SECONDS, MarkedLife, Plan
+from tests.support.falls import MarkedLife, Plan
 from tests.support.quiet_learning import write_undisturbed_tensors
 from tests.support.traffic import Producer, Sent
 
 TAKE_OVER_SECONDS = 40.0  # at most: the session (6 s), a rebalance, a start, and some steps of the next owner
-HELD_SECONDS = 15.0  # how long a daemon that is to be stopped may take to get a state into its hands
+REACH_SECONDS = 12.0  # how long a life may take to its stage: a member that fell holds the others up for a session
 STAGES = ("polled", "training", "trained", "saving", "saved", "publishing", "published", "commit")
 STALE_STAGES = ("saving",) * 4 + ("training", "trained", "publishing")
 KINDS = ("kill at a stage",) * 10 + ("kill at random",) * 6 + ("stop, then kill",) * 2 + ("stop, then end", "end")
@@ -192,8 +192,9 @@ def plan_of(kind: str, draw: random.Random) -> Plan:
         return Plan(None, 0, 0.0, early=True)
     if kind in ("kill at random", "end"):
         return Plan(None, 0, draw.uniform(0, LONGEST_DELAY_SECONDS), early=kind != "end" and draw.random() < 0.1)
-    stages = STALE_STAGES if kind.startswith("stop") else STAGES
-    return Plan(draw.choice(stages), draw.randint(1, 3), draw.uniform(0, 0.05))
+    if kind.startswith("stop"):
+        return Plan(draw.choice(STALE_STAGES), 1, draw.uniform(0, 0.05))
+    return Plan(draw.choice(STAGES), draw.randint(1, 3), draw.uniform(0, 0.05))
 
 
 def settings_of(storm: Storm) -> dict[str, dict[str, Any]]:
@@ -305,7 +306,7 @@ class Chaos:
         try:
             with self.weather.lock:
                 marked = MarkedLife(self._launcher, config, log, fifo, plan, self._environ, self._storm.mutation)
-            marked.run(plan, HELD_SECONDS if stop else LONGEST_RUN_SECONDS)
+            marked.run(plan, REACH_SECONDS)
             self._send_some()
             if kind == AFTER_A_TAKE_OVER:
                 self._take_over(marked, draw)
