@@ -133,19 +133,30 @@ def test_a_last_word_that_is_not_the_newest_version_is_found(announced: Judge, l
     assert any(problem.startswith("last announced versions") for problem in announced([(4, "d"), (5, "e"), last]))
 
 
+def letter_for(offset: int) -> SimpleNamespace:
+    values = zip(oracle.COPY_HEADERS, (b"topic", b"0", str(offset).encode()), strict=True)
+    return SimpleNamespace(key=f"x/known/0/{offset}".encode(), headers=[*values, ("corlld.reason", b"not_json")])
+
+
 @pytest.mark.parametrize(
-    ("copies", "kills", "found"), [(1, False, False), (2, False, True), (5, True, False), (6, True, True)]
+    ("letters", "kills", "problem"),
+    [
+        ([1, 1], False, None),
+        ([2, 1], False, "dead letters sent more than 1 times: {'0/0': 2}"),
+        ([20] + [1] * 9, True, None),
+        ([21] + [1] * 9, True, "dead letters sent more than 20 times: {'0/0': 21}"),
+        ([6, 5], True, "11 dead letters were sent for 2 records"),
+    ],
 )
-def test_copies_of_a_dead_letter_are_bounded(
-    case: Case, monkeypatch: pytest.MonkeyPatch, copies: int, kills: bool, found: bool
+def test_copies_of_dead_letters_are_bounded(
+    case: Case, monkeypatch: pytest.MonkeyPatch, letters: list[int], kills: bool, problem: str | None
 ) -> None:
-    values = zip(oracle.COPY_HEADERS, (b"topic", b"0", b"4"), strict=True)
-    letter = SimpleNamespace(key=b"x/known/0/4", headers=[*values, ("corlld.reason", b"not_json")])
-    monkeypatch.setattr(oracle, "read_topic", lambda *_: iter([letter] * copies))
+    sent = [letter_for(offset) for offset, count in enumerate(letters) for _ in range(count)]
+    monkeypatch.setattr(oracle, "read_topic", lambda *_: iter(sent))
     problems: list[str] = []
-    judged = replace(case, bad={"0/4": "not_json"}, known_as="known", copies_allowed=kills)
-    assert oracle.judge_dead_letters(judged, problems) == {"0/4": copies}
-    assert bool(problems) == found
+    bad = {f"0/{offset}": "not_json" for offset in range(len(letters))}
+    oracle.judge_dead_letters(replace(case, bad=bad, known_as="known", copies_allowed=kills), problems)
+    assert problems == ([problem] if problem else [])
 
 
 def test_versions_are_counted_since_the_last_erasure(case: Case) -> None:
