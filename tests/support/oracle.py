@@ -8,6 +8,7 @@ itself, and works out what each state must be. `CASE.json` says where things are
 import hashlib
 import hmac
 import json
+import re
 import struct
 import sys
 import uuid
@@ -27,6 +28,7 @@ STATE_KEY = "corlld.state"
 # A daemon notes every five seconds which letters are acknowledged. Those that it sent just before it falls are sent
 # again. Several of the hundred daemons of a storm may fall so at the same record.
 MOST_LETTERS, MOST_LETTERS_ON_AVERAGE = 20, 5.0  # of a record
+TEXTS = re.compile(rb"[ -~]{6,}")  # in a file of numbers; ids and names of users are longer
 COPY_HEADERS = ("__connect.errors.topic", "__connect.errors.partition", "__connect.errors.offset")
 
 
@@ -269,7 +271,8 @@ def judge_files(case: Case, states: dict[str, dict[str, Any]], wanted: dict[str,
     secrets |= {user.user_id.encode(): f"user id {user.user_id}" for user in wanted.values()}
     left_over = 0
     for name, data in stored_files(case):
-        found = [what for secret, what in secrets.items() if secret in data]
+        texts = b"\n".join(TEXTS.findall(data))
+        found = [what for secret, what in secrets.items() if secret in texts]
         if found and name.startswith("temporary/") and left_over < case.stops:
             left_over += 1
         elif found:
