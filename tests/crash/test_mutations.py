@@ -20,6 +20,7 @@ pytestmark = pytest.mark.crash
 PARTITIONS, EVENTS = 4, 120
 HOLD_SECONDS = 8.0
 KILLS = ("kill at a stage",) * 3 + ("kill at random",)
+STOPS = ("stop, then kill",) * 2 + ("kill at a stage",)
 
 
 def problems_of(verdict: dict[str, Any]) -> str:
@@ -80,6 +81,16 @@ def test_a_stale_owner_overwrites_newer_states_where_no_swap_is_compared(
     verdict = site.verdict(producer, pairs_per_step=1, tensors_folder=str(tensors), copies_allowed=True)
     assert "applied offsets: found" in problems_of(verdict)
     assert verdict["figures"]["lag"] == 0, "what was overwritten is committed: nobody reads it again"
+
+
+def test_a_storm_loses_events_where_no_swap_is_compared(
+    tmp_path: Path, kafka_broker: KafkaCluster, tiny_model: Path, launcher: Launcher
+) -> None:
+    changes = {"falls": 14, "daemons": 3, "kinds": STOPS}
+    verdict = storm("swap-blindly", tmp_path, kafka_broker, tiny_model, launcher, **changes)
+    assert verdict["storm"]["taken_over"] > 0
+    assert verdict["storm"]["lost_swaps"] == 0
+    assert "events: found" in problems_of(verdict), "an old state was stored over a newer one"
 
 
 def test_an_event_that_ends_the_process_ends_it_for_ever_where_no_attempts_are_counted(

@@ -136,5 +136,7 @@ def test_nothing_is_lost_doubled_or_back_through_a_long_storm(
     report(name, verdict, capsys)
     again = f"make test-crash STORM={name} SEED={SEED}"
     assert verdict["problems"] == [], f"{again} repeats this storm"
+    assert verdict["storm"]["taken_over"] > 0, "no daemon was stopped until others owned its users"
+    assert verdict["storm"]["lost_swaps"] > 0, "no daemon tried to store an old state over a newer one"
     if faulty:
         assert sum(verdict["storm"]["faulty_answers"].values()) > 100

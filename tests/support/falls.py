@@ -23,14 +23,12 @@ class Plan:
     """The moment of a kill: soon after the `occurrence`-th mark of `stage`, whose thread is held there, or at random.
 
     delay_seconds: after the held mark, after the first records were polled, or (`early`) after the start.
-    hold_seconds: how long the thread is held at most.
     """
 
     stage: str | None
     occurrence: int
     delay_seconds: float
     early: bool = False
-    hold_seconds: float = HOLD_SECONDS
 
 
 @dataclass(frozen=True)
@@ -87,18 +85,24 @@ class MarkedLife:
         self._selector.register(self._fd, selectors.EVENT_READ)
         self._rest = b""
         self.marks: list[list[str]] = []
-        hold = Hold(plan.stage, plan.occurrence, plan.hold_seconds) if plan.stage else None
+        hold = Hold(plan.stage, plan.occurrence, HOLD_SECONDS) if plan.stage else None
         self.life: Life = launcher.start(config, log, marks=fifo, hold=hold, environ=environ, mutation=mutation)
 
     def run_and_kill(self, plan: Plan) -> None:
         self.run(plan)
         self.kill()
 
-    def run(self, plan: Plan) -> None:
+    def run(self, plan: Plan, longest_seconds: float = LONGEST_RUN_SECONDS) -> None:
         """Let it live until the plan's moment."""
         if not plan.early:
-            self._wait_for("held" if plan.stage else "polled", LONGEST_RUN_SECONDS)
+            self._wait_for("held" if plan.stage else "polled", longest_seconds)
         self._wait_for(None, plan.delay_seconds)
+
+    def live_on(self, seconds: float) -> list[list[str]]:
+        """Let it live for so long. Return the marks that came meanwhile."""
+        before = len(self.marks)
+        self._wait_for(None, seconds)
+        return self.marks[before:]
 
     def kill(self) -> None:
         self.life.kill()
@@ -117,6 +121,13 @@ class MarkedLife:
         """The offset after the last record that this life polled, by partition."""
         pairs = (pair.split(":") for mark in self.marks if mark[0] == "polled" for pair in mark[1:])
         return {int(partition): int(offset) for partition, offset in pairs}
+
+    def users_in_hand(self) -> set[str]:
+        """Return the users of the mark at which a thread is held; nobody if none is."""
+        if ["held"] not in self.marks:
+            return set()
+        stage, *details = self.marks[self.marks.index(["held"]) - 1]
+        return set(details if stage in ("training", "trained") else details[:1])
 
     def unsaved_users(self) -> set[str]:
         """Return the users who were trained since their state was last saved."""

@@ -3,7 +3,7 @@
 Reads one JSON order a line from standard input, and answers with one JSON line for each start and each end. The child
 runs `corlld run` as the command line does. Where an order names a FIFO (or a file) for marks, the child writes a line
 to it as it passes each stage, unbuffered, so that the last one survives a kill; at a chosen mark the thread that made
-it can be held.
+it can be held. A SIGCONT ends the hold.
 """
 
 import json
@@ -28,6 +28,10 @@ class Marks:
         self._stage = hold["stage"] if hold else None
         self._left = hold["occurrence"] if hold else 0
         self._hold_seconds = hold["seconds"] if hold else 0.0
+        self._woken = threading.Event()
+        if hold:
+            # What was stopped with a state in its hands goes on with it at once.
+            signal.signal(signal.SIGCONT, lambda *_: self._woken.set())
         self._lock = threading.Lock()
 
     def mark(self, stage: str, *details: object) -> None:
@@ -38,7 +42,7 @@ class Marks:
             if held:
                 os.write(self._fd, b"held\n")
         if held:
-            threading.Event().wait(self._hold_seconds)
+            self._woken.wait(self._hold_seconds)
 
 
 def wrap(marks: Marks) -> None:

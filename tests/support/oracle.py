@@ -8,6 +8,7 @@ itself, and works out what each state must be. `CASE.json` says where things are
 import hashlib
 import hmac
 import json
+import re
 import struct
 import sys
 import uuid
@@ -24,6 +25,10 @@ from safetensors.numpy import load_file
 
 READ_TIMEOUT_MS = 20_000
 STATE_KEY = "corlld.state"
+# A daemon notes every five seconds which letters are acknowledged. Those that it sent just before it falls are sent
+# again. Several of the hundred daemons of a storm may fall so at the same record.
+MOST_LETTERS, MOST_LETTERS_ON_AVERAGE = 20, 5.0  # of a record
+TEXTS = re.compile(rb"[ -~]{6,}")  # in a file of numbers; ids and names of users are longer
 COPY_HEADERS = ("__connect.errors.topic", "__connect.errors.partition", "__connect.errors.offset")
 
 
@@ -31,7 +36,9 @@ COPY_HEADERS = ("__connect.errors.topic", "__connect.errors.partition", "__conne
 class Case:
     """The run that is judged. Paths are strings; offsets go by "partition/offset".
 
-    bad: reason of each record that must be set aside. copies_allowed: after kills a dead letter may be there twice.
+    bad: reason of each record that must be set aside. copies_allowed: after kills a dead letter may be there again.
+    stops: daemons that were stopped and went on when others owned their users. Each may send one old announcement, and
+    then the newest again. If it is killed as it stores, it leaves a temporary file, which goes after an hour.
     pairs_per_step: at 1 Adam's step counter equals the number of events that trained, however batches were cut.
     deferred: a version may hold several updates.
     tensors_folder: `<uid>.safetensors` of an undisturbed run, which the states must equal bit for bit.
@@ -51,6 +58,7 @@ class Case:
     announce_topic: str | None = None
     copies_allowed: bool = False
     deferred: bool = False
+    stops: int = 0
     tensors_folder: str | None = None
     known_as: str | None = None  # what states call the topic, if not by its id
     bucket: dict[str, str] | None = None  # of the states, in place of the folder: endpoint, name, prefix, key, secret
@@ -65,6 +73,7 @@ class Wanted:
     erased: there was an erasure. gone: ids that an erasure has covered.
     """
 
+    user_id: str
     event_ids: list[str] = field(default_factory=list)
     acceptances: int = 0
     duplicates: int = 0
@@ -99,9 +108,11 @@ def judge(case: Case, problems: list[str]) -> dict[str, Any]:
     for uid in sorted(set(states) & set(wanted)):
         judge_state(case, uid, *states[uid], wanted[uid], problems)
         judge_releases(case, uid, *states[uid], problems)
-    judge_dead_letters(case, problems)
-    if case.announce_topic:
-        judge_announcements(case, {uid: visible_version(state) for uid, (state, _) in states.items()}, problems)
+    headers = {uid: state for uid, (state, _) in states.items()}
+    judge_versions(case, headers, problems)
+    judge_files(case, headers, wanted, problems)
+    copies = judge_dead_letters(case, problems)
+    late = judge_announcements(case, headers, problems) if case.announce_topic else 0
     lag = judge_offsets(case, problems)
     return {
         "records": len(records),
@@ -110,6 +121,9 @@ def judge(case: Case, problems: list[str]) -> dict[str, Any]:
         "acceptances": sum(user.acceptances for user in wanted.values()),
         "duplicates": sum(user.duplicates for user in wanted.values()),
         "dead_letters": len(case.bad),
+        "copies_of_dead_letters": copies.total() - len(copies),
+        "most_letters_of_a_record": max(copies.values(), default=0),
+        "late_announcements": late,
         "versions": sum(state["version"] for state, _ in states.values()),
         "pairs_applied": sum(state["statistics"]["pairs_applied"] for state, _ in states.values()),
         "lag": lag,
@@ -124,7 +138,9 @@ def uid_of(case: Case, user_id: str) -> str:
 
 
 def read_event(record: Any) -> tuple[str, dict[str, Any]]:
-    """The id and the fields of a good record: plain JSON, or a CloudEvent in either mode."""
+    """The id and the fields of a good record: plain JSON, a CloudEvent in either mode, or a tombstone (no value)."""
+    if record.value is None:
+        return "", {"user_id": record.key.decode()}
     headers = {name: value.decode() for name, value in record.headers}
     body = json.loads(record.value)
     if "ce_id" in headers:
@@ -142,8 +158,11 @@ def wanted_states(case: Case, records: list[Any]) -> dict[str, Wanted]:
         if f"{record.partition}/{record.offset}" in case.bad:
             continue
         event_id, fields = read_event(record)
-        user = wanted.setdefault(uid_of(case, fields["user_id"]), Wanted())
+        user = wanted.setdefault(uid_of(case, fields["user_id"]), Wanted(fields["user_id"]))
         user.applied[f"{topic_id}/{record.partition}"] = record.offset + 1
+        if record.value is None:  # it has no id, and erases each time
+            user.erase()
+            continue
         if event_id in user.seen:
             user.duplicates += 1
             continue
@@ -180,10 +199,12 @@ def judge_state(
     problems.extend(
         f"user {uid}: {name}: found {found}, expected {due}" for name, (found, due) in expected.items() if found != due
     )
-    version, updates = state["version"], figures["updates"]
-    exact = not case.deferred and not wanted.erased  # versions go on through an erasure, updates are counted anew
-    if not (version == updates if exact else min(1, updates) <= version and (wanted.erased or version <= updates)):
+    # Versions go on through an erasure, updates are counted anew.
+    version, updates = state["version"] - state["erased_through"], figures["updates"]
+    if not (min(1, updates) if case.deferred else updates) <= version <= updates:
         problems.append(f"user {uid}: {version} versions for {updates} updates")
+    if state["erased_through"] and not wanted.erased:
+        problems.append(f"user {uid}: was never erased, the state has an erasure")
     # The step counter lies beside the tensors it counts: an event that was trained on twice shows here. Acceptances
     # train too, since no test that is judged here turns learning.acceptance_weight off.
     steps, trained = state["optimizer_step"] or 0, figures["pairs_applied"] + figures["acceptances"]
@@ -230,8 +251,47 @@ def judge_releases(case: Case, uid: str, state: dict[str, Any], tensors: dict[st
                 problems.append(f"user {uid}: version {version} does not hold the state's tensors")
 
 
-def judge_dead_letters(case: Case, problems: list[str]) -> None:
-    """Each bad record is there with its reason and under its key, and nothing else is."""
+def judge_versions(case: Case, states: dict[str, dict[str, Any]], problems: list[str]) -> None:
+    """No file of an erased version is left, and nothing of a user whom the store does not know."""
+    for folder in sorted(Path(case.adapters_folder).iterdir()):
+        if folder.name.startswith("."):  # what a kill left of the start's probe
+            continue
+        if folder.name not in states:
+            problems.append(f"{folder.name} has versions, and no state")
+            continue
+        through = states[folder.name]["erased_through"]
+        erased = [release for release in folder.glob("v*") if int(release.name[1:]) <= through]
+        if left := sorted(f"{file.parent.name}/{file.name}" for release in erased for file in release.iterdir()):
+            problems.append(f"user {folder.name}: {left} are left, versions up to {through} were erased")
+
+
+def judge_files(case: Case, states: dict[str, dict[str, Any]], wanted: dict[str, Wanted], problems: list[str]) -> None:
+    """No file has an erased event's id or a user's raw id, and no generation before is ahead of the newest state."""
+    secrets = {event_id.encode(): f"erased event {event_id}" for user in wanted.values() for event_id in user.gone}
+    secrets |= {user.user_id.encode(): f"user id {user.user_id}" for user in wanted.values()}
+    left_over = 0
+    for name, data in stored_files(case):
+        texts = b"\n".join(TEXTS.findall(data))
+        found = [what for secret, what in secrets.items() if secret in texts]
+        if found and name.startswith("temporary/") and left_over < case.stops:
+            left_over += 1
+        elif found:
+            problems.append(f"{name} has {', '.join(found[:5])}")
+        if name.startswith("users/") and (newest := states.get(name.split("/")[1])) is not None:
+            judge_generation(name, read_header(data), newest, problems)
+
+
+def judge_generation(name: str, state: dict[str, Any], newest: dict[str, Any], problems: list[str]) -> None:
+    """Hold any generation of a user's state to the newest."""
+    ahead = [place for place, offset in state["applied"].items() if offset > newest["applied"].get(place, 0)]
+    if ahead or state["version"] > newest["version"] or state["erased_through"] > newest["erased_through"]:
+        problems.append(f"{name} is ahead of the user's newest state")
+    if newest["erased"] and not state["erased"]:
+        problems.append(f"{name} is there, and its user is erased")
+
+
+def judge_dead_letters(case: Case, problems: list[str]) -> "Counter[str]":
+    """Each bad record is there with its reason and under its key, and nothing else is. Returns the letters of each."""
     topic_id = case.known_as or topic_id_of(case.bootstrap, case.topic)
     copies: Counter[str] = Counter()
     for letter in read_topic(case.bootstrap, case.dead_letters_topic):
@@ -247,18 +307,48 @@ def judge_dead_letters(case: Case, problems: list[str]) -> None:
             problems.append(f"dead letter for {place} has another record's key")
     if lost := set(case.bad) - set(copies):
         problems.append(f"bad records without a dead letter: {sorted(lost)}")
-    if not case.copies_allowed and (repeated := [place for place, count in copies.items() if count > 1]):
-        problems.append(f"dead letters sent more than once: {repeated}")
+    most = MOST_LETTERS if case.copies_allowed else 1
+    if repeated := {place: count for place, count in copies.items() if count > most}:
+        problems.append(f"dead letters sent more than {most} times: {repeated}")
+    if copies.total() > MOST_LETTERS_ON_AVERAGE * max(1, len(copies)):
+        problems.append(f"{copies.total()} dead letters were sent for {len(copies)} records")
+    return copies
 
 
-def judge_announcements(case: Case, versions: dict[str, int], problems: list[str]) -> None:
-    """The last word on each user is the newest version: what a compacted topic keeps."""
+def judge_announcements(case: Case, states: dict[str, dict[str, Any]], problems: list[str]) -> int:
+    """The last word on each user is the newest version: what a compacted topic keeps. Returns late announcements.
+
+    Each version has one digest, comes from a stored state, and is above all before it. Only who was stopped may be
+    late, with a version that is a stored state's too.
+    """
     assert case.announce_topic is not None
-    last = {record.key.decode(): record.value for record in read_topic(case.bootstrap, case.announce_topic)}
-    announced = {uid: json.loads(value)["version"] for uid, value in last.items() if value is not None}
-    trained = {uid: version for uid, version in versions.items() if version}
-    if announced != trained:
-        problems.append(f"last announced versions {announced}, expected {trained}")
+    digests: dict[tuple[str, int], str] = {}
+    highest: dict[str, int] = {}
+    last: dict[str, int] = {}
+    late: list[str] = []
+    for record in read_topic(case.bootstrap, case.announce_topic):
+        uid = record.key.decode()
+        last.pop(uid, None)
+        if record.value is None:
+            continue
+        announcement = json.loads(record.value)
+        version, digest = announcement["version"], announcement["digest"]
+        last[uid] = version
+        if digests.setdefault((uid, version), digest) != digest:
+            problems.append(f"user {uid}: version {version} was announced with two digests")
+        if version < highest.get(uid, 0):
+            late.append(f"{version} of {uid} after {highest[uid]}")
+        highest[uid] = max(version, highest.get(uid, 0))
+    if above := {
+        uid: version for uid, version in highest.items() if version > states.get(uid, {"version": 0})["version"]
+    }:
+        problems.append(f"versions were announced that no state has: {above}")
+    if len(late) > case.stops:
+        problems.append(f"versions went back, and {case.stops} daemons were stopped: {late}")
+    trained = {uid: version for uid, state in states.items() if (version := visible_version(state))}
+    if last != trained:
+        problems.append(f"last announced versions {last}, expected {trained}")
+    return len(late)
 
 
 def visible_version(state: dict[str, Any]) -> int:
@@ -324,6 +414,19 @@ def stored_states(case: Case) -> Iterator[tuple[str, tuple[dict[str, Any], dict[
         for folder in sorted((Path(case.state_folder) / "users").iterdir()):
             yield folder.name, read_newest_state(folder)
         return
+    for name, data in stored_files(case):
+        if name.endswith("/state.safetensors"):
+            yield name.split("/")[-2], (read_header(data), load_safetensors(data))
+
+
+def stored_files(case: Case) -> Iterator[tuple[str, bytes]]:
+    """Yield the name below the store, such as `users/UID/...`, and the content of everything in it, adapters too."""
+    adapters = Path(case.adapters_folder)
+    yield from ((f"adapters/{file.relative_to(adapters)}", file.read_bytes()) for file in files_below(adapters))
+    if case.bucket is None:
+        states = Path(case.state_folder)
+        yield from ((str(file.relative_to(states)), file.read_bytes()) for file in files_below(states))
+        return
     import boto3
 
     place = case.bucket
@@ -334,11 +437,14 @@ def stored_states(case: Case) -> Iterator[tuple[str, tuple[dict[str, Any], dict[
         aws_access_key_id=place["key"],
         aws_secret_access_key=place["secret"],
     )
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=place["name"], Prefix=f"{place['prefix']}/users/")
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=place["name"], Prefix=f"{place['prefix']}/")
     for name in [entry["Key"] for page in pages for entry in page.get("Contents", ())]:
-        if name.endswith("/state.safetensors"):
-            data = client.get_object(Bucket=place["name"], Key=name)["Body"].read()
-            yield name.split("/")[-2], (read_header(data), load_safetensors(data))
+        data = client.get_object(Bucket=place["name"], Key=name)["Body"].read()
+        yield name.removeprefix(f"{place['prefix']}/"), data
+
+
+def files_below(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def newest_state_file(folder: Path) -> Path:

@@ -43,7 +43,7 @@ def write_undisturbed_tensors(config: Path, records: Sequence[Sent], folder: Pat
         event = decoder.decode(sent.key, sent.value, sent.headers)
         uid = names.uid(event.user_id)
         user = users.setdefault(uid, _User())
-        if event.event_id in user.seen:  # also from before an erasure: what was erased stays erased
+        if event.event_id and event.event_id in user.seen:  # also from before an erasure: what was erased stays erased
             continue
         user.seen.add(event.event_id)
         if isinstance(event, EraseEvent):
