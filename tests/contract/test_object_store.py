@@ -55,6 +55,7 @@ def test_i6_an_unanswered_write_that_another_owner_overtook_is_lost(
 ) -> None:
     token = store.save(UID, released_state(3), "0")
     other = ObjectStore(bucket.url)
+    other.open(IDENTITY, must_exist=True)
     fail_the_next_put(monkeypatch, GenericError("timed out"), before=lambda: other.save(UID, released_state(9), token))
     with pytest.raises(LostSwap):
         store.save(UID, released_state(4), token)
