@@ -639,6 +639,26 @@ def test_a_topic_is_found_in_the_states_that_have_applied_it(backend: Backend) -
     assert store.has_applied("topic-id"), "one torn state is passed over"
 
 
+def test_a_topic_is_found_though_a_state_answers_with_an_error_for_ever(
+    backend: Backend, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But no topic is taken for new because of it."""
+    load_header = store.load_header
+
+    def failing(uid: str) -> UserState | None:
+        if uid == UID:
+            raise RetriableError("Input/output error")
+        return load_header(uid)
+
+    monkeypatch.setattr(store, "load_header", failing)
+    for uid in (UID, OTHER_UID):
+        store.save(uid, released_state(3, uid=uid), "0")
+    assert UID < OTHER_UID
+    assert store.has_applied("topic-id")
+    with pytest.raises(RetriableError):
+        store.has_applied("another")
+
+
 def test_a_position_is_kept_and_replaced(backend: Backend, store: Store) -> None:
     assert store.load_position("ab12") is None
     store.save_position("ab12", {"file": "x", "next_offset": 7})
