@@ -50,13 +50,20 @@ class CommittedRecords:
     """Records that a group has committed.
 
     name: what states call the topic. steps: offsets that are read. missing: offsets that are gone: by retention, or by
-    compaction. records: partition by partition, in order.
+    compaction. records: partition by partition, in order. committed: what the group has committed, by partition. ends:
+    where readers stop now, for each partition that was asked for and holds records.
     """
 
     name: str
     steps: int
     missing: int
     records: Iterator[Record]
+    committed: Mapping[int, int]
+    ends: Mapping[int, int]
+
+    def behind(self, ends: Mapping[int, int]) -> int:
+        """Return how many offsets before these ends are not committed."""
+        return sum(max(0, end - self.committed.get(partition, 0)) for partition, end in ends.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from corlld.commands.out_of_reach import OutOfReach
 from corlld.commands.shared import add_config, load, stderr_console, stdout_console
-from corlld.errors import ConfigurationError, ExitCode, FatalError, StateUnreadable
+from corlld.errors import ConfigurationError, ExitCode, FatalError, RetriableError, StateUnreadable
 
 if TYPE_CHECKING:
     from corlld.commands.state_views import ReadableStore
@@ -79,20 +80,28 @@ def count_users(store: "ReadableStore", tally: "Tally", console: Console) -> int
     """Count every user of the store in, reading no tensors. Return how many states can't be read.
 
     console: where progress is shown.
+
+    Raises RetriableError if the store is away.
     """
     from corlld.system.progress import Advance
 
-    uids, unreadable = list(store.uids()), 0
+    uids, unreadable, out_of_reach = list(store.uids()), 0, OutOfReach()
     with Advance(console, len(uids), "users") as advance:
         for uid in uids:
             try:
                 state = store.load_header(uid)
+            except RetriableError as error:
+                out_of_reach.note(uid, error)
+                unreadable += 1
             except StateUnreadable:
+                out_of_reach.served()
                 unreadable += 1
             else:
+                out_of_reach.served()
                 if state is not None:
                     tally.add(state)
             advance(1)
+    out_of_reach.finish()
     return unreadable
 
 

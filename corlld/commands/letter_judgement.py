@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from corlld.commands.out_of_reach import OutOfReach
 from corlld.commands.repairs import Repairs
 from corlld.durable import UserState
-from corlld.errors import InvalidEvent, StateUnreadable
+from corlld.errors import InvalidEvent, RetriableError, StateUnreadable
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.event_ids import known_ids
@@ -76,11 +77,13 @@ class Judge:
         self._names = names
         self._load_header = load_header
         self._repairs = repairs
+        self._out_of_reach = OutOfReach()
 
     def judge(self, letter: StoredLetter) -> Judged | None:
         """Return the letter's verdict; None if there are repairs, and none is for this letter.
 
-        Raises RetriableError if a state can't be loaded, FatalError if a repair is for another event than the letter.
+        Raises RetriableError if the store of the states is away, and FatalError if a repair is for another event than
+        the letter.
         """
         value, headers = letter.record_value, letter.record_headers
         if self._repairs is not None:
@@ -107,10 +110,16 @@ class Judge:
         """Return the verdict that the user's state asks for, or None."""
         if self._load_header is None:
             return None
+        uid = self._names.uid(event.user_id)
         try:
-            state = self._load_header(self._names.uid(event.user_id))
+            state = self._load_header(uid)
         except StateUnreadable:
+            self._out_of_reach.served()
             return Judged(Verdict.UNREADABLE)
+        except RetriableError as error:
+            self._out_of_reach.note(uid, error)
+            return Judged(Verdict.UNREADABLE, str(error))
+        self._out_of_reach.served()
         if state is None:
             return None
         if event.event_id and event.event_id in state.recent_event_ids:  # a tombstone has no id

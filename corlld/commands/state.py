@@ -77,16 +77,19 @@ examples:
   corlld state repair                  look at all users first
   corlld state repair --uid UID --yes
 
-The daemon may run: it learns what is sent, and an event that a state knows is
-not learnt twice. Records that retention or compaction has taken from the topic
-are missing from the state for good, unless they are dead letters: their number
-is printed. A repair that was interrupted goes on when it is run again.
+Let the daemon run: it learns what is sent, and an event that a state knows is
+not learnt twice. Before anything is sent, the repair waits until the group has
+committed what was in the topic when the states were restored. Records that
+retention or compaction has taken from the topic are missing from the state for
+good, unless they are dead letters: their number is printed. A repair that was
+interrupted goes on when it is run again.
 
 exit codes:
   0    nothing is to be repaired, or everything was
-  65   a state has no generation before, or one that can't be read either;
-       without --yes: there is something to repair
-  69   no broker, no topic, or the broker stopped acknowledging
+  65   a state has no generation before, or one that can't be read either, or
+       answers with an error; or the commits stand still: run the repair again
+       when the lag is 0; without --yes: there is something to repair
+  69   no broker, no topic or no state store, or the broker stopped acknowledging
   130  interrupted
 """
 
@@ -102,8 +105,8 @@ examples:
   corlld state export /backup/corlld --replace     bring a backup up to date
   corlld state export /backup/ann ann              one user
 
-A backup holds what a user may ask you to erase. Replace it after an erasure,
-or remove it. A copy of all users has the notes on those who are still to be
+A backup holds what a user may ask you to erase. Bring it up to date after an
+erasure (--replace), or remove it. A copy of all users has the notes on those who are still to be
 announced too. It has not the journal of attempts: with the copy, crashes are
 counted anew, and a dead letter may be sent twice.
 
@@ -115,7 +118,8 @@ IMPORT = "copy the states of an exported folder into the store"
 IMPORT_DESCRIPTION = (
     "Copy the states of a folder that `export` made into the store that the settings name: a folder, or a bucket with "
     "state.url. Stop the daemons first. What the store has erased is not brought back, also if the user came back. "
-    "Versions go on above all that were ever out. Set identity.secret: without it, an erasure of a user who had no "
+    "Versions go on above all that were ever out. With --replace also a state that can't be read is written over: an "
+    "erasure that it alone knew is not seen then. Set identity.secret: without it, an erasure of a user who had no "
     "version yet is not seen once the user came back."
 )
 IMPORT_EPILOG = """\
@@ -209,12 +213,12 @@ def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
         findings = look(store, uids, advance)
     for sentence in findings.hopeless:
         print(sentence)
-    code = ExitCode.DATA if findings.hopeless else ExitCode.OK
     if not findings.repairs:
         print(f"{counted(len(uids), 'user')}: nothing to repair")
-        return code
-    repair(settings, store, findings, yes=arguments.yes, console=stderr_console())
-    return code if arguments.yes else ExitCode.DATA
+    else:
+        repair(settings, store, findings, yes=arguments.yes, console=stderr_console())
+    unfinished = findings.hopeless or (findings.repairs and not arguments.yes)
+    return ExitCode.DATA if unfinished else ExitCode.OK
 
 
 def _export(arguments: argparse.Namespace, settings: "Settings") -> int:

@@ -14,8 +14,9 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Protocol
 
-from corlld.durable import StoreIdentity, UserState
-from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, StateUnreadable
+from corlld.commands.out_of_reach import OutOfReach
+from corlld.durable import OutboxNote, StoreIdentity, UserState
+from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
 from corlld.loop.event_ids import known_ids
 from corlld.publishing.outbox import Outbox
 from corlld.state.keys import is_repair_name
@@ -30,9 +31,11 @@ class Copied(StrEnum):
     KEPT = "not copied: the user has another state there (--replace)"
     ERASED_THERE = "not copied: the user was erased there"
     UNREADABLE = "not copied: the state can't be read"
+    OUT_OF_REACH = "not copied: the state can't be read or written now"
+    UNREADABLE_THERE = "not copied: the state there can't be read (`corlld state repair`, or --replace)"
 
 
-UNFINISHED = (Copied.KEPT, Copied.ERASED_THERE, Copied.UNREADABLE)
+UNFINISHED = frozenset(Copied) - {Copied.COPIED, Copied.ALREADY_THERE}
 
 
 class CopiedStore(Protocol):
@@ -48,6 +51,12 @@ class CopiedStore(Protocol):
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
 
     def save(self, uid: str, state: UserState, token: str) -> str: ...
+
+    def restore(self, uid: str, state: UserState, token: str) -> str: ...
+
+    def previous(self, uid: str) -> tuple[UserState | None, str]: ...
+
+    def newest_token(self, uid: str) -> str: ...
 
     def position_names(self) -> Iterator[str]: ...
 
@@ -90,16 +99,24 @@ def copy_states(
         hashed: as for `EventIds`; None without the secret. Then an erasure of a user without a version is not seen once
             the user came back.
 
-    Raises ConfigurationError if a daemon works on the destination meanwhile, RetriableError.
+    Raises ConfigurationError if a daemon works on the destination meanwhile, RetriableError if a store is away.
     """
     counts: Counter[Copied] = Counter()
     left: list[str] = []
+    out_of_reach = OutOfReach()
     for uid in uids:
-        outcome = _copy(source, destination, uid, replace_others=replace_others, hashed=hashed)
+        try:
+            outcome = _copy(source, destination, uid, replace_others=replace_others, hashed=hashed)
+        except RetriableError as error:
+            outcome = Copied.OUT_OF_REACH
+            left.append(out_of_reach.note(uid, error))
+        else:
+            out_of_reach.served()
+            if outcome in UNFINISHED:
+                left.append(f"{uid}: {outcome}")
         counts[outcome] += 1
-        if outcome in UNFINISHED:
-            left.append(f"{uid}: {outcome}")
         advance(1)
+    out_of_reach.finish()
     return counts, left
 
 
@@ -117,19 +134,31 @@ def copy_positions(source: CopiedStore, destination: CopiedStore) -> None:
 def copy_notes(source: CopiedStore, destination: CopiedStore) -> list[str]:
     """Copy the notes on users who are still to be announced. Returns a sentence for each note that can't be read.
 
-    A note that comes too late does no harm: the newest version is announced once more.
+    A note that comes too late does no harm: the newest version that is out is announced once more.
+
+    Raises RetriableError if a note can't be written.
     """
-    there = {destination.outbox.read(name) for name in destination.outbox.names()}
-    left: list[str] = []
-    for name in source.outbox.names():
-        try:
-            note = source.outbox.read(name)
-        except StateUnreadable as error:
-            left.append(f"not copied: {error}")
-            continue
-        if note is not None and note not in there:
+    there, _ = _notes(destination.outbox)
+    notes, left = _notes(source.outbox)
+    for note in notes:
+        if note not in there:
             destination.outbox.add(note)
-    return left
+    return [f"not copied: {problem}" for problem in left]
+
+
+def _notes(outbox: Outbox) -> tuple[list[OutboxNote], list[str]]:
+    """Return the notes that can be read, and why others can't."""
+    notes: list[OutboxNote] = []
+    problems: list[str] = []
+    for name in outbox.names():
+        try:
+            note = outbox.read(name)
+        except (StateUnreadable, RetriableError) as error:
+            problems.append(str(error))
+            continue
+        if note is not None:
+            notes.append(note)
+    return notes, problems
 
 
 def _copy(
@@ -142,24 +171,62 @@ def _copy(
 ) -> Copied:
     try:
         state, _ = source.load(uid)
-        there, token = destination.load(uid)
     except StateUnreadable:
         return Copied.UNREADABLE
     if state is None:
         return Copied.UNREADABLE  # it went away meanwhile: a store never removes a user
-    if there is not None:
-        if same_state(state, there):
-            return Copied.ALREADY_THERE
+    save = destination.save
+    try:
+        there, token = destination.load(uid)
+        is_same = there is not None and same_state(state, there)
+    except StateUnreadable:
+        if not replace_others:
+            return Copied.UNREADABLE_THERE
+        there, token = _readable_there(destination, uid)
+        save, is_same = destination.restore, False
+    if there is not None and not is_same:
         if _erased_since(state, there, hashed):
             return Copied.ERASED_THERE
         if not replace_others:
             return Copied.KEPT
         state = _above(state, there)
     try:
-        destination.save(uid, state, token)
+        if not is_same:
+            token = save(uid, state, token)
+        _forget_erased(destination, state, token, hashed)
     except LostSwap:
         raise ConfigurationError("a daemon writes to the destination meanwhile: stop it first") from None
-    return Copied.COPIED
+    return Copied.ALREADY_THERE if is_same else Copied.COPIED
+
+
+def _readable_there(destination: CopiedStore, uid: str) -> tuple[UserState | None, str]:
+    """Return what can still be read of a user whose newest state can't, and that state's token.
+
+    An erasure that only the unreadable state knew is not seen then.
+    """
+    try:
+        return destination.previous(uid)
+    except StateUnreadable:
+        return None, destination.newest_token(uid)
+
+
+def _forget_erased(
+    destination: CopiedStore, state: UserState, token: str, hashed: Callable[[str, str], bytes] | None
+) -> None:
+    """Store the state once more if the generation before it may hold what the state has erased: it is both then.
+
+    A user who was erased and came back has no tombstone in a copy that was brought up to date later.
+    """
+    if state.erased or not (state.erased_through or state.older_event_ids):
+        return  # beside a tombstone there is no generation before
+    try:
+        before, _ = destination.previous(state.uid)
+    except StateUnreadable:
+        pass  # nobody knows what it holds
+    else:
+        if before is None or not _erased_since(before, state, hashed):
+            return
+    destination.save(state.uid, state, token)
 
 
 def _erased_since(state: UserState, there: UserState, hashed: Callable[[str, str], bytes] | None) -> bool:
@@ -168,12 +235,20 @@ def _erased_since(state: UserState, there: UserState, hashed: Callable[[str, str
     An erasure that found no new version leaves the state's ids as hashes. So does a window of recent ids that went on:
     that is taken for an erasure too, if the state has no version that was not erased.
     """
-    if (there.erased and not state.erased) or there.erased_through > state.erased_through:
+    if there.erased and not state.erased and not _passed(state, there):
+        return True
+    if there.erased_through > state.erased_through:
         return True
     if hashed is None or state.version > there.erased_through:
         return False
     known = known_ids(replace(there, recent_event_ids=()), hashed)
     return any(known(event_id) for event_id in state.recent_event_ids)
+
+
+def _passed(state: UserState, tombstone: UserState) -> bool:
+    """Return whether the state has applied the erasure that made the tombstone: the user came back since."""
+    applied = tombstone.applied
+    return bool(applied) and all(state.applied.get(key, 0) >= offset for key, offset in applied.items())
 
 
 def same_state(one: UserState, other: UserState) -> bool:
@@ -191,4 +266,5 @@ def _above(state: UserState, there: UserState) -> UserState:
     """
     if state.version >= there.version:
         return state
-    return replace(state, version=there.version, release=None)
+    through = there.version if state.erased else state.erased_through  # a tombstone withdraws all that are out
+    return replace(state, version=there.version, release=None, erased_through=through)

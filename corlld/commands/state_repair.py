@@ -1,9 +1,9 @@
 """`corlld state repair`: puts the generation before in place of a state that can't be read, and sends what it lacks.
 
-A repair has four steps: note in the store where the generation before ends, store that generation as the newest, send
-the user's records from there on to the input once more, remove the note. The records are gathered only when the state
-is stored: until then a daemon that runs makes dead letters of them. A repair that was interrupted finds its note,
-and goes on. What was sent twice is learnt once, by its event id.
+A repair has five steps: note in the store where the generation before ends, store that generation as the newest, wait
+until the group has committed what was in the input by then, send the user's records from there on to the input once
+more, remove the note. Until the state is stored, a daemon that runs makes dead letters of the records, and commits them
+later. A repair that was interrupted finds its note, and goes on. What was sent twice is learnt once, by its event id.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,13 +12,16 @@ from typing import Protocol
 
 from corlld.commands.letter_judgement import Outgoing
 from corlld.commands.letter_replay import Outbox
+from corlld.commands.out_of_reach import OutOfReach
 from corlld.durable import UserState
-from corlld.errors import ExitCode, FatalError, InvalidEvent, LostSwap, StateUnreadable
+from corlld.errors import ExitCode, FatalError, InvalidEvent, LostSwap, RetriableError, StateUnreadable
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.records import CommittedRecords, EraseEvent, StoredLetter
 from corlld.state.keys import repair_name
 from corlld.system.progress import Advance
+
+_FROM_A_BACKUP = "`corlld state import FOLDER --replace` takes the state from a backup"
 
 
 class RepairedStore(Protocol):
@@ -26,7 +29,7 @@ class RepairedStore(Protocol):
 
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
 
-    def save(self, uid: str, state: UserState, token: str) -> str: ...
+    def restore(self, uid: str, state: UserState, token: str) -> str: ...
 
     def previous(self, uid: str) -> tuple[UserState | None, str]: ...
 
@@ -54,7 +57,7 @@ class Repair:
 
 @dataclass
 class Findings:
-    """What a look at the store found. hopeless: a sentence for each user without a generation before."""
+    """What a look at the store found. hopeless: a sentence for each user whose state can't be repaired now."""
 
     repairs: dict[str, Repair] = field(default_factory=dict)
     hopeless: list[str] = field(default_factory=list)
@@ -72,29 +75,39 @@ class Findings:
 def look(store: RepairedStore, uids: Iterable[str], advance: Advance) -> Findings:
     """Find the users whose states can't be read, and those whose repair was interrupted. Nothing is changed.
 
-    Raises RetriableError if the store can't be reached.
+    Raises RetriableError if the store is away.
     """
     findings = Findings()
+    out_of_reach = OutOfReach()
     for uid in uids:
         try:
-            store.load(uid)
-        except StateUnreadable:
-            _look_before(store, uid, findings)
-        else:
-            if (note := store.load_position(repair_name(uid))) is not None:
-                findings.repairs[uid] = Repair(uid, {key: int(offset) for key, offset in note.items()})
+            _look_at(store, uid, findings)
+            out_of_reach.served()
+        except RetriableError as error:
+            findings.hopeless.append(out_of_reach.note(uid, error))
         advance(1)
+    out_of_reach.finish()
     return findings
+
+
+def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
+    try:
+        store.load(uid)
+    except StateUnreadable:
+        _look_before(store, uid, findings)
+        return
+    if (note := store.load_position(repair_name(uid))) is not None:
+        findings.repairs[uid] = Repair(uid, {key: int(offset) for key, offset in note.items()})
 
 
 def _look_before(store: RepairedStore, uid: str, findings: Findings) -> None:
     try:
         before, token = store.previous(uid)
     except StateUnreadable as error:
-        findings.hopeless.append(f"{uid}: the generation before can't be read either: {error}")
+        findings.hopeless.append(f"{uid}: the generation before can't be read either: {error}; {_FROM_A_BACKUP}")
         return
     if before is None:
-        findings.hopeless.append(f"{uid}: there is no generation before: `corlld state import` takes it from a backup")
+        findings.hopeless.append(f"{uid}: there is no generation before: {_FROM_A_BACKUP}")
     else:
         findings.repairs[uid] = Repair(uid, dict(before.applied), before, token)
 
@@ -107,11 +120,14 @@ def gather(
     names: Pseudonyms,
     outbox: Outbox,
     advance: Advance,
-) -> None:
+) -> int:
     """Put the users' records into the outbox: those of the topic, and dead letters that the topic lacks by now.
 
     A record that was refused as malformed stays refused.
+
+    Returns the number of dead letters whose records are lost: they have no payload, and the stream lacks them.
     """
+    lost = 0
     found: set[tuple[int, int]] = set()
     for record in stream.records:
         place = (record.tenure.partition.partition, record.offset)
@@ -120,9 +136,15 @@ def gather(
         advance(1)
     for letter in letters:
         place = (letter.partition.partition, letter.offset)
-        if place not in found and letter.partition.topic_id == stream.name and letter.has_payload:
+        if place in found or letter.partition.topic_id != stream.name:
+            continue
+        if letter.has_payload:
             raw = (letter.record_key, letter.record_value, letter.record_headers)
             _add(findings, stream.name, place, raw, decoder, names, outbox)
+        elif (repair := findings.repairs.get(letter.uid or "")) is not None:
+            start, end = repair.starts.get(letter.partition.key, 0), stream.committed.get(letter.partition.partition, 0)
+            lost += start <= letter.offset < end
+    return lost
 
 
 def _add(
@@ -150,21 +172,30 @@ def _add(
     return True
 
 
-def restore(store: RepairedStore, repairs: Iterable[Repair]) -> Iterator[str]:
+def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
     """Note each repair in the store, and store the generation before as the newest. Yields each user when it is done.
 
-    Raises FatalError if another process stored a state of the user meanwhile, RetriableError.
+    A user whose state can't be written now is hopeless from then on.
+
+    Raises FatalError if another process stored a state of the user meanwhile, RetriableError if the store is away.
     """
-    for repair in repairs:
-        if repair.state is not None:
-            store.save_position(repair_name(repair.uid), dict(repair.starts))
-            try:
-                store.save(repair.uid, repair.state, repair.token)
-            except LostSwap:
-                raise FatalError(
-                    f"the state of {repair.uid} was stored by another process meanwhile: look again", ExitCode.DATA
-                ) from None
+    out_of_reach = OutOfReach()
+    for repair in list(findings.repairs.values()):
+        try:
+            if repair.state is not None:
+                store.save_position(repair_name(repair.uid), dict(repair.starts))
+                store.restore(repair.uid, repair.state, repair.token)
+        except RetriableError as error:
+            findings.hopeless.append(out_of_reach.note(repair.uid, error))
+            del findings.repairs[repair.uid]
+            continue
+        except LostSwap:
+            raise FatalError(
+                f"the state of {repair.uid} was stored by another process meanwhile: look again", ExitCode.DATA
+            ) from None
+        out_of_reach.served()
         yield repair.uid
+    out_of_reach.finish()
 
 
 def finish(store: RepairedStore, repairs: Iterable[Repair]) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from corlld.commands.out_of_reach import OutOfReach
 from corlld.durable import UserState
-from corlld.errors import StateUnreadable, UserTrouble
+from corlld.errors import RetriableError, UserTrouble
 from corlld.publishing.target import PublishedVersion
 from corlld.system.progress import Advance
 
@@ -52,23 +53,26 @@ def verify(store: VerifiedStore, target: VerifiedTarget | None, uids: Iterable[s
         uids: the users.
         advance: moved by each user.
 
-    Raises RetriableError if the store or the target can't be reached.
+    Raises RetriableError if the store or the target is away.
     """
     found = Verified()
+    out_of_reach = OutOfReach()
     for uid in uids:
         found.users += 1
         try:
             state, _ = store.load(uid)
-        except StateUnreadable as error:
-            found.problems.append(f"{uid}: {error}")
-        else:
             if state is not None:
                 found.erased += state.erased
-                try:
-                    _verify_versions(state, target, found)
-                except UserTrouble as error:  # a manifest that can't be understood
-                    found.problems.append(f"{uid}: {error}")
+                _verify_versions(state, target, found)
+        except RetriableError as error:
+            found.problems.append(out_of_reach.note(uid, error))
+        except UserTrouble as error:  # a torn state, or a manifest that can't be understood
+            found.problems.append(f"{uid}: {error}")
+            out_of_reach.served()
+        else:
+            out_of_reach.served()
         advance(1)
+    out_of_reach.finish()
     return found
 
 

@@ -9,8 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from corlld.commands.out_of_reach import OutOfReach
 from corlld.durable import Statistics, UserState
-from corlld.errors import ExitCode, FatalError, StateUnreadable
+from corlld.errors import ExitCode, FatalError, RetriableError, StateUnreadable
 from corlld.loop.event_ids import HASH_BYTES
 
 WIDE_CHARS = 100  # a narrower terminal has no room for whole pseudonyms beside the figures
@@ -35,9 +36,11 @@ def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console
         as_json: print JSON to standard output.
         console: takes the text otherwise.
 
-    Returns the exit code: DATA if a state can't be read. Raises FatalError for a user without a state.
+    Returns the exit code: DATA if a state can't be read.
+
+    Raises FatalError for a user without a state, RetriableError if the store is away.
     """
-    rows = [_row(store, uid)] if uid is not None else [_row(store, each, header=True) for each in store.uids()]
+    rows = [_row(store, uid)] if uid is not None else _rows(store)
     if as_json:
         # Printed without the console, which would wrap or colour it.
         print(json.dumps(rows[0] if uid is not None else rows, indent=2, sort_keys=True))
@@ -49,6 +52,20 @@ def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console
     else:
         console.print(_table(rows, uid_digits=32 if console.width >= WIDE_CHARS else 12))
     return ExitCode.DATA if any("unreadable" in row for row in rows) else ExitCode.OK
+
+
+def _rows(store: ReadableStore) -> list[dict[str, Any]]:
+    out_of_reach = OutOfReach()
+    rows = []
+    for uid in store.uids():
+        try:
+            rows.append(_row(store, uid, header=True))
+            out_of_reach.served()
+        except RetriableError as error:
+            out_of_reach.note(uid, error)
+            rows.append({"uid": uid, "unreadable": str(error)})
+    out_of_reach.finish()
+    return rows
 
 
 def _row(store: ReadableStore, uid: str, *, header: bool = False) -> dict[str, Any]:

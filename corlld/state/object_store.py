@@ -68,6 +68,7 @@ class ObjectStore:
         self.outbox = BucketOutbox(self._objects)
         self._moments = moments
         self._identity_url = f"{self._objects.url}/{IDENTITY_NAME}"
+        self._opened = False
         self._raised_identity: bytes | None = None  # to be written before the first state
 
     def open(self, identity: StoreIdentity, *, must_exist: bool) -> None:
@@ -90,9 +91,10 @@ class ObjectStore:
             )
             if existing is None:
                 self._create_identity(identity)
-                return
-            self._objects.check_conditions(IDENTITY_NAME, existing)
-            self._raised_identity = raised_identity_file(existing, identity)
+            else:
+                self._objects.check_conditions(IDENTITY_NAME, existing)
+                self._raised_identity = raised_identity_file(existing, identity)
+        self._opened = True
 
     def secret_fingerprint(self) -> str | None:
         """See the protocol."""
@@ -114,13 +116,22 @@ class ObjectStore:
 
     def save(self, uid: str, state: UserState, token: str) -> str:
         """See the protocol."""
+        return self._save(uid, state, token, keep_before=not state.erased)
+
+    def restore(self, uid: str, state: UserState, token: str) -> str:
+        """Save the state over one that can't be read: the generation before stays, and the unreadable one goes."""
+        return self._save(uid, state, token, keep_before=False)
+
+    def _save(self, uid: str, state: UserState, token: str, *, keep_before: bool) -> str:
         key = _state_key(uid)
+        if not self._opened:
+            raise RuntimeError("only an opened store may be written: its file names the format of its states")
         write_id = secrets.token_hex(16)
         data = encode(state, write_id, self._moments)
         e_tag = None if token == NO_STATE else token
         with self._objects.retriable():
             self._raise_format()
-            if not state.erased and e_tag is not None:
+            if keep_before and e_tag is not None:
                 # Without this look a stale owner would copy the newest state over the generation before.
                 if self._objects.e_tag(key) != e_tag:
                     raise LostSwap("another owner stored newer states of this user")
@@ -161,6 +172,12 @@ class ObjectStore:
         with self._objects.retriable():
             self._check_present()
             yield from self._uids()
+
+    def newest_token(self, uid: str) -> str:
+        """Return the token of the newest state, whether or not it can be read. Raises RetriableError."""
+        with self._objects.retriable():
+            e_tag = self._objects.e_tag(_state_key(uid))
+        return NO_STATE if e_tag is None else e_tag
 
     def previous(self, uid: str) -> tuple[UserState | None, str]:
         """Return the generation before the newest (None if there is none), and the token of the newest, for `save`.

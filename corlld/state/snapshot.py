@@ -133,9 +133,10 @@ def decode_header(beginning: bytes, uid: str) -> UserState:
 def head_of(state: UserState) -> Head:
     """Return the part of the state that an announcement needs.
 
-    A user who came back after an erasure counts as erased until there is a new version: nothing may be announced.
+    A user who came back after an erasure counts as erased until there is a new version: nothing may be announced. A
+    state that an older backup brought, under the number of the newest version that is out, has no release either.
     """
-    came_back = state.release is None and state.version > 0
+    came_back = state.release is None and 0 < state.version <= state.erased_through
     return Head(state.version, erased=state.erased or came_back, erased_through=state.erased_through)
 
 

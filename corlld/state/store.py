@@ -140,7 +140,16 @@ class LocalFolderStore:
 
     def save(self, uid: str, state: UserState, token: str) -> str:
         """See the protocol. After a write of unknown outcome the next try raises LostSwap, so that the caller loads."""
+        return self._save(uid, state, token, over_unreadable=False)
+
+    def restore(self, uid: str, state: UserState, token: str) -> str:
+        """Save the state over one that can't be read: the generation before stays, and the unreadable one goes."""
+        return self._save(uid, state, token, over_unreadable=True)
+
+    def _save(self, uid: str, state: UserState, token: str, *, over_unreadable: bool) -> str:
         generations = self._generations(uid)
+        if not self._opened:
+            raise RuntimeError("only an opened store may be written: its file names the format of its states")
         number = int(token) + 1
         data = encode(state, moments=self._moments)
         with retriable(self._path):
@@ -161,6 +170,8 @@ class LocalFolderStore:
                 raise LostSwap("another owner stored newer states of this user")
             if state.erased:
                 self._forget_before(uid, number)
+            elif over_unreadable:
+                generations.file(number - 1).unlink(missing_ok=True)
             else:
                 generations.remove_before(number - 1)
         return str(number)
@@ -198,6 +209,12 @@ class LocalFolderStore:
                 if Generations(folder).newest() is None:
                     continue
             yield folder.name
+
+    def newest_token(self, uid: str) -> str:
+        """Return the token of the newest state, whether or not it can be read. Raises RetriableError."""
+        with retriable(self._path):
+            newest = self._generations(uid).newest()
+        return NO_STATE if newest is None else str(newest)
 
     def previous(self, uid: str) -> tuple[UserState | None, str]:
         """Return the generation before the newest (None if there is none), and the token of the newest, for `save`.

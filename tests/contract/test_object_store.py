@@ -55,6 +55,7 @@ def test_i6_an_unanswered_write_that_another_owner_overtook_is_lost(
 ) -> None:
     token = store.save(UID, released_state(3), "0")
     other = ObjectStore(bucket.url)
+    other.open(IDENTITY, must_exist=True)
     fail_the_next_put(monkeypatch, GenericError("timed out"), before=lambda: other.save(UID, released_state(9), token))
     with pytest.raises(LostSwap):
         store.save(UID, released_state(4), token)
@@ -99,6 +100,7 @@ def test_a_bucket_that_is_away_is_said_in_a_sentence(
     with pytest.raises(UnavailableError, match=f"{bucket.url} can't be used: no answer") as refused:
         away.open(IDENTITY, must_exist=False)
     assert refused.value.exit_code is ExitCode.UNAVAILABLE
+    monkeypatch.setattr(away, "_opened", True)  # as if the bucket had gone away later
     with pytest.raises(RetriableError, match="no answer") as caught:
         away.save(UID, released_state(3), "0")
     assert UID not in str(caught.value)

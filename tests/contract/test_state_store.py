@@ -14,7 +14,6 @@ import structlog
 
 from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, LostSwap, NewerFormat, RetriableError, StateUnreadable
-from corlld.protocols import StateStore
 from corlld.state.object_store import ObjectStore
 from corlld.state.snapshot import Moments
 from corlld.state.store import LocalFolderStore
@@ -27,10 +26,13 @@ from tests.support.states import OTHER_UID, SMALL_LAYOUT, UID, released_state, s
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
 
 
+Store = LocalFolderStore | ObjectStore
+
+
 class Backend(Protocol):
     """Makes views of one store, as other processes have them, and reaches behind it."""
 
-    def connect(self, moments: Moments = "float32") -> StateStore: ...
+    def connect(self, moments: Moments = "float32") -> Store: ...
 
     def stored(self) -> dict[str, bytes]: ...
 
@@ -43,7 +45,7 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def connect(self, moments: Moments = "float32") -> StateStore:
+    def connect(self, moments: Moments = "float32") -> Store:
         return LocalFolderStore(self._folder, moments)
 
     def stored(self) -> dict[str, bytes]:
@@ -58,7 +60,7 @@ class Folder:
 
 
 class S3(Bucket):
-    def connect(self, moments: Moments = "float32") -> StateStore:
+    def connect(self, moments: Moments = "float32") -> Store:
         return ObjectStore(self.url, moments=moments)
 
 
@@ -71,11 +73,11 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
 
 
 @pytest.fixture
-def store(backend: Backend) -> StateStore:
+def store(backend: Backend) -> Store:
     return opened(backend)
 
 
-def opened(backend: Backend) -> StateStore:
+def opened(backend: Backend) -> Store:
     store = backend.connect()
     store.open(IDENTITY, must_exist=False)
     return store
@@ -107,13 +109,13 @@ def test_moments_are_written_as_asked_for_and_read_whatever_is_asked_for_now(bac
         assert replace(rounded, adapter=None) == replace(released_state(uid=OTHER_UID), adapter=None)
 
 
-def test_a_user_without_a_state_is_new(store: StateStore) -> None:
+def test_a_user_without_a_state_is_new(store: Store) -> None:
     assert store.load(UID) == (None, "0")
     assert store.head(UID) is None
     assert list(store.uids()) == []
 
 
-def test_what_was_saved_is_loaded_also_by_another_process(backend: Backend, store: StateStore) -> None:
+def test_what_was_saved_is_loaded_also_by_another_process(backend: Backend, store: Store) -> None:
     token = store.save(UID, released_state(3), "0")
     state, loaded_token = opened(backend).load(UID)
     assert state is not None
@@ -121,7 +123,7 @@ def test_what_was_saved_is_loaded_also_by_another_process(backend: Backend, stor
     assert loaded_token == token
 
 
-def test_it_is_known_when_a_state_was_stored(store: StateStore) -> None:
+def test_it_is_known_when_a_state_was_stored(store: Store) -> None:
     before = time.time()
     assert store.stored_at(UID) is None
     token = store.save(UID, released_state(1), "0")
@@ -133,7 +135,7 @@ def test_it_is_known_when_a_state_was_stored(store: StateStore) -> None:
     assert before - 2 <= first <= second <= time.time() + 2  # clocks of files and buckets are coarse
 
 
-def test_a_chain_of_saves_goes_on_from_token_to_token(store: StateStore) -> None:
+def test_a_chain_of_saves_goes_on_from_token_to_token(store: Store) -> None:
     token = "0"
     for version in range(1, 6):
         token = store.save(UID, released_state(version), token)
@@ -143,7 +145,7 @@ def test_a_chain_of_saves_goes_on_from_token_to_token(store: StateStore) -> None
     assert same_state(state, released_state(5))
 
 
-def test_users_do_not_meet(store: StateStore) -> None:
+def test_users_do_not_meet(store: Store) -> None:
     store.save(UID, released_state(3), "0")
     store.save(OTHER_UID, released_state(8, uid=OTHER_UID), "0")
     assert store.head(UID) == Head(3, erased=False)
@@ -151,7 +153,7 @@ def test_users_do_not_meet(store: StateStore) -> None:
     assert list(store.uids()) == sorted([UID, OTHER_UID])
 
 
-def test_only_a_uid_can_name_a_state(store: StateStore) -> None:
+def test_only_a_uid_can_name_a_state(store: Store) -> None:
     for name in ("../../etc", "u1", UID.upper(), UID + "\n"):
         with pytest.raises(ValueError, match="32 hex digits"):
             store.load(name)
@@ -160,7 +162,7 @@ def test_only_a_uid_can_name_a_state(store: StateStore) -> None:
 # --- compare and swap (I6) --------------------------------------------------------------------------------------------
 
 
-def test_i6_a_stale_owner_never_overwrites_newer_state(backend: Backend, store: StateStore) -> None:
+def test_i6_a_stale_owner_never_overwrites_newer_state(backend: Backend, store: Store) -> None:
     """However far the others have moved on: the number after a stale token may be free again by then."""
     stale = opened(backend)
     tokens = ["0"]
@@ -198,7 +200,7 @@ def test_of_racing_owners_exactly_one_wins_each_round(backend: Backend) -> None:
             assert same_state(state, released_state(version, seed=winner))
 
 
-def test_the_generation_before_is_kept_and_older_ones_are_not(backend: Backend, store: StateStore) -> None:
+def test_the_generation_before_is_kept_and_older_ones_are_not(backend: Backend, store: Store) -> None:
     token = "0"
     kept = []
     for version in range(1, 5):
@@ -210,7 +212,7 @@ def test_the_generation_before_is_kept_and_older_ones_are_not(backend: Backend, 
 # --- erasure (I8) -----------------------------------------------------------------------------------------------------
 
 
-def test_i8_beside_a_tombstone_no_generation_is_left(backend: Backend, store: StateStore) -> None:
+def test_i8_beside_a_tombstone_no_generation_is_left(backend: Backend, store: Store) -> None:
     token = "0"
     for version in range(1, 4):
         token = store.save(UID, released_state(version), token)
@@ -223,7 +225,7 @@ def test_i8_beside_a_tombstone_no_generation_is_left(backend: Backend, store: St
     assert not any(b"event-one" in data for name, data in backend.stored().items() if UID in name)
 
 
-def test_i8_what_a_kill_left_beside_a_tombstone_goes_with_the_next_load(backend: Backend, store: StateStore) -> None:
+def test_i8_what_a_kill_left_beside_a_tombstone_goes_with_the_next_load(backend: Backend, store: Store) -> None:
     token = store.save(UID, released_state(2), "0")
     token = store.save(UID, released_state(3), token)
     before = {name: data for name, data in backend.stored().items() if UID in name}
@@ -236,7 +238,7 @@ def test_i8_what_a_kill_left_beside_a_tombstone_goes_with_the_next_load(backend:
     assert len(state_files(backend)) == 1
 
 
-def test_a_user_comes_back_after_an_erasure(store: StateStore) -> None:
+def test_a_user_comes_back_after_an_erasure(store: Store) -> None:
     token = store.save(UID, tombstone(3), "0")
     token = store.save(UID, replace(tombstone(3), erased=False), token)
     assert store.head(UID) == Head(3, erased=True, erased_through=3)  # nothing to announce yet
@@ -255,7 +257,7 @@ def _newest(backend: Backend, before: dict[str, bytes]) -> str:
 
 @pytest.mark.parametrize("damage", [lambda d: d[: len(d) // 2], lambda d: b"", lambda d: d[:-1] + b"\x55"])
 def test_a_torn_state_is_unreadable_for_ever_and_never_passed_over(
-    backend: Backend, store: StateStore, damage: Callable[[bytes], bytes]
+    backend: Backend, store: Store, damage: Callable[[bytes], bytes]
 ) -> None:
     token = store.save(UID, released_state(3), "0")
     before = backend.stored()
@@ -292,7 +294,7 @@ def test_what_mends_a_torn_state_depends_on_the_input(
 
 @pytest.mark.parametrize("content", [None, b"{", b"[]", b'{"cluster_id": 3}'])
 def test_a_torn_state_stays_the_trouble_of_its_user_whatever_the_store_file_holds(
-    backend: Backend, store: StateStore, content: bytes | None
+    backend: Backend, store: Store, content: bytes | None
 ) -> None:
     store.save(UID, released_state(3), "0")
     [name] = state_files(backend)
@@ -300,6 +302,101 @@ def test_a_torn_state_stays_the_trouble_of_its_user_whatever_the_store_file_hold
     backend.remove("store.json") if content is None else backend.overwrite("store.json", content)
     with pytest.raises(StateUnreadable):
         store.load(UID)
+
+
+# --- repairs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torn_token(backend: Backend, store: Store) -> str:
+    """Leave version 3 as the generation before, and version 4 torn. The token of version 4."""
+    token = store.save(UID, released_state(2), "0")
+    token = store.save(UID, released_state(3), token)
+    before = backend.stored()
+    store.save(UID, released_state(4), token)
+    name = _newest(backend, before)
+    backend.overwrite(name, backend.stored()[name][:-3])
+    return store.newest_token(UID)
+
+
+def found_before(store: Store) -> UserState:
+    found, _ = store.previous(UID)
+    assert found is not None
+    return found
+
+
+def test_a_repair_that_is_broken_off_leaves_the_generation_before_as_it_is(
+    backend: Backend, store: Store, torn_token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.link", fail)
+        patch.setattr("obstore.put", fail)
+        with pytest.raises((RetriableError, OSError)):
+            store.restore(UID, found_before(store), torn_token)
+    assert store.previous(UID)[1] == torn_token
+    assert same_state(found_before(store), released_state(3))
+    token = store.restore(UID, found_before(store), torn_token)
+    state, loaded = opened(backend).load(UID)
+    assert state is not None
+    assert same_state(state, released_state(3))
+    assert loaded == token
+
+
+def test_a_restored_state_has_a_sound_generation_before_it_and_saves_go_on(
+    backend: Backend, store: Store, torn_token: str
+) -> None:
+    token = store.restore(UID, found_before(store), torn_token)
+    assert same_state(found_before(store), released_state(3))
+    assert len(state_files(backend)) == 2
+    store.save(UID, released_state(5), token)
+    assert same_state(found_before(store), released_state(3))
+    assert len(state_files(backend)) == 2
+
+
+def test_of_two_repairs_at_once_the_later_one_is_lost(backend: Backend, store: Store, torn_token: str) -> None:
+    token = opened(backend).restore(UID, found_before(store), torn_token)
+    store.save(UID, released_state(5), token)
+    with pytest.raises(LostSwap):
+        store.restore(UID, released_state(3), torn_token)
+    state, _ = store.load(UID)
+    assert state is not None
+    assert same_state(state, released_state(5))
+
+
+def test_i8_beside_a_restored_tombstone_no_generation_is_left(backend: Backend, store: Store, torn_token: str) -> None:
+    token = store.restore(UID, tombstone(3), torn_token)
+    assert store.load(UID) == (tombstone(3), token)
+    assert len(state_files(backend)) == 1
+
+
+def test_a_restored_state_raises_the_format_of_the_store(store_of_format_1: Backend) -> None:
+    uid = format_1.STATES["released"].uid
+    store = opened_again(store_of_format_1)
+    store.restore(uid, format_1.STATES["released"], store.newest_token(uid))
+    assert json.loads(store_of_format_1.stored()["store.json"])["format"] == FORMAT
+
+
+def test_a_store_that_was_not_opened_is_read_and_never_written(backend: Backend, store: Store) -> None:
+    """Else a state in today's format could lie in a store whose file still names an older one."""
+    token = store.save(UID, released_state(3), "0")
+    before, reader = backend.stored(), backend.connect()
+    assert reader.newest_token(UID) == token
+    assert reader.newest_token(OTHER_UID) == "0"
+    for write in (reader.save, reader.restore):
+        with pytest.raises(RuntimeError, match="only an opened store"):
+            write(UID, released_state(4), token)
+    assert backend.stored() == before
+
+
+def test_a_state_from_an_older_backup_is_not_taken_for_an_erased_user(store: Store) -> None:
+    """It has the number of the newest version that is out, and no release: what is out must not be withdrawn."""
+    token = store.save(UID, replace(released_state(3), version=5, release=None), "0")
+    assert store.head(UID) == Head(5, erased=False)
+    store.save(UID, replace(released_state(3), version=5, release=None, erased_through=2), token)
+    assert store.head(UID) == Head(5, erased=False, erased_through=2)
 
 
 # --- older formats ----------------------------------------------------------------------------------------------------
@@ -339,7 +436,7 @@ def test_a_store_of_format_1_is_read_as_it_is_and_changes_with_the_first_state_t
         assert same_state(found, state)
 
 
-def opened_again(backend: Backend) -> StateStore:
+def opened_again(backend: Backend) -> Store:
     store = backend.connect()
     store.open(format_1.IDENTITY, must_exist=True)
     return store
@@ -383,7 +480,7 @@ def test_a_store_in_a_newer_format_is_refused_at_its_opening(backend: Backend, m
 
 
 def test_a_newer_program_raises_the_format_of_the_store_before_it_writes_a_state_and_no_earlier(
-    backend: Backend, store: StateStore, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.save(UID, released_state(3), "0")
     was = json.loads(backend.stored()["store.json"])
@@ -403,7 +500,7 @@ def test_a_newer_program_raises_the_format_of_the_store_before_it_writes_a_state
 
 
 def test_a_store_that_went_away_gets_no_new_store_file(
-    backend: Backend, store: StateStore, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer_program(monkeypatch)
     newer = opened(backend)
@@ -414,7 +511,7 @@ def test_a_store_that_went_away_gets_no_new_store_file(
 
 
 def test_a_state_in_a_newer_format_is_never_taken_for_a_torn_one(
-    backend: Backend, store: StateStore, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a rolling upgrade: the older program had opened the store before."""
     with monkeypatch.context() as patch:
@@ -425,7 +522,7 @@ def test_a_state_in_a_newer_format_is_never_taken_for_a_torn_one(
             read(UID)
 
 
-def test_a_flipped_bit_in_a_states_format_stays_the_trouble_of_its_user(backend: Backend, store: StateStore) -> None:
+def test_a_flipped_bit_in_a_states_format_stays_the_trouble_of_its_user(backend: Backend, store: Store) -> None:
     store.save(UID, released_state(3), "0")
     [name] = state_files(backend)
     data = backend.stored()[name]
@@ -436,7 +533,7 @@ def test_a_flipped_bit_in_a_states_format_stays_the_trouble_of_its_user(backend:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"format": "1"}', b'{"format": 0}'])
-def test_a_corrupt_store_file_is_refused(backend: Backend, store: StateStore, content: bytes) -> None:
+def test_a_corrupt_store_file_is_refused(backend: Backend, store: Store, content: bytes) -> None:
     backend.overwrite("store.json", content)
     with pytest.raises(ConfigurationError, match=r"store\.json is corrupt"):
         backend.connect().open(IDENTITY, must_exist=True)
@@ -445,7 +542,7 @@ def test_a_corrupt_store_file_is_refused(backend: Backend, store: StateStore, co
 # --- whom the store belongs to ----------------------------------------------------------------------------------------
 
 
-def test_a_store_opens_again_for_the_same_settings(backend: Backend, store: StateStore) -> None:
+def test_a_store_opens_again_for_the_same_settings(backend: Backend, store: Store) -> None:
     store.save(UID, released_state(3), "0")
     again = backend.connect()
     again.open(IDENTITY, must_exist=True)
@@ -453,7 +550,7 @@ def test_a_store_opens_again_for_the_same_settings(backend: Backend, store: Stat
 
 
 @pytest.mark.parametrize("field", [each.name for each in fields(StoreIdentity) if each.name != "start_adapter"])
-def test_a_store_of_other_settings_is_refused_by_what_differs(backend: Backend, store: StateStore, field: str) -> None:
+def test_a_store_of_other_settings_is_refused_by_what_differs(backend: Backend, store: Store, field: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         backend.connect().open(replace(IDENTITY, **{field: "another"}), must_exist=True)
     assert f"was {getattr(IDENTITY, field)!r} and is now 'another'" in str(caught.value)
@@ -464,7 +561,7 @@ def test_a_store_of_other_settings_is_refused_by_what_differs(backend: Backend, 
 
 @pytest.mark.parametrize(("was", "now"), [(None, "a"), ("a", "b"), ("a", None)])
 def test_another_start_adapter_is_told_and_written_down_before_the_next_state_and_no_state_is_touched(
-    backend: Backend, store: StateStore, was: str | None, now: str | None
+    backend: Backend, store: Store, was: str | None, now: str | None
 ) -> None:
     token = store.save(UID, released_state(3), "0")
     if was is not None:
@@ -492,7 +589,7 @@ def test_another_start_adapter_is_told_and_written_down_before_the_next_state_an
 
 
 def test_a_store_with_adapters_of_other_modules_may_be_of_another_corlld_or_peft(
-    backend: Backend, store: StateStore
+    backend: Backend, store: Store
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"corlld or PEFT was replaced.*`corlld check` lists.*new state\.path"):
         backend.connect().open(replace(IDENTITY, adapter_fingerprint="another"), must_exist=True)
@@ -509,14 +606,14 @@ def test_a_missing_store_must_not_look_like_new_users(backend: Backend) -> None:
     assert backend.stored() == {}
 
 
-def test_states_without_a_store_file_are_not_adopted(backend: Backend, store: StateStore) -> None:
+def test_states_without_a_store_file_are_not_adopted(backend: Backend, store: Store) -> None:
     store.save(UID, released_state(3), "0")
     backend.remove("store.json")
     with pytest.raises(ConfigurationError, match="must not look like new users"):
         backend.connect().open(IDENTITY, must_exist=False)
 
 
-def test_a_store_that_went_away_does_not_make_users_new(backend: Backend, store: StateStore) -> None:
+def test_a_store_that_went_away_does_not_make_users_new(backend: Backend, store: Store) -> None:
     store.save(UID, released_state(3), "0")
     for name in list(backend.stored()):
         backend.remove(name)
@@ -542,7 +639,27 @@ def test_a_topic_is_found_in_the_states_that_have_applied_it(backend: Backend) -
     assert store.has_applied("topic-id"), "one torn state is passed over"
 
 
-def test_a_position_is_kept_and_replaced(backend: Backend, store: StateStore) -> None:
+def test_a_topic_is_found_though_a_state_answers_with_an_error_for_ever(
+    backend: Backend, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But no topic is taken for new because of it."""
+    load_header = store.load_header
+
+    def failing(uid: str) -> UserState | None:
+        if uid == UID:
+            raise RetriableError("Input/output error")
+        return load_header(uid)
+
+    monkeypatch.setattr(store, "load_header", failing)
+    for uid in (UID, OTHER_UID):
+        store.save(uid, released_state(3, uid=uid), "0")
+    assert UID < OTHER_UID
+    assert store.has_applied("topic-id")
+    with pytest.raises(RetriableError):
+        store.has_applied("another")
+
+
+def test_a_position_is_kept_and_replaced(backend: Backend, store: Store) -> None:
     assert store.load_position("ab12") is None
     store.save_position("ab12", {"file": "x", "next_offset": 7})
     store.save_position("ab12", {"file": "x", "next_offset": 9})
@@ -551,12 +668,12 @@ def test_a_position_is_kept_and_replaced(backend: Backend, store: StateStore) ->
         store.load_position("../store")
 
 
-def test_a_new_user_without_a_release_is_stored_as_well(store: StateStore) -> None:
+def test_a_new_user_without_a_release_is_stored_as_well(store: Store) -> None:
     state = UserState(UID, applied={"t/0": 4}, recent_event_ids=("e",))
     store.save(UID, state, "0")
     assert store.load(UID)[0] == state
     assert store.head(UID) == Head(0, erased=False)
 
 
-def test_an_opened_store_knows_the_secret_of_its_pseudonyms(backend: Backend, store: StateStore) -> None:
+def test_an_opened_store_knows_the_secret_of_its_pseudonyms(backend: Backend, store: Store) -> None:
     assert store.secret_fingerprint() == IDENTITY.secret_fingerprint

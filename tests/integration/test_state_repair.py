@@ -1,12 +1,13 @@
 """A torn state is repaired from the generation before: bit for bit what it would be if it had never been torn."""
 
-from collections.abc import Iterable, Iterator
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from corlld.cli import main
-from corlld.commands.state_repair import Repair, RepairedStore, restore
+from corlld.commands.state_repair import Findings, RepairedStore, restore
 from corlld.errors import ExitCode
 from tests.support import traffic
 from tests.support.daemon_process import ENVIRON, Launcher, Site, wait_while_running
@@ -85,16 +86,69 @@ def test_records_that_a_daemon_sets_aside_while_the_repair_is_under_way_are_sent
     newest = max(torn.glob("0*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-3])
 
-    def restore_late(store: RepairedStore, repairs: Iterable[Repair]) -> Iterator[str]:
+    def restore_late(store: RepairedStore, findings: Findings) -> Iterator[str]:
         producer.send(records[EVENTS // 2 :])
         run_until_done(launcher, site, config, "second")  # that user's records become dead letters
-        yield from restore(store, repairs)
+        yield from restore(store, findings)
 
     monkeypatch.setattr("corlld.commands.repair_run.restore", restore_late)
     assert main(["state", "repair", "--config", str(config), "--yes"]) == ExitCode.OK
     run_until_done(launcher, site, config, "third")
     producer.close()
     tensors = write_undisturbed_tensors(config, records, tmp_path / "tensors")
+    for twin in tensors.iterdir():
+        assert same_tensors(twin, max((site.states / "users" / twin.stem).glob("0*.safetensors"))), twin.stem
+
+
+def test_letters_without_payload_that_are_not_committed_yet_are_waited_for_or_the_repair_says_so(
+    tmp_path: Path,
+    kafka_broker: KafkaCluster,
+    tiny_model: Path,
+    launcher: Launcher,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Another user's edit waits, so that the letters are acknowledged and below no commit."""
+    site = Site.make(tmp_path, kafka_broker, tiny_model, 1, dead_letters={"max_share": 1.0, "payload": False})
+    config = site.write_settings()
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    producer = Producer(site.bootstrap, site.topic)
+    draw = random.Random(5)
+    torn_user, *others = traffic.users(USERS)
+
+    def edits_of(*users: str) -> list[traffic.Sent]:
+        return [traffic.plain(0, user, traffic.event(draw, f"id-{draw.random()}", user)) for user in users]
+
+    records = edits_of(*others, *[torn_user] * 8)
+    producer.send(records)
+    run_until_done(launcher, site, config, "first")
+    [torn] = (folder for folder in site.states.glob("users/*") if len(list(folder.iterdir())) > 1)
+    newest = max(torn.glob("0*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-3])
+
+    batching = {"max_events": 4, "flush_after_seconds": 15.0}
+    daemon = launcher.start(site.write_settings("late", batching=batching), site.log("late"))
+    later = edits_of(others[0], *[torn_user] * 8)
+
+    def restore_late(store: RepairedStore, findings: Findings) -> Iterator[str]:
+        producer.send(later)
+        wait_while_running(daemon, lambda: site.log("late").read_text().count('"dead_letter"') == 8, "letters", 60)
+        yield from restore(store, findings)
+
+    repair = ["state", "repair", "--config", str(config), "--yes"]
+    with monkeypatch.context() as late:
+        late.setattr("corlld.commands.repair_run.restore", restore_late)
+        late.setattr("corlld.commands.repair_run.STANDSTILL_SECONDS", 0.0)
+        assert main(repair) == ExitCode.DATA
+    assert "run the repair again when the lag is 0" in capsys.readouterr().err
+    assert site.lag() == len(later), "nothing was sent, and nothing is committed yet"
+    assert main(repair) == ExitCode.OK
+    assert "waiting for the group to commit 9 offsets" in capsys.readouterr().err
+    site.wait_for_end(daemon)
+    assert daemon.stop() == 0
+    producer.close()
+    tensors = write_undisturbed_tensors(config, records + later, tmp_path / "tensors")
     for twin in tensors.iterdir():
         assert same_tensors(twin, max((site.states / "users" / twin.stem).glob("0*.safetensors"))), twin.stem
 

@@ -36,19 +36,24 @@ def committed_records(
     identity = TopicIdentity(settings.topic, positions)
     identity.load(view.topic_id, has_commits=bool(view.committed))
     with reading(settings, settings.topic, timeout_seconds) as reader:
-        beginnings, _ = reader.range(round(1000 * timeout_seconds))
+        beginnings, readable = reader.range(round(1000 * timeout_seconds))
         wanted: dict[TopicPartition, int] = {}
+        unread: dict[int, int] = {}
         missing = 0
-        for number, committed in view.committed.items():
-            place = TopicPartition(settings.topic, number)
-            start = starts.get(f"{identity.name}/{number}")
-            if start is not None and place in beginnings and start < committed:
+        for place, end in readable.items():
+            start = starts.get(f"{identity.name}/{place.partition}")
+            if start is None:
+                continue
+            if end > beginnings[place]:
+                unread[place.partition] = end
+            committed = view.committed.get(place.partition, 0)
+            if start < committed:
                 missing += max(0, min(beginnings[place], committed) - start)
                 wanted[place] = max(start, beginnings[place])
         ends = {place: view.committed[place.partition] for place in wanted}
         wanted = {place: start for place, start in wanted.items() if start < ends[place]}
         steps = sum(ends[place] - start for place, start in wanted.items())
-        yield CommittedRecords(identity.name, steps, missing, _records(reader, wanted, ends))
+        yield CommittedRecords(identity.name, steps, missing, _records(reader, wanted, ends), view.committed, unread)
 
 
 def _records(

@@ -13,8 +13,9 @@ import pytest
 from corlld.cli import main
 from corlld.commands import letter_replay, letter_selection
 from corlld.commands.letter_judgement import Judge, Judged, Verdict
+from corlld.commands.out_of_reach import IN_A_ROW
 from corlld.durable import StoreIdentity, UserState
-from corlld.errors import ExitCode, InvalidEvent, InvalidReason
+from corlld.errors import ExitCode, InvalidEvent, InvalidReason, RetriableError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.records import DeadLetter, Record, SourcePartition, StoredLetter, Tenure
@@ -292,9 +293,9 @@ def judged(letter: StoredLetter, topic: str | None = "edits") -> Judged | None:
     return Judge(decoder, NAMES, None, None, topic).judge(letter)
 
 
-def stored(**more: Any) -> StoredLetter:
-    known = StoredLetter("key", NAMES.uid("ann"), PLACE, 5, UNREADABLE, {}, has_payload=True)
-    return replace(known, record_value=json.dumps(edit(5, "ann")).encode(), **more)
+def stored(user: str = "ann", **more: Any) -> StoredLetter:
+    known = StoredLetter("key", NAMES.uid(user), PLACE, 5, UNREADABLE, {}, has_payload=True)
+    return replace(known, record_value=json.dumps(edit(5, user)).encode(), **more)
 
 
 @pytest.mark.parametrize(
@@ -317,6 +318,33 @@ def test_the_letters_of_a_file_may_be_of_any_file() -> None:
     found = judged(stored(partition=replace(PLACE, topic="other.jsonl")), topic=None)
     assert found is not None
     assert found.verdict is Verdict.SEND
+
+
+def test_a_state_that_answers_with_an_error_for_ever_keeps_its_own_users_letters_alone() -> None:
+    def load_header(uid: str) -> UserState | None:
+        if uid == NAMES.uid("ann"):
+            raise RetriableError("Input/output error")
+        return None
+
+    decoder = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
+    judge = Judge(decoder, NAMES, load_header, None, "edits")
+    found = [judge.judge(letter) for letter in (*[stored()] * 2 * IN_A_ROW, stored("bob"))]
+    *anns, bob = [(each.verdict, each.detail) for each in found if each is not None]
+    assert anns == [(Verdict.UNREADABLE, "Input/output error")] * 2 * IN_A_ROW
+    assert bob == (Verdict.SEND, "")
+
+
+def test_a_store_that_is_away_ends_a_replay() -> None:
+    def load_header(uid: str) -> UserState | None:
+        raise RetriableError("no answer")
+
+    decoder = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
+    judge = Judge(decoder, NAMES, load_header, None, "edits")
+    letters = [stored(f"user-{number}") for number in range(IN_A_ROW)]
+    for letter in letters[:-1]:
+        judge.judge(letter)
+    with pytest.raises(RetriableError, match="no answer"):
+        judge.judge(letters[-1])
 
 
 def test_a_reason_that_does_not_exist_is_refused_with_those_that_do(

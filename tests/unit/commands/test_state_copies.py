@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from corlld.cli import main
+from corlld.commands.out_of_reach import IN_A_ROW
 from corlld.commands.state_copies import (
     Copied,
     CopiedStore,
@@ -18,10 +19,11 @@ from corlld.commands.state_copies import (
     copy_states,
     open_copy,
 )
-from corlld.commands.state_repair import Repair, finish, look, restore
+from corlld.commands.state_repair import Findings, Repair, finish, look, restore
 from corlld.commands.state_verify import verify
-from corlld.durable import ModelInfo, OutboxNote, StoreIdentity, UserState
-from corlld.errors import ConfigurationError, ExitCode, FatalError
+from corlld.commands.state_views import show_states
+from corlld.durable import Head, ModelInfo, OutboxNote, Statistics, StoreIdentity, UserState
+from corlld.errors import ConfigurationError, ExitCode, FatalError, RetriableError, StateUnreadable
 from corlld.publishing.folder import FolderTarget
 from corlld.publishing.peft_format import adapter_files
 from corlld.state.object_store import ObjectStore
@@ -113,7 +115,7 @@ def test_a_store_from_before_the_outbox_has_no_notes_and_a_corrupt_note_is_named
 def test_a_repair_that_was_interrupted_goes_on_in_its_own_store_alone(
     source: LocalFolderStore, other: CopiedStore
 ) -> None:
-    assert list(restore(source, [Repair(UID, {"topic-id/0": 5}, released_state(2), "1")])) == [UID]
+    assert list(restore(source, Findings({UID: Repair(UID, {"topic-id/0": 5}, released_state(2), "1")}))) == [UID]
     copied(source, other)
     assert list(other.position_names()) == ["ab12"]
     assert look(source, [UID, OTHER_UID], advance()).starts == {"topic-id/0": 5}
@@ -177,6 +179,221 @@ def test_an_unreadable_state_is_named_and_the_others_are_copied(
     [file] = (tmp_path / "source/users" / UID).iterdir()
     file.write_bytes(file.read_bytes()[:-1])
     assert copied(source, other) == {Copied.UNREADABLE: 1, Copied.COPIED: 1}
+
+
+@pytest.fixture
+def live(source: LocalFolderStore, other: CopiedStore) -> CopiedStore:
+    """A copy of the source, to be written to."""
+    copied(source, other)
+    return other
+
+
+def tear(store: CopiedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have UID's newest state be unreadable until it is written again, whatever kind of store it is."""
+    load, token = store.load, store.newest_token(UID)
+
+    def torn(uid: str) -> tuple[UserState | None, str]:
+        if uid == UID and store.newest_token(UID) == token:
+            raise StateUnreadable("torn")
+        return load(uid)
+
+    monkeypatch.setattr(store, "load", torn)
+
+
+def test_an_import_writes_over_a_torn_state_if_it_is_asked_to(
+    source: LocalFolderStore, live: CopiedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tear(live, monkeypatch)
+    [advice] = look(live, [UID], advance()).hopeless  # type: ignore[arg-type]
+    assert "`corlld state import FOLDER --replace` takes the state from a backup" in advice
+    assert copied(source, live) == {Copied.UNREADABLE_THERE: 1, Copied.ALREADY_THERE: 1}
+    assert copied(source, live, others=True) == {Copied.COPIED: 1, Copied.ALREADY_THERE: 1}
+    state, _ = live.load(UID)
+    assert state is not None
+    assert same_state(state, released_state(3))
+    assert live.previous(UID)[0] is None
+
+
+def test_an_import_over_a_torn_state_heeds_the_generation_before_it(
+    source: LocalFolderStore, live: CopiedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = live.save(UID, replace(released_state(5), erased_through=3), live.newest_token(UID))
+    live.save(UID, released_state(6), token)
+    tear(live, monkeypatch)
+    assert copied(source, live, others=True) == {Copied.ERASED_THERE: 1, Copied.ALREADY_THERE: 1}
+
+
+def test_an_import_over_a_torn_state_numbers_it_as_the_generation_before(
+    source: LocalFolderStore, live: CopiedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = live.save(UID, released_state(5), live.newest_token(UID))
+    live.save(UID, released_state(6), token)
+    tear(live, monkeypatch)
+    assert copied(source, live, others=True) == {Copied.COPIED: 1, Copied.ALREADY_THERE: 1}
+    state, _ = live.load(UID)
+    assert state is not None
+    assert (state.version, state.release) == (5, None)
+
+
+def came_back(version: int, erased_through: int, backup: UserState) -> tuple[UserState, UserState]:
+    """The tombstone of an erasure after the backup, and the user who came back since."""
+    ids = event_ids(recent=100)
+    erased = replace(ids.erase(backup, ["erasure"]), adapter=None, release=None, erased=True, statistics=Statistics())
+    erased = replace(erased, erased_through=erased_through, applied={"topic-id/0": 50})
+    back = replace(released_state(version), version=version, erased_through=erased_through, applied={"topic-id/0": 60})
+    return erased, ids.remember(replace(back, recent_event_ids=(), older_event_ids=erased.older_event_ids), ["new"])
+
+
+@pytest.mark.parametrize("version", [0, 3], ids=["before the first version", "version 3"])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_copy_that_is_brought_up_to_date_keeps_nothing_of_what_was_erased_meanwhile(
+    source: LocalFolderStore, other: CopiedStore, version: int, interrupted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = event_ids(recent=100).remember(replace(released_state(version), version=version), ["learnt"])
+    source.save(UID, backup, "1")
+    copied(source, other)
+    erased, back = came_back(version + 1 if version else 0, version, backup)
+    source.save(UID, back, source.save(UID, erased, "2"))
+    if interrupted:
+        with monkeypatch.context() as patch:
+            patch.setattr("corlld.commands.state_copies._forget_erased", _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                copied(source, other, others=True)
+    outcome = Copied.ALREADY_THERE if interrupted else Copied.COPIED
+    assert copied(source, other, others=True)[outcome] >= 1
+    for state in (other.load(UID)[0], other.previous(UID)[0]):
+        assert state is not None
+        assert same_state(state, back)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_copy_of_a_tombstone_is_brought_up_to_date_once_the_user_came_back(
+    source: LocalFolderStore, other: CopiedStore
+) -> None:
+    backup = event_ids(recent=100).remember(released_state(3), ["learnt"])
+    erased, back = came_back(4, 3, backup)
+    token = source.save(UID, erased, "1")
+    copied(source, other)
+    source.save(UID, back, token)
+    assert copied(source, other, others=True) == {Copied.COPIED: 1, Copied.ALREADY_THERE: 1}
+    state, _ = other.load(UID)
+    assert state is not None
+    assert same_state(state, back)
+
+
+def test_an_older_tombstone_over_a_newer_state_withdraws_all_that_were_out(
+    source: LocalFolderStore, other: CopiedStore
+) -> None:
+    source.save(UID, tombstone(3, UID), "1")
+    copied(source, other)
+    source.save(UID, replace(released_state(5), erased_through=3), "2")
+    assert copied(other, source, others=True) == {Copied.COPIED: 1, Copied.ALREADY_THERE: 1}
+    state, _ = source.load(UID)
+    assert state is not None
+    assert (state.erased, state.version, state.erased_through) == (True, 5, 5)
+
+
+def test_a_note_on_a_user_who_got_an_older_state_does_not_announce_an_erasure(
+    source: LocalFolderStore, live: CopiedStore
+) -> None:
+    source.outbox.add(OutboxNote(7.5, (UID,)))
+    live.save(UID, released_state(5), live.newest_token(UID))
+    assert copied(source, live, others=True)[Copied.COPIED] == 1
+    assert copy_notes(source, live) == []
+    assert live.head(UID) == Head(5, erased=False)  # type: ignore[attr-defined]
+
+
+def test_a_corrupt_note_at_the_destination_keeps_no_note_from_being_copied(
+    source: LocalFolderStore, tmp_path: Path
+) -> None:
+    there = LocalFolderStore(tmp_path / "there")
+    copied(source, there)
+    name = there.outbox.add(OutboxNote(1.5, (OTHER_UID,)))
+    (tmp_path / "there/outbox" / f"{name}.json").write_bytes(b"{")
+    note = OutboxNote(7.5, (UID,))
+    added = source.outbox.add(note)
+    unread = source.outbox.add(OutboxNote(8.5, (UID,)))
+    (tmp_path / "source/outbox" / f"{unread}.json").unlink()
+    (tmp_path / "source/outbox" / f"{unread}.json").mkdir()  # it answers with an error for ever
+    [problem] = copy_notes(source, there)
+    assert "Is a directory" in problem
+    assert [there.outbox.read(each) for each in there.outbox.names() if each != name] == [note]
+    assert source.outbox.read(added) == note
+
+
+# --- out of reach -----------------------------------------------------------------------------------------------------
+
+
+def fail_for(uids: Sequence[str], store: CopiedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have these users' states answer with an error for ever."""
+    for name in ("load", "load_header"):
+        read = getattr(store, name)
+
+        def failing(uid: str, read: Callable[[str], object] = read) -> object:
+            if uid in uids:
+                raise RetriableError("Input/output error")
+            return read(uid)
+
+        monkeypatch.setattr(store, name, failing)
+
+
+def test_a_state_that_answers_with_an_error_for_ever_is_one_users_trouble(
+    source: LocalFolderStore, other: CopiedStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_for([UID], source, monkeypatch)
+    uids = [UID, OTHER_UID]
+    assert verify(source, None, uids, advance()).problems == [f"{UID}: Input/output error"]
+    assert look(source, uids, advance()).hopeless == [f"{UID}: Input/output error"]
+    assert show_states(source, None, as_json=True, console=Console()) == ExitCode.DATA
+    assert "Input/output error" in capsys.readouterr().out
+    assert copied(source, other) == {Copied.OUT_OF_REACH: 1, Copied.COPIED: 1}
+
+
+def test_a_destination_that_cannot_take_one_user_takes_the_others(
+    source: LocalFolderStore, live: CopiedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_for([UID], live, monkeypatch)
+    assert copied(source, live, others=True) == {Copied.OUT_OF_REACH: 1, Copied.ALREADY_THERE: 1}
+
+
+def test_a_state_that_cannot_be_written_is_hopeless_and_the_others_are_restored(
+    source: LocalFolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore_one = source.restore
+
+    def failing(uid: str, state: UserState, token: str) -> str:
+        if uid == UID:
+            raise RetriableError("Input/output error")
+        return restore_one(uid, state, token)
+
+    monkeypatch.setattr(source, "restore", failing)
+    repairs = {uid: Repair(uid, {}, replace(released_state(2), uid=uid), "1") for uid in (UID, OTHER_UID)}
+    findings = Findings(dict(repairs))
+    assert list(restore(source, findings)) == [OTHER_UID]
+    assert findings.hopeless == [f"{UID}: Input/output error"]
+    assert list(findings.repairs) == [OTHER_UID]
+    with pytest.raises(RetriableError):
+        list(restore(source, Findings({UID: repairs[UID]})))
+
+
+@pytest.mark.parametrize("number", [1, 2, IN_A_ROW])
+def test_a_store_that_is_away_ends_the_command_at_the_latest_after_some_users(
+    source: LocalFolderStore, other: CopiedStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    uids = [f"{each:032x}" for each in range(number)]
+    fail_for(uids, source, monkeypatch)
+    tried = [] if number < IN_A_ROW else [OTHER_UID]  # whoever can be read before or after makes no difference
+    open_copy(source, other, where="here")
+    for command in (
+        lambda: verify(source, None, [*tried, *uids], advance()),
+        lambda: look(source, [*tried, *uids], advance()),
+        lambda: copy_states(source, other, [*tried, *uids], advance(), replace_others=False, hashed=None),
+    ):
+        with pytest.raises(RetriableError, match="Input/output error"):
+            command()
 
 
 def test_a_store_of_format_1_is_copied_into_todays_format_and_stays_as_it_is(

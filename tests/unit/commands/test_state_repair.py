@@ -1,14 +1,26 @@
-"""`corlld state repair` where it can't mend: a file of events is not read again."""
+"""`corlld state repair` without a broker: what it can't mend, and what is lost or must be waited for."""
 
+import json
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from corlld.cli import main
+from corlld.commands.letter_replay import Outbox
+from corlld.commands.state_repair import Findings, Repair, gather
 from corlld.durable import StoreIdentity
 from corlld.errors import ExitCode
+from corlld.events.decoder import EventDecoder
+from corlld.events.pseudonyms import Pseudonyms
+from corlld.records import CommittedRecords, Record, SourcePartition, StoredLetter, Tenure
+from corlld.settings.sections import EventSettings
 from corlld.state.store import LocalFolderStore
+from corlld.system.progress import Advance
 from tests.support.commands import SECRET, clear_settings
+from tests.support.edits import edit
 from tests.support.states import UID, released_state
 
 
@@ -39,3 +51,44 @@ def test_a_repair_of_a_state_whose_input_is_a_file_says_what_to_do_and_changes_n
     assert main(["state", "show", "--uid", UID]) == ExitCode.OK
     assert '"jsonl/0": 30' in capsys.readouterr().out
     assert before.exists()
+
+
+NAMES = Pseudonyms(SECRET)
+PLACE = SourcePartition("edits", "topic-id", 0)
+ANN = NAMES.uid("ann")
+
+
+def record(offset: int) -> Record:
+    return Record(Tenure(PLACE, 0, 0), offset, offset + 1, None, json.dumps(edit(offset)).encode())
+
+
+def letter(offset: int, *, payload: bool, uid: str = ANN) -> StoredLetter:
+    known = StoredLetter(f"key-{offset}", uid, PLACE, offset, "state_unreadable", {}, has_payload=payload)
+    return replace(known, record_value=json.dumps(edit(offset)).encode()) if payload else known
+
+
+def test_what_the_topic_lacks_is_taken_from_letters_and_those_without_payload_are_counted() -> None:
+    findings = Findings({ANN: Repair(ANN, {"topic-id/0": 10})})
+    stream = CommittedRecords("topic-id", 5, 0, iter([record(15)]), {0: 20}, {0: 30})
+    letters = [
+        letter(9, payload=False),  # the generation before has it
+        letter(11, payload=True),
+        letter(12, payload=False),  # lost
+        letter(13, payload=False, uid=NAMES.uid("bob")),  # is not repaired
+        letter(15, payload=False),  # the topic has it
+        letter(20, payload=False),  # not committed yet: the topic has it
+    ]
+    decoder = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
+    with closing(Outbox()) as outbox:
+        lost = gather(findings, stream, letters, decoder, NAMES, outbox, Advance(Console(quiet=True), 1))
+        sent = [json.loads(value or b"")["event_id"] for _, value, _ in outbox.records()]
+    assert lost == 1
+    assert sent == ["ann-11", "ann-15"]
+
+
+def test_commits_are_behind_until_each_partition_with_records_has_reached_its_end() -> None:
+    stream = CommittedRecords("topic-id", 0, 0, iter(()), {0: 20, 1: 7}, {})
+    assert stream.behind({}) == 0
+    assert stream.behind({0: 20, 1: 5}) == 0
+    assert stream.behind({0: 21, 1: 9}) == 3
+    assert stream.behind({0: 20, 2: 4}) == 4, "a partition without a commit"
