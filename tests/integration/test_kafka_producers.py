@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError, KafkaTimeoutError, TopicAuthorizationFailedError
 
 from corlld.errors import InvalidEvent, InvalidReason, RetriableError, UnavailableError
 from corlld.records import DeadLetter, Record, SourcePartition, Tenure
@@ -55,6 +56,22 @@ def test_a_dead_letter_is_in_the_topic_once_it_is_acknowledged(kafka_broker: Kaf
     assert (record.key, record.value) == (letter_key(a_letter()).encode(), b"not json")
     headers = {name: value.decode() for name, value in record.headers}
     assert headers == letter_headers(a_letter()) | {"trace": "t", "corlld.record.key": "user"}
+
+
+@pytest.mark.parametrize("error", [KafkaTimeoutError, TopicAuthorizationFailedError])
+def test_a_start_that_can_not_ask_for_partitions_leaves_it_to_the_first_letter(
+    kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch, error: type[KafkaError]
+) -> None:
+    def fails(*_: object) -> None:
+        raise error("too slow")
+
+    topic = unique("dead")
+    kafka_broker.create_topic(topic, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(KafkaProducer, "partitions_for", fails)
+        letters = dead_letters(kafka_broker, topic)
+    letters.send(a_letter()).result(30)
+    letters.close(10)
 
 
 def test_a_letter_that_the_topic_finds_too_large_arrives_without_its_payload(kafka_broker: KafkaCluster) -> None:

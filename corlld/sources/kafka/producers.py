@@ -169,7 +169,7 @@ class TopicProducer:
     def _connect(self, timeout_seconds: float) -> KafkaProducer:
         options = producer_options(self._settings) | {"enable_idempotence": self._idempotent}
         producer = connect(KafkaProducer, options, timeout_seconds)
-        with suppress(errors.AuthorizationError):  # sending tells it too
+        with suppress(errors.KafkaError):  # sending asks again, and tells what is in the way
             producer.partitions_for(self._topic)  # now, so that sending need not wait for the topic's metadata
         return producer
 
