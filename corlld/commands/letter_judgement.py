@@ -6,10 +6,11 @@ from enum import StrEnum
 
 from corlld.commands.repairs import Repairs
 from corlld.durable import UserState
-from corlld.errors import InvalidEvent, StateUnreadable
+from corlld.errors import InvalidEvent, InvalidReason, StateUnreadable
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.event_ids import known_ids
+from corlld.loop.intake import TRY_AGAIN_HEADER
 from corlld.records import EditEvent, EraseEvent, StoredLetter
 
 
@@ -100,6 +101,8 @@ class Judge:
                 return Judged(Verdict.OTHER_IDENTITY)
         if (known := self._known(letter, event)) is not None:
             return known
+        if letter.reason == InvalidReason.CRASHED and not any(name == TRY_AGAIN_HEADER for name, _ in headers):
+            headers = (*headers, (TRY_AGAIN_HEADER, b""))
         outgoing = Outgoing(event.user_id.encode(), value, headers, isinstance(event, EraseEvent))
         return Judged(Verdict.SEND, outgoing=outgoing)
 
