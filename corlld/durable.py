@@ -172,18 +172,22 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """What is kept of a partition's steps and dead letters. It has offsets alone: no text, and no name of a user.
+    """What is kept of a partition's steps and dead letters. It has no text, and no name of a user.
 
     tried_below: no step has begun with an event at this offset or above.
     committed: the committed offset when this was saved.
     tries: by offset, how many steps with the event have begun and were never seen to end.
     letters: offsets, not committed yet, whose dead letters are acknowledged.
+    crashed: keyed hashes of the ids of events that became dead letters since they ended the process; oldest first.
+    paused: reading is paused, since too many records are invalid.
     """
 
     tried_below: int = 0
     committed: int = 0
     tries: Mapping[int, int] = field(default_factory=dict)
     letters: frozenset[int] = frozenset()
+    crashed: tuple[bytes, ...] = ()
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ class PublicationFailed(UserTrouble):
 
 
 class AttemptsUnreadable(CorlldError):
-    """What is kept of a partition's attempts is corrupt. Its fate: it is logged, and counting begins anew."""
+    """What is kept of a partition's attempts is corrupt or damaged. Its fate: a log line, and counting begins anew."""
 
 
 class RetriableError(CorlldError):

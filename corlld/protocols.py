@@ -53,7 +53,7 @@ class AttemptStore(Protocol):
     def load_attempts(self, partition: str) -> Attempts | None:
         """Return what was saved last for a partition (`SourcePartition.key`); None if there is nothing.
 
-        Raises AttemptsUnreadable if it is corrupt, RetriableError.
+        Raises AttemptsUnreadable if it is corrupt, or damaged on the disk; RetriableError.
         """
 
     def save_attempts(self, partition: str, attempts: Attempts) -> None:

@@ -148,7 +148,7 @@ def _own_rate(settings: Settings, records: int) -> float:
     jobs = Jobs(settings.operations.retry_max_seconds, time.monotonic, observer)
     decoder = EventDecoder(settings.events, supports_messages=False, key_required=True)
     journal = AttemptJournal(_NoAttempts(), jobs, ThreadPoolExecutor(1), settings.learning.max_crashes)
-    poison = Poison(settings.dead_letters, decoder, None, jobs, ThreadPoolExecutor(1))
+    poison = Poison(settings.dead_letters, decoder, None, jobs, ThreadPoolExecutor(1), journal)
     names = Pseudonyms(secrets.token_hex(32))
     intake = Intake(decoder, names, _NoDeadLetters(), watermarks, journal, poison, observer, jobs)
     source.start(PATIENCE_SECONDS)
@@ -158,7 +158,7 @@ def _own_rate(settings: Settings, records: int) -> float:
             polled = source.poll(POLL_SECONDS)
             for tenure in polled.begun:
                 watermarks.begin(tenure)
-                poison.begin(tenure)
+                poison.begin(tenure, paused=False)
             now = time.monotonic()
             for record in polled.records:
                 watermarks.start(record, now)

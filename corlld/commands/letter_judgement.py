@@ -7,10 +7,11 @@ from enum import StrEnum
 from corlld.commands.out_of_reach import OutOfReach
 from corlld.commands.repairs import Repairs
 from corlld.durable import UserState
-from corlld.errors import InvalidEvent, RetriableError, StateUnreadable
+from corlld.errors import InvalidEvent, InvalidReason, RetriableError, StateUnreadable
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.event_ids import known_ids
+from corlld.loop.intake import TRY_AGAIN_HEADER
 from corlld.records import EditEvent, EraseEvent, StoredLetter
 
 
@@ -103,6 +104,8 @@ class Judge:
                 return Judged(Verdict.OTHER_IDENTITY)
         if (known := self._known(letter, event)) is not None:
             return known
+        if letter.reason == InvalidReason.CRASHED and not any(name == TRY_AGAIN_HEADER for name, _ in headers):
+            headers = (*headers, (TRY_AGAIN_HEADER, b""))
         outgoing = Outgoing(event.user_id.encode(), value, headers, isinstance(event, EraseEvent))
         return Judged(Verdict.SEND, outgoing=outgoing)
 

@@ -1,4 +1,4 @@
-"""The journal of attempts: which steps have begun and were never seen to end, and which dead letters are acknowledged.
+"""The journal of attempts: which steps have begun and were never seen to end, and which events ended the process.
 
 A step can end the process (an assertion on the device, a kernel's bug), or never end, so that the watchdog ends the
 process. The next owner of the partition replays the same events. So it must find out that they were tried already:
@@ -10,15 +10,19 @@ process. The next owner of the partition replays the same events. So it must fin
 
 So the first crash is not counted, only looked out for. From then on `caution` names how carefully an event is tried.
 With `learning.max_crashes` = n, an event that always ends the process is a dead letter after n + 3 lives: one that is
-not counted, n with others in the step, one with its user alone, one all alone.
+not counted, n with others in the step, one with its user alone, one all alone. Its id is remembered then, as a hash
+under the identity secret, which names neither the event nor the user. So the event is recognised, and ends nothing,
+where it is delivered again. An erasure leaves the hash, as it leaves those in the user's state: see `event_ids`.
+
+The journal keeps two things more that the partition's next owner has to know: which dead letters are acknowledged, and
+whether the partition's reading is paused.
 
 The journal needs neither a clock nor a clean end, and nobody has to know who is alive: it belongs to the partition. A
 daemon that has lost a partition, and does not know it yet, may overwrite it once. That costs at most one more life.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from enum import IntEnum
 
 import structlog
@@ -26,14 +30,13 @@ import structlog
 from corlld.durable import Attempts
 from corlld.errors import AttemptsUnreadable
 from corlld.loop.jobs import Jobs, Task, Timed, Unless
+from corlld.loop.partition_notes import PartitionNotes
 from corlld.protocols import AttemptStore
 from corlld.records import Arrival, Record, Stage, Tenure
 
 log = structlog.get_logger("corlld.attempts")
 
-MARK_RECORDS = 1_000  # the mark is raised by so many records of the size of the last one
 LETTERS_EVERY_SECONDS = 5.0
-MAX_LETTERS = 10_000  # remembered per partition; of others there may be copies
 
 
 class Caution(IntEnum):
@@ -44,28 +47,6 @@ class Caution(IntEnum):
     USER_ALONE = 2
     EVENT_ALONE = 3
     NEVER = 4  # it ended the process alone too
-
-
-@dataclass
-class _Notes:
-    """What is known of a live tenure's partition.
-
-    doubtful_below: the mark that the tenure found. Nothing at it or above was tried before the tenure.
-    committed: the committed offset, as last seen.
-    new_letters: since letters were last looked at.
-    changed: since all of it was last saved.
-    """
-
-    doubtful_below: int
-    tried_below: int
-    tries: dict[int, int]
-    letters: set[int]
-    committed: int
-    new_letters: bool = False
-    changed: bool = False
-
-    def content(self) -> Attempts:
-        return Attempts(self.tried_below, self.committed, dict(self.tries), frozenset(self.letters))
 
 
 class AttemptJournal:
@@ -81,7 +62,7 @@ class AttemptJournal:
         self._jobs = jobs
         self._pool = pool
         self._max_crashes = max_crashes
-        self._notes: dict[Tenure, _Notes] = {}
+        self._notes: dict[Tenure, PartitionNotes] = {}
         self._loading: dict[Tenure, set[int]] = {}  # with the offsets whose steps have ended meanwhile
         self._waiting: list[Callable[[], None]] = []  # called once what is noted now is durable
         self._next_letters = 0.0
@@ -90,20 +71,24 @@ class AttemptJournal:
     # --- tenures ------------------------------------------------------------------------------------------------------
 
     @property
-    def loading(self) -> bool:
-        """True while the attempts of a new tenure are not known: none of its records may be admitted."""
-        return bool(self._loading)
+    def loading(self) -> Collection[Tenure]:
+        """Return the new tenures whose attempts are not known yet: none of their records may be admitted."""
+        return self._loading.keys()
 
-    def begin(self, tenure: Tenure) -> None:
-        """Begin to load what the partition's owners before have tried."""
+    def begin(self, tenure: Tenure, then: Callable[[Tenure, bool], None]) -> None:
+        """Begin to load what the partition's owners before have tried.
+
+        `then` is called once that is known, unless the tenure has ended before: with the tenure, and with True if the
+        owner before had paused the partition's reading.
+        """
         self._loading[tenure] = set()
 
         def loaded(found: Timed[Attempts | None]) -> None:
-            self._begin_with(tenure, found.result or Attempts())
+            self._begin_with(tenure, found.result or Attempts(), then)
 
         def unreadable(error: AttemptsUnreadable) -> None:
             log.error("attempts_unreadable", partition=tenure.partition.partition, problem=str(error))
-            self._begin_with(tenure, Attempts())
+            self._begin_with(tenure, Attempts(), then)
 
         self._jobs.until_done(
             Task(Stage.STATE, tenure),
@@ -117,19 +102,20 @@ class AttemptJournal:
         self._loading.pop(tenure, None)
         self._notes.pop(tenure, None)
 
-    def _begin_with(self, tenure: Tenure, stored: Attempts) -> None:
+    def note_pause(self, tenure: Tenure, *, paused: bool) -> None:
+        """Note that the partition's reading is paused, or is not any more, and begin to save it."""
+        if (notes := self._notes.get(tenure)) is not None and notes.paused != paused:
+            notes.paused, notes.changed = paused, True
+            self._save_if_changed()
+
+    def _begin_with(self, tenure: Tenure, stored: Attempts, then: Callable[[Tenure, bool], None]) -> None:
         ended = self._loading.pop(tenure, None)
         if ended is None:
             return  # the tenure has ended meanwhile
-        start = tenure.start_offset
-        tries = {offset: count for offset, count in stored.tries.items() if offset >= start and offset not in ended}
-        # A group that was set back on purpose wants its records anew, and the letters too.
-        letters = {offset for offset in stored.letters if offset >= start} if start >= stored.committed else set()
-        changed = not ended.isdisjoint(stored.tries)
-        mark = stored.tried_below
-        self._notes[tenure] = _Notes(mark, mark, tries, letters, start, changed=changed)
+        notes = self._notes[tenure] = PartitionNotes.of(tenure, stored, ended)
+        then(tenure, notes.paused)
         self._save_if_changed()
-        if tries:
+        if tries := notes.tries:
             partition, most = tenure.partition.partition, max(tries.values())
             log.warning("steps_never_ended", partition=partition, events=len(tries), most_tries=most)
 
@@ -148,18 +134,33 @@ class AttemptJournal:
             return Caution.AFTER_OTHERS if tries else Caution.NONE
         return Caution(min(Caution.USER_ALONE + tries - self._max_crashes, Caution.NEVER))
 
+    def ended_the_process(self, record: Record, event_hash: Callable[[], bytes]) -> bool:
+        """Return whether the record's event ended the process too often: at this offset, or at another one.
+
+        An event that is found so by its offset is remembered by the hash of its id, in case it is delivered again.
+
+        Args:
+            record: has an edit.
+            event_hash: returns the hash. Called only if it is needed.
+        """
+        notes = self._notes.get(record.tenure)
+        if notes is not None and self.caution(record) is Caution.NEVER:
+            notes.remember_crashed(event_hash())
+            return True
+        return notes is not None and bool(notes.crashed) and event_hash() in notes.crashed
+
+    def try_again(self, record: Record, event_hash: bytes) -> None:
+        """Forget that the record's event ended the process at another offset, and begin to save that."""
+        if (notes := self._notes.get(record.tenure)) is not None and event_hash in notes.crashed:
+            notes.forget_crashed(event_hash)
+            self._save_if_changed()
+
     def trying(self, arrivals: Iterable[Arrival], then: Callable[[], None]) -> None:
         """Note that a step with these arrivals begins. `then` is called once that is durable, at once if it is."""
         must_be_durable = False
         for record in (arrival.record for arrival in arrivals):
-            if (notes := self._notes.get(record.tenure)) is None:
-                continue
-            if record.offset < notes.doubtful_below:
-                notes.tries[record.offset] = notes.tries.get(record.offset, 0) + 1
-                notes.changed = must_be_durable = True
-            if record.offset >= notes.tried_below:
-                notes.tried_below = record.next_offset + MARK_RECORDS * (record.next_offset - record.offset)
-                notes.changed = must_be_durable = True
+            if (notes := self._notes.get(record.tenure)) is not None:
+                must_be_durable |= notes.trying(record)
         if must_be_durable:
             self._save(then)
         else:
@@ -189,11 +190,8 @@ class AttemptJournal:
 
     def acknowledged(self, record: Record) -> None:
         """Note that the record's dead letter is acknowledged."""
-        notes = self._notes.get(record.tenure)
-        if notes is not None and len(notes.letters) < MAX_LETTERS:
-            notes.letters.add(record.offset)
-            notes.tries.pop(record.offset, None)
-            notes.new_letters = True
+        if (notes := self._notes.get(record.tenure)) is not None:
+            notes.acknowledged(record.offset)
 
     def save_letters(self, now: float, committed: Mapping[Tenure, int]) -> None:
         """Begin to save acknowledged letters, if it is time and there are any. Forget what is committed.
@@ -212,13 +210,17 @@ class AttemptJournal:
             return
         self._next_letters = now + LETTERS_EVERY_SECONDS
         for notes in self._notes.values():
-            left = {offset for offset in notes.letters if offset >= notes.committed}
-            notes.changed |= len(left) < len(notes.letters) or (notes.new_letters and bool(left))
-            notes.letters = left
-            notes.new_letters = False
+            notes.forget_committed_letters()
         self._save_if_changed()
 
     # --- saving -------------------------------------------------------------------------------------------------------
+
+    def when_durable(self, then: Callable[[], None]) -> None:
+        """Call `then` once what is noted now is durable: at once if it is."""
+        if self.saving or any(notes.changed for notes in self._notes.values()):
+            self._save(then)
+        else:
+            then()
 
     def _save(self, then: Callable[[], None]) -> None:
         self._waiting.append(then)

@@ -88,7 +88,7 @@ class Daemon:
         self._trainer = ThreadPoolExecutor(1, "trainer")
         self._pool = ThreadPoolExecutor(settings.publishing.threads, "store")
         self._journal = AttemptJournal(attempts, self._jobs, self._pool, settings.learning.max_crashes)
-        self._poison = Poison(settings.dead_letters, decoder, newest_records, self._jobs, self._pool)
+        self._poison = Poison(settings.dead_letters, decoder, newest_records, self._jobs, self._pool, self._journal)
         self._intake = Intake(
             decoder,
             pseudonyms,
@@ -207,8 +207,7 @@ class Daemon:
         for tenure in polled.begun:
             log.info("partition_assigned", partition=tenure.partition.partition, start_offset=tenure.start_offset)
             self._watermarks.begin(tenure)
-            self._journal.begin(tenure)
-            self._poison.begin(tenure)
+            self._journal.begin(tenure, self._poison.begin)
             self._read_from_beginning = tenure.start_offset == 0
         now = self._clock()
         # All records start before the first is admitted: the source's positions are past the whole poll already, and if
@@ -234,11 +233,11 @@ class Daemon:
 
     def _admit(self, now: float) -> None:
         """Admit what was read, unless it is not known yet what was tried of it before."""
-        if self._journal.loading:
-            return
         records, self._held = self._held, []
         for record in records:
-            if not self._poison.holds(record) and (arrival := self._intake.admit(record, now)) is not None:
+            if record.tenure in self._journal.loading:
+                self._held.append(record)
+            elif not self._poison.holds(record) and (arrival := self._intake.admit(record, now)) is not None:
                 self._observer.admitted(arrival)
                 self._batcher.add(arrival)
                 self._claims.expect(arrival)
@@ -249,10 +248,11 @@ class Daemon:
             self._reading_paused = True
         elif self._batcher.has_room:
             self._reading_paused = False
-        if self._reading_paused or self._journal.loading:
+        if self._reading_paused:
             self._source.pause_only(self._source.positions())
         else:
-            self._source.pause_only([t for tenures in self._paused_partitions().values() for t in tenures])
+            paused = self._paused_partitions().values()
+            self._source.pause_only([*self._journal.loading, *(tenure for tenures in paused for tenure in tenures)])
 
     def _paused_partitions(self) -> dict[Stage, Collection[Tenure]]:
         """Return the tenures whose reading is paused for themselves, by what they wait for."""

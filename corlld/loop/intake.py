@@ -4,23 +4,25 @@ It does not know what becomes of an arrival.
 """
 
 from collections import Counter
+from functools import partial
 
 import structlog
 
 from corlld.errors import ExitCode, FatalError, InvalidEvent, InvalidReason
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
-from corlld.loop.attempts import AttemptJournal, Caution
+from corlld.loop.attempts import AttemptJournal
 from corlld.loop.jobs import Jobs, Task
 from corlld.loop.offsets import LowWatermarks
 from corlld.loop.poison import Poison
 from corlld.observer import Observer
 from corlld.protocols import DeadLetters
-from corlld.records import Arrival, DeadLetter, Record, Stage
+from corlld.records import Arrival, DeadLetter, EditEvent, Record, Stage
 
 log = structlog.get_logger("corlld.intake")
 
 MAX_PENDING_DEAD_LETTERS = 1_000
+TRY_AGAIN_HEADER = "corlld.try_again"  # of a record that people have sent again after its event had ended the process
 
 
 class Intake:
@@ -60,8 +62,9 @@ class Intake:
     def admit(self, record: Record, now: float) -> Arrival | None:
         """Return the record's arrival; None if the record was set aside. Its offset must be started.
 
-        A record whose event ended the process too often is set aside too. A record whose dead letter was acknowledged
-        in an earlier life is finished: it gets no second letter.
+        A record whose event ended the process too often is set aside too, and so is each record that delivers the event
+        again, but one with the header TRY_AGAIN_HEADER. A record whose dead letter was acknowledged in an earlier life
+        is finished: it gets no second letter.
 
         Pauses the partition if too large a share of its recent records is invalid; see `Poison.judge`.
 
@@ -82,9 +85,10 @@ class Intake:
         self._admitted += 1
         self._poison.judge(record, now, invalid=False)
         uid = self._pseudonyms.uid(event.user_id)
-        if self._journal.caution(record) is Caution.NEVER:
+        if isinstance(event, EditEvent) and self._ended_the_process(record, uid, event.event_id):
             problem = InvalidEvent(InvalidReason.CRASHED, detail="its step ended the process, also alone")
-            self.set_aside(DeadLetter(record, problem, uid))
+            letter = DeadLetter(record, problem, uid)
+            self._journal.when_durable(lambda: self.set_aside(letter))
             return None
         return Arrival(uid, event, record, now)
 
@@ -111,6 +115,13 @@ class Intake:
             lambda: self._dead_letters.send(letter),
             lambda _: self._finish(letter),
         )
+
+    def _ended_the_process(self, record: Record, uid: str, event_id: str) -> bool:
+        """Return whether the event ended the process too often. One that people have sent again is tried again."""
+        event_hash = partial(self._pseudonyms.event_id_hash, uid, event_id)
+        if any(name == TRY_AGAIN_HEADER for name, _ in record.headers):
+            self._journal.try_again(record, event_hash())
+        return self._journal.ended_the_process(record, event_hash)
 
     def _finish(self, letter: DeadLetter) -> None:
         self.pending -= 1

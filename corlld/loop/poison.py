@@ -5,9 +5,13 @@ daemon that stopped would hand the partition to the next one, which would stop t
 was read of it stays unfinished, its newest records are looked at from time to time, and reading goes on by itself once
 they are good. What was invalid in between becomes dead letters then.
 
+The journal keeps the pause, so that the partition's next owner begins with it, and with a look at the newest records.
+Otherwise each owner would set some more records aside before it paused too.
+
 All of it runs in the loop's thread, but the reading of the newest records.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -17,6 +21,7 @@ import structlog
 
 from corlld.errors import CorlldError, ExitCode, FatalError, InvalidEvent
 from corlld.events.decoder import EventDecoder
+from corlld.loop.attempts import AttemptJournal
 from corlld.loop.jobs import Jobs
 from corlld.records import Record, Tenure
 from corlld.settings.sections import DeadLetterSettings
@@ -57,6 +62,7 @@ class Poison:
         newest: reads the newest records, in the pool; None if the input ends: no better records will come.
         jobs: brings the newest records back to the loop.
         pool: reads them.
+        journal: keeps the pauses.
     """
 
     def __init__(
@@ -66,12 +72,14 @@ class Poison:
         newest: NewestRecords | None,
         jobs: Jobs,
         pool: Executor,
+        journal: AttemptJournal,
     ) -> None:
         self._settings = settings
         self._decoder = decoder
         self._newest = newest
         self._jobs = jobs
         self._pool = pool
+        self._journal = journal
         self._partitions: dict[Tenure, _Partition] = {}
         self._probing = False  # one at a time: a probe reaches the broker anew
 
@@ -80,8 +88,18 @@ class Poison:
         """Return the tenures whose reading is paused."""
         return [tenure for tenure, partition in self._partitions.items() if partition.probe_at is not None]
 
-    def begin(self, tenure: Tenure) -> None:
-        self._partitions[tenure] = _Partition(deque(maxlen=self._settings.share_window))
+    def begin(self, tenure: Tenure, paused: bool) -> None:
+        """Begin to judge a tenure.
+
+        Args:
+            tenure: none of its records was judged yet.
+            paused: the owner before had paused the partition. If so, its newest records are looked at as soon as
+                possible. An input that ends is never paused.
+        """
+        partition = self._partitions[tenure] = _Partition(deque(maxlen=self._settings.share_window))
+        if paused and self._newest is not None:
+            log.warning("partition_still_paused", partition=tenure.partition.partition)
+            partition.probe_at = -math.inf
 
     def end(self, tenure: Tenure) -> None:
         """Forget the tenure and what is held of it: the partition's next owner reads it again."""
@@ -127,6 +145,7 @@ class Poison:
         log.error("partition_paused", partition=record.tenure.partition.partition, problem=problem)
         recent.clear()
         partition.probe_at = now + partition.pause_seconds
+        self._journal.note_pause(record.tenure, paused=True)
 
     def probe(self, now: float, ends: Callable[[], Mapping[Tenure, int]]) -> None:
         """Begin to look at the newest records of a paused partition that is due.
@@ -172,6 +191,7 @@ class Poison:
         log.info("partition_resumed", partition=tenure.partition.partition)
         partition.probe_at, partition.pause_seconds = None, FIRST_PROBE_SECONDS
         partition.judged_from = ends().get(tenure, 0)
+        self._journal.note_pause(tenure, paused=False)
 
     def _is_good(self, records: Sequence[Record]) -> bool:
         """Return whether few enough of the records are invalid."""

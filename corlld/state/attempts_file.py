@@ -17,7 +17,10 @@ def attempts_key(partition: str) -> str:
 
 
 def encode_attempts(partition: str, attempts: Attempts) -> bytes:
-    """Return the content: a JSON object that people can read."""
+    """Return the content: a JSON object that people can read.
+
+    Older programs leave out `crashed` and `paused`, when they read it and when they write it.
+    """
     fields = {
         "format": _FORMAT,
         "partition": partition,
@@ -25,6 +28,8 @@ def encode_attempts(partition: str, attempts: Attempts) -> bytes:
         "committed": attempts.committed,
         "tries": {str(offset): tries for offset, tries in sorted(attempts.tries.items())},
         "letters": sorted(attempts.letters),
+        "crashed": [event_hash.hex() for event_hash in attempts.crashed],
+        "paused": attempts.paused,
     }
     return json.dumps(fields).encode()
 
@@ -40,6 +45,8 @@ def decode_attempts(data: bytes, partition: str) -> Attempts:
             int(fields["committed"]),
             {int(offset): int(tries) for offset, tries in fields["tries"].items()},
             frozenset(map(int, fields["letters"])),
+            tuple(map(bytes.fromhex, fields.get("crashed", ()))),
+            bool(fields.get("paused", False)),
         )
     except (ValueError, TypeError, LookupError, AttributeError):
         raise AttemptsUnreadable(f"{attempts_key(partition)} is corrupt") from None

@@ -1,5 +1,8 @@
 """Every attempt store keeps what was tried of a partition, for whoever owns the partition next."""
 
+import errno
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +20,22 @@ from tests.support.s3 import Bucket, new_bucket_name
 
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
 PARTITION = "topic/../id/3"
-SOME = Attempts(tried_below=1017, committed=9, tries={12: 2, 14: 1}, letters=frozenset({10, 13}))
+SOME = Attempts(
+    tried_below=1017,
+    committed=9,
+    tries={12: 2, 14: 1},
+    letters=frozenset({10, 13}),
+    crashed=(b"\xff\x00234567", b"\x00\xff234567"),
+    paused=True,
+)
+OF_BEFORE = {  # as programs wrote it that kept neither crashed events nor pauses
+    "format": 1,
+    "partition": PARTITION,
+    "tried_below": 1017,
+    "committed": 9,
+    "tries": {"12": 2},
+    "letters": [10],
+}
 
 
 class Backend(Protocol):
@@ -92,10 +110,29 @@ def test_partitions_do_not_meet(backend: Backend) -> None:
     assert sum(name.startswith("attempts/") for name in _below_the_store(backend)) == 2
 
 
+def test_attempts_of_before_are_loaded_and_programs_of_before_find_what_they_read(backend: Backend) -> None:
+    store = backend.connect()
+    store.save_attempts(PARTITION, SOME)
+    (name,) = (name for name in backend.stored() if "attempts/" in name)
+    content = json.loads(backend.stored()[name])
+    assert content["format"] == OF_BEFORE["format"]
+    assert content.keys() > OF_BEFORE.keys()
+    backend.overwrite(name, json.dumps(OF_BEFORE).encode())
+    assert store.load_attempts(PARTITION) == Attempts(1017, 9, {12: 2}, frozenset({10}))
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"{}", b'{"format": 2}', b'{"format": 1, "partition": "other/3"}'],
-    ids=["empty", "torn", "list", "nothing", "newer", "another"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"format": 2}',
+        b'{"format": 1, "partition": "other/3"}',
+        json.dumps(OF_BEFORE | {"crashed": ["no hex"]}).encode(),
+    ],
+    ids=["empty", "torn", "list", "nothing", "newer", "another", "hash"],
 )
 def test_corrupt_attempts_are_never_taken_for_none(backend: Backend, content: bytes) -> None:
     backend.connect().save_attempts(PARTITION, SOME)
@@ -109,6 +146,27 @@ def test_a_store_that_went_away_is_tried_again_and_gets_no_attempts(backend: Bac
     backend.take_away()
     with pytest.raises(RetriableError):
         backend.connect().save_attempts(PARTITION, SOME)
+
+
+@pytest.mark.parametrize("disk_fails", [False, True], ids=["the file alone", "the disk"])
+def test_a_file_that_answers_with_an_error_counts_as_corrupt_unless_all_of_the_disk_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_fails: bool
+) -> None:
+    store = Folder(tmp_path / "state").connect()
+    store.save_attempts(PARTITION, SOME)
+    read = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if disk_fails or path.parent.name == "attempts":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(RetriableError if disk_fails else AttemptsUnreadable, match="Input/output error"):
+            store.load_attempts(PARTITION)
+    store.save_attempts(PARTITION, Attempts(tried_below=5))
+    assert store.load_attempts(PARTITION) == Attempts(tried_below=5)
 
 
 def _below_the_store(backend: Backend) -> list[str]:

@@ -51,8 +51,8 @@ class Fate:
         self._jobs = Jobs(1.0, lambda: 0.0, Observer())
         pool = ThreadPoolExecutor(1)
         journal = AttemptJournal(MemoryAttempts(), self._jobs, pool, max_crashes=3)
-        poison = Poison(DeadLetterSettings(max_share=1.0), self._decoder, None, self._jobs, pool)
-        poison.begin(tenure())
+        poison = Poison(DeadLetterSettings(max_share=1.0), self._decoder, None, self._jobs, pool, journal)
+        poison.begin(tenure(), paused=False)
         self._intake = Intake(
             self._decoder,
             PSEUDONYMS,

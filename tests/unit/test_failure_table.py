@@ -246,6 +246,9 @@ TESTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "test_poison_in_one_partition_pauses_it_alone_and_it_goes_on_once_the_newest_records_are_good",
         ),
         "unit/loop/test_intake.py": ("test_too_large_a_share_of_dead_letters_stops_the_daemon_if_the_input_ends",),
+        "unit/loop/test_poison.py": (
+            "test_the_next_owner_begins_with_the_pause_and_goes_on_once_the_newest_records_are_good",
+        ),
     },
     "the topic of announcements, or of dead letters, away for longer than the delivery time-out": {
         "integration/test_outbox.py": (
@@ -269,6 +272,18 @@ TESTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "crash/test_poison.py": (
             "test_an_event_that_aborts_the_process_is_set_aside_and_all_others_are_learnt_to_the_bit",
             "test_an_event_whose_step_never_ends_is_set_aside_after_as_many_kills_by_the_watchdog",
+        ),
+        "unit/loop/test_crashed_events.py": (
+            "test_history_that_is_delivered_later_brings_a_guilty_event_back_without_a_crash",
+        ),
+    },
+    "a file of the journal of attempts": {
+        "contract/test_attempt_store.py": (
+            "test_a_file_that_answers_with_an_error_counts_as_corrupt_unless_all_of_the_disk_does",
+        ),
+        "unit/loop/test_attempts.py": (
+            "test_corrupt_attempts_are_reported_and_counting_begins_anew",
+            "test_a_partition_whose_attempts_cannot_be_read_waits_alone",
         ),
     },
     "a published version differs from its user's state, by a bit of any of its files": {

@@ -18,6 +18,7 @@ from corlld.durable import StoreIdentity, UserState
 from corlld.errors import ExitCode, InvalidEvent, InvalidReason, RetriableError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.loop.intake import TRY_AGAIN_HEADER
 from corlld.records import DeadLetter, Record, SourcePartition, StoredLetter, Tenure
 from corlld.settings.sections import DeadLetterSettings, EventSettings
 from corlld.sources.letter_file import JsonlDeadLetters
@@ -296,6 +297,19 @@ def judged(letter: StoredLetter, topic: str | None = "edits") -> Judged | None:
 def stored(user: str = "ann", **more: Any) -> StoredLetter:
     known = StoredLetter("key", NAMES.uid(user), PLACE, 5, UNREADABLE, {}, has_payload=True)
     return replace(known, record_value=json.dumps(edit(5, user)).encode(), **more)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_letter_of_a_crash_goes_back_with_the_header_that_has_it_tried_again(again: bool) -> None:
+    mark = (TRY_AGAIN_HEADER, b"")
+    found = judged(stored(reason=InvalidReason.CRASHED, record_headers=(("trace", b"t"), mark)[: 1 + again]))
+    assert found is not None
+    assert found.outgoing is not None
+    assert found.outgoing.headers == (("trace", b"t"), mark)
+    other = judged(stored(record_headers=(("trace", b"t"),)))
+    assert other is not None
+    assert other.outgoing is not None
+    assert other.outgoing.headers == (("trace", b"t"),)
 
 
 @pytest.mark.parametrize(

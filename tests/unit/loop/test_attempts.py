@@ -6,82 +6,17 @@ at the offset that was committed last, with the stores as they were left.
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import pytest
 
 from corlld.durable import Attempts
 from corlld.errors import AttemptsUnreadable, InvalidReason, RetriableError
-from corlld.loop.attempts import MARK_RECORDS
-from corlld.records import Polled, Record, Tenure, TrainingBatch
+from corlld.loop.partition_notes import MARK_RECORDS
+from corlld.records import Polled, TrainingBatch
+from tests.support.crashing import KEY, MAX_CRASHES, USERS, Crash, Site, edits
 from tests.support.daemon_parts import PSEUDONYMS, Parts, begun, records, value
 from tests.support.deferring import Deferring, when
-from tests.support.fakes import ListingLearner, MemoryAttempts, ScriptedSource, tenure
-
-KEY = tenure().partition.key
-MAX_CRASHES = 3  # the default
-USERS = ("ann", "bob", "cid")
-
-
-class Crash(BaseException):
-    """The process ends."""
-
-
-@dataclass
-class Site:
-    """What outlives a daemon: the topic, its stores, and the offset that was committed last.
-
-    guilty: each step with these events ends the process, whatever else is in it.
-    """
-
-    delivered: tuple[Record, ...]
-    guilty: Sequence[str] = ()
-    parts: Parts = field(default_factory=lambda: Parts(batching={"max_events": 8}))
-    committed: int = 0
-    steps: list[list[list[str]]] = field(default_factory=list)  # the event ids by user of each step, over all lives
-
-    def live(self) -> bool:
-        """Run a daemon to its end. Return whether it ended by itself."""
-        begins = tenure(number=1, start_offset=self.committed)
-        left = [r for r in self.delivered if r.offset >= self.committed]
-        moved = tuple(Record(begins, r.offset, r.next_offset, r.key, r.value) for r in left)
-        self.parts.learner = ListingLearner(self._step)
-        source = ScriptedSource([Polled(moved, begun=(begins,))])
-        try:
-            self.parts.daemon(source).run()
-        except Crash:
-            self._take(source.commits[-1] if source.commits else {})
-            return False
-        self._take(source.final or {})
-        return True
-
-    def lives_until_it_stands(self, at_most: int) -> int:
-        """Return how many lives crashed before one ended by itself."""
-        for crashed in range(at_most):
-            if self.live():
-                return crashed
-        raise AssertionError(f"{at_most} lives, and none ended by itself")
-
-    def letters(self) -> list[tuple[int, str]]:
-        return [(letter.record.offset, letter.error.reason.value) for letter in self.parts.dead_letters.letters]
-
-    def _step(self, batches: Sequence[TrainingBatch]) -> None:
-        step = [[event.event_id for event in batch.events] for batch in batches]
-        self.steps.append(step)
-        if any(event_id in self.guilty for ids in step for event_id in ids):
-            raise Crash
-
-    def _take(self, commits: dict[Tenure, int]) -> None:
-        self.committed = max([self.committed, *commits.values()])
-
-
-def edits(*event_ids: str) -> tuple[Record, ...]:
-    """Records at offsets 0, 1, ... The user is the beginning of the event's id."""
-    return tuple(
-        records(value(event_id, user=event_id.split("-")[0]), user=event_id.split("-")[0], first=offset)[0]
-        for offset, event_id in enumerate(event_ids)
-    )
-
+from tests.support.fakes import ListingLearner, MemoryAttempts, tenure
 
 THREE_USERS = edits(*(f"{user}-{number}" for number in range(3) for user in USERS))
 
@@ -202,6 +137,25 @@ def test_records_wait_until_it_is_known_what_was_tried_of_them() -> None:
     assert site.live()
     assert site.letters() == [(4, "crashed")]
     assert site.parts.applied_ids("bob") == ("bob-0", "bob-2")
+
+
+def test_a_partition_whose_attempts_cannot_be_read_waits_alone() -> None:
+    other = tenure(1, 2)
+
+    class Sick(MemoryAttempts):
+        def load_attempts(self, partition: str) -> Attempts | None:
+            if partition == other.partition.key:
+                raise RetriableError("Input/output error")
+            return super().load_attempts(partition)
+
+    parts = Deferring()
+    parts.attempts = Sick()
+    mixed = (*records(value("ann-0")), *records(value("bob-0", "bob"), of=other, user="bob"))
+    source, daemon = parts.live(Polled(mixed, begun=(tenure(), other)))
+    source.idle = when(lambda: parts.trained == ["ann-0"] and source.paused_tenures == {other}, daemon.request_stop)
+    daemon.run()
+    assert parts.applied_ids("ann") == ("ann-0",)
+    assert source.final == {tenure(): 1, other: 0}, "what waits belongs to the next owner"
 
 
 def test_a_dead_letter_that_was_acknowledged_before_a_crash_has_no_copy() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from corlld.durable import Attempts
 from corlld.errors import UnavailableError
 from corlld.loop.poison import FIRST_PROBE_SECONDS, LAST_PROBE_SECONDS, PROBED_RECORDS
 from corlld.records import LoopStatus, Polled, Record, Stage, Tenure
@@ -165,21 +166,47 @@ def test_a_probe_that_finds_nothing_or_nobody_is_made_again(fault: Exception | N
     assert site.waits[-1] == [Stage.VALID_RECORDS]
 
 
-def test_what_waits_of_an_ended_tenure_is_forgotten_and_its_next_tenure_is_judged_anew() -> None:
+def test_what_waits_of_an_ended_tenure_is_forgotten_and_its_next_tenure_begins_with_the_pause() -> None:
     site = Site()
     site.newest = poison(PROBED_RECORDS)
     again = tenure(0, 3, start_offset=10)
-    moves = [Polled(good(3, of=again, first=10), ended=(T0,), begun=(again,))]
+    moves = [Polled(poison(15, of=again, first=10), ended=(T0,), begun=(again,))]
 
-    def has_learnt_after_the_move() -> bool:
-        if moves and len(site.set_aside) == 10:
+    def has_probed_after_the_move() -> bool:
+        if moves and site.has_probed(1)():
             site.source.deliver(moves.pop())
-        return site.has_learnt(3)()
+            site.probes.clear()
+        return not moves and site.has_probed()()
 
-    site.run(begun(*poison(15)), until=has_learnt_after_the_move)
-    assert len(site.set_aside) == 10
+    site.run(begun(*poison(15)), until=has_probed_after_the_move)
+    assert site.set_aside == [(0, offset) for offset in range(10)], "not so many more for each owner"
+    assert site.source.final == {again: 10}
+    assert site.waits[-1] == [Stage.VALID_RECORDS]
+
+
+def test_the_next_owner_begins_with_the_pause_and_goes_on_once_the_newest_records_are_good() -> None:
+    before = Site()
+    before.newest = poison(PROBED_RECORDS)
+    before.run(begun(*poison(15)), until=before.has_probed())
+    assert before.parts.attempts.kept[T0.partition.key].paused
+    site = Site()
+    site.parts.attempts = before.parts.attempts
+    site.newest = good(PROBED_RECORDS, first=13)
+    site.step_seconds = 0.0  # the first probe needs no wait
+    site.daemon = site.parts.daemon(site.source)
+    mine = tenure(0, 7, start_offset=10)
+    site.run(Polled(good(3, of=mine, first=10), begun=(mine,)), until=site.has_learnt(3))
+    assert len(site.probes) == 1
     assert site.parts.applied_ids() == ("ann-10", "ann-11", "ann-12")
-    assert site.waits[-1] == []
+    assert site.set_aside == []
+    assert not site.parts.attempts.kept[T0.partition.key].paused, "nor does the owner after it"
+
+
+def test_an_input_that_ends_does_not_wait_for_better_records_than_it_has() -> None:
+    parts = Parts()
+    parts.attempts.kept[T0.partition.key] = Attempts(paused=True)
+    assert parts.run(begun(*good(3))).final == {T0: 3}
+    assert len(parts.applied_ids()) == 3
 
 
 def test_the_paused_partitions_are_reported() -> None:
