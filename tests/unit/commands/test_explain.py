@@ -24,12 +24,13 @@ from tests.support.states import OTHER_UID, UID, adapter, released_state, tombst
 
 ARMS = Arms(ExperimentSettings(arms=(Arm(name="off", share=0.1, holdout=True),)), LearningSettings(), GuardSettings())
 STORED_AT = 1_760_000_000.0  # 2025-10-09 08:53:20 UTC
+IDENTITY = StoreIdentity(Pseudonyms(SECRET).fingerprint, "c", "g", "m", "r", "a")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalFolderStore:
     opened = LocalFolderStore(tmp_path)
-    opened.open(StoreIdentity(Pseudonyms(SECRET).fingerprint, "c", "g", "m", "r", "a"), must_exist=False)
+    opened.open(IDENTITY, must_exist=False)
     began = replace(released_state(3), adapter=replace(adapter(), start="0123456789abcdef"))
     opened.save(UID, began, "0")
     opened.save(OTHER_UID, tombstone(5, OTHER_UID), "0")
@@ -96,6 +97,7 @@ def test_the_story_as_json_holds_every_figure(store: LocalFolderStore, capsys: p
 
 def test_the_story_names_the_arm(store: LocalFolderStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert "arm" not in page(store, UID)
+    store.open(IDENTITY, must_exist=True)
     state, revision = store.load(UID)
     assert state is not None
     store.save(UID, replace(state, version=4, participation=Participation("off", ARMS.by_name["off"].digest)), revision)
