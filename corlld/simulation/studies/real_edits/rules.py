@@ -63,6 +63,8 @@ TAIL_IMITATING = _imitating(0.1, "tail", "tail")
 CHANGED_IMITATING = _imitating(0.1, "changed", "tail")
 FINE_TUNING = ruled("fine-tuning", beta=_NO_MARGIN, imitation_weight=1.0)
 _COMBINED: Mapping[str, Any] = {"margin": "changed", "imitation_weight": 0.1}
+FOUR_STEPS = ruled("changed + imitation .1, 4 steps", **_COMBINED, steps_per_batch=4)
+FINE_TUNING_FOUR_STEPS = ruled("fine-tuning, 4 steps", beta=_NO_MARGIN, imitation_weight=1.0, steps_per_batch=4)
 # The most telling come first: a run that was stopped has them. Beta is not tried: under Adam it hardly matters before
 # margins saturate.
 _GRID = (
@@ -79,7 +81,7 @@ _GRID = (
     ruled("changed + imitation .1, 2 steps", **_COMBINED, steps_per_batch=2),
     ruled("changed + imitation .1, no rehearsal", **_COMBINED, rehearsal_weight=0.0),
     ruled("tail, no rehearsal", rehearsal_weight=0.0),
-    ruled("changed + imitation .1, 4 steps", **_COMBINED, steps_per_batch=4),
+    FOUR_STEPS,
     ruled("changed + imitation .1, 4 pairs replayed", **_COMBINED, replay_pairs=4),
     *(_anchored(weight, margin) for weight in (1.0, 0.03, 0.3) for margin in ("tail", "changed")),
     *(_imitating(weight, "changed", "changed") for weight in (0.3, 0.03, 1.0)),
@@ -102,7 +104,7 @@ _FINE_TUNING_GRID = (
     ruled("fine-tuning, twice the learning rate", beta=_NO_MARGIN, imitation_weight=1.0, lr=1e-3),
     ruled("fine-tuning, four times the learning rate", beta=_NO_MARGIN, imitation_weight=1.0, lr=2e-3),
     ruled("fine-tuning, 2 steps", beta=_NO_MARGIN, imitation_weight=1.0, steps_per_batch=2),
-    ruled("fine-tuning, 4 steps", beta=_NO_MARGIN, imitation_weight=1.0, steps_per_batch=4),
+    FINE_TUNING_FOUR_STEPS,
     ruled("fine-tuning, 4 pairs replayed", beta=_NO_MARGIN, imitation_weight=1.0, replay_pairs=4),
     ruled("fine-tuning, no rehearsal", beta=_NO_MARGIN, imitation_weight=1.0, rehearsal_weight=0.0),
 )
@@ -120,7 +122,7 @@ class Rules:
     plain: Rule = TAIL
     chosen: Rule = CHANGED_IMITATING
     fine_tuning: Rule = FINE_TUNING
-    others: tuple[Rule, ...] = (TAIL_IMITATING, CHANGED)
+    others: tuple[Rule, ...] = (FOUR_STEPS, FINE_TUNING_FOUR_STEPS, TAIL_IMITATING, CHANGED)
     flipped: Rule = Rule("labels by a coin", CHANGED_IMITATING.learning, flipped=True)
 
     @property
