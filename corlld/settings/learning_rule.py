@@ -186,6 +186,11 @@ def _problems_of_shares(arms: Sequence[Arm]) -> Iterator[str]:
 def _problems_of(arm: Arm) -> Iterator[str]:
     if arm.holdout and arm.learning:
         yield f"arms: {arm.name}: found `learning` beside `holdout`, allowed: one of them"
+    if not arm.holdout and not arm.learning:  # a forgotten line: nothing would be held out, for the whole experiment
+        yield (
+            f"arms: {arm.name}: found neither `learning` nor `holdout = true`, allowed: one of them. An arm that shall "
+            f"learn as `{DEFAULT_ARM}` does (an A/A test) overrides a setting with the value that it has"
+        )
     for key, value in arm.learning.items():
         if key in SHARED_BY_ARMS:
             yield f"arms: {arm.name}: found learning.{key}, allowed: only in [learning], since all arms share it"

@@ -86,7 +86,8 @@ def test_check_tries_the_passages_that_only_an_arm_rehearses(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0")
-    arms = [{"name": "plain", "share": 0.1}, {"name": "sound", "share": 0.1, "learning": {"rehearsal_weight": 0.1}}]
+    rules = {"plain": {"lr": 1e-4}, "sound": {"rehearsal_weight": 0.1}}
+    arms = [{"name": name, "share": 0.1, "learning": rule} for name, rule in rules.items()]
     monkeypatch.setenv("CORLLD_EXPERIMENT__ARMS", json.dumps(arms))
     assert main(["check"]) == 0
     assert "; passages rehearsed: 16\n" in capsys.readouterr().out

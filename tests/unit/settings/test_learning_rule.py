@@ -54,6 +54,14 @@ def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: 
             HOLDOUT + "learning = { lr = 1e-4 }",
             "experiment.arms: off: found `learning` beside `holdout`, allowed: one of them",
         ),
+        *(
+            (
+                HOLDOUT.replace("holdout = true", third),
+                "experiment.arms: off: found neither `learning` nor `holdout = true`, allowed: one of them. An arm "
+                "that shall learn as `default` does (an A/A test) overrides a setting with the value that it has",
+            )
+            for third in ("", "holdout = false", "learning = {}")
+        ),
         (
             IMITATING.replace("imitation_weight", "max_context_tokens"),
             "experiment.arms: imitating: found learning.max_context_tokens, allowed: only in [learning], since all "
