@@ -23,6 +23,7 @@ from corlld.errors import ConfigurationError
 from corlld.settings.fields import unknown_key
 from corlld.settings.learning_rule import Arm
 from corlld.settings.sections import Settings
+from corlld.settings.value_words import described, shown
 from corlld.settings.words import (
     CREDENTIALS,
     ENVIRONMENT_PREFIX,
@@ -39,7 +40,7 @@ DEFAULT_FILE = Path("/etc/corlld/corlld.toml")
 
 # Not settings: switches of the tests, and variables that Kubernetes sets in pods beside a service named `corlld`.
 _FOREIGN_VARIABLES = re.compile(r"CORLLD_(TEST_.*|SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_.*)?)")
-_LONGEST_SHOWN = 60
+_ARMS = ("experiment", "arms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,26 +234,26 @@ def _errors(given: _Layer) -> list[str]:
 
 
 def _wrong_values(problems: Sequence[ErrorDetails], given: _Layer) -> Iterator[str]:
-    """Yield a line for each wrong value. Of a list of arms with unknown keys, only these are reported."""
-    unknown = [each["loc"] for each in problems if each["type"] == "extra_forbidden"]  # sections have none by now
-    yield from (_unknown_key_of_an_arm(int(location[2]), str(location[3]), given) for location in unknown)
-    for location in (each["loc"] for each in problems if len(each["loc"]) > 1):
-        if location[:2] not in [each[:2] for each in unknown]:
-            yield _wrong_value((str(location[0]), str(location[1])), given)
+    """Yield a line for each wrong value."""
+    # Sections have no unknown keys by now, but arms may. Then a key that is missing is there, misspelt.
+    misspelt = [each["loc"][:3] for each in problems if each["type"] == "extra_forbidden"]
+    for problem in (each for each in problems if len(each["loc"]) > 1):
+        name, within = (str(problem["loc"][0]), str(problem["loc"][1])), problem["loc"][2:]
+        if name != _ARMS or len(within) < 2:
+            yield _wrong_value(name, given)
+        elif problem["type"] != "missing" or problem["loc"][:3] not in misspelt:
+            yield _wrong_key_of_an_arm(int(within[0]), str(within[1]), given[_ARMS])
 
 
-def _unknown_key_of_an_arm(index: int, key: str, given: _Layer) -> str:
-    arms = given["experiment", "arms"]
-    name = arms.value[index].get("name")
-    arm = name if isinstance(name, str) else f"table {index + 1}"
-    return f"experiment.arms: {arm}: {unknown_key(key, Arm.model_fields)}; in {arms.origin}"
+def _wrong_key_of_an_arm(index: int, key: str, arms: _Given) -> str:
+    table, known = arms.value[index], Arm.model_json_schema()["properties"]
+    label = name if isinstance(name := table.get("name"), str) else f"table {index + 1}"
+    if key not in known:
+        return f"experiment.arms: {label}: {unknown_key(key, known)}; in {arms.origin}"
+    found = f"found {shown(table[key])}, allowed" if key in table else "not set, needed"
+    return f"experiment.arms: {label}: {key}: {found}: {described(known[key])}; in {arms.origin}"
 
 
 def _wrong_value(name: Name, given: _Layer) -> str:
-    found = "a secret of the wrong form" if is_secret(name) else _shown(given[name].value)
+    found = "a secret of the wrong form" if is_secret(name) else shown(given[name].value)
     return f"{'.'.join(name)}: found {found}, allowed: {allowed(name)}; in {given[name].origin}"
-
-
-def _shown(value: object) -> str:
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
