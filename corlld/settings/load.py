@@ -219,11 +219,12 @@ def _errors(given: _Layer) -> list[str]:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         lines |= dict.fromkeys(_wrong_values(problems, given))
-        for location, problem in ((each["loc"], each) for each in problems if len(each["loc"]) == 1):
+        for problem in (each for each in problems if len(each["loc"]) < 2):  # of a section, or of two
+            prefix = "".join(f"{section}." for section in problem["loc"])
             for line in str(problem["ctx"]["error"]).splitlines():
-                name = (str(location[0]), line.partition(":")[0])
-                origin = f"; in {given[name].origin}" if name in given else ""
-                lines[f"{name[0]}.{line}{origin}"] = None
+                section, _, key = f"{prefix}{line}".partition(":")[0].partition(".")
+                origin = f"; in {given[section, key].origin}" if (section, key) in given else ""
+                lines[f"{prefix}{line}{origin}"] = None
     # The environment holds only texts, so "8" may stand for 8 above. A TOML file has types, so there it may not.
     typed = json.dumps(_nested({name: value for name, value in given.items() if value.from_file}), default=str)
     try:

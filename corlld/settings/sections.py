@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, SecretStr
 
+from corlld.settings.between_sections import ONLY_OF_A_FILE, problems_between_sections
 from corlld.settings.fields import (
     MAX_PORT,
     Address,
@@ -37,6 +38,12 @@ class SourceSettings(Section):
         description="jsonl: wait for the file to grow, and go on with the file that takes its name (rotation by rename "
         "and create), instead of stopping at its end.",
     )
+
+    def problems(self) -> Iterator[str]:
+        if self.kind == "kafka":  # whoever forgets the kind would learn from a topic in place of the file
+            for key in ("path", "follow"):
+                if getattr(self, key):
+                    yield f"{key}: {ONLY_OF_A_FILE}"
 
 
 class KafkaSettings(Section):
@@ -115,17 +122,28 @@ class KafkaSettings(Section):
     def _sasl_problems(self) -> Iterator[str]:
         mechanism = self.sasl_mechanism
         credentials = {"sasl_plain_username": self.sasl_plain_username, "sasl_plain_password": self.sasl_plain_password}
+        kerberos = {
+            "sasl_kerberos_name": self.sasl_kerberos_name,
+            "sasl_kerberos_domain_name": self.sasl_kerberos_domain_name,
+        }
         if not self.security_protocol.startswith("SASL"):
-            for key, value in {"sasl_mechanism": mechanism, **credentials}.items():
+            for key, value in {"sasl_mechanism": mechanism, **credentials, **kerberos}.items():
                 if value is not None:
                     yield f"{key}: set, allowed: only with kafka.security_protocol SASL_PLAINTEXT or SASL_SSL"
-        elif mechanism is None:
+            return
+        if mechanism is None:
             yield f"sasl_mechanism: not set, needed for kafka.security_protocol {self.security_protocol}"
-        elif mechanism == "PLAIN" or mechanism.startswith("SCRAM"):
-            for key, value in credentials.items():
-                if value is None:
-                    yield f"{key}: not set, needed for kafka.sasl_mechanism {mechanism}"
-        elif mechanism == "AWS_MSK_IAM" and self.security_protocol != "SASL_SSL":
+            return
+        has_password = mechanism == "PLAIN" or mechanism.startswith("SCRAM")
+        for key, value in credentials.items():
+            if has_password and value is None:
+                yield f"{key}: not set, needed for kafka.sasl_mechanism {mechanism}"
+            if not has_password and value is not None:
+                yield f"{key}: set, allowed: only with kafka.sasl_mechanism PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+        for key, value in kerberos.items():
+            if mechanism != "GSSAPI" and value is not None:
+                yield f"{key}: set, allowed: only with kafka.sasl_mechanism GSSAPI"
+        if mechanism == "AWS_MSK_IAM" and self.security_protocol != "SASL_SSL":
             yield "sasl_mechanism: found AWS_MSK_IAM, allowed: only with kafka.security_protocol SASL_SSL"
 
 
@@ -423,3 +441,6 @@ class Settings(Section):
     snapshot: SnapshotSettings = SnapshotSettings()
     publishing: PublishingSettings = PublishingSettings()
     operations: OperationsSettings = OperationsSettings()
+
+    def problems(self) -> Iterator[str]:
+        return problems_between_sections(self)

@@ -128,6 +128,7 @@ def test_a_check_blames_a_dead_broker_once(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.delenv("CORLLD_SOURCE__PATH")
     monkeypatch.setenv("CORLLD_PUBLISHING__ANNOUNCE_TOPIC", "adapters")
     monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "1")
     with socket.socket() as taken:
@@ -145,6 +146,7 @@ def test_a_check_names_every_missing_topic_in_one_run(
 ) -> None:
     topics = {"input": "no-edits", "dead letters": "no-letters", "announcements": "no-adapters"}
     monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.delenv("CORLLD_SOURCE__PATH")
     monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", kafka_broker.bootstrap)
     monkeypatch.setenv("CORLLD_KAFKA__TOPIC", topics["input"])
     monkeypatch.setenv("CORLLD_DEAD_LETTERS__TOPIC", topics["dead letters"])

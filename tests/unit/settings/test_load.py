@@ -57,7 +57,7 @@ def test_texts_of_the_environment_become_what_the_setting_is(tmp_path: Path) -> 
         tmp_path,
         CORLLD_ADAPTER__R="4",
         CORLLD_LEARNING__BETA="0.02",
-        CORLLD_SOURCE__FOLLOW="true",
+        CORLLD_PUBLISHING__ENABLED="false",
         CORLLD_STATE__PATH="/srv/state",
         CORLLD_KAFKA__BOOTSTRAP_SERVERS="one:9092, two:9092",
         CORLLD_EVENTS__CLOUDEVENTS_EDIT_TYPES='["a,b", "c"]',
@@ -65,7 +65,7 @@ def test_texts_of_the_environment_become_what_the_setting_is(tmp_path: Path) -> 
         CORLLD_ADAPTER__TARGET_MODULES="q_proj,v_proj",
         CORLLD_KAFKA__CLIENT_ID="5",
     )
-    assert (settings.adapter.r, settings.learning.beta, settings.source.follow) == (4, 0.02, True)
+    assert (settings.adapter.r, settings.learning.beta, settings.publishing.enabled) == (4, 0.02, False)
     assert settings.state.path == Path("/srv/state")
     assert settings.kafka.bootstrap_servers == ("one:9092", "two:9092")
     assert settings.events.cloudevents_edit_types == ("a,b", "c")
@@ -177,7 +177,7 @@ def test_each_mistake_is_a_line_with_what_was_found_what_is_allowed_and_where(tm
         ("learning.lr", "true", "a number > 0"),
         ("learning.lr", "nan", "a number > 0"),
         ("batching.flush_after_seconds", "inf", "a number >= 0"),
-        ("source.follow", "1", "true or false"),
+        ("publishing.enabled", "1", "true or false"),
         ("source.path", "5", "a path"),
         ("kafka.topic", '"two words"', "at most 249 letters, digits, dots, underscores and hyphens"),
         ("kafka.group_id", '""', "a text, not empty"),

@@ -15,6 +15,33 @@ from tests.support.settings_files import load, problems
             "kafka.heartbeat_interval_seconds: found 16, allowed: at most a third of kafka.session_timeout_seconds = 45"
             "; in corlld.toml",
         ),
+        *(
+            (
+                f"[{section}]\n{key} = {value}",
+                f"{section}.{key}: set, allowed: only with source.kind jsonl (it is kafka); in corlld.toml",
+            )
+            for section, key, value in (
+                ("source", "path", '"edits.jsonl"'),
+                ("source", "follow", "true"),
+                ("dead_letters", "path", '"letters.jsonl"'),
+            )
+        ),
+        *(
+            (
+                f'[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "{mechanism}"\n{key} = "u"',
+                f"kafka.{key}: set, allowed: only with kafka.sasl_mechanism {needed}; in corlld.toml",
+            )
+            for mechanism, key, needed in (
+                ("GSSAPI", "sasl_plain_username", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
+                ("AWS_MSK_IAM", "sasl_kerberos_name", "GSSAPI"),
+                ("AWS_MSK_IAM", "sasl_kerberos_domain_name", "GSSAPI"),
+            )
+        ),
+        (
+            '[kafka]\nsasl_kerberos_name = "u"',
+            "kafka.sasl_kerberos_name: set, allowed: only with kafka.security_protocol SASL_PLAINTEXT or SASL_SSL"
+            "; in corlld.toml",
+        ),
         (
             '[kafka]\nsecurity_protocol = "SASL_SSL"',
             "kafka.sasl_mechanism: not set, needed for kafka.security_protocol SASL_SSL",
@@ -86,3 +113,21 @@ def test_every_way_to_authenticate_that_works_is_accepted(tmp_path: Path) -> Non
             toml += 'sasl_plain_username = "u"'
             environ = {"CORLLD_KAFKA__SASL_PLAIN_PASSWORD": "p"}
         assert load(tmp_path, toml, **environ).kafka.sasl_mechanism == mechanism
+
+
+def test_a_file_of_settings_may_keep_what_the_other_kind_of_source_or_another_command_reads(tmp_path: Path) -> None:
+    """`corlld send` and announcements read `kafka` beside a file; `corlld settings` prints every default."""
+    toml = """
+        [source]
+        kind = "jsonl"
+        path = "edits.jsonl"
+        follow = true
+        [kafka]
+        bootstrap_servers = ["broker:9092"]
+        topic = "sent"
+        [dead_letters]
+        topic = "sent"
+        path = "letters.jsonl"
+    """
+    assert load(tmp_path, toml).source.follow
+    assert not load(tmp_path, "[source]\nfollow = false").source.follow
