@@ -18,7 +18,7 @@ from corlld.events.cloud_events import Envelope, from_binary, from_structured, i
 from corlld.events.messages import ALLOWED_IN_A_MESSAGE, ChatMessage
 from corlld.events.strict_json import parse_object, parse_time
 from corlld.events.tools import TemplateArgumentsText, ToolsText, misplaced, with_effort
-from corlld.events.wire import Text, reason_of
+from corlld.events.wire import Text, is_empty, reason_of
 from corlld.records import EditEvent, EraseEvent, Message
 from corlld.settings.sections import EventSettings
 
@@ -42,7 +42,7 @@ _ALLOWED = {
     "adapter_version": 'an integer of 0 or more, or a text like "v000012"',
     "truncated": "true or false",
 }
-_WITH_MESSAGES = ("tools", "chat_template_kwargs")
+_WITH_MESSAGES = ("tools", "chat_template_kwargs", "reasoning_effort")
 _ATTRIBUTE_OF_FIELD = {"event_id": "source and id", "occurred_at": "time"}  # their names in a CloudEvent
 
 
@@ -190,7 +190,7 @@ class EventDecoder:
             raise InvalidEvent(reason, field=_path("prompt", cloud), detail="exactly one of prompt and messages")
         if wire.messages is None:
             for name in _WITH_MESSAGES:
-                if fields.get(name):
+                if not is_empty(fields.get(name)):
                     raise InvalidEvent(
                         InvalidReason.INVALID_FIELD, field=_path(name, cloud), detail="only with messages"
                     )

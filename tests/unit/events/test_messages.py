@@ -300,6 +300,22 @@ def test_a_request_s_effort_becomes_an_argument_of_the_template_and_switches_thi
     assert json.loads(event.chat_template_kwargs or "") == arguments
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tools", [TOOL]),
+        ("chat_template_kwargs", {"x": 1}),
+        *(("reasoning_effort", effort) for effort in ("low", "none", 0, False)),
+    ],
+)
+def test_what_belongs_to_a_chat_is_refused_beside_a_prompt_unless_it_is_empty(name: str, value: Any) -> None:
+    """A prompt is all that the draft followed: what else the request had would be lost."""
+    record = {**EDIT, name: value}
+    assert (refused(record), detail_of(record)) == ((InvalidReason.INVALID_FIELD, name), "only with messages")
+    for empty in (None, "", [], {}):
+        assert decode({**EDIT, name: empty}) == decode(EDIT)
+
+
 def test_an_effort_hides_no_wrong_arguments_of_the_template() -> None:
     expected = (InvalidReason.INVALID_FIELD, "chat_template_kwargs")
     assert refused(chat(reasoning_effort="low", chat_template_kwargs=[CANARY])) == expected
