@@ -88,24 +88,17 @@ def check_for_run(settings: Settings, input_problems: Mapping[str, str]) -> list
 
 
 def _missing_for_run(settings: Settings, input_problems: Mapping[str, str]) -> Iterator[str]:
-    kafka, publishing = settings.kafka, settings.publishing
+    publishing = settings.publishing
     if settings.identity.secret is None:
         name = ("identity", "secret")
         yield f"identity.secret: not set, needed: {allowed(name)}, in {where_secrets_go(name)}"
     if settings.model.name is None:
         yield "model.name: not set, needed: a local folder, a hub id, a .gguf file, `demo` or `demo-chat`"
     yield from (f"{setting}: {problem}" for setting, problem in input_problems.items())
-    if publishing.enabled and publishing.announce_topic is not None:
-        if not kafka.bootstrap_servers and "kafka.bootstrap_servers" not in input_problems:
-            needed = "not set, needed for publishing.announce_topic"
-            yield f"kafka.bootstrap_servers: {needed}: `host:port` of one or more brokers"
-        if publishing.announce_topic in (kafka.topic, settings.dead_letters.topic):
-            yield (
-                f"publishing.announce_topic: found {publishing.announce_topic!r}, "
-                "allowed: another topic than kafka.topic and dead_letters.topic"
-            )
-    if publishing.enabled and publishing.path == settings.state.path:
-        yield "publishing.path: found the path of state.path, allowed: another folder"
+    is_named = bool(settings.kafka.bootstrap_servers) or "kafka.bootstrap_servers" in input_problems
+    if publishing.enabled and publishing.announce_topic is not None and not is_named:
+        needed = "not set, needed for publishing.announce_topic"
+        yield f"kafka.bootstrap_servers: {needed}: `host:port` of one or more brokers"
 
 
 def _read_file(file: Path, problems: list[str]) -> _Layer:

@@ -52,8 +52,6 @@ class KafkaInput:
             problems["kafka.bootstrap_servers"] = (
                 "not set, needed for source.kind kafka: `host:port` of one or more brokers"
             )
-        if self._dead_letters.topic == self._kafka.topic:
-            problems["dead_letters.topic"] = f"found {self._kafka.topic!r}, allowed: another topic than kafka.topic"
         return problems
 
     def source(self, positions: PositionStore) -> Source:

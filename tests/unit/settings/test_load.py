@@ -294,12 +294,7 @@ def test_the_defaults_alone_can_t_run_and_every_gap_is_named() -> None:
     ("changed", "key"),
     [
         ({"source": {"kind": "jsonl"}}, "source.path"),
-        ({"source": {"kind": "jsonl", "path": "e"}, "dead_letters": {"path": "e"}}, "dead_letters.path"),
         ({"kafka": {}}, "kafka.bootstrap_servers"),
-        ({"dead_letters": {"topic": "edits"}}, "dead_letters.topic"),
-        ({"publishing": {"announce_topic": "edits"}}, "publishing.announce_topic"),
-        ({"publishing": {"announce_topic": "edits.dead-letters"}}, "publishing.announce_topic"),
-        ({"publishing": {"path": "/s"}, "state": {"path": "/s"}}, "publishing.path"),
         (
             {"source": {"kind": "jsonl", "path": "e"}, "publishing": {"announce_topic": "a"}, "kafka": {}},
             "kafka.bootstrap_servers",

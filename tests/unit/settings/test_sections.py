@@ -131,3 +131,55 @@ def test_a_file_of_settings_may_keep_what_the_other_kind_of_source_or_another_co
     """
     assert load(tmp_path, toml).source.follow
     assert not load(tmp_path, "[source]\nfollow = false").source.follow
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        (
+            '[dead_letters]\ntopic = "edits"',
+            "dead_letters.topic: found 'edits', allowed: another topic than kafka.topic",
+        ),
+        (
+            '[kafka]\ntopic = "edits.dead-letters"',
+            "kafka.topic: found 'edits.dead-letters', allowed: another topic than dead_letters.topic",
+        ),
+        (
+            '[dead_letters]\ntopic = "x"\n[kafka]\ntopic = "x"',
+            "dead_letters.topic: found 'x', allowed: another topic than kafka.topic",
+        ),
+        (
+            '[publishing]\nannounce_topic = "edits"',
+            "publishing.announce_topic: found 'edits', allowed: another topic than kafka.topic",
+        ),
+        (
+            '[publishing]\nannounce_topic = "edits.dead-letters"',
+            "publishing.announce_topic: found 'edits.dead-letters', allowed: another topic than dead_letters.topic",
+        ),
+        (
+            '[publishing]\npath = "/s"\n[state]\npath = "/s"',
+            "publishing.path: found the path of state.path, allowed: another folder",
+        ),
+        (
+            '[publishing]\npath = "/var/lib/corlld/state"',
+            "publishing.path: found the path of state.path, allowed: another folder",
+        ),
+        (
+            '[state]\npath = "/var/lib/corlld/adapters"',
+            "state.path: found the path of publishing.path, allowed: another folder",
+        ),
+        (
+            '[source]\nkind = "jsonl"\npath = "e"\n[dead_letters]\npath = "e"',
+            "dead_letters.path: found the path of source.path, allowed: another file",
+        ),
+    ],
+)
+def test_two_sections_that_can_t_go_together_are_one_line_that_names_what_was_written(
+    tmp_path: Path, toml: str, line: str
+) -> None:
+    assert problems(tmp_path, toml) == [f"{line}; in corlld.toml"]
+
+
+def test_what_is_turned_off_is_in_nobody_s_way(tmp_path: Path) -> None:
+    toml = '[publishing]\nenabled = false\nannounce_topic = "edits"\npath = "/s"\n[state]\npath = "/s"'
+    assert not load(tmp_path, toml).publishing.enabled
