@@ -21,6 +21,7 @@ from corlld.settings.fields import (
     PositiveSeconds,
     Section,
     TopicName,
+    is_to_blame,
 )
 from corlld.settings.learning_rule import ExperimentSettings as ExperimentSettings  # every section is found here
 from corlld.settings.learning_rule import LearningSettings as LearningSettings
@@ -102,10 +103,14 @@ class KafkaSettings(Section):
         for broker in self.bootstrap_servers:
             if not 0 < int(broker.rpartition(":")[2]) <= MAX_PORT:
                 yield f"bootstrap_servers: found {broker!r}, allowed: a port of 1 to {MAX_PORT}"
-        if self.heartbeat_interval_seconds > self.session_timeout_seconds / 3:
+        heartbeat, session = self.heartbeat_interval_seconds, self.session_timeout_seconds
+        if heartbeat > session / 3:
             yield (
-                f"heartbeat_interval_seconds: found {self.heartbeat_interval_seconds:g}, allowed: at most a third of "
-                f"kafka.session_timeout_seconds = {self.session_timeout_seconds:g}"
+                f"heartbeat_interval_seconds: found {heartbeat:g}, allowed: at most a third of "
+                f"kafka.session_timeout_seconds = {session:g}"
+                if is_to_blame(self, "heartbeat_interval_seconds", "session_timeout_seconds")
+                else f"session_timeout_seconds: found {session:g}, allowed: at least three times "
+                f"kafka.heartbeat_interval_seconds = {heartbeat:g}"
             )
         yield from self._tls_problems()
         yield from self._sasl_problems()
@@ -213,9 +218,11 @@ class BatchingSettings(Section):
 
     def problems(self) -> Iterator[str]:
         if self.max_events > self.max_buffered_events:
+            least, most = self.max_events, self.max_buffered_events
             yield (
-                f"max_events: found {self.max_events}, allowed: at most batching.max_buffered_events = "
-                f"{self.max_buffered_events}"
+                f"max_events: found {least}, allowed: at most batching.max_buffered_events = {most}"
+                if is_to_blame(self, "max_events", "max_buffered_events")
+                else f"max_buffered_events: found {most}, allowed: at least batching.max_events = {least}"
             )
 
 

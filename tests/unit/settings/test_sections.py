@@ -15,6 +15,15 @@ from tests.support.settings_files import load, problems
             "kafka.heartbeat_interval_seconds: found 16, allowed: at most a third of kafka.session_timeout_seconds = 45"
             "; in corlld.toml",
         ),
+        (
+            "[kafka]\nsession_timeout_seconds = 5",
+            "kafka.session_timeout_seconds: found 5, allowed: at least three times kafka.heartbeat_interval_seconds = 3"
+            "; in corlld.toml",
+        ),
+        (
+            "[batching]\nmax_buffered_events = 4",
+            "batching.max_buffered_events: found 4, allowed: at least batching.max_events = 8; in corlld.toml",
+        ),
         *(
             (
                 f"[{section}]\n{key} = {value}",
