@@ -62,5 +62,9 @@ def is_to_blame(section: Section, key: str, other: str, *, of: Section | None = 
 def unknown_key(key: str, known: Iterable[str], *, prefix: str = "") -> str:
     """Report a key that does not exist, with the closest existing one. prefix: stands before the names of both."""
     close = difflib.get_close_matches(key, known := list(known), n=1)
-    rest = f"did you mean {prefix}{close[0]}?" if close else f"allowed: {', '.join(known)}"
-    return f"{prefix}{key}: unknown, {rest}"
+    return f"{prefix}{key}: {unknown(prefix + close[0] if close else None, ', '.join(known))}"
+
+
+def unknown(meant: str | None, allowed: str) -> str:
+    """Say that a name does not exist, and which name was perhaps meant; the allowed names if none is known."""
+    return f"unknown (did you mean {meant}?)" if meant else f"unknown, allowed: {allowed}"

@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from corlld.errors import ConfigurationError
-from corlld.settings.fields import unknown_key
+from corlld.settings.fields import unknown, unknown_key
 from corlld.settings.learning_rule import Arm
 from corlld.settings.sections import Settings
 from corlld.settings.value_words import described, shown
@@ -168,11 +168,11 @@ class _EnvironmentSource(EnvSettingsSource):
 
 def _read_environment(environ: Mapping[str, str], problems: list[str]) -> _Layer:
     known = {variable(name): name for name in KEYS}
-    for unknown in sorted(set(environ) - set(known)):
-        if unknown.startswith(ENVIRONMENT_PREFIX) and not _FOREIGN_VARIABLES.fullmatch(unknown):
-            close = difflib.get_close_matches(unknown, known, n=1)
-            suggestion = f", did you mean {close[0]}?" if close else ", allowed: CORLLD_<SECTION>__<KEY>"
-            problems.append(f"environment variable {unknown}: unknown{suggestion}")
+    for name in sorted(set(environ) - set(known)):
+        if name.startswith(ENVIRONMENT_PREFIX) and not _FOREIGN_VARIABLES.fullmatch(name):
+            close = difflib.get_close_matches(name, known, n=1)
+            what = unknown(close[0] if close else None, "CORLLD_<SECTION>__<KEY>")
+            problems.append(f"environment variable {name}: {what}")
     source = _EnvironmentSource(_Layout)
     source.env_vars = {name.lower(): environ[name] for name in known if environ.get(name)}
     return {
@@ -188,13 +188,13 @@ def _unknown(dotted: str) -> str:
     if not key:  # perhaps a key without its section
         close = [f"{name[0]}.{section}" for name in KEYS if name[1] == section]
         close += [f"[{name}]" for name in difflib.get_close_matches(section, SECTIONS, n=1)]
-        rest = f"allowed: the sections {', '.join(SECTIONS)}"
+        rest = f"the sections {', '.join(SECTIONS)}"
     else:
         keys = [name[1] for name in KEYS if name[0] == section]
         close = [f"{section}.{name}" for name in difflib.get_close_matches(key, keys, n=1)]
         close += [".".join(name) for name in KEYS if name[1] == key]
-        rest = f"allowed: {', '.join(keys)}"
-    return f"{dotted}: unknown, " + (f"did you mean {close[0]}?" if close else rest)
+        rest = ", ".join(keys)
+    return f"{dotted}: {unknown(close[0] if close else None, rest)}"
 
 
 def _nested(layer: _Layer) -> dict[str, dict[str, Any]]:

@@ -69,7 +69,7 @@ def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: 
         ),
         (
             IMITATING.replace("imitation_weight", "imitation_wieght"),
-            "experiment.arms: imitating: learning.imitation_wieght: unknown, did you mean learning.imitation_weight?",
+            "experiment.arms: imitating: learning.imitation_wieght: unknown (did you mean learning.imitation_weight?)",
         ),
         (
             IMITATING.replace("imitation_weight", "zzz"),
@@ -77,16 +77,16 @@ def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: 
         ),
         (
             HOLDOUT.replace("share", "shar"),
-            "experiment.arms: off: shar: unknown, did you mean share?",
+            "experiment.arms: off: shar: unknown (did you mean share?)",
         ),
         (
             HOLDOUT.replace("holdout =", "hold_out =") + IMITATING.replace("learning =", "zzz ="),
-            "experiment.arms: off: hold_out: unknown, did you mean holdout?\n"
+            "experiment.arms: off: hold_out: unknown (did you mean holdout?)\n"
             "experiment.arms: imitating: zzz: unknown, allowed: name, share, holdout, learning",
         ),
         (
             HOLDOUT.replace("name =", "nmae ="),
-            "experiment.arms: table 1: nmae: unknown, did you mean name?",
+            "experiment.arms: table 1: nmae: unknown (did you mean name?)",
         ),
         (
             IMITATING.replace("0.1", "-1"),
@@ -138,7 +138,7 @@ def test_a_wrong_field_of_an_arm_is_named_with_what_is_allowed(tmp_path: Path, t
 def test_an_unknown_key_of_an_arm_hides_no_other_mistake_but_the_missing_key(tmp_path: Path) -> None:
     toml = HOLDOUT.replace("share", "shar") + IMITATING.replace("0.5", "5")
     assert problems(tmp_path, toml) == [
-        "experiment.arms: off: shar: unknown, did you mean share?; in corlld.toml",
+        "experiment.arms: off: shar: unknown (did you mean share?); in corlld.toml",
         f"experiment.arms: imitating: share: found 5, allowed: {SHARES}; in corlld.toml",
     ]
 

@@ -217,12 +217,12 @@ def test_an_unknown_key_or_section_is_refused_with_the_closest_that_exists(tmp_p
     """
     lines = problems(tmp_path, toml)
     assert lines[:3] == [
-        "topic: unknown, did you mean kafka.topic?; in corlld.toml",
-        "kafka.topik: unknown, did you mean kafka.topic?; in corlld.toml",
-        "kafka.r: unknown, did you mean adapter.r?; in corlld.toml",
+        "topic: unknown (did you mean kafka.topic?); in corlld.toml",
+        "kafka.topik: unknown (did you mean kafka.topic?); in corlld.toml",
+        "kafka.r: unknown (did you mean adapter.r?); in corlld.toml",
     ]
     assert lines[3].startswith("kafka.zzz: unknown, allowed: bootstrap_servers, topic, ")
-    assert lines[4:] == ["kafak: unknown, did you mean [kafka]?; in corlld.toml"]
+    assert lines[4:] == ["kafak: unknown (did you mean [kafka]?); in corlld.toml"]
 
 
 def test_an_unknown_variable_is_refused_and_its_value_is_not_shown(tmp_path: Path) -> None:
@@ -230,9 +230,9 @@ def test_an_unknown_variable_is_refused_and_its_value_is_not_shown(tmp_path: Pat
         tmp_path, CORLLD_KAFKA_TOPIC="x", CORLLD_IDENTITY__SECERT=SECRET, CORLLD_KAFKA='{"topic": "x"}', CORLLD_XYZ="1"
     )
     assert lines == [
-        "environment variable CORLLD_IDENTITY__SECERT: unknown, did you mean CORLLD_IDENTITY__SECRET?",
-        "environment variable CORLLD_KAFKA: unknown, did you mean CORLLD_KAFKA__TOPIC?",
-        "environment variable CORLLD_KAFKA_TOPIC: unknown, did you mean CORLLD_KAFKA__TOPIC?",
+        "environment variable CORLLD_IDENTITY__SECERT: unknown (did you mean CORLLD_IDENTITY__SECRET?)",
+        "environment variable CORLLD_KAFKA: unknown (did you mean CORLLD_KAFKA__TOPIC?)",
+        "environment variable CORLLD_KAFKA_TOPIC: unknown (did you mean CORLLD_KAFKA__TOPIC?)",
         "environment variable CORLLD_XYZ: unknown, allowed: CORLLD_<SECTION>__<KEY>",
     ]
 
