@@ -8,30 +8,18 @@ from corlld.settings.fields import is_to_blame
 if TYPE_CHECKING:
     from corlld.settings.sections import Settings
 
-ONLY_OF_A_FILE = "set, allowed: only with source.kind jsonl (it is kafka)"
-
 
 def problems_between_sections(settings: "Settings") -> Iterator[str]:
-    """Yield a line for each problem, which begins with the name of a setting and a colon.
-
-    With `source.kind` jsonl all of `kafka` is allowed: `corlld send` and announcements read it whatever the source is.
-    """
-    if settings.source.kind == "kafka":
-        yield from _problems_of_a_topic(settings)
-    elif settings.dead_letters.path is not None and settings.dead_letters.path == settings.source.path:
-        yield "dead_letters.path: found the path of source.path, allowed: another file"
-    if settings.publishing.enabled:
-        yield from _problems_of_publishing(settings)
-
-
-def _problems_of_a_topic(settings: "Settings") -> Iterator[str]:
+    """Yield a line for each problem, which begins with the name of a setting and a colon."""
     kafka, letters = settings.kafka, settings.dead_letters
-    if letters.path is not None:
-        yield f"dead_letters.path: {ONLY_OF_A_FILE}"
     if letters.topic == kafka.topic:
         names = ("dead_letters.topic", "kafka.topic")
         wrong, other = names if is_to_blame(letters, "topic", "topic", of=kafka) else reversed(names)
         yield f"{wrong}: found {kafka.topic!r}, allowed: another topic than {other}"
+    if letters.path is not None and letters.path == settings.source.path:
+        yield "dead_letters.path: found the path of source.path, allowed: another file"
+    if settings.publishing.enabled:
+        yield from _problems_of_publishing(settings)
 
 
 def _problems_of_publishing(settings: "Settings") -> Iterator[str]:

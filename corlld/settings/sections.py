@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, SecretStr
 
-from corlld.settings.between_sections import ONLY_OF_A_FILE, problems_between_sections
+from corlld.settings.between_sections import problems_between_sections
 from corlld.settings.fields import (
     MAX_PORT,
     Address,
@@ -39,12 +39,6 @@ class SourceSettings(Section):
         description="jsonl: wait for the file to grow, and go on with the file that takes its name (rotation by rename "
         "and create), instead of stopping at its end.",
     )
-
-    def problems(self) -> Iterator[str]:
-        if self.kind == "kafka":  # whoever forgets the kind would learn from a topic in place of the file
-            for key in ("path", "follow"):
-                if getattr(self, key):
-                    yield f"{key}: {ONLY_OF_A_FILE}"
 
 
 class KafkaSettings(Section):

@@ -148,6 +148,10 @@ def test_an_input_that_nothing_was_set_for_names_each_setting_in_one_line(kind: 
             {"kafka.bootstrap_servers": "not set, needed for source.kind kafka: `host:port` of one or more brokers"},
         ),
         (
+            {"source": {"path": "e"}, "kafka": {"bootstrap_servers": ["broker:9092"]}},
+            {"source.path": "set, allowed: only with source.kind jsonl (it is kafka)"},
+        ),
+        (
             {"source": {"kind": "jsonl"}, "state": {"url": "s3://states"}},
             {
                 "source.path": "not set, needed for source.kind jsonl: the file to read",

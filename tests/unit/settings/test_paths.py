@@ -15,7 +15,6 @@ from tests.support.settings_files import load, problems
 
 PATHS = sorted(name for name in KEYS if allowed(name) == "a path")
 TLS = {"CORLLD_KAFKA__SECURITY_PROTOCOL": "SSL", "CORLLD_KAFKA__SSL_CERTFILE": "/client.pem"}
-FILE = {"CORLLD_SOURCE__KIND": "jsonl"}
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +46,10 @@ def test_a_home_folder_is_expanded_and_a_relative_path_begins_in_the_working_fol
 ) -> None:
     section, key = name
     for given, meant in (("~/x", "/home/ann/x"), ("./x", f"{tmp_path}/x"), ("../x", f"{tmp_path}/../x"), ("/x", "/x")):
-        settings = load(tmp_path, **{**TLS, **FILE, variable(name): given})
+        settings = load(tmp_path, **{**TLS, variable(name): given})
         assert str(getattr(getattr(settings, section), key)) == meant
     toml = '[kafka]\nsecurity_protocol = "SSL"\nssl_certfile = "/client.pem"\n' if section != "kafka" else ""
-    in_file = load(tmp_path, f'{toml}[{section}]\n{key} = "~/x"', **FILE, **(TLS if section == "kafka" else {}))
+    in_file = load(tmp_path, f'{toml}[{section}]\n{key} = "~/x"', **(TLS if section == "kafka" else {}))
     if variable(name) not in TLS:
         assert str(getattr(getattr(in_file, section), key)) == "/home/ann/x"
 

@@ -26,17 +26,6 @@ from tests.support.settings_files import load, problems
         ),
         *(
             (
-                f"[{section}]\n{key} = {value}",
-                f"{section}.{key}: set, allowed: only with source.kind jsonl (it is kafka); in corlld.toml",
-            )
-            for section, key, value in (
-                ("source", "path", '"edits.jsonl"'),
-                ("source", "follow", "true"),
-                ("dead_letters", "path", '"letters.jsonl"'),
-            )
-        ),
-        *(
-            (
                 f'[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "{mechanism}"\n{key} = "u"',
                 f"kafka.{key}: set, allowed: only with kafka.sasl_mechanism {needed}; in corlld.toml",
             )
@@ -135,7 +124,6 @@ def test_a_file_of_settings_may_keep_what_the_other_kind_of_source_or_another_co
         bootstrap_servers = ["broker:9092"]
         topic = "sent"
         [dead_letters]
-        topic = "sent"
         path = "letters.jsonl"
     """
     assert load(tmp_path, toml).source.follow
