@@ -22,6 +22,10 @@ class SourcePartition:
         """The name under which states keep `applied`: `topic_id/partition`."""
         return f"{self.topic_id}/{self.partition}"
 
+    def place(self, offset: int) -> str:
+        """Name a record for people: TOPIC-PARTITION-OFFSET, as `corlld dead-letters show` takes it."""
+        return f"{self.topic}-{self.partition}-{offset}"
+
 
 @dataclass(frozen=True, slots=True)
 class Tenure:

@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load(arguments, quiet=True)
     arms = Arms(settings.experiment, settings.learning, settings.guard)
     if not arms:
-        raise ConfigurationError("experiment.arms: not set, needed: a table [[experiment.arms]] per arm")
+        needed = "a table [[experiment.arms]] per arm: see Does it help? in deploy/README.md"
+        raise ConfigurationError(f"experiment.arms: not set, needed: {needed}")
     store = build_store(settings)
     if (identity := store.identity()) is None:
         raise FatalError(f"state store: {no_store_yet(settings)}", ExitCode.DATA)

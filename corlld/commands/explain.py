@@ -14,6 +14,7 @@ from rich.table import Table
 from corlld.commands.explanation import Explanation, Mean, explain, meaning
 from corlld.commands.shared import add_config, load, stdout_console
 from corlld.commands.state import add_user, find_store
+from corlld.commands.state_views import NO_STATE
 from corlld.durable import UserState
 from corlld.errors import ExitCode, FatalError, StateUnreadable
 from corlld.experiment.arms import Arms
@@ -84,7 +85,7 @@ def explain_user(store: StoreOfUser, uid: str, arms: Arms, *, as_json: bool, con
     except ValueError as error:
         raise FatalError(f"--uid: {error}", ExitCode.USAGE) from None
     if state is None:
-        raise FatalError("the store has no state of this user", ExitCode.DATA)
+        raise FatalError(NO_STATE, ExitCode.DATA)
     told = explain(state, arms)
     if as_json:
         # Printed without the console, which would wrap or colour it.

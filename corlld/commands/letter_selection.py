@@ -50,7 +50,7 @@ class Wanted:
 
 def place_of(letter: StoredLetter) -> str:
     """Return the place of the letter's record: TOPIC-PARTITION-OFFSET."""
-    return f"{letter.partition.topic}-{letter.partition.partition}-{letter.offset}"
+    return letter.partition.place(letter.offset)
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:

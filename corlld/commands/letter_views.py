@@ -63,8 +63,8 @@ def counts_table(counts: dict[str, ReasonCounts]) -> Table:
     """Return a line per reason."""
     table = Table(
         *(Column(name, justify="left" if name == "reason" else "right") for name in ("reason", "letters", "users")),
-        Column("oldest", no_wrap=True),
-        Column("newest", no_wrap=True),
+        Column("oldest", overflow="fold"),
+        Column("newest", overflow="fold"),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -132,4 +132,4 @@ def _time(letter: StoredLetter) -> str | None:
 def _short(letter: StoredLetter | None) -> str:
     if letter is None:
         return "-"
-    return printable(f"{letter.partition.partition}:{letter.offset}" + (f" {time}" if (time := _time(letter)) else ""))
+    return printable(place_of(letter) + (f" {time}" if (time := _time(letter)) else ""))

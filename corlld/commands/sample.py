@@ -139,8 +139,7 @@ def _share(count: int, of: int) -> str:
 
 def _place(record: Record) -> str:
     """Return where to look for the record, never what it holds."""
-    place = record.tenure.partition
-    return f"for example at {place.topic}, partition {place.partition}, offset {record.offset}"
+    return f"for example {record.tenure.partition.place(record.offset)}"
 
 
 def _sizes(values: Sequence[int]) -> tuple[str, str, str]:

@@ -1,7 +1,7 @@
 """Shows stored states: one user's in full, or a line per user."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -14,6 +14,11 @@ from corlld.durable import Statistics, UserState
 from corlld.errors import ExitCode, FatalError, RetriableError, StateUnreadable
 from corlld.loop.event_ids import HASH_BYTES
 
+NO_STATE = (
+    "the store has no state of this user: either the id is misspelt, or no event of the user was applied yet. "
+    "`corlld state show` lists the users of the store"
+)
+_COUNTS = ("events", "pairs_applied", "acceptances", "no_difference", "rejected", "updates")
 WIDE_CHARS = 100  # a narrower terminal has no room for whole pseudonyms beside the figures
 
 
@@ -28,7 +33,7 @@ class ReadableStore(Protocol):
 
 
 def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console: Console) -> int:
-    """Show one user's state in full, or a line per user.
+    """Show one user's state, or a line per user.
 
     Args:
         store: need not be opened.
@@ -45,9 +50,9 @@ def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console
         # Printed without the console, which would wrap or colour it.
         print(json.dumps(rows[0] if uid is not None else rows, indent=2, sort_keys=True))
     elif uid is not None:
-        widest = max(map(len, rows[0]))
-        for name, value in rows[0].items():
-            text = json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else str(value)
+        lines = _lines(rows[0])
+        widest = max(map(len, lines))
+        for name, text in lines.items():
             console.print(f"{name:{widest}}  {text}", markup=False)
     else:
         console.print(_table(rows, uid_digits=32 if console.width >= WIDE_CHARS else 12))
@@ -76,7 +81,7 @@ def _row(store: ReadableStore, uid: str, *, header: bool = False) -> dict[str, A
     except ValueError as error:
         raise FatalError(f"--uid: {error}", ExitCode.USAGE) from None
     if state is None:
-        raise FatalError("the store has no state of this user", ExitCode.DATA)
+        raise FatalError(NO_STATE, ExitCode.DATA)
     return {
         "uid": uid,
         "version": state.version,
@@ -97,6 +102,30 @@ def _row(store: ReadableStore, uid: str, *, header: bool = False) -> dict[str, A
             state.statistics.first_drafts.repetition_sum, state.statistics.first_drafts.events
         ),
     }
+
+
+def _lines(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what people read of a row: no line for what the user does not have, and no list. JSON has all."""
+    lines: dict[str, str] = {}
+    for name, value in row.items():
+        match name, value:
+            case "statistics", _:
+                lines |= _lines({count: value[count] for count in _COUNTS})
+            case "published", None:
+                lines[name] = "nothing yet"
+            case _, None | False | {} if not value:
+                pass
+            case _, True:
+                lines[name] = "yes"
+            case _, dict():
+                lines[name] = ", ".join(f"{key}: {number}" for key, number in value.items())
+            case _, list():
+                lines[name] = str(len(value))
+            case _, float():
+                lines[name] = f"{value:.3f}"
+            case _:
+                lines[name] = str(value)
+    return lines
 
 
 def _edit_ratio(statistics: Statistics) -> float | None:

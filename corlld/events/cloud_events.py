@@ -108,9 +108,12 @@ def _checked(make: Callable[[], BaseCloudEvent]) -> BaseCloudEvent:
         refused = error.errors.keys()
     except (BaseCloudEventException, ValueError, TypeError):
         pass
-    # Names of extensions come from the input, so no message repeats them.
     known = next((name for name in _ATTRIBUTES if name in refused), None)
-    raise _refusal(known, "as CloudEvents 1.0 defines it; an extension's name has only lower-case letters and digits")
+    if known is not None:
+        raise _refusal(known, "1.0" if known == "specversion" else "as CloudEvents 1.0 defines it")
+    # Names of extensions come from the input, so no message repeats them.
+    extensions = "the name of an extension has only lower-case letters and digits"
+    raise _refusal(None, f"attributes as CloudEvents 1.0 defines them; {extensions}")
 
 
 def _decode(encoded: object) -> bytes:

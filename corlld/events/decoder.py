@@ -15,10 +15,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from corlld.errors import InvalidEvent, InvalidReason
 from corlld.events.cloud_events import Envelope, from_binary, from_structured, is_binary, is_structured
-from corlld.events.messages import MAX_ROLE_CHARS, ChatMessage
+from corlld.events.messages import ALLOWED_IN_A_MESSAGE, ChatMessage
 from corlld.events.strict_json import parse_object, parse_time
 from corlld.events.tools import TemplateArgumentsText, ToolsText, misplaced, with_effort
-from corlld.events.wire import Text, reason_of
+from corlld.events.wire import Text, is_empty, reason_of
 from corlld.records import EditEvent, EraseEvent, Message
 from corlld.settings.sections import EventSettings
 
@@ -36,14 +36,13 @@ _ALLOWED = {
     "user_id": f"a text of 1 to {MAX_USER_ID_CHARS} characters",
     "occurred_at": "an RFC 3339 time with an offset",
     "prompt": "a text",
-    "messages": f"a list, not empty, of objects with role (a text of 1 to {MAX_ROLE_CHARS} characters) and content; "
-    "of a tool tool_call_id is a text, of an assistant reasoning and reasoning_content are",
+    "messages": "a list, not empty, of objects with role and content",
     "proposed": "a text",
     "edited": "a text",
     "adapter_version": 'an integer of 0 or more, or a text like "v000012"',
     "truncated": "true or false",
 }
-_WITH_MESSAGES = ("tools", "chat_template_kwargs")
+_WITH_MESSAGES = ("tools", "chat_template_kwargs", "reasoning_effort")
 _ATTRIBUTE_OF_FIELD = {"event_id": "source and id", "occurred_at": "time"}  # their names in a CloudEvent
 
 
@@ -191,7 +190,7 @@ class EventDecoder:
             raise InvalidEvent(reason, field=_path("prompt", cloud), detail="exactly one of prompt and messages")
         if wire.messages is None:
             for name in _WITH_MESSAGES:
-                if fields.get(name):
+                if not is_empty(fields.get(name)):
                     raise InvalidEvent(
                         InvalidReason.INVALID_FIELD, field=_path(name, cloud), detail="only with messages"
                     )
@@ -225,7 +224,18 @@ def _validate(model: type[W], fields: Mapping[str, Any], *, cloud: bool) -> W:
     if (known := reason_of(problem["type"])) is not None:
         raise InvalidEvent(known, field=_path(path, cloud), detail=problem["msg"])
     reason = InvalidReason.MISSING_FIELD if problem["type"] == "missing" else InvalidReason.INVALID_FIELD
-    raise InvalidEvent(reason, field=_path(path, cloud), detail=_ALLOWED[name])
+    raise InvalidEvent(reason, field=_path(path, cloud), detail=_allowed(problem["loc"]))
+
+
+def _allowed(location: Sequence[int | str]) -> str:
+    """Return what is allowed at the place of a problem."""
+    match location:
+        case ("messages", _):
+            return "an object with role and content"
+        case ("messages", _, field, *_):
+            return ALLOWED_IN_A_MESSAGE[str(field)]
+        case _:
+            return _ALLOWED[str(location[0])]
 
 
 def _context_chars(event: EditEvent) -> dict[str, int]:

@@ -24,6 +24,15 @@ _FIELDS_OF_ROLE = {
 }
 
 
+_CONTENT = "a text, or a list of text parts"
+# Of the fields whose validators don't say it themselves.
+ALLOWED_IN_A_MESSAGE = {
+    "role": f"a text of 1 to {MAX_ROLE_CHARS} characters",
+    "content": _CONTENT,
+    **dict.fromkeys(("name", "tool_call_id", "reasoning", "reasoning_content"), "a text"),
+}
+
+
 class WireMessage(BaseModel):
     """A message as JSON has it. `content` stands last, since it may be missing beside `tool_calls`.
 
@@ -76,10 +85,10 @@ class WireMessage(BaseModel):
         if isinstance(value, list):
             return [_read_part(part) for part in value]
         if value is not None:
-            raise refusal("a text, or a list of text parts")
+            raise refusal(_CONTENT)
         if info.data.get("role") == "assistant" and info.data.get("tool_calls"):
             return []  # as vLLM does
-        raise refusal("a text, or a list of text parts", InvalidReason.MISSING_FIELD)
+        raise refusal(_CONTENT, InvalidReason.MISSING_FIELD)
 
     def to_message(self) -> Message:
         """Return the message. Raises PydanticCustomError for what can't be written as JSON."""

@@ -45,8 +45,26 @@ class Section(BaseModel):
         return self
 
 
+def is_to_blame(section: Section, key: str, other: str, *, of: Section | None = None) -> bool:
+    """Return whether the first of two settings that do not go together is the one to report.
+
+    It is not if it has its default and the other setting was written: people look at what they wrote.
+
+    Args:
+        section: of the first setting.
+        key: of the first setting.
+        other: key of the second setting.
+        of: its section. Default: the same.
+    """
+    return key in section.model_fields_set or other not in (of or section).model_fields_set
+
+
 def unknown_key(key: str, known: Iterable[str], *, prefix: str = "") -> str:
     """Report a key that does not exist, with the closest existing one. prefix: stands before the names of both."""
     close = difflib.get_close_matches(key, known := list(known), n=1)
-    rest = f"did you mean {prefix}{close[0]}?" if close else f"allowed: {', '.join(known)}"
-    return f"{prefix}{key}: unknown, {rest}"
+    return f"{prefix}{key}: {unknown(prefix + close[0] if close else None, ', '.join(known))}"
+
+
+def unknown(meant: str | None, allowed: str) -> str:
+    """Say that a name does not exist, and which name was perhaps meant; the allowed names if none is known."""
+    return f"unknown (did you mean {meant}?)" if meant else f"unknown, allowed: {allowed}"

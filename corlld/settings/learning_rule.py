@@ -1,12 +1,13 @@
 """Sections [learning] and [experiment]: the rule that users learn by, and arms of an experiment that override it."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, JsonValue
 
 from corlld.settings.fields import Positive, Section, unknown_key
 from corlld.settings.paths import SettingPath
+from corlld.settings.value_words import described, shown
 
 
 class LearningSettings(Section):
@@ -125,10 +126,15 @@ _ROUNDING = 1e-9  # of a sum of shares
 class Arm(Section):
     """An arm of the experiment: a share of the users, and how they learn."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
-    share: Annotated[float, Field(gt=0, le=1)]
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$",
+        json_schema_extra={
+            "allowed": "a text of at most 32 letters a-z, digits, - and _, which begins with a letter or digit"
+        },
+    )
+    share: float = Field(gt=0, le=1)
     holdout: bool = False
-    learning: dict[str, JsonValue] = {}
+    learning: dict[str, JsonValue] = Field({}, json_schema_extra={"allowed": "a table of settings of [learning]"})
 
 
 class ExperimentSettings(Section):
@@ -186,13 +192,19 @@ def _problems_of_shares(arms: Sequence[Arm]) -> Iterator[str]:
 def _problems_of(arm: Arm) -> Iterator[str]:
     if arm.holdout and arm.learning:
         yield f"arms: {arm.name}: found `learning` beside `holdout`, allowed: one of them"
+    if not arm.holdout and not arm.learning:  # a forgotten line: nothing would be held out, for the whole experiment
+        yield (
+            f"arms: {arm.name}: found neither `learning` nor `holdout = true`, allowed: one of them. An arm that shall "
+            f"learn as `{DEFAULT_ARM}` does (an A/A test) overrides a setting with the value that it has"
+        )
     for key, value in arm.learning.items():
         if key in SHARED_BY_ARMS:
             yield f"arms: {arm.name}: found learning.{key}, allowed: only in [learning], since all arms share it"
         elif key not in RULE_OF_AN_ARM:
             yield f"arms: {arm.name}: {unknown_key(key, RULE_OF_AN_ARM, prefix='learning.')}"
         elif not _is_allowed(key, value):
-            yield f"arms: {arm.name}: learning.{key} can't be {value!r}: see [learning] for what is allowed"
+            allowed = described(LearningSettings.model_json_schema()["properties"][key])
+            yield f"arms: {arm.name}: learning.{key}: found {shown(value)}, allowed: {allowed}"
 
 
 def _is_allowed(key: str, value: JsonValue) -> bool:

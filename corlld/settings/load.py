@@ -20,9 +20,10 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from corlld.errors import ConfigurationError
-from corlld.settings.fields import unknown_key
+from corlld.settings.fields import unknown, unknown_key
 from corlld.settings.learning_rule import Arm
 from corlld.settings.sections import Settings
+from corlld.settings.value_words import described, shown
 from corlld.settings.words import (
     CREDENTIALS,
     ENVIRONMENT_PREFIX,
@@ -39,7 +40,7 @@ DEFAULT_FILE = Path("/etc/corlld/corlld.toml")
 
 # Not settings: switches of the tests, and variables that Kubernetes sets in pods beside a service named `corlld`.
 _FOREIGN_VARIABLES = re.compile(r"CORLLD_(TEST_.*|SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_.*)?)")
-_LONGEST_SHOWN = 60
+_ARMS = ("experiment", "arms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +88,17 @@ def check_for_run(settings: Settings, input_problems: Mapping[str, str]) -> list
 
 
 def _missing_for_run(settings: Settings, input_problems: Mapping[str, str]) -> Iterator[str]:
-    kafka, publishing = settings.kafka, settings.publishing
+    publishing = settings.publishing
     if settings.identity.secret is None:
         name = ("identity", "secret")
         yield f"identity.secret: not set, needed: {allowed(name)}, in {where_secrets_go(name)}"
     if settings.model.name is None:
         yield "model.name: not set, needed: a local folder, a hub id, a .gguf file, `demo` or `demo-chat`"
     yield from (f"{setting}: {problem}" for setting, problem in input_problems.items())
-    if publishing.enabled and publishing.announce_topic is not None:
-        if not kafka.bootstrap_servers and "kafka.bootstrap_servers" not in input_problems:
-            needed = "not set, needed for publishing.announce_topic"
-            yield f"kafka.bootstrap_servers: {needed}: `host:port` of one or more brokers"
-        if publishing.announce_topic in (kafka.topic, settings.dead_letters.topic):
-            yield (
-                f"publishing.announce_topic: found {publishing.announce_topic!r}, "
-                "allowed: another topic than kafka.topic and dead_letters.topic"
-            )
-    if publishing.enabled and publishing.path == settings.state.path:
-        yield "publishing.path: found the path of state.path, allowed: another folder"
+    is_named = bool(settings.kafka.bootstrap_servers) or "kafka.bootstrap_servers" in input_problems
+    if publishing.enabled and publishing.announce_topic is not None and not is_named:
+        needed = "not set, needed for publishing.announce_topic"
+        yield f"kafka.bootstrap_servers: {needed}: `host:port` of one or more brokers"
 
 
 def _read_file(file: Path, problems: list[str]) -> _Layer:
@@ -174,11 +168,11 @@ class _EnvironmentSource(EnvSettingsSource):
 
 def _read_environment(environ: Mapping[str, str], problems: list[str]) -> _Layer:
     known = {variable(name): name for name in KEYS}
-    for unknown in sorted(set(environ) - set(known)):
-        if unknown.startswith(ENVIRONMENT_PREFIX) and not _FOREIGN_VARIABLES.fullmatch(unknown):
-            close = difflib.get_close_matches(unknown, known, n=1)
-            suggestion = f", did you mean {close[0]}?" if close else ", allowed: CORLLD_<SECTION>__<KEY>"
-            problems.append(f"environment variable {unknown}: unknown{suggestion}")
+    for name in sorted(set(environ) - set(known)):
+        if name.startswith(ENVIRONMENT_PREFIX) and not _FOREIGN_VARIABLES.fullmatch(name):
+            close = difflib.get_close_matches(name, known, n=1)
+            what = unknown(close[0] if close else None, "CORLLD_<SECTION>__<KEY>")
+            problems.append(f"environment variable {name}: {what}")
     source = _EnvironmentSource(_Layout)
     source.env_vars = {name.lower(): environ[name] for name in known if environ.get(name)}
     return {
@@ -194,13 +188,13 @@ def _unknown(dotted: str) -> str:
     if not key:  # perhaps a key without its section
         close = [f"{name[0]}.{section}" for name in KEYS if name[1] == section]
         close += [f"[{name}]" for name in difflib.get_close_matches(section, SECTIONS, n=1)]
-        rest = f"allowed: the sections {', '.join(SECTIONS)}"
+        rest = f"the sections {', '.join(SECTIONS)}"
     else:
         keys = [name[1] for name in KEYS if name[0] == section]
         close = [f"{section}.{name}" for name in difflib.get_close_matches(key, keys, n=1)]
         close += [".".join(name) for name in KEYS if name[1] == key]
-        rest = f"allowed: {', '.join(keys)}"
-    return f"{dotted}: unknown, " + (f"did you mean {close[0]}?" if close else rest)
+        rest = ", ".join(keys)
+    return f"{dotted}: {unknown(close[0] if close else None, rest)}"
 
 
 def _nested(layer: _Layer) -> dict[str, dict[str, Any]]:
@@ -218,11 +212,12 @@ def _errors(given: _Layer) -> list[str]:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         lines |= dict.fromkeys(_wrong_values(problems, given))
-        for location, problem in ((each["loc"], each) for each in problems if len(each["loc"]) == 1):
+        for problem in (each for each in problems if len(each["loc"]) < 2):  # of a section, or of two
+            prefix = "".join(f"{section}." for section in problem["loc"])
             for line in str(problem["ctx"]["error"]).splitlines():
-                name = (str(location[0]), line.partition(":")[0])
-                origin = f"; in {given[name].origin}" if name in given else ""
-                lines[f"{name[0]}.{line}{origin}"] = None
+                section, _, key = f"{prefix}{line}".partition(":")[0].partition(".")
+                origin = f"; in {given[section, key].origin}" if (section, key) in given else ""
+                lines[f"{prefix}{line}{origin}"] = None
     # The environment holds only texts, so "8" may stand for 8 above. A TOML file has types, so there it may not.
     typed = json.dumps(_nested({name: value for name, value in given.items() if value.from_file}), default=str)
     try:
@@ -233,26 +228,26 @@ def _errors(given: _Layer) -> list[str]:
 
 
 def _wrong_values(problems: Sequence[ErrorDetails], given: _Layer) -> Iterator[str]:
-    """Yield a line for each wrong value. Of a list of arms with unknown keys, only these are reported."""
-    unknown = [each["loc"] for each in problems if each["type"] == "extra_forbidden"]  # sections have none by now
-    yield from (_unknown_key_of_an_arm(int(location[2]), str(location[3]), given) for location in unknown)
-    for location in (each["loc"] for each in problems if len(each["loc"]) > 1):
-        if location[:2] not in [each[:2] for each in unknown]:
-            yield _wrong_value((str(location[0]), str(location[1])), given)
+    """Yield a line for each wrong value."""
+    # Sections have no unknown keys by now, but arms may. Then a key that is missing is there, misspelt.
+    misspelt = [each["loc"][:3] for each in problems if each["type"] == "extra_forbidden"]
+    for problem in (each for each in problems if len(each["loc"]) > 1):
+        name, within = (str(problem["loc"][0]), str(problem["loc"][1])), problem["loc"][2:]
+        if name != _ARMS or len(within) < 2:
+            yield _wrong_value(name, given)
+        elif problem["type"] != "missing" or problem["loc"][:3] not in misspelt:
+            yield _wrong_key_of_an_arm(int(within[0]), str(within[1]), given[_ARMS])
 
 
-def _unknown_key_of_an_arm(index: int, key: str, given: _Layer) -> str:
-    arms = given["experiment", "arms"]
-    name = arms.value[index].get("name")
-    arm = name if isinstance(name, str) else f"table {index + 1}"
-    return f"experiment.arms: {arm}: {unknown_key(key, Arm.model_fields)}; in {arms.origin}"
+def _wrong_key_of_an_arm(index: int, key: str, arms: _Given) -> str:
+    table, known = arms.value[index], Arm.model_json_schema()["properties"]
+    label = name if isinstance(name := table.get("name"), str) else f"table {index + 1}"
+    if key not in known:
+        return f"experiment.arms: {label}: {unknown_key(key, known)}; in {arms.origin}"
+    found = f"found {shown(table[key])}, allowed" if key in table else "not set, needed"
+    return f"experiment.arms: {label}: {key}: {found}: {described(known[key])}; in {arms.origin}"
 
 
 def _wrong_value(name: Name, given: _Layer) -> str:
-    found = "a secret of the wrong form" if is_secret(name) else _shown(given[name].value)
+    found = "a secret of the wrong form" if is_secret(name) else shown(given[name].value)
     return f"{'.'.join(name)}: found {found}, allowed: {allowed(name)}; in {given[name].origin}"
-
-
-def _shown(value: object) -> str:
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, SecretStr
 
+from corlld.settings.between_sections import problems_between_sections
 from corlld.settings.fields import (
     MAX_PORT,
     Address,
@@ -20,6 +21,7 @@ from corlld.settings.fields import (
     PositiveSeconds,
     Section,
     TopicName,
+    is_to_blame,
 )
 from corlld.settings.learning_rule import ExperimentSettings as ExperimentSettings  # every section is found here
 from corlld.settings.learning_rule import LearningSettings as LearningSettings
@@ -95,10 +97,14 @@ class KafkaSettings(Section):
         for broker in self.bootstrap_servers:
             if not 0 < int(broker.rpartition(":")[2]) <= MAX_PORT:
                 yield f"bootstrap_servers: found {broker!r}, allowed: a port of 1 to {MAX_PORT}"
-        if self.heartbeat_interval_seconds > self.session_timeout_seconds / 3:
+        heartbeat, session = self.heartbeat_interval_seconds, self.session_timeout_seconds
+        if heartbeat > session / 3:
             yield (
-                f"heartbeat_interval_seconds: found {self.heartbeat_interval_seconds:g}, allowed: at most a third of "
-                f"kafka.session_timeout_seconds = {self.session_timeout_seconds:g}"
+                f"heartbeat_interval_seconds: found {heartbeat:g}, allowed: at most a third of "
+                f"kafka.session_timeout_seconds = {session:g}"
+                if is_to_blame(self, "heartbeat_interval_seconds", "session_timeout_seconds")
+                else f"session_timeout_seconds: found {session:g}, allowed: at least three times "
+                f"kafka.heartbeat_interval_seconds = {heartbeat:g}"
             )
         yield from self._tls_problems()
         yield from self._sasl_problems()
@@ -115,17 +121,28 @@ class KafkaSettings(Section):
     def _sasl_problems(self) -> Iterator[str]:
         mechanism = self.sasl_mechanism
         credentials = {"sasl_plain_username": self.sasl_plain_username, "sasl_plain_password": self.sasl_plain_password}
+        kerberos = {
+            "sasl_kerberos_name": self.sasl_kerberos_name,
+            "sasl_kerberos_domain_name": self.sasl_kerberos_domain_name,
+        }
         if not self.security_protocol.startswith("SASL"):
-            for key, value in {"sasl_mechanism": mechanism, **credentials}.items():
+            for key, value in {"sasl_mechanism": mechanism, **credentials, **kerberos}.items():
                 if value is not None:
                     yield f"{key}: set, allowed: only with kafka.security_protocol SASL_PLAINTEXT or SASL_SSL"
-        elif mechanism is None:
+            return
+        if mechanism is None:
             yield f"sasl_mechanism: not set, needed for kafka.security_protocol {self.security_protocol}"
-        elif mechanism == "PLAIN" or mechanism.startswith("SCRAM"):
-            for key, value in credentials.items():
-                if value is None:
-                    yield f"{key}: not set, needed for kafka.sasl_mechanism {mechanism}"
-        elif mechanism == "AWS_MSK_IAM" and self.security_protocol != "SASL_SSL":
+            return
+        has_password = mechanism == "PLAIN" or mechanism.startswith("SCRAM")
+        for key, value in credentials.items():
+            if has_password and value is None:
+                yield f"{key}: not set, needed for kafka.sasl_mechanism {mechanism}"
+            if not has_password and value is not None:
+                yield f"{key}: set, allowed: only with kafka.sasl_mechanism PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+        for key, value in kerberos.items():
+            if mechanism != "GSSAPI" and value is not None:
+                yield f"{key}: set, allowed: only with kafka.sasl_mechanism GSSAPI"
+        if mechanism == "AWS_MSK_IAM" and self.security_protocol != "SASL_SSL":
             yield "sasl_mechanism: found AWS_MSK_IAM, allowed: only with kafka.security_protocol SASL_SSL"
 
 
@@ -195,9 +212,11 @@ class BatchingSettings(Section):
 
     def problems(self) -> Iterator[str]:
         if self.max_events > self.max_buffered_events:
+            least, most = self.max_events, self.max_buffered_events
             yield (
-                f"max_events: found {self.max_events}, allowed: at most batching.max_buffered_events = "
-                f"{self.max_buffered_events}"
+                f"max_events: found {least}, allowed: at most batching.max_buffered_events = {most}"
+                if is_to_blame(self, "max_events", "max_buffered_events")
+                else f"max_buffered_events: found {most}, allowed: at least batching.max_events = {least}"
             )
 
 
@@ -423,3 +442,6 @@ class Settings(Section):
     snapshot: SnapshotSettings = SnapshotSettings()
     publishing: PublishingSettings = PublishingSettings()
     operations: OperationsSettings = OperationsSettings()
+
+    def problems(self) -> Iterator[str]:
+        return problems_between_sections(self)

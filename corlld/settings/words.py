@@ -6,16 +6,13 @@ Knows only the JSON schema of the models, neither files nor the environment.
 import json
 import textwrap
 from collections.abc import Iterator
-from typing import Any
 
 from corlld.settings.sections import Settings
+from corlld.settings.value_words import Schema, described
 
 ENVIRONMENT_PREFIX = "CORLLD_"
 
 Name = tuple[str, str]  # section, key
-Schema = dict[str, Any]
-
-_BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 _WIDTH = 110
 
 
@@ -50,30 +47,7 @@ def where_secrets_go(name: Name) -> str:
 
 def allowed(name: Name) -> str:
     """Describe the allowed values of a setting: the values themselves, or a type with bounds."""
-    return _describe(KEYS[name])
-
-
-def _describe(schema: Schema) -> str:
-    if "allowed" in schema:
-        return str(schema["allowed"])
-    if "anyOf" in schema:
-        return " or ".join(_describe(choice) for choice in schema["anyOf"] if choice.get("type") != "null")
-    if "const" in schema or "enum" in schema:
-        return ", ".join(json.dumps(value) for value in schema.get("enum", [schema.get("const")]))
-    bounds = [f"{sign} {schema[bound]:g}" for bound, sign in _BOUNDS.items() if bound in schema]
-    match schema["type"]:
-        case "boolean":
-            return "true or false"
-        case "integer" | "number" as kind:
-            return " ".join(["an integer" if kind == "integer" else "a number", " and ".join(bounds)]).strip()
-        case "array":
-            each = schema.get("items", {}).get("allowed", "texts")
-            return f"a list of {each}" + (", not empty" if schema.get("minItems") else "")
-        case _ if schema.get("format") == "path":
-            return "a path"
-        case _:
-            least = schema.get("minLength", 0)
-            return "a text" if not least else "a text, not empty" if least == 1 else f"at least {least} characters"
+    return described(KEYS[name])
 
 
 def render_default_toml() -> str:

@@ -144,11 +144,12 @@ def test_an_input_that_nothing_was_set_for_names_each_setting_in_one_line(kind: 
     ("settings", "found"),
     [
         (
-            {"source": {"kind": "kafka"}, "dead_letters": {"topic": "edits"}},
-            {
-                "kafka.bootstrap_servers": "not set, needed for source.kind kafka: `host:port` of one or more brokers",
-                "dead_letters.topic": "found 'edits', allowed: another topic than kafka.topic",
-            },
+            {"source": {"kind": "kafka"}},
+            {"kafka.bootstrap_servers": "not set, needed for source.kind kafka: `host:port` of one or more brokers"},
+        ),
+        (
+            {"source": {"path": "e"}, "kafka": {"bootstrap_servers": ["broker:9092"]}},
+            {"source.path": "set, allowed: only with source.kind jsonl (it is kafka)"},
         ),
         (
             {"source": {"kind": "jsonl"}, "state": {"url": "s3://states"}},
@@ -156,10 +157,6 @@ def test_an_input_that_nothing_was_set_for_names_each_setting_in_one_line(kind: 
                 "source.path": "not set, needed for source.kind jsonl: the file to read",
                 "dead_letters.path": "not set, needed for source.kind jsonl if states are in state.url: a file",
             },
-        ),
-        (
-            {"source": {"kind": "jsonl", "path": "e"}, "dead_letters": {"path": "e"}},
-            {"dead_letters.path": "found the path of source.path, allowed: another file"},
         ),
     ],
 )

@@ -86,7 +86,8 @@ def test_check_tries_the_passages_that_only_an_arm_rehearses(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0")
-    arms = [{"name": "plain", "share": 0.1}, {"name": "sound", "share": 0.1, "learning": {"rehearsal_weight": 0.1}}]
+    rules = {"plain": {"lr": 1e-4}, "sound": {"rehearsal_weight": 0.1}}
+    arms = [{"name": name, "share": 0.1, "learning": rule} for name, rule in rules.items()]
     monkeypatch.setenv("CORLLD_EXPERIMENT__ARMS", json.dumps(arms))
     assert main(["check"]) == 0
     assert "; passages rehearsed: 16\n" in capsys.readouterr().out
@@ -127,6 +128,7 @@ def test_a_check_blames_a_dead_broker_once(
     site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.delenv("CORLLD_SOURCE__PATH")
     monkeypatch.setenv("CORLLD_PUBLISHING__ANNOUNCE_TOPIC", "adapters")
     monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "1")
     with socket.socket() as taken:
@@ -144,6 +146,7 @@ def test_a_check_names_every_missing_topic_in_one_run(
 ) -> None:
     topics = {"input": "no-edits", "dead letters": "no-letters", "announcements": "no-adapters"}
     monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.delenv("CORLLD_SOURCE__PATH")
     monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", kafka_broker.bootstrap)
     monkeypatch.setenv("CORLLD_KAFKA__TOPIC", topics["input"])
     monkeypatch.setenv("CORLLD_DEAD_LETTERS__TOPIC", topics["dead letters"])

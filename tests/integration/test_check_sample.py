@@ -60,7 +60,7 @@ def test_a_sample_tells_shares_reasons_and_sizes_but_no_text_and_no_user(
     assert "40 of the newest 43 records are valid events" in shown
     assert row(shown, "valid") == "40 of 43 (93.0%)"
     assert "2 of 43 (4.7%) key_missing: key" in " ".join(shown.split())
-    assert "1 of 43 (2.3%) no_chat_template: messages; for example at" in " ".join(shown.split())
+    assert "1 of 43 (2.3%) no_chat_template: messages; for example edits" in " ".join(shown.split())
     assert row(shown, "wrong keys") == "2 of 43 (4.7%)"
     assert row(shown, "users") == "5"
     assert row(shown, "events per user") == "8 8 8"

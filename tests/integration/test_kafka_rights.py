@@ -214,6 +214,7 @@ def test_a_topic_that_the_rules_hide_may_also_be_misspelt(guarded: GuardedBroker
 def use_broker(monkeypatch: pytest.MonkeyPatch, guarded: GuardedBroker, topic: str) -> None:
     """Let a command read the topic in place of a file."""
     monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.delenv("CORLLD_SOURCE__PATH")
     for name, value in (SASL | {"bootstrap_servers": guarded.sasl_bootstrap, "topic": topic}).items():
         monkeypatch.setenv(f"CORLLD_KAFKA__{name.upper()}", value)
     monkeypatch.setenv("CORLLD_KAFKA__GROUP_ID", f"{topic}-group")

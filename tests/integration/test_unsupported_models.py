@@ -207,6 +207,7 @@ def test_a_wrong_model_is_found_before_the_broker_is_waited_for(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CORLLD_SOURCE__KIND", "kafka")
+    monkeypatch.delenv("CORLLD_SOURCE__PATH")
     monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:9")
     monkeypatch.setattr("corlld.assembly._reach", None)  # would fail if it were called
     _quantised(quant_method="fp8")(model)

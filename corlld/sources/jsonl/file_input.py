@@ -33,8 +33,6 @@ class JsonlInput:
         problems = {}
         if source.path is None:
             problems["source.path"] = "not set, needed for source.kind jsonl: the file to read"
-        elif letters.path == source.path:
-            problems["dead_letters.path"] = "found the path of source.path, allowed: another file"
         if self._settings.state.url is not None and letters.path is None:
             problems["dead_letters.path"] = "not set, needed for source.kind jsonl if states are in state.url: a file"
         return problems

@@ -36,6 +36,11 @@ class KafkaInput:
         self._problem_seconds = problem_seconds
         self._kafka = settings.kafka
         self._dead_letters = settings.dead_letters
+        self._settings_of_a_file = {
+            "source.path": settings.source.path is not None,
+            "source.follow": settings.source.follow,
+            "dead_letters.path": settings.dead_letters.path is not None,
+        }
         self._max_record_bytes = settings.events.max_record_bytes
 
     @property
@@ -52,8 +57,10 @@ class KafkaInput:
             problems["kafka.bootstrap_servers"] = (
                 "not set, needed for source.kind kafka: `host:port` of one or more brokers"
             )
-        if self._dead_letters.topic == self._kafka.topic:
-            problems["dead_letters.topic"] = f"found {self._kafka.topic!r}, allowed: another topic than kafka.topic"
+        # Whoever forgets the kind would learn from a topic in place of the file.
+        for setting, is_set in self._settings_of_a_file.items():
+            if is_set:
+                problems[setting] = "set, allowed: only with source.kind jsonl (it is kafka)"
         return problems
 
     def source(self, positions: PositionStore) -> Source:

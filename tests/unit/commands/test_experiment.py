@@ -14,6 +14,8 @@ from corlld.state.store import LocalFolderStore
 from tests.support.commands import clear_settings
 from tests.support.states import adapter
 
+PAGE = Path(__file__).parents[3] / "deploy" / "README.md"
+
 ARMS = [{"name": "off", "share": 0.2, "holdout": True}]
 SETTINGS = Settings.model_validate({"experiment": {"arms": ARMS, "drafts": 4}})
 BY_NAME = Arms(SETTINGS.experiment, SETTINGS.learning, SETTINGS.guard).by_name
@@ -52,7 +54,9 @@ def test_without_arms_it_says_what_is_missing(
 ) -> None:
     monkeypatch.delenv("CORLLD_EXPERIMENT__ARMS")
     assert main(["experiment"]) == 78
-    assert "experiment.arms: not set" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "experiment.arms: not set, needed: a table [[experiment.arms]] per arm: see Does it help? in deploy" in said
+    assert "## Does it help?\n" in PAGE.read_text("utf-8")
     assert not folder.exists()
 
 

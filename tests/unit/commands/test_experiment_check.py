@@ -32,12 +32,12 @@ def test_arms_are_named_with_their_shares_and_a_holdout_is_recommended() -> None
 @pytest.mark.parametrize(
     ("given", "remarks"),
     [
-        ([SLOW | {"learning": {}}], [("slow", "default")]),
+        ([SLOW | {"learning": {"lr": 5e-4, "beta": 0.1}}], [("slow", "default")]),
         ([SLOW | {"learning": {"lr": 5e-4}}], [("slow", "default")]),  # the value of [learning]
         ([SLOW, SLOW | {"name": "too"}], [("too", "slow")]),
         ([SLOW, SLOW | {"name": "too", "learning": {"lr": 1e-3}}], []),
     ],
-    ids=["nothing", "equal", "two", "different"],
+    ids=["equal-in-two", "equal", "two", "different"],
 )
 def test_an_arm_with_the_rule_of_another_is_remarked_upon(
     given: Sequence[dict[str, Any]], remarks: list[tuple[str, str]]

@@ -69,6 +69,14 @@ def test_the_age_of_a_state_is_told_in_its_largest_unit(store: LocalFolderStore,
     assert f"({words} ago)" in page(store, UID, seconds)
 
 
+def test_a_single_update_is_no_plural(store: LocalFolderStore) -> None:
+    state, revision = store.load(UID)
+    assert state is not None
+    once = replace(state, version=4, statistics=replace(state.statistics, updates=1))
+    store.save(UID, once, revision)
+    assert "in 1 update\n" in "\n".join(line.rstrip() for line in page(store, UID).splitlines())
+
+
 def test_an_erased_user_has_a_sentence_and_no_table(store: LocalFolderStore) -> None:
     text = page(store, OTHER_UID)
     assert "The user was erased" in text
@@ -115,7 +123,9 @@ def test_a_user_is_named_by_user_id_or_by_pseudonym(
     assert main(["explain", "--uid", UID]) == ExitCode.OK
     assert f"user {UID}, version 3" in capsys.readouterr().out
     assert main(["explain", "ann"]) == ExitCode.DATA
-    assert "the store has no state of this user" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the store has no state of this user: either the id is misspelt, or no event of the user was applied" in said
+    assert "`corlld state show` lists the users" in said
     with pytest.raises(SystemExit) as ended:
         main(["explain"])
     assert ended.value.code == ExitCode.USAGE

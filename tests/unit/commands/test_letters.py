@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from corlld.cli import main
 from corlld.commands import letter_replay, letter_selection
 from corlld.commands.letter_judgement import Judge, Judged, Verdict
+from corlld.commands.letter_views import count, counts_table
 from corlld.commands.out_of_reach import IN_A_ROW
 from corlld.durable import StoreIdentity, UserState
 from corlld.errors import ExitCode, InvalidEvent, InvalidReason, RetriableError
@@ -23,7 +25,7 @@ from corlld.records import DeadLetter, Record, SourcePartition, StoredLetter, Te
 from corlld.settings.sections import DeadLetterSettings, EventSettings
 from corlld.sources.letter_file import JsonlDeadLetters
 from corlld.state.store import LocalFolderStore
-from tests.support.commands import SECRET, clear_settings, fails
+from tests.support.commands import SECRET, clear_settings, fails, row
 from tests.support.edits import edit, erasure
 
 NAMES = Pseudonyms(SECRET)
@@ -108,6 +110,29 @@ def test_letters_are_counted_by_reason_with_their_users_and_a_copy_counts_once(
     assert (not_json["users"], not_json["without_user"], not_json["without_payload"]) == (0, 1, 1)
     assert unreadable["oldest"] == {"place": "edits-3-5", "stored_at": None}
     assert unreadable["newest"] == {"place": "edits-3-7", "stored_at": None}
+
+
+def test_the_oldest_and_the_newest_letter_are_named_as_show_takes_them(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for offset in (5, 99):
+        site.set_aside(offset, edit(offset))
+    assert main(["dead-letters", "list"]) == 0
+    letters, users, *places = row(capsys.readouterr().out, "state_unreadable").split()
+    assert (letters, users, *places) == ("2", "1", "edits-3-5", "edits-3-99")
+    for place in places:
+        assert main(["dead-letters", "show", place]) == 0
+        assert f"place: {place}\n" in capsys.readouterr().out
+
+
+def test_a_long_topic_is_cut_nowhere() -> None:
+    place = SourcePartition("t" * 249, "topic-id", 3)
+    letter = StoredLetter("k", None, place, 99, "not_json", {}, has_payload=False, stored_at=0.0)
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(counts_table(count([letter])))
+    *_, table = shown.getvalue().partition("not_json")
+    assert "…" not in table
+    assert table.count("t") == 2 * 249  # the oldest and the newest
 
 
 def test_the_table_holds_no_text_and_no_user_id(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

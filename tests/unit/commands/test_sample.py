@@ -90,7 +90,7 @@ def test_each_reason_is_counted_with_its_field_and_a_place() -> None:
     }
     assert sample.invalid_share == 7 / 8
     text = shown(sample)
-    assert "2 of 8 (25.0%) invalid_field: edited; for example at edits, partition 2, offset 4" in " ".join(text.split())
+    assert "2 of 8 (25.0%) invalid_field: edited; for example edits-2-4" in " ".join(text.split())
     assert row(text, "wrong keys") == "2 of 8 (25.0%)"
     assert row(shown(sample, has_keys=False), "wrong keys") == "a file has no keys"
 

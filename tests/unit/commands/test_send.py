@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from corlld.commands.send import send
 from corlld.errors import ExitCode, FatalError, RetriableError, TooLargeForTopic
 from corlld.events.decoder import EventDecoder
 from corlld.settings.sections import EventSettings
+from tests.support.commands import clear_settings, fails
 from tests.support.edits import edit, lines
 
 DECODER = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
@@ -173,3 +175,15 @@ def test_what_is_appended_meanwhile_was_not_validated_and_is_not_sent() -> None:
 def test_a_bug_in_the_producer_is_not_taken_for_a_refusal() -> None:
     with pytest.raises(ZeroDivisionError):
         sent(Topic(lambda number: ZeroDivisionError() if number == 2 else 0), lines(*TWENTY))
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], []])
+def test_events_are_not_sent_to_the_topic_of_dead_letters(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clear_settings(monkeypatch)
+    monkeypatch.setenv("CORLLD_KAFKA__TOPIC", "edits.dead-letters")
+    (tmp_path / "edits.jsonl").write_bytes(lines(edit(1)))
+    code, said = fails(capsys, "send", *options, str(tmp_path / "edits.jsonl"))
+    assert code == ExitCode.CONFIGURATION
+    assert "kafka.topic: found 'edits.dead-letters', allowed: another topic than dead_letters.topic; in env" in said

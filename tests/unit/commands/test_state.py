@@ -44,12 +44,45 @@ def test_one_user_is_shown_whole(store: LocalFolderStore, capsys: pytest.Capture
     assert row["mean_edited_rise_nats"] == 0.12 / 3
     assert row["base_accuracy"] == 1.0 / 2
     assert row["edit_ratio"] == (1 / 3 + 0.25) / 4
+
+
+def test_one_user_is_shown_for_people_and_whole_only_as_json(store: LocalFolderStore) -> None:
     text = shown(store, UID)
-    assert all(name in text for name in row)
-    starts = {
-        line.index(line.split()[1], len(name)) for name in row for line in text.splitlines() if line.split()[0] == name
+    lines = dict(line.split(maxsplit=1) for line in text.splitlines())
+    assert lines == {
+        "uid": UID,
+        "version": "3",
+        "published": "3",
+        "arm": "imitating",
+        "applied": "topic-id/0: 30, topic-id/3: 7",
+        "recent_event_ids": "3",
+        "older_event_ids": "0",
+        "events": "7",
+        "pairs_applied": "4",
+        "acceptances": "1",
+        "no_difference": "1",
+        "rejected": "too_long: 1",
+        "updates": "2",
+        "accuracy": "0.625",
+        "mean_margin_nats": "0.075",
+        "mean_edited_rise_nats": "0.040",
+        "base_accuracy": "0.500",
+        "edit_ratio": "0.146",  # (1 / 3 + 1 / 4) / 4
+        "first_drafts_repetition": "0.175",
     }
+    starts = {line.index(lines[line.split()[0]], len(line.split()[0])) for line in text.splitlines()}
     assert len(starts) == 1, "values stand in one column"
+
+
+def test_what_a_user_does_not_have_has_no_line(store: LocalFolderStore) -> None:
+    lines = dict(line.split(maxsplit=1) for line in shown(store, OTHER_UID).splitlines())
+    assert lines["erased"] == "yes"
+    assert not {"arm", "start_adapter", "accuracy", "edit_ratio", "rejected", "statistics"}.intersection(lines)
+    assert "None" not in lines.values()
+    state, revision = store.load(UID)
+    assert state is not None
+    store.save(UID, replace(state, version=4, release=None), revision)
+    assert ["published", "nothing", "yet"] in [line.split() for line in shown(store, UID).splitlines()]
 
 
 def test_the_hashes_of_older_event_ids_are_counted(store: LocalFolderStore, capsys: pytest.CaptureFixture[str]) -> None:

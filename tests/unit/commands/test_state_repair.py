@@ -49,7 +49,7 @@ def test_a_repair_of_a_state_whose_input_is_a_file_says_what_to_do_and_changes_n
 
     torn.unlink()  # as the sentence says
     assert main(["state", "show", "--uid", UID]) == ExitCode.OK
-    assert '"jsonl/0": 30' in capsys.readouterr().out
+    assert "jsonl/0: 30" in capsys.readouterr().out
     assert before.exists()
 
 

@@ -104,6 +104,25 @@ def test_a_bad_attribute_is_named_but_a_bad_extension_is_not(changed: dict[str, 
     assert refused({**CLOUD, **changed}, STRUCTURED) == (InvalidReason.NOT_CLOUDEVENTS, field)
 
 
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"specversion": "0.3"}, "not_cloudevents: specversion: 1.0"),
+        ({"specversion": 1.0}, "not_cloudevents: specversion: 1.0"),
+        ({"id": ""}, "not_cloudevents: id: as CloudEvents 1.0 defines it"),
+        (
+            {"A_": 1},
+            "not_cloudevents: attributes as CloudEvents 1.0 defines them; the name of an extension has only lower-case "
+            "letters and digits",
+        ),
+    ],
+)
+def test_a_bad_attribute_is_answered_without_the_rule_for_extensions(changed: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        decode({**CLOUD, **changed}, STRUCTURED)
+    assert str(caught.value) == sentence
+
+
 def test_fields_of_a_cloud_event_are_named_where_the_producer_finds_them() -> None:
     assert refused({**CLOUD, "data": without(DATA, "proposed")}) == (InvalidReason.MISSING_FIELD, "data.proposed")
     assert refused({**CLOUD, "id": "x" * 512}) == (InvalidReason.INVALID_FIELD, "source and id")

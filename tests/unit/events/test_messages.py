@@ -173,6 +173,29 @@ def test_a_wrong_field_of_a_message_is_refused_with_its_place(message: dict[str,
 
 
 @pytest.mark.parametrize(
+    ("messages", "place", "allowed"),
+    [
+        ([], "messages", "a list, not empty, of objects with role and content"),
+        ("hi", "messages", "a list, not empty, of objects with role and content"),
+        (["hi"], "messages[0]", "an object with role and content"),
+        ([{"content": "x"}], "messages[0].role", f"a text of 1 to {MAX_ROLE_CHARS} characters"),
+        ([{"role": "", "content": "x"}], "messages[0].role", f"a text of 1 to {MAX_ROLE_CHARS} characters"),
+        ([{"role": "user"}], "messages[0].content", "a text, or a list of text parts"),
+        ([{"role": "user", "content": "\ud800"}], "messages[0].content", "a text, or a list of text parts"),
+        ([{"role": "user", "content": "x", "name": "\ud800"}], "messages[0].name", "a text"),
+        ([{"role": "tool", "content": "x", "tool_call_id": 3}], "messages[0].tool_call_id", "a text"),
+        *(
+            ([{"role": "assistant", "content": "x", name: 3}], f"messages[0].{name}", "a text")
+            for name in ("reasoning", "reasoning_content")
+        ),
+    ],
+)
+def test_what_is_allowed_is_said_of_the_wrong_field_alone(messages: object, place: str, allowed: str) -> None:
+    record = {**without(EDIT, "prompt"), "messages": messages}
+    assert (refused(record)[1], detail_of(record)) == (place, allowed)
+
+
+@pytest.mark.parametrize(
     "message",
     [
         {"role": "user"},
@@ -275,7 +298,22 @@ def test_a_request_s_effort_becomes_an_argument_of_the_template_and_switches_thi
 ) -> None:
     event = as_edit(decode(chat(reasoning_effort=effort, chat_template_kwargs=own)))
     assert json.loads(event.chat_template_kwargs or "") == arguments
-    assert decode({**EDIT, "reasoning_effort": effort}) == decode(EDIT), "with a prompt it is the producer's own field"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tools", [TOOL]),
+        ("chat_template_kwargs", {"x": 1}),
+        *(("reasoning_effort", effort) for effort in ("low", "none", 0, False)),
+    ],
+)
+def test_what_belongs_to_a_chat_is_refused_beside_a_prompt_unless_it_is_empty(name: str, value: Any) -> None:
+    """A prompt is all that the draft followed: what else the request had would be lost."""
+    record = {**EDIT, name: value}
+    assert (refused(record), detail_of(record)) == ((InvalidReason.INVALID_FIELD, name), "only with messages")
+    for empty in (None, "", [], {}):
+        assert decode({**EDIT, name: empty}) == decode(EDIT)
 
 
 def test_an_effort_hides_no_wrong_arguments_of_the_template() -> None:

@@ -47,7 +47,7 @@ def test_a_new_arm_at_the_end_takes_its_users_from_the_default_alone() -> None:
 
 
 def test_shares_of_nearly_the_whole_leave_hardly_a_user_to_the_default() -> None:
-    thirds = [{"name": name, "share": 1 / 3 - 1e-8} for name in ("a", "b", "c")]
+    thirds = [{"name": name, "share": 1 / 3 - 1e-8, "learning": {"lr": 1e-4}} for name in ("a", "b", "c")]
     assert {arms(*thirds).drawn(uid).name for uid in UIDS[:2000]} == {"a", "b", "c"}
 
 

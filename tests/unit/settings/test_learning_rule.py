@@ -54,6 +54,14 @@ def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: 
             HOLDOUT + "learning = { lr = 1e-4 }",
             "experiment.arms: off: found `learning` beside `holdout`, allowed: one of them",
         ),
+        *(
+            (
+                HOLDOUT.replace("holdout = true", third),
+                "experiment.arms: off: found neither `learning` nor `holdout = true`, allowed: one of them. An arm "
+                "that shall learn as `default` does (an A/A test) overrides a setting with the value that it has",
+            )
+            for third in ("", "holdout = false", "learning = {}")
+        ),
         (
             IMITATING.replace("imitation_weight", "max_context_tokens"),
             "experiment.arms: imitating: found learning.max_context_tokens, allowed: only in [learning], since all "
@@ -61,7 +69,7 @@ def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: 
         ),
         (
             IMITATING.replace("imitation_weight", "imitation_wieght"),
-            "experiment.arms: imitating: learning.imitation_wieght: unknown, did you mean learning.imitation_weight?",
+            "experiment.arms: imitating: learning.imitation_wieght: unknown (did you mean learning.imitation_weight?)",
         ),
         (
             IMITATING.replace("imitation_weight", "zzz"),
@@ -69,20 +77,24 @@ def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: 
         ),
         (
             HOLDOUT.replace("share", "shar"),
-            "experiment.arms: off: shar: unknown, did you mean share?",
+            "experiment.arms: off: shar: unknown (did you mean share?)",
         ),
         (
             HOLDOUT.replace("holdout =", "hold_out =") + IMITATING.replace("learning =", "zzz ="),
-            "experiment.arms: off: hold_out: unknown, did you mean holdout?\n"
+            "experiment.arms: off: hold_out: unknown (did you mean holdout?)\n"
             "experiment.arms: imitating: zzz: unknown, allowed: name, share, holdout, learning",
         ),
         (
             HOLDOUT.replace("name =", "nmae ="),
-            "experiment.arms: table 1: nmae: unknown, did you mean name?",
+            "experiment.arms: table 1: nmae: unknown (did you mean name?)",
         ),
         (
             IMITATING.replace("0.1", "-1"),
-            "experiment.arms: imitating: learning.imitation_weight can't be -1: see [learning] for what is allowed",
+            "experiment.arms: imitating: learning.imitation_weight: found -1, allowed: a number >= 0",
+        ),
+        (
+            IMITATING.replace("imitation_weight = 0.1", "margin = 'all'"),
+            'experiment.arms: imitating: learning.margin: found \'all\', allowed: "tail", "changed"',
         ),
         (
             "".join(IMITATING.replace("imitating", f"a{n}").replace("0.5", "0.1") for n in range(8)),
@@ -94,13 +106,47 @@ def test_arms_that_can_t_work_are_one_line(tmp_path: Path, toml: str, line: str)
     assert problems(tmp_path, toml) == [f"{each}; in corlld.toml" for each in line.splitlines()]
 
 
+SHARES = "a number > 0 and <= 1"
+NAMES = "a text of at most 32 letters a-z, digits, - and _, which begins with a letter or digit"
+
+
 @pytest.mark.parametrize(
-    "toml", [HOLDOUT.replace("0.05", "0"), HOLDOUT.replace("off", "Off!"), HOLDOUT.replace("true", "2")]
+    ("toml", "line"),
+    [
+        *(
+            (HOLDOUT.replace("0.05", share), f"off: share: found {found}, allowed: {SHARES}")
+            for share, found in {"0": "0", "5": "5", "'5%'": "'5%'", "nan": "NaN", "'0.5'": "'0.5'"}.items()
+        ),
+        (HOLDOUT.replace("share = 0.05", ""), f"off: share: not set, needed: {SHARES}"),
+        (HOLDOUT.replace("off", "Off!"), f"Off!: name: found 'Off!', allowed: {NAMES}"),
+        (HOLDOUT.replace('name = "off"', ""), f"table 1: name: not set, needed: {NAMES}"),
+        (HOLDOUT + IMITATING.replace('"imitating"', "5"), f"table 2: name: found 5, allowed: {NAMES}"),
+        (HOLDOUT.replace("true", "1"), "off: holdout: found 1, allowed: true or false"),
+        (IMITATING.replace("{ imitation_weight = 0.1 }", "5"), "imitating: learning: found 5, allowed: a table"),
+        (
+            IMITATING.replace("0.1", "2026-01-01"),
+            'imitating: learning: found {"imitation_weight": "2026-01-01"}, allowed: a table',
+        ),
+    ],
 )
-def test_an_arm_of_another_form_is_refused(tmp_path: Path, toml: str) -> None:
-    (line,) = problems(tmp_path, toml)
-    assert line.startswith("experiment.arms: found [{")
-    assert "allowed: a list of tables: `name`" in line
+def test_a_wrong_field_of_an_arm_is_named_with_what_is_allowed(tmp_path: Path, toml: str, line: str) -> None:
+    (found,) = problems(tmp_path, toml)
+    of_a_table = " of settings of [learning]" if line.endswith("a table") else ""
+    assert found == f"experiment.arms: {line}{of_a_table}; in corlld.toml"
+
+
+def test_an_unknown_key_of_an_arm_hides_no_other_mistake_but_the_missing_key(tmp_path: Path) -> None:
+    toml = HOLDOUT.replace("share", "shar") + IMITATING.replace("0.5", "5")
+    assert problems(tmp_path, toml) == [
+        "experiment.arms: off: shar: unknown (did you mean share?); in corlld.toml",
+        f"experiment.arms: imitating: share: found 5, allowed: {SHARES}; in corlld.toml",
+    ]
+
+
+@pytest.mark.parametrize(("arms", "found"), [("5", "5"), ("[5]", "[5]")])
+def test_arms_that_are_no_tables_are_refused(tmp_path: Path, arms: str, found: str) -> None:
+    (line,) = problems(tmp_path, f"[experiment]\narms = {arms}")
+    assert line.startswith(f"experiment.arms: found {found}, allowed: a list of tables: `name`")
 
 
 def test_each_setting_of_learning_is_shared_by_arms_or_part_of_an_arms_rule() -> None:

@@ -57,7 +57,7 @@ def test_texts_of_the_environment_become_what_the_setting_is(tmp_path: Path) -> 
         tmp_path,
         CORLLD_ADAPTER__R="4",
         CORLLD_LEARNING__BETA="0.02",
-        CORLLD_SOURCE__FOLLOW="true",
+        CORLLD_PUBLISHING__ENABLED="false",
         CORLLD_STATE__PATH="/srv/state",
         CORLLD_KAFKA__BOOTSTRAP_SERVERS="one:9092, two:9092",
         CORLLD_EVENTS__CLOUDEVENTS_EDIT_TYPES='["a,b", "c"]',
@@ -65,7 +65,7 @@ def test_texts_of_the_environment_become_what_the_setting_is(tmp_path: Path) -> 
         CORLLD_ADAPTER__TARGET_MODULES="q_proj,v_proj",
         CORLLD_KAFKA__CLIENT_ID="5",
     )
-    assert (settings.adapter.r, settings.learning.beta, settings.source.follow) == (4, 0.02, True)
+    assert (settings.adapter.r, settings.learning.beta, settings.publishing.enabled) == (4, 0.02, False)
     assert settings.state.path == Path("/srv/state")
     assert settings.kafka.bootstrap_servers == ("one:9092", "two:9092")
     assert settings.events.cloudevents_edit_types == ("a,b", "c")
@@ -177,7 +177,7 @@ def test_each_mistake_is_a_line_with_what_was_found_what_is_allowed_and_where(tm
         ("learning.lr", "true", "a number > 0"),
         ("learning.lr", "nan", "a number > 0"),
         ("batching.flush_after_seconds", "inf", "a number >= 0"),
-        ("source.follow", "1", "true or false"),
+        ("publishing.enabled", "1", "true or false"),
         ("source.path", "5", "a path"),
         ("kafka.topic", '"two words"', "at most 249 letters, digits, dots, underscores and hyphens"),
         ("kafka.group_id", '""', "a text, not empty"),
@@ -217,12 +217,12 @@ def test_an_unknown_key_or_section_is_refused_with_the_closest_that_exists(tmp_p
     """
     lines = problems(tmp_path, toml)
     assert lines[:3] == [
-        "topic: unknown, did you mean kafka.topic?; in corlld.toml",
-        "kafka.topik: unknown, did you mean kafka.topic?; in corlld.toml",
-        "kafka.r: unknown, did you mean adapter.r?; in corlld.toml",
+        "topic: unknown (did you mean kafka.topic?); in corlld.toml",
+        "kafka.topik: unknown (did you mean kafka.topic?); in corlld.toml",
+        "kafka.r: unknown (did you mean adapter.r?); in corlld.toml",
     ]
     assert lines[3].startswith("kafka.zzz: unknown, allowed: bootstrap_servers, topic, ")
-    assert lines[4:] == ["kafak: unknown, did you mean [kafka]?; in corlld.toml"]
+    assert lines[4:] == ["kafak: unknown (did you mean [kafka]?); in corlld.toml"]
 
 
 def test_an_unknown_variable_is_refused_and_its_value_is_not_shown(tmp_path: Path) -> None:
@@ -230,9 +230,9 @@ def test_an_unknown_variable_is_refused_and_its_value_is_not_shown(tmp_path: Pat
         tmp_path, CORLLD_KAFKA_TOPIC="x", CORLLD_IDENTITY__SECERT=SECRET, CORLLD_KAFKA='{"topic": "x"}', CORLLD_XYZ="1"
     )
     assert lines == [
-        "environment variable CORLLD_IDENTITY__SECERT: unknown, did you mean CORLLD_IDENTITY__SECRET?",
-        "environment variable CORLLD_KAFKA: unknown, did you mean CORLLD_KAFKA__TOPIC?",
-        "environment variable CORLLD_KAFKA_TOPIC: unknown, did you mean CORLLD_KAFKA__TOPIC?",
+        "environment variable CORLLD_IDENTITY__SECERT: unknown (did you mean CORLLD_IDENTITY__SECRET?)",
+        "environment variable CORLLD_KAFKA: unknown (did you mean CORLLD_KAFKA__TOPIC?)",
+        "environment variable CORLLD_KAFKA_TOPIC: unknown (did you mean CORLLD_KAFKA__TOPIC?)",
         "environment variable CORLLD_XYZ: unknown, allowed: CORLLD_<SECTION>__<KEY>",
     ]
 
@@ -294,12 +294,10 @@ def test_the_defaults_alone_can_t_run_and_every_gap_is_named() -> None:
     ("changed", "key"),
     [
         ({"source": {"kind": "jsonl"}}, "source.path"),
-        ({"source": {"kind": "jsonl", "path": "e"}, "dead_letters": {"path": "e"}}, "dead_letters.path"),
+        ({"source": {"kind": "kafka", "path": "e"}}, "source.path"),
+        ({"source": {"follow": True}}, "source.follow"),
+        ({"dead_letters": {"path": "e"}}, "dead_letters.path"),
         ({"kafka": {}}, "kafka.bootstrap_servers"),
-        ({"dead_letters": {"topic": "edits"}}, "dead_letters.topic"),
-        ({"publishing": {"announce_topic": "edits"}}, "publishing.announce_topic"),
-        ({"publishing": {"announce_topic": "edits.dead-letters"}}, "publishing.announce_topic"),
-        ({"publishing": {"path": "/s"}, "state": {"path": "/s"}}, "publishing.path"),
         (
             {"source": {"kind": "jsonl", "path": "e"}, "publishing": {"announce_topic": "a"}, "kafka": {}},
             "kafka.bootstrap_servers",

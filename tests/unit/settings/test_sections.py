@@ -16,6 +16,31 @@ from tests.support.settings_files import load, problems
             "; in corlld.toml",
         ),
         (
+            "[kafka]\nsession_timeout_seconds = 5",
+            "kafka.session_timeout_seconds: found 5, allowed: at least three times kafka.heartbeat_interval_seconds = 3"
+            "; in corlld.toml",
+        ),
+        (
+            "[batching]\nmax_buffered_events = 4",
+            "batching.max_buffered_events: found 4, allowed: at least batching.max_events = 8; in corlld.toml",
+        ),
+        *(
+            (
+                f'[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "{mechanism}"\n{key} = "u"',
+                f"kafka.{key}: set, allowed: only with kafka.sasl_mechanism {needed}; in corlld.toml",
+            )
+            for mechanism, key, needed in (
+                ("GSSAPI", "sasl_plain_username", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
+                ("AWS_MSK_IAM", "sasl_kerberos_name", "GSSAPI"),
+                ("AWS_MSK_IAM", "sasl_kerberos_domain_name", "GSSAPI"),
+            )
+        ),
+        (
+            '[kafka]\nsasl_kerberos_name = "u"',
+            "kafka.sasl_kerberos_name: set, allowed: only with kafka.security_protocol SASL_PLAINTEXT or SASL_SSL"
+            "; in corlld.toml",
+        ),
+        (
             '[kafka]\nsecurity_protocol = "SASL_SSL"',
             "kafka.sasl_mechanism: not set, needed for kafka.security_protocol SASL_SSL",
         ),
@@ -86,3 +111,72 @@ def test_every_way_to_authenticate_that_works_is_accepted(tmp_path: Path) -> Non
             toml += 'sasl_plain_username = "u"'
             environ = {"CORLLD_KAFKA__SASL_PLAIN_PASSWORD": "p"}
         assert load(tmp_path, toml, **environ).kafka.sasl_mechanism == mechanism
+
+
+def test_a_file_of_settings_may_keep_what_the_other_kind_of_source_or_another_command_reads(tmp_path: Path) -> None:
+    """`corlld send` and announcements read `kafka` beside a file; `corlld settings` prints every default."""
+    toml = """
+        [source]
+        kind = "jsonl"
+        path = "edits.jsonl"
+        follow = true
+        [kafka]
+        bootstrap_servers = ["broker:9092"]
+        topic = "sent"
+        [dead_letters]
+        path = "letters.jsonl"
+    """
+    assert load(tmp_path, toml).source.follow
+    assert not load(tmp_path, "[source]\nfollow = false").source.follow
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        (
+            '[dead_letters]\ntopic = "edits"',
+            "dead_letters.topic: found 'edits', allowed: another topic than kafka.topic",
+        ),
+        (
+            '[kafka]\ntopic = "edits.dead-letters"',
+            "kafka.topic: found 'edits.dead-letters', allowed: another topic than dead_letters.topic",
+        ),
+        (
+            '[dead_letters]\ntopic = "x"\n[kafka]\ntopic = "x"',
+            "dead_letters.topic: found 'x', allowed: another topic than kafka.topic",
+        ),
+        (
+            '[publishing]\nannounce_topic = "edits"',
+            "publishing.announce_topic: found 'edits', allowed: another topic than kafka.topic",
+        ),
+        (
+            '[publishing]\nannounce_topic = "edits.dead-letters"',
+            "publishing.announce_topic: found 'edits.dead-letters', allowed: another topic than dead_letters.topic",
+        ),
+        (
+            '[publishing]\npath = "/s"\n[state]\npath = "/s"',
+            "publishing.path: found the path of state.path, allowed: another folder",
+        ),
+        (
+            '[publishing]\npath = "/var/lib/corlld/state"',
+            "publishing.path: found the path of state.path, allowed: another folder",
+        ),
+        (
+            '[state]\npath = "/var/lib/corlld/adapters"',
+            "state.path: found the path of publishing.path, allowed: another folder",
+        ),
+        (
+            '[source]\nkind = "jsonl"\npath = "e"\n[dead_letters]\npath = "e"',
+            "dead_letters.path: found the path of source.path, allowed: another file",
+        ),
+    ],
+)
+def test_two_sections_that_can_t_go_together_are_one_line_that_names_what_was_written(
+    tmp_path: Path, toml: str, line: str
+) -> None:
+    assert problems(tmp_path, toml) == [f"{line}; in corlld.toml"]
+
+
+def test_what_is_turned_off_is_in_nobody_s_way(tmp_path: Path) -> None:
+    toml = '[publishing]\nenabled = false\nannounce_topic = "edits"\npath = "/s"\n[state]\npath = "/s"'
+    assert not load(tmp_path, toml).publishing.enabled

@@ -1,0 +1,33 @@
+"""Combinations of values of two sections that can't work. They are refused whatever the command."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from corlld.settings.fields import is_to_blame
+
+if TYPE_CHECKING:
+    from corlld.settings.sections import Settings
+
+
+def problems_between_sections(settings: "Settings") -> Iterator[str]:
+    """Yield a line for each problem, which begins with the name of a setting and a colon."""
+    kafka, letters = settings.kafka, settings.dead_letters
+    if letters.topic == kafka.topic:
+        names = ("dead_letters.topic", "kafka.topic")
+        wrong, other = names if is_to_blame(letters, "topic", "topic", of=kafka) else reversed(names)
+        yield f"{wrong}: found {kafka.topic!r}, allowed: another topic than {other}"
+    if letters.path is not None and letters.path == settings.source.path:
+        yield "dead_letters.path: found the path of source.path, allowed: another file"
+    if settings.publishing.enabled:
+        yield from _problems_of_publishing(settings)
+
+
+def _problems_of_publishing(settings: "Settings") -> Iterator[str]:
+    publishing, state = settings.publishing, settings.state
+    for name, topic in (("kafka.topic", settings.kafka.topic), ("dead_letters.topic", settings.dead_letters.topic)):
+        if publishing.announce_topic == topic:
+            yield f"publishing.announce_topic: found {topic!r}, allowed: another topic than {name}"
+    if publishing.path == state.path:
+        names = ("publishing.path", "state.path")
+        wrong, other = names if is_to_blame(publishing, "path", "path", of=state) else reversed(names)
+        yield f"{wrong}: found the path of {other}, allowed: another folder"
