@@ -316,5 +316,7 @@ def _uids(store: "AnyStore", uid: str | None) -> list[str]:
     if uid is None:
         return uids
     if uid not in uids:
-        raise FatalError("the store has no state of this user", ExitCode.DATA)
+        from corlld.commands.state_views import NO_STATE
+
+        raise FatalError(NO_STATE, ExitCode.DATA)
     return [uid]
