@@ -92,8 +92,8 @@ _GRID = (
     ruled("tail, 4 steps", steps_per_batch=4),
     ruled("tail, 4 pairs replayed", replay_pairs=4),
     *(
-        ruled(f"{rate} of the learning rate: changed + imitation .1", **_COMBINED, lr=lr)
-        for rate, lr in (("a fifth", 1e-4), ("twice", 1e-3), ("four times", 2e-3))
+        ruled(f"changed + imitation .1, {rate} the learning rate", **_COMBINED, lr=lr)
+        for rate, lr in (("a fifth of", 1e-4), ("twice", 1e-3), ("four times", 2e-3))
     ),
 )
 # As many learning rates, steps and replayed pairs as are tried for the combined rule. Weights below 1 would only scale
