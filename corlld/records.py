@@ -65,9 +65,10 @@ class CommittedRecords:
     committed: Mapping[int, int]
     ends: Mapping[int, int]
 
-    def behind(self, ends: Mapping[int, int]) -> int:
-        """Return how many offsets before these ends are not committed."""
-        return sum(max(0, end - self.committed.get(partition, 0)) for partition, end in ends.items())
+    def behind(self, ends: Mapping[int, int]) -> Mapping[int, int]:
+        """Return how many offsets before these ends are not committed, for each partition that has such offsets."""
+        missing = {partition: end - self.committed.get(partition, 0) for partition, end in ends.items()}
+        return {partition: offsets for partition, offsets in sorted(missing.items()) if offsets > 0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """What `corlld check` says of the experiment: its arms, and what the settings do to one that is running."""
 
+import math
 import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from corlld.commands.experiment_views import not_compared
-from corlld.errors import StateUnreadable
+from corlld.errors import RetriableError, StateUnreadable
 from corlld.experiment.arms import Arms
 from corlld.experiment.tally import Tally
 from corlld.settings.learning_rule import DEFAULT_ARM
@@ -64,11 +65,12 @@ def left_out(arms: Arms, store: "ReadableStore", drafts: int, start: str | None)
     if not arms:
         return
     tally, looked_at = Tally(arms, drafts, start), 0
-    deadline = time.monotonic() + LOOK_SECONDS
+    deadline = math.inf
     for uid in islice(store.uids(), LOOK_USERS):
+        deadline = min(deadline, time.monotonic() + LOOK_SECONDS)  # the time of a long listing does not count
         try:
             state = store.load_header(uid)
-        except StateUnreadable:
+        except (RetriableError, StateUnreadable):  # the daemon goes on without such a user too
             state = None
         if state is not None:
             tally.add(state)

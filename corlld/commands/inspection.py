@@ -31,6 +31,7 @@ from corlld.errors import (
     FatalError,
     MissingRightError,
     MissingTopicError,
+    RetriableError,
     UnavailableError,
 )
 from corlld.events.decoder import EventDecoder
@@ -109,6 +110,9 @@ class Check:
         except FatalError as error:
             found, mark = str(error), "problem"
             self.exit_code = self.exit_code or error.exit_code
+        except RetriableError as error:  # a store that can't be listed, say
+            found, mark = str(error), "problem"
+            self.exit_code = self.exit_code or ExitCode.UNAVAILABLE
         first, *more = found.splitlines()
         self._console.print(f"{mark:8} {name:14} {first}", markup=False)
         for line in more:

@@ -100,7 +100,8 @@ def _wait_for_commits(
     """
     the_input = build_input(settings)
     ends: Mapping[int, int] | None = None
-    behind, deadline = 0, math.inf
+    behind: Mapping[int, int] = {}
+    deadline = math.inf
     while True:
         with the_input.committed_records(findings.starts, store, timeout) as stream:
             ends = ends if ends is not None else stream.ends
@@ -108,13 +109,14 @@ def _wait_for_commits(
         if not behind:
             return
         if behind != before:
-            console.print(f"waiting for the group to commit {counted(behind, 'offset')}")
+            console.print(f"waiting for the group to commit {counted(sum(behind.values()), 'offset')}")
             deadline = time.monotonic() + STANDSTILL_SECONDS
         if time.monotonic() >= deadline:
             raise FatalError(
-                f"nothing was sent yet: group {settings.kafka.group_id} has not committed {counted(behind, 'offset')} "
-                "from before the states were restored. Have a daemon run, and run the repair again when the lag is 0: "
-                "it goes on",
+                f"nothing was sent yet: group {settings.kafka.group_id} has not committed "
+                f"{counted(sum(behind.values()), 'offset')} from before the states were restored, in partitions "
+                f"{', '.join(map(str, behind))}. Have a daemon run; if one does, its /readyz says what it waits for. "
+                "Run the repair again when the lag of these partitions is 0: it goes on",
                 ExitCode.DATA,
             )
         time.sleep(LOOK_SECONDS)

@@ -17,6 +17,7 @@ from corlld.durable import UserState
 from corlld.errors import ExitCode, FatalError, InvalidEvent, LostSwap, RetriableError, StateUnreadable
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.loop.intake import TRY_AGAIN_HEADER
 from corlld.records import CommittedRecords, EraseEvent, StoredLetter
 from corlld.state.keys import repair_name
 from corlld.system.progress import Advance
@@ -167,6 +168,8 @@ def _add(
     # A partition that the generation before does not name: nothing of it was learnt yet.
     if repair is None or offset < repair.starts.get(f"{topic}/{partition}", 0):
         return False
+    # What crashed again after it was tried again is no wish to try it once more.
+    headers = tuple(header for header in headers if header[0] != TRY_AGAIN_HEADER)
     outgoing = Outgoing(event.user_id.encode(), value, headers, isinstance(event, EraseEvent))
     outbox.add((topic, partition, offset), outgoing)
     return True

@@ -18,7 +18,8 @@ The journal keeps two things more that the partition's next owner has to know: w
 whether the partition's reading is paused.
 
 The journal needs neither a clock nor a clean end, and nobody has to know who is alive: it belongs to the partition. A
-daemon that has lost a partition, and does not know it yet, may overwrite it once. That costs at most one more life.
+daemon that has lost a partition, and does not know it yet, may overwrite it once. That costs one more life; or, if it
+overwrites a crashed event or a pause, as many lives or dead letters again as the first time.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping

@@ -183,7 +183,9 @@ class Poison:
             log.warning("probe_failed", partition=tenure.partition.partition, problem=str(error))
             good = False
         else:
-            good = self._is_good(probe.result())
+            # A group that was moved behind the poison, or whose poison has expired, has nothing bad left to read.
+            nothing_left = ends().get(tenure, math.inf) <= tenure.start_offset
+            good = nothing_left or self._is_good(probe.result())
         if not good:
             partition.pause_seconds = min(2 * partition.pause_seconds, LAST_PROBE_SECONDS)
             partition.probe_at = now + partition.pause_seconds

@@ -185,7 +185,7 @@ def _problems_of_shares(arms: Sequence[Arm]) -> Iterator[str]:
             return
     yield (
         f"arms: found shares that sum to {total:g}, allowed: less than 1: nobody is left for the arm `{DEFAULT_ARM}`, "
-        "which the others are compared with. Lower a share, or move the rule of an arm to [learning]"
+        "which the others are compared with. Lower a share: nobody leaves an arm by that"
     )
 
 

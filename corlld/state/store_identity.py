@@ -66,9 +66,11 @@ def identity_of(data: bytes, *, where: str) -> StoreIdentity:
     """Return the owner that a `store.json` names. Raises ConfigurationError if it is corrupt, NewerFormat."""
     content = _parsed(data, where)
     try:
-        return StoreIdentity(**{name: str(content[name]) for name in _MEANINGS}, start_adapter=content.get(_START))
+        names = {name: str(content[name]) for name in _MEANINGS}
     except KeyError:
         raise _corrupt(where) from None
+    names["base_model"] = absolute_if_path(names["base_model"])  # older versions wrote relative paths
+    return StoreIdentity(**names, start_adapter=content.get(_START))
 
 
 def advice_on_torn(data: bytes | None) -> str:

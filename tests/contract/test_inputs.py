@@ -151,6 +151,7 @@ def test_an_input_that_nothing_was_set_for_names_each_setting_in_one_line(kind: 
             {"source": {"path": "e"}, "kafka": {"bootstrap_servers": ["broker:9092"]}},
             {"source.path": "set, allowed: only with source.kind jsonl (it is kafka)"},
         ),
+        ({"source": {"kind": "kafka", "path": "e"}, "kafka": {"bootstrap_servers": ["broker:9092"]}}, {}),
         (
             {"source": {"kind": "jsonl"}, "state": {"url": "s3://states"}},
             {

@@ -36,6 +36,7 @@ class KafkaInput:
         self._problem_seconds = problem_seconds
         self._kafka = settings.kafka
         self._dead_letters = settings.dead_letters
+        self._kind_was_written = "kind" in settings.source.model_fields_set
         self._settings_of_a_file = {
             "source.path": settings.source.path is not None,
             "source.follow": settings.source.follow,
@@ -57,9 +58,9 @@ class KafkaInput:
             problems["kafka.bootstrap_servers"] = (
                 "not set, needed for source.kind kafka: `host:port` of one or more brokers"
             )
-        # Whoever forgets the kind would learn from a topic in place of the file.
+        # Whoever forgets the kind would learn from a topic in place of the file. Who writes it knows.
         for setting, is_set in self._settings_of_a_file.items():
-            if is_set:
+            if is_set and not self._kind_was_written:
                 problems[setting] = "set, allowed: only with source.kind jsonl (it is kafka)"
         return problems
 

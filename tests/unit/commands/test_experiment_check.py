@@ -1,14 +1,16 @@
 """What `corlld check` says of the experiment: arms that change nothing, and changes that take users out of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from corlld.commands.experiment_check import HOLDOUT_ADVICE, described, left_out
 from corlld.durable import DraftFigures, Participation, Statistics, StoreIdentity, UserState
+from corlld.errors import RetriableError
 from corlld.experiment.arms import Arms
 from corlld.settings.sections import Settings
 from corlld.state.store import LocalFolderStore
@@ -113,3 +115,32 @@ def test_a_state_that_can_t_be_read_is_passed_over(store: LocalFolderStore, tmp_
     file.write_bytes(file.read_bytes()[:100])
     (line,) = left_out(arms(OFF, SLOW | {"learning": {"lr": 2e-4}}), store, 4, "one")
     assert line.startswith("changed while it runs: of 6 users looked at, 1 user of arm slow is left out")
+
+
+def test_a_state_that_can_t_be_reached_is_passed_over(store: LocalFolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = store.load_header
+
+    def load_header(uid: str) -> UserState | None:
+        if uid == f"{1:032x}":
+            raise RetriableError("EIO")
+        return real(uid)
+
+    monkeypatch.setattr(store, "load_header", load_header)
+    (line,) = left_out(arms(OFF, SLOW | {"learning": {"lr": 2e-4}}), store, 4, "one")
+    assert line.startswith("changed while it runs: of 6 users looked at, 1 user of arm slow is left out")
+
+
+def test_the_time_of_a_long_listing_takes_nothing_from_the_look(
+    store: LocalFolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uids, now = list(store.uids()), [0.0]
+
+    def listed() -> Iterator[str]:
+        now[0] += 60.0
+        yield from uids
+
+    monkeypatch.setattr(store, "uids", listed)
+    monkeypatch.setattr("corlld.commands.experiment_check.time", SimpleNamespace(monotonic=lambda: now[0]))
+    lines = list(left_out(arms(OFF, SLOW, beta=0.2), store, 4, "one"))
+    assert lines
+    assert all(line.startswith("changed while it runs: of 6 users looked at, ") for line in lines)

@@ -15,6 +15,7 @@ from corlld.durable import StoreIdentity
 from corlld.errors import ExitCode
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.loop.intake import TRY_AGAIN_HEADER
 from corlld.records import CommittedRecords, Record, SourcePartition, StoredLetter, Tenure
 from corlld.settings.sections import EventSettings
 from corlld.state.store import LocalFolderStore
@@ -59,7 +60,8 @@ ANN = NAMES.uid("ann")
 
 
 def record(offset: int) -> Record:
-    return Record(Tenure(PLACE, 0, 0), offset, offset + 1, None, json.dumps(edit(offset)).encode())
+    headers = ((TRY_AGAIN_HEADER, b""), ("trace", b"t"))
+    return Record(Tenure(PLACE, 0, 0), offset, offset + 1, None, json.dumps(edit(offset)).encode(), headers)
 
 
 def letter(offset: int, *, payload: bool, uid: str = ANN) -> StoredLetter:
@@ -81,14 +83,15 @@ def test_what_the_topic_lacks_is_taken_from_letters_and_those_without_payload_ar
     decoder = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
     with closing(Outbox()) as outbox:
         lost = gather(findings, stream, letters, decoder, NAMES, outbox, Advance(Console(quiet=True), 1))
-        sent = [json.loads(value or b"")["event_id"] for _, value, _ in outbox.records()]
+        outgoing = list(outbox.records())
     assert lost == 1
-    assert sent == ["ann-11", "ann-15"]
+    assert [json.loads(value or b"")["event_id"] for _, value, _ in outgoing] == ["ann-11", "ann-15"]
+    assert outgoing[1][2] == [("trace", b"t")], "not tried again where it crashed"
 
 
 def test_commits_are_behind_until_each_partition_with_records_has_reached_its_end() -> None:
     stream = CommittedRecords("topic-id", 0, 0, iter(()), {0: 20, 1: 7}, {})
-    assert stream.behind({}) == 0
-    assert stream.behind({0: 20, 1: 5}) == 0
-    assert stream.behind({0: 21, 1: 9}) == 3
-    assert stream.behind({0: 20, 2: 4}) == 4, "a partition without a commit"
+    assert stream.behind({}) == {}
+    assert stream.behind({0: 20, 1: 5}) == {}
+    assert stream.behind({1: 9, 0: 21}) == {0: 1, 1: 2}
+    assert stream.behind({0: 20, 2: 4}) == {2: 4}, "a partition without a commit"

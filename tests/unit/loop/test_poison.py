@@ -202,6 +202,18 @@ def test_the_next_owner_begins_with_the_pause_and_goes_on_once_the_newest_record
     assert not site.parts.attempts.kept[T0.partition.key].paused, "nor does the owner after it"
 
 
+@pytest.mark.parametrize("left", [poison(PROBED_RECORDS), ()])
+def test_an_owner_with_nothing_left_to_read_of_the_poison_needs_no_better_records(left: Sequence[Record]) -> None:
+    """The group was moved behind the poison, or retention has deleted it."""
+    site = Site()
+    site.parts.attempts.kept[T0.partition.key] = Attempts(paused=True, committed=10)
+    site.newest = left
+    site.daemon = site.parts.daemon(site.source)
+    mine = tenure(0, 7, start_offset=100)
+    site.run(Polled((), begun=(mine,)), until=lambda: not site.parts.attempts.kept[T0.partition.key].paused)
+    assert len(site.probes) == 1
+
+
 def test_an_input_that_ends_does_not_wait_for_better_records_than_it_has() -> None:
     parts = Parts()
     parts.attempts.kept[T0.partition.key] = Attempts(paused=True)

@@ -38,12 +38,12 @@ def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: 
         (
             IMITATING + IMITATING.replace("imitating", "other").replace("0.5", "0.51"),
             "experiment.arms: found shares that sum to 1.01, allowed: less than 1: nobody is left for the arm "
-            "`default`, which the others are compared with. Lower a share, or move the rule of an arm to [learning]",
+            "`default`, which the others are compared with. Lower a share: nobody leaves an arm by that",
         ),
         (
             "".join(IMITATING.replace("imitating", name).replace("0.5", str(1 / 3)) for name in "abc"),
             "experiment.arms: found shares that sum to 1, allowed: less than 1: nobody is left for the arm "
-            "`default`, which the others are compared with. Lower a share, or move the rule of an arm to [learning]",
+            "`default`, which the others are compared with. Lower a share: nobody leaves an arm by that",
         ),
         (
             HOLDOUT.replace("0.05", "1"),

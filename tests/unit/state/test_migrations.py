@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +91,12 @@ def test_a_state_of_todays_format_without_one_of_its_fields_is_unreadable_and_ne
 def test_a_number_that_no_format_has_is_refused(number: object) -> None:
     with pytest.raises(StateUnreadable, match="format that this version of corlld does not know"):
         state_of({**text_of(format_1.state_file("released")), "format": number})
+
+
+def test_a_relative_base_model_of_an_older_version_is_read_as_the_daemon_compares_it() -> None:
+    content = json.loads(format_1.STORE_FILE) | {"base_model": "./models/tiny"}
+    found = identity_of(json.dumps(content).encode(), where="store.json")
+    assert found.base_model == str(Path("models/tiny").absolute())
 
 
 def test_the_store_file_of_format_1_is_read_and_raised_with_all_that_is_in_it() -> None:
