@@ -70,7 +70,7 @@ def test_a_sample_shows_what_the_template_refuses_and_what_can_t_be_passed_on(
     shown = capsys.readouterr().out
     assert row(shown, "valid") == "4 of 5 (80.0%)"
     assert row(shown, "unrenderable") == "1 of 4 (25.0%) the chat template refuses them"
-    assert "unsupported_content: messages[].content; for example at" in " ".join(shown.split())
+    assert "unsupported_content: messages[].content; for example " in " ".join(shown.split())
 
 
 def test_every_chat_is_learnt_in_the_context_that_the_setting_makes(

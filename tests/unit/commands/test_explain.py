@@ -70,6 +70,7 @@ def test_the_age_of_a_state_is_told_in_its_largest_unit(store: LocalFolderStore,
 
 
 def test_a_single_update_is_no_plural(store: LocalFolderStore) -> None:
+    store.open(IDENTITY, must_exist=True)
     state, revision = store.load(UID)
     assert state is not None
     once = replace(state, version=4, statistics=replace(state.statistics, updates=1))

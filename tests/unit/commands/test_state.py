@@ -14,11 +14,13 @@ from corlld.errors import ExitCode, FatalError, RetriableError
 from corlld.state.store import LocalFolderStore
 from tests.support.states import OTHER_UID, PARTICIPATION, UID, released_state, tombstone
 
+IDENTITY = StoreIdentity("f", "c", "g", "m", "r", "a")
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalFolderStore:
     opened = LocalFolderStore(tmp_path)
-    opened.open(StoreIdentity("f", "c", "g", "m", "r", "a"), must_exist=False)
+    opened.open(IDENTITY, must_exist=False)
     state = released_state(3, participation=PARTICIPATION)
     opened.save(UID, replace(state, statistics=replace(state.statistics, edited_rise=EditedRise(3, 0.12))), "0")
     opened.save(OTHER_UID, replace(tombstone(5, OTHER_UID), older_event_ids=bytes(24)), "0")
@@ -79,6 +81,7 @@ def test_what_a_user_does_not_have_has_no_line(store: LocalFolderStore) -> None:
     assert lines["erased"] == "yes"
     assert not {"arm", "start_adapter", "accuracy", "edit_ratio", "rejected", "statistics"}.intersection(lines)
     assert "None" not in lines.values()
+    store.open(IDENTITY, must_exist=True)
     state, revision = store.load(UID)
     assert state is not None
     store.save(UID, replace(state, version=4, release=None), revision)
