@@ -141,7 +141,7 @@ def test_letters_without_payload_that_are_not_committed_yet_are_waited_for_or_th
         late.setattr("corlld.commands.repair_run.restore", restore_late)
         late.setattr("corlld.commands.repair_run.STANDSTILL_SECONDS", 0.0)
         assert main(repair) == ExitCode.DATA
-    assert "run the repair again when the lag is 0" in capsys.readouterr().err
+    assert "Run the repair again when the lag of these partitions is 0" in capsys.readouterr().err
     assert site.lag() == len(later), "nothing was sent, and nothing is committed yet"
     assert main(repair) == ExitCode.OK
     assert "waiting for the group to commit 9 offsets" in capsys.readouterr().err

@@ -294,9 +294,9 @@ def test_the_defaults_alone_can_t_run_and_every_gap_is_named() -> None:
     ("changed", "key"),
     [
         ({"source": {"kind": "jsonl"}}, "source.path"),
-        ({"source": {"kind": "kafka", "path": "e"}}, "source.path"),
+        ({"source": {"path": "e"}}, "source.path"),
         ({"source": {"follow": True}}, "source.follow"),
-        ({"dead_letters": {"path": "e"}}, "dead_letters.path"),
+        ({"source": {}, "dead_letters": {"path": "e"}}, "dead_letters.path"),
         ({"kafka": {}}, "kafka.bootstrap_servers"),
         (
             {"source": {"kind": "jsonl", "path": "e"}, "publishing": {"announce_topic": "a"}, "kafka": {}},
