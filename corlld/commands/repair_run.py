@@ -119,7 +119,7 @@ def _wait_for_commits(
                 "Run the repair again when the lag of these partitions is 0: it goes on",
                 ExitCode.DATA,
             )
-        time.sleep(LOOK_SECONDS)
+        time.sleep(LOOK_SECONDS)  # the broker tells nobody that a group has committed
 
 
 def _summary(findings: Findings, outbox: Outbox) -> str:
