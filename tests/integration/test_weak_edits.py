@@ -14,7 +14,14 @@ from corlld.errors import FatalError
 from corlld.simulation.personas import LENA, OMAR
 from corlld.simulation.studies.contract import Options, Row
 from corlld.simulation.studies.runner import run_study
-from corlld.simulation.studies.weak_edits.contestants import CHANGED, FINE_TUNING, NOTHING, PAIR_DPO, Rule, seen
+from corlld.simulation.studies.weak_edits.contestants import (
+    CHANGED,
+    FINE_TUNING,
+    NOTHING,
+    PAIR_DPO,
+    Rule,
+    seen,
+)
 from corlld.simulation.studies.weak_edits.feedback import Condition, Feedback
 from corlld.simulation.studies.weak_edits.loop import Loop
 from corlld.simulation.studies.weak_edits.report import Report
@@ -23,7 +30,9 @@ from corlld.simulation.studies.workshop import Workshop
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-RULES = tuple(rule.at(5e-3) for rule in (CHANGED, FINE_TUNING))  # the tiny model takes larger steps
+# The tiny model takes larger steps.
+RATES = (5e-3, 1e-2, 2e-2)
+RULES = tuple(rule.at(2e-3) for rule in (CHANGED, FINE_TUNING))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +40,7 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weak-edits")
     console = Console(quiet=True)
     options = Options((1,), quick=True, model=str(tiny_model), edits=None)
-    run_study(WeakEdits(rules=RULES), options, folder, "typed", console, console)
+    run_study(WeakEdits(rules=RULES, rates=RATES), options, folder, "typed", console, console)
     return folder
 
 
@@ -72,12 +81,38 @@ def test_every_rule_is_compared_in_every_condition(figures: dict[str, Any]) -> N
 def test_nothing_is_reported_of_writers_and_seeds_that_were_tuned_on(rows: list[dict[str, str]]) -> None:
     users = {
         part: {(row["writer"], row["seed"]) for row in rows if row["part"] == part}
-        for part in ("new", "tuned", "others", "tuning")
+        for part in ("new", "others", "shipped", "tuning")
     }
     assert users["new"] == {(taste.user_id, seed) for taste in QUICK.tastes for seed in "1"}
     assert {seed for _, seed in users["tuning"]} == {str(VALIDATION_SEED)}
     assert {writer for writer, _ in users["tuning"]} == {writer for writer, _ in users["others"]}
     assert not {writer for writer, _ in users["tuning"]} & {writer for writer, _ in users["new"]}
+    assert users["shipped"] <= users["new"]
+
+
+def test_each_rule_runs_with_the_learning_rate_that_was_best_for_it(rows: list[dict[str, str]]) -> None:
+    rates = {(row["part"], row["rule"]): row["lr"] for row in rows if row["rule"] != NOTHING.name}
+    by_rate: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["part"] == "tuning" and int(row["drafts"]) > QUICK.tuning // 2:
+            by_rate.setdefault(row["rule"], {}).setdefault(row["lr"], []).append(float(row["distance"]))
+    assert by_rate.keys() == {rule.name for rule in (*RULES, PAIR_DPO)}
+    for rule, tried in by_rate.items():
+        assert len(tried) == len(RATES)
+        # The first of equal rates is taken.
+        assert rates["new", rule] == min(tried, key=lambda lr: sum(tried[lr]))
+    assert rates["shipped", CHANGED.name] == str(RULES[0].learning.lr)  # type: ignore[union-attr]
+
+
+def test_the_shipped_rate_is_not_run_twice_if_it_is_the_best(tiny_model: Path, tmp_path: Path) -> None:
+    rule = CHANGED.at(RATES[0])
+    study = WeakEdits(rules=(rule,), rates=RATES)
+    options = Options((1,), quick=True, model=str(tiny_model), edits=None, scratch=tmp_path)
+    for rate, distance in zip(RATES, (0.5, 0.5, 0.6), strict=True):
+        (tmp_path / f"tuned, {rule.name}, {rate:g}.json").write_text(str(distance))
+    shipped = [unit for unit in study.units(options) if unit.key.startswith("shipped/")]
+    assert len(shipped) == 2
+    assert [unit.run() for unit in shipped] == [[], []]
 
 
 def test_a_cell_is_run_once_for_conditions_that_are_the_same_to_its_rule(rows: list[dict[str, str]]) -> None:
@@ -104,10 +139,11 @@ def test_pictures_are_there_and_what_was_needed_on_the_way_is_not(folder: Path) 
 
 
 def test_a_sitting_gives_a_report_of_what_was_done(tiny_model: Path, tmp_path: Path) -> None:
-    console, study = Console(quiet=True), WeakEdits(rules=RULES)
+    console, study = Console(quiet=True), WeakEdits(rules=RULES, rates=RATES)
     options = Options((1,), quick=True, model=str(tiny_model), edits=None)
     units = study.units(replace(options, scratch=tmp_path / "scratch"))
-    done: list[Row] = [{"unit": unit.key, **row} for unit in units[:1] for row in unit.run()]
+    begun = [unit for unit in units if unit.key.startswith("tuning/changed/") or unit.key == "new/alpha 0.5/changed/1"]
+    done: list[Row] = [{"unit": unit.key, **row} for unit in begun for row in unit.run()]
     figures = study.report(done, tmp_path, options)
     assert "new_alpha_0.5_changed_held_out" in figures
     assert not any("_minus_" in name for name in figures), "there is nothing to compare with"

@@ -17,7 +17,11 @@ from corlld.simulation.studies.weak_edits.contestants import FINE_TUNING, NOTHIN
 
 GOOD = 0.25  # drafts are good once their mean distance is at most this
 WINDOW = 8  # drafts of a running mean
-PARTS = {"new": "three writers on whom nothing was chosen", "tuned": "the same, tuned", "others": "other writers"}
+PARTS = {
+    "new": "three writers on whom nothing was chosen",
+    "others": "the writers of the tuning",
+    "shipped": "three writers on whom nothing was chosen, the daemon's learning rate",
+}
 
 User = tuple[int, str]  # seed, writer
 Values = dict[User, float]
@@ -60,7 +64,7 @@ class Report:
         return figures | self._tuning()
 
     def curves(self) -> dict[str, dict[str, Curve]]:
-        """Return a curve per condition and rule, for the new writers and the daemon's learning rate."""
+        """Return a curve per condition and rule, for the new writers."""
         return {
             condition: {rule.name: _curve(rows) for rule in self._rules if (rows := self._of("new", condition, rule))}
             for part, condition in self._conditions()
@@ -95,10 +99,7 @@ class Report:
         elif rule.compares:
             noise = re.search(r"noise [\d.]+", condition)
             condition = f"choices, {noise[0]}" if noise else "choices"
-        found = chosen(self._rows, part=part, condition=condition, rule=rule.name)
-        if not found and part == "tuned":  # its best learning rate is that of the other cells
-            return chosen(self._rows, part="new", condition=condition, rule=rule.name)
-        return found
+        return chosen(self._rows, part=part, condition=condition, rule=rule.name)
 
     def _of_cell(self, name: str, what: str, rows: Sequence[Row]) -> dict[str, Figure]:
         good = {user: _good_at(own) for user, own in _users(chosen(rows, kind="round")).items()}

@@ -2,11 +2,11 @@
 
 Units, the most telling first:
 
-1. All rules with the daemon's learning rate, by three writers on whom nothing was ever chosen, on honest weak edits.
-2. The tuning: every rule with the same number of learning rates, by three other writers on another seed.
-3. Rules for which tuning has chosen another learning rate.
-4. Other conditions: whole edits, noise of both kinds, edits of the words that matter most.
-5. The writers of the tuning, on other seeds.
+1. The tuning: every rule with the same number of learning rates, by three writers on a seed that is not reported.
+2. By seed, three writers on whom nothing was ever chosen: every rule with its best learning rate, on honest weak edits.
+   Then the first rules in other conditions: whole edits, noise of both kinds, edits of the words that matter most.
+3. The first rules by the writers of the tuning.
+4. The daemon's rule with the daemon's own learning rate, if tuning has chosen another.
 
 A rule that learns from choices, or not at all, is run once for all conditions that are the same to it.
 """
@@ -28,6 +28,7 @@ from corlld.simulation.studies.weak_edits.report import Report
 from corlld.simulation.studies.workshop import Workshop
 
 VALIDATION_SEED = 1001
+FIRST_RULES = 4  # that run in all conditions
 TUNED_ON = (MIRA, JONAS, INES)
 FIRST = (Condition(0.5), Condition(0.2))
 LATER = (
@@ -61,13 +62,18 @@ QUICK = Scale(8, mark_every=8, tuning=4, held_out=2, later=LATER[:1], tastes=LAT
 
 @dataclass(frozen=True)
 class WeakEdits:
-    """The study. rules: those that learn from edits. scale: of a whole run, and of a quick one."""
+    """The study.
+
+    rules: those that learn from edits; the first is the daemon's. rates: learning rates that are tried for each rule.
+    scale: of a whole run, and of a quick one.
+    """
 
     name: str = "weak-edits"
     question: str = "Is CoRLL ahead of fine-tuning and pair-DPO where edits are weak or noisy, on a real model?"
     budget_minutes: float = 360.0
     seeds: tuple[int, ...] = (1, 2, 3)
     rules: tuple[Rule, ...] = OF_EDITS
+    rates: tuple[float, ...] = LEARNING_RATES
     scale: tuple[Scale, Scale] = (FULL, QUICK)
 
     def units(self, options: Options) -> Sequence[Unit]:
@@ -76,18 +82,27 @@ class WeakEdits:
         if options.scratch is None:
             raise ValueError("this study needs `scratch`")
         scale, seeds, known = self.scale[options.quick], options.seeds, self.scale[options.quick].tastes
-        work = _Work(Workshop(options.model), scale, options.scratch)
+        work = _Work(Workshop(options.model), scale, self.rates, options.scratch)
         tuning = [
             Unit(f"tuning/{rule.name}/{lr:g}", partial(work.tuning, rule, lr))
             for rule in (*self.rules, PAIR_DPO)
-            for lr in LEARNING_RATES
+            for lr in self.rates
         ]
+        first, everything = self.rules[:FIRST_RULES], (*self.rules, NOTHING, PAIR_DPO)
         units = [
-            *(unit for seed in seeds for unit in self._cells(work.cell, "new", known, FIRST, seed)),
             *tuning,
-            *(unit for seed in seeds for unit in self._cells(work.tuned, "tuned", known, FIRST, seed)),
-            *(unit for seed in seeds for unit in self._cells(work.cell, "new", known, scale.later, seed)),
-            *(unit for seed in seeds for unit in self._cells(work.cell, "others", TUNED_ON, FIRST, seed)),
+            *(
+                unit
+                for seed in seeds
+                for conditions, rules in ((FIRST, everything), (scale.later, (*first, NOTHING, PAIR_DPO)))
+                for unit in _cells(work.tuned, "new", known, conditions, rules, seed)
+            ),
+            *(
+                unit
+                for seed in seeds
+                for unit in _cells(work.tuned, "others", TUNED_ON, FIRST, (*first, NOTHING, PAIR_DPO), seed)
+            ),
+            *(unit for seed in seeds for unit in _cells(work.shipped, "shipped", known, FIRST, self.rules[:1], seed)),
         ]
         return list({unit.key: unit for unit in units}.values())
 
@@ -100,17 +115,16 @@ class WeakEdits:
             plot_differences(folder / "differences.png", differences)
         return report.figures()
 
-    def _cells(
-        self, run: "_Run", part: str, tastes: Sequence[Taste], conditions: Sequence[Condition], seed: int
-    ) -> list[Unit]:
-        """Return a unit per condition and rule. The same cell has the same key in every condition."""
-        return [
-            Unit(
-                f"{part}/{seen(condition, rule)}/{rule.name}/{seed}", partial(run, part, tastes, condition, rule, seed)
-            )
-            for condition in conditions
-            for rule in (*self.rules, NOTHING, PAIR_DPO)
-        ]
+
+def _cells(
+    run: "_Run", part: str, tastes: Sequence[Taste], conditions: Sequence[Condition], rules: Sequence[Rule], seed: int
+) -> list[Unit]:
+    """Return a unit per condition and rule. The same cell has the same key in every condition."""
+    return [
+        Unit(f"{part}/{seen(condition, rule)}/{rule.name}/{seed}", partial(run, part, tastes, condition, rule, seed))
+        for condition in conditions
+        for rule in rules
+    ]
 
 
 _Run = Callable[[str, Sequence[Taste], Condition, Rule, int], list[Row]]
@@ -118,10 +132,11 @@ _Run = Callable[[str, Sequence[Taste], Condition, Rule, int], list[Row]]
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """The work of the units. scratch: keeps the figures of the tuning."""
+    """The work of the units. rates: of the tuning. scratch: keeps the figures of the tuning."""
 
     workshop: Workshop
     scale: Scale
+    rates: Sequence[float]
     scratch: Path
 
     def cell(self, part: str, tastes: Sequence[Taste], condition: Condition, rule: Rule, seed: int) -> list[Row]:
@@ -146,14 +161,21 @@ class _Work:
         return _labelled(rows, "tuning", FIRST[0], rule.at(lr), VALIDATION_SEED)
 
     def tuned(self, part: str, tastes: Sequence[Taste], condition: Condition, rule: Rule, seed: int) -> list[Row]:
-        """Run a cell with the rule's best learning rate; nothing if that is the one of the other cells."""
-        if rule.learning is None:
+        """Run a cell with the rule's best learning rate."""
+        return self.cell(part, tastes, condition, rule.at(self._best(rule)) if rule.learning else rule, seed)
+
+    def shipped(self, part: str, tastes: Sequence[Taste], condition: Condition, rule: Rule, seed: int) -> list[Row]:
+        """Run a cell with the rule as it is; nothing if its best learning rate is its own."""
+        if rule.learning is not None and self._best(rule) == rule.learning.lr:
             return []
+        return self.cell(part, tastes, condition, rule, seed)
+
+    def _best(self, rule: Rule) -> float:
+        """Return the learning rate with the smallest distance of drafts in tuning."""
         try:
-            best = min(LEARNING_RATES, key=lambda lr: float(json.loads(self._path(rule, lr).read_text())))
+            return min(self.rates, key=lambda lr: float(json.loads(self._path(rule, lr).read_text())))
         except FileNotFoundError as error:
             raise FatalError(f"{error.filename} is missing: start again in another folder") from None
-        return [] if best == rule.learning.lr else self.cell(part, tastes, condition, rule.at(best), seed)
 
     def _path(self, rule: Rule, lr: float) -> Path:
         return self.scratch / f"tuned, {rule.name}, {lr:g}.json"
