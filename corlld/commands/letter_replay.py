@@ -50,6 +50,11 @@ class Outbox:
         erasures = f", {self.erasures} to erase a user" if self.erasures else ""
         return f"{counted(len(self), 'event')} of {counted(len(self._users), 'user')}{erasures}"
 
+    @property
+    def by_partition(self) -> Counter[int]:
+        """The number of events by the partition of their records."""
+        return Counter(partition for (_, partition, _), _ in self._places)
+
     def add(self, place: Place, outgoing: Outgoing) -> None:
         """Add an event. Raises FatalError if there are too many, or the temporary file can't be written."""
         if len(self) >= MAX_LETTERS:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from corlld.assembly import build_event_producer, build_input, pseudonyms
 from corlld.commands.letter_replay import Outbox, send_back
 from corlld.commands.letter_selection import REACH_SECONDS, Wanted, reading
 from corlld.commands.state_repair import Findings, finish, gather, restore
+from corlld.commands.under_way import EventProducer
 from corlld.errors import ExitCode, FatalError, InvalidReason
 from corlld.events.decoder import EventDecoder
 from corlld.settings.sections import Settings
@@ -33,12 +35,13 @@ def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bo
     Until a state is restored, a daemon that runs sets the user's records aside. So what the states lack is gathered
     once more afterwards.
 
-    Raises FatalError if the input can't be read or sent to, or the group does not commit what it has set aside, and
-    KeyboardInterrupt if a signal asked to stop.
+    Raises FatalError if the input can't be read or sent to, or if the group does not commit what it has set aside of
+    some users: all others are repaired then. Raises KeyboardInterrupt if a signal asked to stop.
     """
     timeout = min(REACH_SECONDS, settings.operations.startup_timeout_seconds)
+    site = _Site(settings, store, console, timeout)
     with closing(Outbox()) as outbox:
-        missing, lost = _gather(settings, store, findings, outbox, console, timeout)
+        missing, lost = _gather(site, findings, outbox)
         if lost:
             print(f"{counted(lost, 'dead letter')} without payload: what they held can't be read from the topic")
         if missing:
@@ -47,7 +50,7 @@ def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bo
                 "all users together: what was theirs is missing for good, but for dead letters"
             )
         if not yes:
-            print(f"{_summary(findings, outbox)} to send: nothing was changed yet; --yes repairs")
+            print(f"{_summary(len(findings.repairs), len(outbox))} to send: nothing was changed yet; --yes repairs")
             return
     # The producer is reached first: a state whose records can't be sent stays as it is.
     producer = build_event_producer(settings, timeout)
@@ -59,69 +62,102 @@ def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bo
             print(f"{uid}: restored")
         for sentence in findings.hopeless[hopeless:]:
             print(sentence)
-        _wait_for_commits(settings, store, findings, console, timeout)
-        with closing(Outbox()) as outbox:
-            _gather(settings, store, findings, outbox, console, timeout)
-            send_back(outbox, producer, console)
-            done = _summary(findings, outbox)
+        _send_what_is_committed(site, findings, producer)
     finally:
         producer.close(0)
-    finish(store, findings.repairs.values())
-    print(f"repaired: {done} sent to topic {settings.kafka.topic}")
 
 
-def _gather(
-    settings: Settings, store: "AnyStore", findings: Findings, outbox: Outbox, console: Console, timeout: float
-) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """Where a repair works. timeout: in seconds, for each answer of the cluster."""
+
+    settings: Settings
+    store: "AnyStore"
+    console: Console
+    timeout: float
+
+
+def _gather(site: _Site, findings: Findings, outbox: Outbox) -> tuple[int, int]:
     """Put what the states lack into the outbox. Returns how many offsets are gone from the topic, and lost letters.
 
     Raises FatalError if the input can't be read.
     """
+    settings = site.settings
     the_input, names = build_input(settings), pseudonyms(settings)
     decoder = EventDecoder(settings.events, supports_messages=True, key_required=the_input.has_keys)
     with (
-        the_input.committed_records(findings.starts, store, timeout) as stream,
-        reading(settings, _WANTED, console) as letters,
-        Advance(console, stream.steps, "records") as advance,
+        the_input.committed_records(findings.starts, site.store, site.timeout) as stream,
+        reading(settings, _WANTED, site.console) as letters,
+        Advance(site.console, stream.steps, "records") as advance,
     ):
         lost = gather(findings, stream, letters, decoder, names, outbox, advance)
     return stream.missing, lost
 
 
-def _wait_for_commits(
-    settings: Settings, store: "AnyStore", findings: Findings, console: Console, timeout: float
-) -> None:
-    """Wait until the group has committed what is in the topic now.
+def _send_what_is_committed(site: _Site, findings: Findings, producer: EventProducer) -> None:
+    """Send each user's records once the group has committed what is in the user's partitions now.
 
     Of these records a daemon, or the one before it, may have set some aside and not committed them yet. They would be
-    passed over: they are no dead letters with a payload, and not among what is committed.
+    passed over: they are no dead letters with a payload, and not among what is committed. Commits move partition by
+    partition, so a user waits for the partitions that hold the user's records, and for no others.
 
-    Raises FatalError if the commits stand still.
+    Raises FatalError if the commits stand still. Users who are not repaired by then keep their notes.
     """
-    the_input = build_input(settings)
+    the_input = build_input(site.settings)
     ends: Mapping[int, int] | None = None
-    behind: Mapping[int, int] = {}
+    waited_for: Mapping[int, int] = {}
     deadline = math.inf
-    while True:
-        with the_input.committed_records(findings.starts, store, timeout) as stream:
+    states = records = 0
+    while findings.repairs:
+        with the_input.committed_records(findings.starts, site.store, site.timeout) as stream:
             ends = ends if ends is not None else stream.ends
-            before, behind = behind, stream.behind(ends)
-        if not behind:
-            return
-        if behind != before:
-            console.print(f"waiting for the group to commit {counted(sum(behind.values()), 'offset')}")
-            deadline = time.monotonic() + STANDSTILL_SECONDS
+            behind = stream.behind(ends)
+        ready = findings.take_apart_from({f"{stream.name}/{partition}" for partition in behind})
+        if ready.repairs:
+            states += len(ready.repairs)
+            records += _send(site, ready, stream.name, producer)
+            continue  # the commits of others may have moved meanwhile
+        if behind != waited_for:
+            site.console.print(f"waiting for the group to commit {counted(sum(behind.values()), 'offset')}")
+            waited_for, deadline = behind, time.monotonic() + STANDSTILL_SECONDS
         if time.monotonic() >= deadline:
-            raise FatalError(
-                f"nothing was sent yet: group {settings.kafka.group_id} has not committed "
-                f"{counted(sum(behind.values()), 'offset')} from before the states were restored, in partitions "
-                f"{', '.join(map(str, behind))}. Have a daemon run; if one does, its /readyz says what it waits for. "
-                "Run the repair again when the lag of these partitions is 0: it goes on",
-                ExitCode.DATA,
-            )
+            break
         time.sleep(LOOK_SECONDS)  # the broker tells nobody that a group has committed
+    if states:
+        print(f"repaired: {_summary(states, records)} sent to topic {site.settings.kafka.topic}")
+    if findings.repairs:
+        raise _standstill(site, findings, stream.name, behind)
 
 
-def _summary(findings: Findings, outbox: Outbox) -> str:
-    states = counted(len(findings.repairs), "state")
-    return f"{states} from the generation before, and {counted(len(outbox), 'record')}"
+def _send(site: _Site, findings: Findings, topic_name: str, producer: EventProducer) -> int:
+    """Send what the users' states lack, remove their notes, and print it. Returns the number of records.
+
+    topic_name: as states call the topic.
+    """
+    with closing(Outbox()) as outbox:
+        _gather(site, findings, outbox)
+        send_back(outbox, producer, site.console)
+        finish(site.store, findings.repairs.values())
+        for partition, users in findings.users_by_partition(topic_name).items():
+            sent = counted(outbox.by_partition[partition], "record")
+            print(f"partition {partition}: {counted(users, 'state')} repaired, {sent} sent")
+        return len(outbox)
+
+
+def _standstill(site: _Site, findings: Findings, topic_name: str, behind: Mapping[int, int]) -> FatalError:
+    """Print which states wait for which partition. Return the error. topic_name: as states call the topic."""
+    for partition, users in findings.users_by_partition(topic_name).items():
+        if partition in behind:
+            left = counted(behind[partition], "offset")
+            print(f"partition {partition}: {counted(users, 'state')} not repaired yet, {left} not committed")
+    return FatalError(
+        f"{counted(len(findings.repairs), 'state')} not repaired yet: group {site.settings.kafka.group_id} has not "
+        f"committed {counted(sum(behind.values()), 'offset')} from before the states were restored, in partitions "
+        f"{', '.join(map(str, behind))}. Have a daemon run; if one does, its /readyz says what it waits for. "
+        "Run the repair again when the lag of these partitions is 0: it goes on",
+        ExitCode.DATA,
+    )
+
+
+def _summary(states: int, records: int) -> str:
+    return f"{counted(states, 'state')} from the generation before, and {counted(records, 'record')}"

@@ -78,17 +78,19 @@ examples:
   corlld state repair --uid UID --yes
 
 Let the daemon run: it learns what is sent, and an event that a state knows is
-not learnt twice. Before anything is sent, the repair waits until the group has
-committed what was in the topic when the states were restored. Records that
-retention or compaction has taken from the topic are missing from the state for
-good, unless they are dead letters: their number is printed. A repair that was
-interrupted goes on when it is run again.
+not learnt twice. Before a user's records are sent, the repair waits until the
+group has committed what was in the user's partitions when the states were
+restored. Other partitions hold nobody up. Records that retention or compaction
+has taken from the topic are missing from the state for good, unless they are
+dead letters: their number is printed. A repair that was interrupted goes on
+when it is run again.
 
 exit codes:
   0    nothing is to be repaired, or everything was
   65   a state has no generation before, or one that can't be read either, or
-       answers with an error; or the commits stand still: run the repair again
-       when the lag is 0; without --yes: there is something to repair
+       answers with an error; or the commits of a partition stand still: its
+       users are not repaired, so run the repair again when its lag is 0;
+       without --yes: there is something to repair
   69   no broker, no topic or no state store, or the broker stopped acknowledging
   130  interrupted
 """

@@ -1,12 +1,14 @@
 """`corlld state repair`: puts the generation before in place of a state that can't be read, and sends what it lacks.
 
 A repair has five steps: note in the store where the generation before ends, store that generation as the newest, wait
-until the group has committed what was in the input by then, send the user's records from there on to the input once
-more, remove the note. Until the state is stored, a daemon that runs makes dead letters of the records, and commits them
-later. A repair that was interrupted finds its note, and goes on. What was sent twice is learnt once, by its event id.
+until the group has committed what was in the user's partitions by then, send the user's records from there on to the
+input once more, remove the note. Until the state is stored, a daemon that runs makes dead letters of the records, and
+commits them later. A repair that was interrupted finds its note, and goes on. What was sent twice is learnt once, by
+its event id.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -48,12 +50,24 @@ class Repair:
     starts: the next offset of the generation before, by `SourcePartition.key`.
     state: that generation; None if an interrupted repair has stored it already.
     token: of the state that can't be read.
+    found: the first offset of the user's in each partition that `starts` lacks, as far as one was read.
     """
 
     uid: str
     starts: Mapping[str, int]
     state: UserState | None = None
     token: str = ""
+    found: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def places(self) -> dict[str, int]:
+        """The first offset that the user needs in each known partition of the user's, by `SourcePartition.key`."""
+        return {**self.found, **self.starts}
+
+    def note_place(self, key: str, offset: int) -> None:
+        """Note that a partition holds something of the user at this offset."""
+        if key not in self.starts:
+            self.found[key] = min(offset, self.found.get(key, offset))
 
 
 @dataclass
@@ -68,9 +82,24 @@ class Findings:
         """The first offset that any of the users needs, by `SourcePartition.key`."""
         starts: dict[str, int] = {}
         for repair in self.repairs.values():
-            for key, offset in repair.starts.items():
+            for key, offset in repair.places.items():
                 starts[key] = min(offset, starts.get(key, offset))
         return starts
+
+    def take_apart_from(self, keys: Collection[str]) -> "Findings":
+        """Take out the repairs of users who are in none of these partitions, by `SourcePartition.key`.
+
+        A user of several partitions waits for all of them: an erasure of the one may come after edits of the other.
+        """
+        apart = {uid: repair for uid, repair in self.repairs.items() if repair.places.keys().isdisjoint(keys)}
+        self.repairs = {uid: repair for uid, repair in self.repairs.items() if uid not in apart}
+        return Findings(apart)
+
+    def users_by_partition(self, topic_name: str) -> dict[int, int]:
+        """Return the number of users in each partition of the topic, by partition. topic_name: as states call it."""
+        users = Counter(key for repair in self.repairs.values() for key in repair.places)
+        places = ((key.rpartition("/"), number) for key, number in users.items())
+        return dict(sorted((int(partition), number) for (name, _, partition), number in places if name == topic_name))
 
 
 def look(store: RepairedStore, uids: Iterable[str], advance: Advance) -> Findings:
@@ -145,6 +174,7 @@ def gather(
         elif (repair := findings.repairs.get(letter.uid or "")) is not None:
             start, end = repair.starts.get(letter.partition.key, 0), stream.committed.get(letter.partition.partition, 0)
             lost += start <= letter.offset < end
+            repair.note_place(letter.partition.key, letter.offset)
     return lost
 
 
@@ -164,10 +194,12 @@ def _add(
     except InvalidEvent:
         return False
     partition, offset = place
+    key_of_partition = f"{topic}/{partition}"
     repair = findings.repairs.get(names.uid(event.user_id))
     # A partition that the generation before does not name: nothing of it was learnt yet.
-    if repair is None or offset < repair.starts.get(f"{topic}/{partition}", 0):
+    if repair is None or offset < repair.starts.get(key_of_partition, 0):
         return False
+    repair.note_place(key_of_partition, offset)
     # What crashed again after it was tried again is no wish to try it once more.
     headers = tuple(header for header in headers if header[0] != TRY_AGAIN_HEADER)
     outgoing = Outgoing(event.user_id.encode(), value, headers, isinstance(event, EraseEvent))
@@ -186,7 +218,7 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
     for repair in list(findings.repairs.values()):
         try:
             if repair.state is not None:
-                store.save_position(repair_name(repair.uid), dict(repair.starts))
+                store.save_position(repair_name(repair.uid), dict(repair.places))
                 store.restore(repair.uid, repair.state, repair.token)
         except RetriableError as error:
             findings.hopeless.append(out_of_reach.note(repair.uid, error))

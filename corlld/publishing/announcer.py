@@ -70,6 +70,7 @@ class Announcer:
         self._changed = threading.Condition()
         self._backlog = Backlog()
         self._next_look = 0.0  # monotonic seconds
+        self._kept = 0  # notes that are done and could not be removed: they wait for the next look
         self._closing = threading.Event()
         self._deadline = float("inf")  # monotonic seconds; set by `close`
         self._problem: str | None = None
@@ -122,6 +123,7 @@ class Announcer:
         name = self._outbox.add(note)
         with self._changed:
             self._backlog.noted(name, asks)
+            self._changed.notify()  # all of its users may have been announced meanwhile: then it is done
 
     def close(self, timeout_seconds: float) -> None:
         """Send what is pending, for at most `timeout_seconds` and a few seconds, and close the topic."""
@@ -161,11 +163,16 @@ class Announcer:
             self._tend_outbox()
             with self._changed:
                 until_look = max(0.0, self._next_look - time.monotonic())
-                self._changed.wait_for(lambda: self._backlog.has_next or self._closing.is_set(), until_look)
-                if self._closing.is_set() and (not self._backlog.has_next or time.monotonic() >= self._deadline):
+                self._kept = len(self._backlog.done)
+                self._changed.wait_for(lambda: self._has_work or self._closing.is_set(), until_look)
+                if self._closing.is_set() and (not self._has_work or time.monotonic() >= self._deadline):
                     return None
                 if self._backlog.has_next:
                     return self._backlog.take()
+
+    @property
+    def _has_work(self) -> bool:
+        return self._backlog.has_next or len(self._backlog.done) > self._kept
 
     def _put_back(self, uid: str) -> None:
         with self._changed:

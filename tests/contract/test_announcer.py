@@ -315,6 +315,28 @@ def test_many_users_are_one_note_that_is_removed_once_all_are_announced(world: W
     assert {uid for uid, _ in world.topic.values} == {f"{number:032x}" for number in range(20)}
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_note_that_its_announcement_overtook_is_removed(world: World, stopped: bool) -> None:
+    """The next life would announce its users once more, and a note stays as long as no life begins."""
+    asked, add = threading.Event(), world.outbox.add
+    world.topic.before_send = lambda uid, value: asked.wait(10) and None
+
+    def add_slowly(note: OutboxNote) -> str:
+        name = add(note)
+        asked.set()
+        until(lambda: world.announcer.pending == 0)
+        return name
+
+    world.outbox.add = add_slowly  # type: ignore[method-assign]
+    world.publish(3)
+    world.publisher.note_unannounced()
+    assert world.outbox.added == 1
+    if stopped:
+        world.announcer.close(5)
+        assert not world.outbox.notes
+    until(lambda: not world.outbox.notes)
+
+
 def test_a_newer_version_behind_a_note_is_what_the_next_life_announces(world: World) -> None:
     silent(world)
     world.publish(3)

@@ -105,8 +105,9 @@ def test_an_event_that_ends_the_process_ends_it_for_ever_where_no_attempts_are_c
     assert lives == [-signal.SIGABRT] * (LIVES + 3)
 
 
-def test_the_last_words_are_old_where_what_is_not_announced_is_not_noted(
-    tmp_path: Path, kafka_broker: KafkaCluster, tiny_model: Path, launcher: Launcher
+@pytest.mark.parametrize(("mutation", "notes"), [("note-no-announcements", False), ("adopt-no-notes", True)])
+def test_the_last_words_are_old_where_what_is_not_announced_is_not_noted_or_a_note_is_not_read(
+    mutation: str, notes: bool, tmp_path: Path, kafka_broker: KafkaCluster, tiny_model: Path, launcher: Launcher
 ) -> None:
     site = Site.make(
         tmp_path,
@@ -120,7 +121,7 @@ def test_the_last_words_are_old_where_what_is_not_announced_is_not_noted(
     records = traffic.edits(EVENTS, traffic.users(8), PARTITIONS, seed=8)
     producer = traffic.Producer(site.bootstrap, site.topic)
     words = f"{site.topic}.adapters"
-    first = launcher.start(config, site.log("first"), mutation="note-no-announcements")
+    first = launcher.start(config, site.log("first"), mutation=mutation)
     wait_while_running(first, lambda: is_assigned(first), "an assignment", 60)
     producer.send(records[: EVENTS // 2])
     site.wait_for_end(first)
@@ -129,13 +130,14 @@ def test_the_last_words_are_old_where_what_is_not_announced_is_not_noted(
     site.wait_for_end(first)
     first.kill()
     let_topic_take(kafka_broker, words, 1_000_000)
-    last = launcher.start(config, site.log("last"), mutation="note-no-announcements")
+    last = launcher.start(config, site.log("last"), mutation=mutation)
     wait_while_running(last, lambda: is_assigned(last), "an assignment", 60)
     assert last.stop() == 0
     producer.close()
-    problems = site.verdict(producer, pairs_per_step=1, copies_allowed=True)["problems"]
-    assert len(problems) == 1, problems
-    assert problems[0].startswith("last announced versions")
+    words_problem, *left = site.verdict(producer, pairs_per_step=1, copies_allowed=True)["problems"]
+    assert words_problem.startswith("last announced versions")
+    assert all(problem.startswith("outbox/") and "were not announced" in problem for problem in left), left
+    assert bool(left) == notes
 
 
 def let_topic_take(broker: KafkaCluster, topic: str, nbytes: int) -> None:

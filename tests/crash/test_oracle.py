@@ -133,6 +133,38 @@ def test_a_last_word_that_is_not_the_newest_version_is_found(announced: Judge, l
     assert any(problem.startswith("last announced versions") for problem in announced([(4, "d"), (5, "e"), last]))
 
 
+NOTE = f"outbox/{'c' * 32}.json"
+
+
+@pytest.mark.parametrize(
+    ("uids", "problem"),
+    [
+        ([UID], "its users were announced"),
+        ([UID, OTHER], f"and ['{OTHER}'] were not announced"),
+        (["d" * 32], f"and ['{'d' * 32}'] were not announced"),
+    ],
+)
+def test_a_note_that_is_left_in_the_outbox_is_found(
+    case: Case, monkeypatch: pytest.MonkeyPatch, uids: list[str], problem: str
+) -> None:
+    """The note was written in second 10; of two users, one was announced before, and one after."""
+    words = [
+        SimpleNamespace(key=key.encode(), timestamp=when) for key, when in ((UID, 9), (OTHER, 9_999), (UID, 10_000))
+    ]
+    monkeypatch.setattr(oracle, "read_topic", lambda *_: iter(words))
+    case = replace(case, announce_topic="adapters")
+    put(case.state_folder, f"temporary/note-{'c' * 32}", b"torn by a kill")
+    assert problems_of_notes(case) == []
+    put(case.state_folder, NOTE, json.dumps({"since": 10.0004, "uids": uids}).encode())
+    assert problems_of_notes(case) == [f"{NOTE} is left, {problem}"]
+
+
+def problems_of_notes(case: Case) -> list[str]:
+    problems: list[str] = []
+    oracle.judge_notes(case, problems)
+    return problems
+
+
 def letter_for(offset: int) -> SimpleNamespace:
     values = zip(oracle.COPY_HEADERS, (b"topic", b"0", str(offset).encode()), strict=True)
     return SimpleNamespace(key=f"x/known/0/{offset}".encode(), headers=[*values, ("corlld.reason", b"not_json")])

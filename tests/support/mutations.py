@@ -64,10 +64,18 @@ def note_no_announcements() -> None:
     Announcer.must_note = False  # type: ignore[assignment,method-assign]  # as above
 
 
+def adopt_no_notes() -> None:
+    """Leave the notes of lives that died as they are."""
+    from corlld.publishing.announcer import Announcer
+
+    Announcer._adopt_notes = lambda self: None  # type: ignore[method-assign]  # as above
+
+
 MUTATIONS: Mapping[str, Callable[[], None]] = {
     "forget-applied": forget_applied,
     "swap-blindly": swap_blindly,
     "commit-before-durable": commit_before_durable,
     "count-no-attempts": count_no_attempts,
     "note-no-announcements": note_no_announcements,
+    "adopt-no-notes": adopt_no_notes,
 }

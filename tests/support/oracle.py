@@ -113,6 +113,7 @@ def judge(case: Case, problems: list[str]) -> dict[str, Any]:
     judge_files(case, headers, wanted, problems)
     copies = judge_dead_letters(case, problems)
     late = judge_announcements(case, headers, problems) if case.announce_topic else 0
+    judge_notes(case, problems)
     lag = judge_offsets(case, problems)
     return {
         "records": len(records),
@@ -349,6 +350,16 @@ def judge_announcements(case: Case, states: dict[str, dict[str, Any]], problems:
     if last != trained:
         problems.append(f"last announced versions {last}, expected {trained}")
     return len(late)
+
+
+def judge_notes(case: Case, problems: list[str]) -> None:
+    """No note of the outbox is left: the last daemon has adopted those of others, and removed what it has announced."""
+    notes = {name: json.loads(data) for name, data in stored_files(case) if name.startswith("outbox/")}
+    words = read_topic(case.bootstrap, case.announce_topic) if notes and case.announce_topic else ()
+    announced = {record.key.decode(): record.timestamp for record in words}  # when last, in milliseconds
+    for name, note in notes.items():
+        owed = [uid for uid in note["uids"] if announced.get(uid, 0) < int(1000 * note["since"])]
+        problems.append(f"{name} is left, {f'and {owed} were not announced' if owed else 'its users were announced'}")
 
 
 def visible_version(state: dict[str, Any]) -> int:

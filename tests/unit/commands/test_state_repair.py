@@ -10,7 +10,7 @@ from rich.console import Console
 
 from corlld.cli import main
 from corlld.commands.letter_replay import Outbox
-from corlld.commands.state_repair import Findings, Repair, gather
+from corlld.commands.state_repair import Findings, Repair, gather, restore
 from corlld.durable import StoreIdentity
 from corlld.errors import ExitCode
 from corlld.events.decoder import EventDecoder
@@ -18,6 +18,7 @@ from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.intake import TRY_AGAIN_HEADER
 from corlld.records import CommittedRecords, Record, SourcePartition, StoredLetter, Tenure
 from corlld.settings.sections import EventSettings
+from corlld.state.keys import repair_name
 from corlld.state.store import LocalFolderStore
 from corlld.system.progress import Advance
 from tests.support.commands import SECRET, clear_settings
@@ -87,6 +88,39 @@ def test_what_the_topic_lacks_is_taken_from_letters_and_those_without_payload_ar
     assert lost == 1
     assert [json.loads(value or b"")["event_id"] for _, value, _ in outgoing] == ["ann-11", "ann-15"]
     assert outgoing[1][2] == [("trace", b"t")], "not tried again where it crashed"
+
+
+def test_users_are_taken_out_who_are_in_no_partition_that_is_behind() -> None:
+    both = Repair("both", {"t/1": 4, "t/10": 4, "before/0": 9})
+    found = Repair("found", {"t/0": 4}, found={"t/2": 5})
+    findings = Findings({each.uid: each for each in (Repair("one", {"t/1": 7}), both, found)})
+    assert findings.users_by_partition("t") == {0: 1, 1: 2, 2: 1, 10: 1}
+    assert findings.take_apart_from({"t/2", "t/10", "before/1"}).repairs.keys() == {"one"}
+    assert findings.repairs.keys() == {"both", "found"}
+    assert findings.starts == {"t/0": 4, "t/1": 4, "t/2": 5, "t/10": 4, "before/0": 9}
+    assert findings.take_apart_from(set()).repairs == {"both": both, "found": found}
+    assert findings.repairs == {}
+
+
+def test_a_partition_that_the_generation_before_lacks_is_waited_for_and_noted_once_it_holds_something_of_the_user(
+    tmp_path: Path,
+) -> None:
+    """Partitions were added: the user's edits came to lie in another one."""
+    before = released_state(3, uid=ANN, applied={"topic-id/9": 30})
+    findings = Findings({ANN: Repair(ANN, before.applied, before, "0")})
+    stream = CommittedRecords("topic-id", 5, 0, iter([record(15), record(16)]), {0: 20}, {0: 30})
+    there = replace(letter(40, payload=False), partition=SourcePartition("edits", "topic-id", 1))
+    decoder = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
+    with closing(Outbox()) as outbox:
+        gather(findings, stream, [there], decoder, NAMES, outbox, Advance(Console(quiet=True), 1))
+        assert outbox.by_partition == {0: 2}
+    places = {"topic-id/9": 30, "topic-id/0": 15, "topic-id/1": 40}
+    assert findings.starts == places
+    assert not findings.take_apart_from({"topic-id/1"}).repairs
+    store = LocalFolderStore(tmp_path / "state")
+    store.open(StoreIdentity("f", "c", "g", "m", "r", "a"), must_exist=False)
+    assert list(restore(store, findings)) == [ANN]
+    assert store.load_position(repair_name(ANN)) == places, "for the next run, if this one is interrupted"
 
 
 def test_commits_are_behind_until_each_partition_with_records_has_reached_its_end() -> None:

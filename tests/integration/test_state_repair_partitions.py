@@ -1,0 +1,184 @@
+"""A repair serves users partition by partition: who waits for commits waits for the own partitions alone."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corlld.cli import main
+from corlld.commands import repair_run
+from corlld.errors import ExitCode
+from corlld.events.pseudonyms import Pseudonyms
+from tests.support import oracle, traffic
+from tests.support.commands import SECRET
+from tests.support.daemon_process import ENVIRON, Launcher, Site, wait_while_running
+from tests.support.edits import erasure
+from tests.support.kafka.broker import KafkaCluster
+from tests.support.quiet_learning import write_undisturbed_tensors
+from tests.support.storm import is_assigned
+from tests.support.traffic import Producer, Sent
+
+ANN, BOB, CID = traffic.users(3)
+
+
+@dataclass
+class Place:
+    """A site with two partitions. `records` is what was sent, in order."""
+
+    site: Site
+    launcher: Launcher
+    config: Path
+    producer: Producer
+    draw: random.Random = field(default_factory=lambda: random.Random(7))
+    records: list[Sent] = field(default_factory=list)
+
+    def send(self, partition: int, user: str, count: int) -> None:
+        """Send new edits of the user."""
+        events = (traffic.event(self.draw, f"id-{self.draw.random()}", user) for _ in range(count))
+        self.send_these(*(traffic.plain(partition, user, event) for event in events))
+
+    def send_these(self, *records: Sent) -> None:
+        self.producer.send(records)
+        self.records += records
+
+    def learn(self) -> None:
+        """Run a daemon until everything is committed."""
+        daemon = self.launcher.start(self.config, self.site.log(f"to-{len(self.records)}"))
+        wait_while_running(daemon, lambda: is_assigned(daemon), "an assignment", 60)
+        self.site.wait_for_end(daemon)
+        assert daemon.stop() == 0
+
+    def folder_of(self, user: str) -> Path:
+        return self.site.states / "users" / Pseudonyms(SECRET).uid(user)
+
+    def tear(self, user: str) -> dict[str, int]:
+        """Tear the user's newest state. Return the next offset of the generation before, by partition."""
+        *_, before, newest = sorted(self.folder_of(user).glob("0*.safetensors"))
+        newest.write_bytes(newest.read_bytes()[:-3])
+        return {key.split("/")[1]: offset for key, offset in oracle.read_state_header(before)["applied"].items()}
+
+    def repair(self, *options: str) -> int:
+        return main(["state", "repair", "--config", str(self.config), *options])
+
+    def assert_undisturbed(self, tmp_path: Path) -> None:
+        """Each state is bit for bit what it would be if none had been torn."""
+        from safetensors.numpy import load_file
+
+        for twin in write_undisturbed_tensors(self.config, self.records, tmp_path / "tensors").iterdir():
+            wanted = load_file(twin)
+            found = load_file(oracle.newest_state_file(self.site.states / "users" / twin.stem))
+            assert {name: found[name].tobytes() for name in wanted} == {
+                name: tensor.tobytes() for name, tensor in wanted.items()
+            }, twin.stem
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path,
+    kafka_broker: KafkaCluster,
+    tiny_model: Path,
+    launcher: Launcher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    sections = {"dead_letters": {"max_share": 1.0, "payload": False}, "state": {"max_unreadable_share": 1.0}}
+    site = Site.make(tmp_path, kafka_broker, tiny_model, 2, **sections)
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    place = Place(site, launcher, site.write_settings(), Producer(site.bootstrap, site.topic))
+    yield place
+    place.producer.close()
+
+
+@pytest.fixture
+def ann_caught_up(place: Place) -> dict[str, int]:
+    """Tear the states of Ann (partition 0) and Bob (partition 1), and let partition 1 stand still.
+
+    Returns the number of records that each of the two lacks.
+    """
+    for user, partition in ((ANN, 0), (BOB, 1)):
+        place.send(partition, user, 8)
+    place.learn()
+    lacks = {user: 12 - place.tear(user)[partition] for user, partition in ((ANN, "0"), (BOB, "1"))}
+    for user, partition in ((ANN, 0), (BOB, 1)):
+        place.send(partition, user, 4)
+    place.learn()  # these become dead letters without payload
+    place.send(1, CID, 2)
+    return lacks
+
+
+def test_users_are_repaired_while_a_partition_of_others_stands_still(
+    place: Place,
+    ann_caught_up: dict[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as hasty:
+        hasty.setattr(repair_run, "STANDSTILL_SECONDS", 0.0)
+        assert place.repair("--yes") == ExitCode.DATA
+    said = capsys.readouterr()
+    assert f"partition 0: 1 state repaired, {ann_caught_up[ANN]} records sent\n" in said.out
+    assert "partition 1: 1 state not repaired yet, 2 offsets not committed\n" in said.out
+    assert "repaired: 1 state from the generation before" in said.out
+    assert "1 state not repaired yet: group" in said.err
+    assert place.site.lag() == 2 + ann_caught_up[ANN]
+
+    assert place.repair() == ExitCode.DATA
+    said = capsys.readouterr()
+    assert f"1 state from the generation before, and {ann_caught_up[BOB]} records to send" in said.out, "Bob's alone"
+
+    place.learn()
+    assert place.repair("--yes") == ExitCode.OK
+    assert f"partition 1: 1 state repaired, {ann_caught_up[BOB]} records sent\n" in capsys.readouterr().out
+    place.learn()
+    place.assert_undisturbed(tmp_path)
+
+
+def test_a_repair_that_has_served_some_users_goes_on_waiting_for_the_others(
+    place: Place,
+    ann_caught_up: dict[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    send: Callable[..., int] = repair_run._send
+    rounds: list[int] = []
+
+    def send_and_learn(*arguments: Any) -> int:
+        rounds.append(send(*arguments))
+        place.learn()
+        return rounds[-1]
+
+    monkeypatch.setattr(repair_run, "_send", send_and_learn)
+    assert place.repair("--yes") == ExitCode.OK
+    assert rounds == [ann_caught_up[ANN], ann_caught_up[BOB]]
+    assert f"repaired: 2 states from the generation before, and {sum(rounds)} records" in capsys.readouterr().out
+    place.assert_undisturbed(tmp_path)
+
+
+def test_a_user_of_two_partitions_waits_for_both_and_nothing_is_back_after_its_erasure(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for partition in (0, 1, 1):
+        place.send(partition, ANN, 1)
+        place.learn()
+    before = place.tear(ANN)
+    assert set(before) == {"0", "1"}
+    place.send_these(traffic.plain(1, ANN, erasure(ANN)))
+    place.learn()  # the erasure becomes a dead letter
+    place.send(0, ANN, 1)
+    assert place.site.lag() == 1
+    with monkeypatch.context() as hasty:
+        hasty.setattr(repair_run, "STANDSTILL_SECONDS", 0.0)
+        assert place.repair("--yes") == ExitCode.DATA
+    assert "partition 0: 1 state not repaired yet, 1 offset not committed\n" in capsys.readouterr().out
+    assert place.site.lag() == 1, "sent now, the erasure would come before an edit that nobody has read"
+
+    place.learn()
+    assert place.repair("--yes") == ExitCode.OK
+    place.learn()
+    newest = oracle.read_state_header(oracle.newest_state_file(place.folder_of(ANN)))
+    assert newest["erased"]
