@@ -24,6 +24,7 @@ from corlld.assembly import (
 )
 from corlld.commands.experiment_check import described, left_out
 from corlld.commands.sample import Sample, sample_table
+from corlld.commands.shared import REACH_SECONDS
 from corlld.durable import ModelInfo
 from corlld.errors import (
     ConfigurationError,
@@ -54,8 +55,6 @@ if TYPE_CHECKING:
 
 SKIPPED = "skipped: "
 BROKER_AWAY = "it is looked for at the input's broker, which could not be reached"
-# Per topic, if something is in the way: a person waits. `run` waits for longer, since a broker may just be starting.
-REACH_SECONDS = 7.0
 CLOSE_SECONDS = 5.0
 SAMPLE_SECONDS = 30.0  # at most, to read and decode the sample
 

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from corlld.assembly import build_event_producer, build_input, pseudonyms
 from corlld.commands.letter_replay import Outbox, send_back
-from corlld.commands.letter_selection import REACH_SECONDS, Wanted, reading
+from corlld.commands.letter_selection import Wanted, reading
+from corlld.commands.shared import REACH_SECONDS
 from corlld.commands.state_repair import Findings, finish, gather, restore
 from corlld.errors import ExitCode, FatalError, InvalidReason
 from corlld.events.decoder import EventDecoder
@@ -36,7 +37,7 @@ def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bo
     Raises FatalError if the input can't be read or sent to, or the group does not commit what it has set aside, and
     KeyboardInterrupt if a signal asked to stop.
     """
-    timeout = min(REACH_SECONDS, settings.operations.startup_timeout_seconds)
+    timeout = settings.operations.startup_timeout_seconds
     with closing(Outbox()) as outbox:
         missing, lost = _gather(settings, store, findings, outbox, console, timeout)
         if lost:
@@ -50,7 +51,7 @@ def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bo
             print(f"{_summary(findings, outbox)} to send: nothing was changed yet; --yes repairs")
             return
     # The producer is reached first: a state whose records can't be sent stays as it is.
-    producer = build_event_producer(settings, timeout)
+    producer = build_event_producer(settings, timeout, REACH_SECONDS)
     try:
         if (owner := store.identity()) is not None:
             store.open(owner, must_exist=True)  # `store.json` gets today's format before the first state does
@@ -77,7 +78,7 @@ def _gather(
 
     Raises FatalError if the input can't be read.
     """
-    the_input, names = build_input(settings), pseudonyms(settings)
+    the_input, names = build_input(settings, REACH_SECONDS), pseudonyms(settings)
     decoder = EventDecoder(settings.events, supports_messages=True, key_required=the_input.has_keys)
     with (
         the_input.committed_records(findings.starts, store, timeout) as stream,
@@ -98,7 +99,7 @@ def _wait_for_commits(
 
     Raises FatalError if the commits stand still.
     """
-    the_input = build_input(settings)
+    the_input = build_input(settings, REACH_SECONDS)
     ends: Mapping[int, int] | None = None
     behind: Mapping[int, int] = {}
     deadline = math.inf

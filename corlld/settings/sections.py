@@ -419,8 +419,9 @@ class OperationsSettings(Section):
     )
     startup_timeout_seconds: PositiveSeconds = Field(
         60.0,
-        description="At the start: longest wait for input, dead letters and announcements, all together. `corlld "
-        "check` waits for the input for at most 7 s. A bucket (state.url) has retries of its own.",
+        description="At the start: longest wait for input, dead letters and announcements, all together. Other "
+        "commands wait for each of them as long, but for at most 7 s if it is known what is in the way. A bucket "
+        "(state.url) has retries of its own.",
     )
     model_load_timeout_seconds: PositiveSeconds = Field(
         1800.0,

@@ -20,6 +20,7 @@ from corlld.cli import main
 from tests.support.commands import fails, set_topic
 from tests.support.edits import edit, lines
 from tests.support.kafka.broker import KafkaBroker, KafkaCluster
+from tests.support.kafka.far_away import far_away
 from tests.support.kafka.topics import unique
 from tests.support.waiting import wait_until
 
@@ -154,9 +155,7 @@ def test_a_missing_topic_is_named_and_not_created(
     kafka_broker: KafkaCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_topic(monkeypatch, kafka_broker.bootstrap, name := unique("missing"))
-    monkeypatch.setattr(
-        "corlld.commands.send.MAX_WAIT_SECONDS", 1.0
-    )  # before the setting's 3, as a person's patience is
+    monkeypatch.setattr("corlld.commands.send.REACH_SECONDS", 1.0)  # before the setting's 3, as a person's patience is
     (tmp_path / "edits.jsonl").write_bytes(lines(edit(1)))
     code, problem = fails(capsys, "send", str(tmp_path / "edits.jsonl"))
     assert code == 69
@@ -164,6 +163,18 @@ def test_a_missing_topic_is_named_and_not_created(
     assert re.search(r"\(waited [12](\.\d)? s\)", problem)
     with kafka_broker.admin() as admin:
         assert name not in admin.list_topics()
+
+
+def test_a_cluster_that_is_far_away_is_waited_for_as_long_as_the_daemon_would(
+    topic: str, kafka_broker: KafkaCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edits.jsonl").write_bytes(lines(edit(1)))
+    monkeypatch.setattr("corlld.commands.send.REACH_SECONDS", 0.5)
+    monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "60")
+    with far_away(kafka_broker.bootstrap, 0.7) as there:
+        monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", there)
+        assert main(["send", str(tmp_path / "edits.jsonl")]) == 0
+    assert len(records_of(kafka_broker.bootstrap, topic)) == 1
 
 
 def test_a_dead_broker_is_named(
