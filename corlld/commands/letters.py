@@ -21,6 +21,7 @@ from corlld.durable import UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 from corlld.settings.sections import Settings
 from corlld.system.plurals import counted
+from corlld.system.progress import shown
 
 if TYPE_CHECKING:
     from corlld.commands.letter_replay import Outbox
@@ -272,9 +273,11 @@ def _deliver(outbox: "Outbox", arguments: argparse.Namespace, settings: Settings
         return f"{outbox}: written to {arguments.to}"
     if not arguments.yes:
         return f"{outbox}: nothing was sent yet; --yes sends to the topic, --to FILE writes a file (source.kind jsonl)"
-    producer = build_event_producer(settings, settings.operations.startup_timeout_seconds, REACH_SECONDS)
+    console = stderr_console()
+    with shown(console, f"reaching topic {settings.kafka.topic}"):
+        producer = build_event_producer(settings, settings.operations.startup_timeout_seconds, REACH_SECONDS)
     try:
-        where = counted(len(send_back(outbox, producer, stderr_console())), "partition")
+        where = counted(len(send_back(outbox, producer, console)), "partition")
     finally:
         producer.close(0)  # events that are not acknowledged by now were given up
     return f"{outbox}: acknowledged by all replicas, in {where} of topic {settings.kafka.topic}"

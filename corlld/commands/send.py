@@ -15,7 +15,7 @@ from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events.decoder import EventDecoder
 from corlld.settings.sections import Settings
 from corlld.system.plurals import counted
-from corlld.system.progress import Advance
+from corlld.system.progress import Advance, shown
 from corlld.system.signals import stop_on_signals
 
 NAME = "send"
@@ -90,7 +90,8 @@ def send_file(settings: Settings, name: str, *, dry_run: bool, console: Console)
 
         from corlld.assembly import build_event_producer
 
-        producer = build_event_producer(settings, settings.operations.startup_timeout_seconds, REACH_SECONDS)
+        with shown(console, f"reaching topic {settings.kafka.topic}"):
+            producer = build_event_producer(settings, settings.operations.startup_timeout_seconds, REACH_SECONDS)
         try:
             file.seek(start)
             with stop_on_signals(stop.set):

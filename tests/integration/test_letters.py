@@ -159,6 +159,8 @@ def test_a_cluster_that_is_far_away_is_waited_for_and_a_topic_that_is_missing_is
         monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", there)
         assert main(["dead-letters", "replay", "--include-erased", "--yes"]) == 0
     assert [record.value for record in records_of(letters.bootstrap, letters.topic)] == [value(1)]
+    reached = [line for line in capsys.readouterr().err.splitlines() if line.startswith("reaching")]
+    assert reached == ["reaching the dead letters ...", f"reaching topic {letters.topic} ..."]
     monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", letters.bootstrap)
     monkeypatch.setenv("CORLLD_DEAD_LETTERS__TOPIC", unique("missing"))
     code, problem = fails(capsys, "dead-letters", "list")

@@ -82,6 +82,7 @@ def sending(*arguments: str, **more: Any) -> Iterator["subprocess.Popen[str]"]:
 def first_tenth(process: "subprocess.Popen[str]") -> None:
     """Returns once a tenth of the many events is acknowledged."""
     assert process.stderr is not None
+    assert process.stderr.readline() == "reaching topic edits ...\n"
     assert process.stderr.readline() == f"{MANY // 10} of {MANY} events\n"
 
 
@@ -120,7 +121,10 @@ def test_events_come_through_a_pipe_too(topic: str, kafka_broker: KafkaCluster) 
         out, err = process.communicate(events.decode(), timeout=60)
     assert (process.returncode, out.partition(":")[0]) == (0, "30 events of 1 user"), err
     assert len(records_of(kafka_broker.bootstrap, topic)) == 30
-    assert err.splitlines() == [f"{count} of 30 events" for count in range(3, 31, 3)]
+    assert err.splitlines() == [
+        f"reaching topic {topic} ...",
+        *(f"{count} of 30 events" for count in range(3, 31, 3)),
+    ]
 
 
 def test_a_wrong_line_anywhere_sends_nothing(
