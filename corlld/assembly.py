@@ -134,8 +134,12 @@ def build_announcements(
     return announcements
 
 
-def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicProducer":
+def build_event_producer(
+    settings: Settings, timeout_seconds: float, problem_seconds: float = math.inf
+) -> "TopicProducer":
     """Return a producer for the topic of edit events, reached. `corlld send` needs no settings but those of `kafka`.
+
+    problem_seconds: see `build_input`.
 
     Raises UnavailableError after `timeout_seconds`, ConfigurationError if waiting can't help.
     """
@@ -143,7 +147,9 @@ def build_event_producer(settings: Settings, timeout_seconds: float) -> "TopicPr
 
     if not settings.kafka.bootstrap_servers:
         raise ConfigurationError("kafka.bootstrap_servers: not set, needed: `host:port` of one or more brokers")
-    producer = TopicProducer(settings.kafka, settings.kafka.topic, idempotent=True)  # retries keep a user's order
+    kafka = settings.kafka
+    # Idempotent, so that retries keep a user's order.
+    producer = TopicProducer(kafka, kafka.topic, idempotent=True, problem_seconds=problem_seconds)
     producer.start(timeout_seconds)
     try:
         producer.refuse_problem()

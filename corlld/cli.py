@@ -64,7 +64,8 @@ exit codes:
       store. In `dead-letters`: no letter matches, or a letter can't be sent
       back
   69  broker or topic could not be reached within
-      operations.startup_timeout_seconds, the model or the bucket could not be
+      operations.startup_timeout_seconds (all commands but `run`: 7 seconds, if
+      it is known what is in the way), the model or the bucket could not be
       reached, there is too little free memory for the model, or the port of
       operations.http_address is taken
   70  a bug, or a daemon that hung and did not end when it was stopped

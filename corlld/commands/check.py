@@ -2,7 +2,7 @@
 
 import argparse
 
-from corlld.commands.shared import add_config, load, positive, stdout_console
+from corlld.commands.shared import add_config, load, positive, stderr_console, stdout_console
 
 MAX_SAMPLE = 100_000
 
@@ -10,7 +10,8 @@ NAME = "check"
 HELP = "check settings, broker, topics, model and state store, and print what was found"
 DESCRIPTION = (
     "Check everything that `corlld run` needs: settings, broker, topics, model, memory, state store and the folder of "
-    "adapters. Print a line for each. A check makes no topic and no store, joins no group and commits nothing."
+    "adapters. Print a line for each; what takes long is named on standard error meanwhile. A check makes no topic and "
+    "no store, joins no group and commits nothing."
 )
 EPILOG = """\
 examples:
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """See `Command`."""
     from corlld.commands.inspection import check
 
-    return check(load(arguments), stdout_console(soft_wrap=True), sample=arguments.sample)
+    return check(load(arguments), stdout_console(soft_wrap=True), stderr_console(), sample=arguments.sample)
 
 
 def _sample_size(text: str) -> int:

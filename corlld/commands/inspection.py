@@ -6,7 +6,7 @@ model into the cache, as a run would.
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from corlld.assembly import (
 )
 from corlld.commands.experiment_check import described, left_out
 from corlld.commands.sample import Sample, sample_table
+from corlld.commands.shared import REACH_SECONDS
 from corlld.durable import ModelInfo
 from corlld.errors import (
     ConfigurationError,
@@ -46,6 +47,7 @@ from corlld.settings.sections import LearningSettings, Settings
 from corlld.state.store import LocalFolderStore
 from corlld.system.durable_files import check_permission
 from corlld.system.plurals import counted
+from corlld.system.progress import shown
 
 if TYPE_CHECKING:
     from corlld.assembly import AnyStore
@@ -53,8 +55,6 @@ if TYPE_CHECKING:
 
 SKIPPED = "skipped: "
 BROKER_AWAY = "it is looked for at the input's broker, which could not be reached"
-# Per topic, if something is in the way: a person waits. `run` waits for longer, since a broker may just be starting.
-REACH_SECONDS = 7.0
 CLOSE_SECONDS = 5.0
 SAMPLE_SECONDS = 30.0  # at most, to read and decode the sample
 
@@ -62,11 +62,12 @@ SAMPLE_SECONDS = 30.0  # at most, to read and decode the sample
 class Check:
     """Looks at one part after the other. Keeps the parts that were found, and the exit code of the first problem."""
 
-    def __init__(self, settings: Settings, console: Console, sample: int | None) -> None:
+    def __init__(self, settings: Settings, console: Console, progress: Console, sample: int | None) -> None:
         self._settings = settings
         self._input = build_input(settings, REACH_SECONDS)
         self._sample_limit = sample
         self._console = console
+        self._progress = progress
         self._startup_seconds = settings.operations.startup_timeout_seconds
         # Replaced once the settings are known to be complete.
         self._store: AnyStore = LocalFolderStore(settings.state.path)
@@ -85,26 +86,28 @@ class Check:
     def run(self) -> int:
         """Look at every part, also after a problem. Return the exit code of the first problem."""
         if self._look("settings", self._check_settings):
-            self._look("input", self._check_source)
-            self._look("dead letters", self._check_dead_letters)
+            self._look("input", self._check_source, "reaching the input")
+            self._look("dead letters", self._check_dead_letters, "reaching the dead letters")
             if self._settings.publishing.announce_topic is not None:
-                self._look("announcements", self._check_announcements)
-            self._look("model", self._check_model)
+                self._look("announcements", self._check_announcements, "reaching the announcements")
+            self._look("model", self._check_model, f"loading {self._settings.model.name}")
             self._look("memory", self._check_memory)
-            self._look("state store", self._check_store)
+            self._look("state store", self._check_store, "looking at the state store")
             self._look("adapters", self._check_adapters)
             self._look("experiment", self._check_experiment)
             if self._sample_limit is not None:
-                self._look("sample", self._check_sample)
+                self._look("sample", self._check_sample, f"reading the newest {counted(self._sample_limit, 'record')}")
         if self._opened is not None:
             self._opened.close({}, CLOSE_SECONDS)
         if self._sample is not None and self._sample.records:
             self._console.print(sample_table(self._sample, has_keys=self._input.has_keys))
         return self.exit_code
 
-    def _look(self, name: str, check: Callable[[], str]) -> bool:
+    def _look(self, name: str, check: Callable[[], str], doing: str | None = None) -> bool:
+        """Check a part, print what was found, and return whether all is well. doing: shown meanwhile, if not None."""
         try:
-            found, mark = check(), "ok"
+            with nullcontext() if doing is None else shown(self._progress, doing):
+                found, mark = check(), "ok"
             if found.startswith(SKIPPED):
                 found, mark = found.removeprefix(SKIPPED), "skipped"
         except FatalError as error:
@@ -289,15 +292,16 @@ class Check:
         return found
 
 
-def check(settings: Settings, console: Console, *, sample: int | None = None) -> int:
+def check(settings: Settings, console: Console, progress: Console, *, sample: int | None = None) -> int:
     """Look at every part, print a line for each, and return the exit code of the first problem.
 
     Args:
         settings: those that `corlld run` would use.
         console: takes the lines.
+        progress: shows what is looked at.
         sample: how many of the newest records to read and to describe; None for no sample.
     """
-    return Check(settings, console, sample).run()
+    return Check(settings, console, progress, sample).run()
 
 
 def _megabytes(count: int) -> str:

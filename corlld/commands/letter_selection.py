@@ -2,20 +2,19 @@
 
 import argparse
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 from rich.console import Console
 
-from corlld.commands.shared import read_user
+from corlld.commands.shared import REACH_SECONDS, read_user
 from corlld.errors import ConfigurationError, InvalidReason
 from corlld.events.strict_json import parse_time
 from corlld.records import LetterStream, StoredLetter
 from corlld.settings.sections import Settings
-from corlld.system.progress import Advance
+from corlld.system.progress import Advance, shown
 
-REACH_SECONDS = 10.0  # a person waits: a topic that does not exist by then won't appear
 REMEMBERED_LETTERS = 500_000  # about 50 MB
 SHOWN_STEPS = 10_000  # fewer records are read before anybody looks
 
@@ -150,9 +149,11 @@ def reading(settings: Settings, wanted: Wanted, console: Console) -> Iterator[Re
     """
     from corlld.assembly import build_input
 
-    the_input = build_input(settings)
+    the_input = build_input(settings, REACH_SECONDS)
     if problems := the_input.problems():
         raise ConfigurationError("\n".join(f"{name}: {problem}" for name, problem in problems.items()))
-    timeout = min(REACH_SECONDS, settings.operations.startup_timeout_seconds)
-    with the_input.stored_letters(wanted.since_seconds, timeout) as stream:
+    letters = the_input.stored_letters(wanted.since_seconds, settings.operations.startup_timeout_seconds)
+    with ExitStack() as opened:
+        with shown(console, "reaching the dead letters"):
+            stream = opened.enter_context(letters)
         yield Reading(stream, wanted, console)

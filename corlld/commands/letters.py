@@ -7,12 +7,21 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from corlld.commands.letter_selection import REACH_SECONDS, add_filters, reading, wanted_by
-from corlld.commands.shared import add_config, add_parser, file_path, load, stderr_console, stdout_console
+from corlld.commands.letter_selection import add_filters, reading, wanted_by
+from corlld.commands.shared import (
+    REACH_SECONDS,
+    add_config,
+    add_parser,
+    file_path,
+    load,
+    stderr_console,
+    stdout_console,
+)
 from corlld.durable import UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 from corlld.settings.sections import Settings
 from corlld.system.plurals import counted
+from corlld.system.progress import shown
 
 if TYPE_CHECKING:
     from corlld.commands.letter_replay import Outbox
@@ -264,9 +273,11 @@ def _deliver(outbox: "Outbox", arguments: argparse.Namespace, settings: Settings
         return f"{outbox}: written to {arguments.to}"
     if not arguments.yes:
         return f"{outbox}: nothing was sent yet; --yes sends to the topic, --to FILE writes a file (source.kind jsonl)"
-    producer = build_event_producer(settings, min(REACH_SECONDS, settings.operations.startup_timeout_seconds))
+    console = stderr_console()
+    with shown(console, f"reaching topic {settings.kafka.topic}"):
+        producer = build_event_producer(settings, settings.operations.startup_timeout_seconds, REACH_SECONDS)
     try:
-        where = counted(len(send_back(outbox, producer, stderr_console())), "partition")
+        where = counted(len(send_back(outbox, producer, console)), "partition")
     finally:
         producer.close(0)  # events that are not acknowledged by now were given up
     return f"{outbox}: acknowledged by all replicas, in {where} of topic {settings.kafka.topic}"

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from corlld.assembly import build_event_producer, build_input, pseudonyms
 from corlld.commands.letter_replay import Outbox, send_back
-from corlld.commands.letter_selection import REACH_SECONDS, Wanted, reading
+from corlld.commands.letter_selection import Wanted, reading
+from corlld.commands.shared import REACH_SECONDS
 from corlld.commands.state_repair import Findings, finish, gather, restore
 from corlld.commands.under_way import EventProducer
 from corlld.errors import ExitCode, FatalError, InvalidReason
@@ -38,7 +39,7 @@ def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bo
     Raises FatalError if the input can't be read or sent to, or if the group does not commit what it has set aside of
     some users: all others are repaired then. Raises KeyboardInterrupt if a signal asked to stop.
     """
-    timeout = min(REACH_SECONDS, settings.operations.startup_timeout_seconds)
+    timeout = settings.operations.startup_timeout_seconds
     site = _Site(settings, store, console, timeout)
     with closing(Outbox()) as outbox:
         missing, lost = _gather(site, findings, outbox)
@@ -53,7 +54,7 @@ def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bo
             print(f"{_summary(len(findings.repairs), len(outbox))} to send: nothing was changed yet; --yes repairs")
             return
     # The producer is reached first: a state whose records can't be sent stays as it is.
-    producer = build_event_producer(settings, timeout)
+    producer = build_event_producer(settings, timeout, REACH_SECONDS)
     try:
         if (owner := store.identity()) is not None:
             store.open(owner, must_exist=True)  # `store.json` gets today's format before the first state does
@@ -83,7 +84,7 @@ def _gather(site: _Site, findings: Findings, outbox: Outbox) -> tuple[int, int]:
     Raises FatalError if the input can't be read.
     """
     settings = site.settings
-    the_input, names = build_input(settings), pseudonyms(settings)
+    the_input, names = build_input(settings, REACH_SECONDS), pseudonyms(settings)
     decoder = EventDecoder(settings.events, supports_messages=True, key_required=the_input.has_keys)
     with (
         the_input.committed_records(findings.starts, site.store, site.timeout) as stream,
@@ -103,7 +104,7 @@ def _send_what_is_committed(site: _Site, findings: Findings, producer: EventProd
 
     Raises FatalError if the commits stand still. Users who are not repaired by then keep their notes.
     """
-    the_input = build_input(site.settings)
+    the_input = build_input(site.settings, REACH_SECONDS)
     ends: Mapping[int, int] | None = None
     waited_for: Mapping[int, int] = {}
     deadline = math.inf

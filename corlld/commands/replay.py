@@ -33,7 +33,7 @@ from corlld.settings.sections import (
 from corlld.simulation.baselines import WordCountPerceptron, longer_wins
 from corlld.system.formats import refuse_other_formats
 from corlld.system.lines import texts
-from corlld.system.progress import Advance
+from corlld.system.progress import Advance, shown
 
 NAME = "replay"
 HELP = "replay an archive of events through the daemon's loop, and summarise each user"
@@ -242,11 +242,12 @@ def replay(settings: Settings, archive: Path, choice: Choice, *, console: Consol
     with tempfile.TemporaryDirectory(prefix="corlld-replay-") as name:
         folder = Path(name)
         (folder / "events.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
-        with Advance(console, len(lines)) as advance:
-            recorder = Recorder(advance)
+        advance = Advance(console, len(lines))
+        recorder = Recorder(advance)
+        with shown(console, "loading the model"):
             daemon = build_daemon(replay_settings(settings, folder, publish=choice.export is not None), recorder)
-            with stop_on_signals(daemon.request_stop):
-                daemon.run()
+        with advance, stop_on_signals(daemon.request_stop):
+            daemon.run()
         if not recorder.users:
             reasons = ", ".join(f"{count} {reason}" for reason, count in recorder.dead_letters.items())
             raise FatalError(f"{archive}: it has no usable event" + (f" ({reasons})" if reasons else ""), ExitCode.DATA)

@@ -9,13 +9,13 @@ from typing import IO
 from rich.console import Console
 
 from corlld.commands.events_file import STANDARD_INPUT, Contents, event_of, numbered_lines, opened, validate
-from corlld.commands.shared import add_config, load, stderr_console
+from corlld.commands.shared import REACH_SECONDS, add_config, load, stderr_console
 from corlld.commands.under_way import EventProducer, Problem, UnderWay
 from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events.decoder import EventDecoder
 from corlld.settings.sections import Settings
 from corlld.system.plurals import counted
-from corlld.system.progress import Advance
+from corlld.system.progress import Advance, shown
 from corlld.system.signals import stop_on_signals
 
 NAME = "send"
@@ -44,8 +44,6 @@ exit codes:
   78   wrong settings, or the broker refuses them
   130  interrupted: the number of acknowledged events is printed
 """
-
-MAX_WAIT_SECONDS = 10.0  # a person waits: a topic that does not exist by then won't appear
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +90,8 @@ def send_file(settings: Settings, name: str, *, dry_run: bool, console: Console)
 
         from corlld.assembly import build_event_producer
 
-        producer = build_event_producer(settings, min(MAX_WAIT_SECONDS, settings.operations.startup_timeout_seconds))
+        with shown(console, f"reaching topic {settings.kafka.topic}"):
+            producer = build_event_producer(settings, settings.operations.startup_timeout_seconds, REACH_SECONDS)
         try:
             file.seek(start)
             with stop_on_signals(stop.set):

@@ -17,6 +17,10 @@ from corlld.errors import ExitCode, FatalError
 if TYPE_CHECKING:
     from corlld.settings.sections import Settings
 
+# How long a broker is waited for once it is known what is in the way: a person waits, and a topic that does not exist
+# by then won't appear. `run` waits for longer, since a broker may just be starting. If nothing is known to be wrong,
+# the cluster may be far away: then each command waits for `operations.startup_timeout_seconds`.
+REACH_SECONDS = 7.0
 HELP_COLUMNS = 80  # argparse wraps neither descriptions nor epilogs where an epilog keeps its lines
 PIPE_COLUMNS = 140  # wide enough for every table
 

@@ -18,6 +18,12 @@ def problems_between_sections(settings: "Settings") -> Iterator[str]:
         yield f"{wrong}: found {kafka.topic!r}, allowed: another topic than {other}"
     if letters.path is not None and letters.path == settings.source.path:
         yield "dead_letters.path: found the path of source.path, allowed: another file"
+    learning, arms = settings.learning, settings.experiment.arms
+    rehearses = learning.rehearsal_weight or any(arm.learning.get("rehearsal_weight") for arm in arms)
+    if learning.rehearsal_path is not None and not rehearses:
+        yield (
+            "learning.rehearsal_path: set, allowed: only with learning.rehearsal_weight > 0, in [learning] or in an arm"
+        )
     if settings.publishing.enabled:
         yield from _problems_of_publishing(settings)
 

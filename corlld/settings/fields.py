@@ -38,6 +38,10 @@ class Section(BaseModel):
         """Yield the combinations of values that can't work, each as `key: what was found, and what is allowed`."""
         yield from ()
 
+    def is_changed(self, key: str) -> bool:
+        """Return whether a setting has another value than its default, which may be written and asks for nothing."""
+        return bool(getattr(self, key) != type(self).model_fields[key].default)
+
     @model_validator(mode="after")
     def _refuse_problems(self) -> Self:
         if problems := list(self.problems()):

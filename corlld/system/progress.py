@@ -1,7 +1,20 @@
 """Progress of a command, shown to the person who waits for it."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class Advance:
@@ -20,7 +33,7 @@ class Advance:
         self._total = total
         self._done = 0
         columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._progress = _live(*columns, console=console, disable=not console.is_terminal)
         self._task = self._progress.add_task(what, total=total)
 
     def __call__(self, count: int) -> None:
@@ -37,3 +50,30 @@ class Advance:
 
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
+
+
+@contextmanager
+def shown(console: Console, doing: str) -> Iterator[None]:
+    """Show what is done while the block runs: on a terminal with its time, until it is done; else a plain line.
+
+    Args:
+        console: where it is shown.
+        doing: what is done, as `loading the model`.
+    """
+    doing = f"{doing} ..."
+    if not console.is_terminal:
+        console.print(doing, markup=False, soft_wrap=True)
+        yield
+        return
+    columns = (TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with _live(*columns, console=console, transient=True) as progress:
+        progress.add_task(doing, total=None)
+        yield
+
+
+def _live(*columns: ProgressColumn, **options: Any) -> Progress:
+    """Return a live display. Meanwhile rich sends standard output to its console, which may be standard error.
+
+    That keeps lines apart on a terminal. But in a file or a pipe standard output is a result: it stays where it is.
+    """
+    return Progress(*columns, redirect_stdout=sys.stdout.isatty(), **options)

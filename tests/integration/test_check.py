@@ -2,13 +2,16 @@
 
 import gzip
 import json
+import os
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from corlld.cli import main
+from corlld.learning.model.loading import load_resident_model
 from tests.families.table import FAMILIES
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.odd_families import build, phimoe
@@ -34,6 +37,37 @@ def test_check_tells_what_memory_has_no_room_for(
     monkeypatch.setenv(name, value)
     assert main(["check"]) == 78
     assert problem in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", [["check"], ["replay", "--json", "events.jsonl"]], ids=lambda command: command[0])
+def test_what_takes_long_is_named_on_standard_error_before_it_begins(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.chdir(site)
+    printed: list[str] = []
+
+    def load(*arguments: Any, **more: Any) -> Any:
+        printed.append(capsys.readouterr().err)
+        return load_resident_model(*arguments, **more)
+
+    for place in ("learning.model.loading", "learning.loaded_learner"):
+        monkeypatch.setattr(f"corlld.{place}.load_resident_model", load)
+    assert main(command) == 0
+    assert len(printed) == 1
+    assert printed[0].splitlines()[-1].startswith("loading ")
+    assert " ..." not in capsys.readouterr().out
+
+
+def test_a_check_names_each_part_that_it_waits_for(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--sample", "5"]) == 0
+    steps = [line for line in capsys.readouterr().err.splitlines() if line.endswith(" ...")]
+    assert steps == [
+        "reaching the input ...",
+        "reaching the dead letters ...",
+        f"loading {os.environ['CORLLD_MODEL__NAME']} ...",
+        "looking at the state store ...",
+        "reading the newest 5 records ...",
+    ]
 
 
 def test_check_says_that_a_file_is_in_another_format(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,7 +95,6 @@ def run(
     config = site.write_settings(
         batching={"max_events": 8, "max_users_per_step": 16, "flush_after_seconds": 1.0},
         learning={"pairs_per_step": 8, "max_row_tokens": 896, "rehearsal_weight": 0.0},
-        snapshot={"every_seconds": 1.0},
     )
     producer = Producer(site.bootstrap, site.topic)
 

@@ -1,6 +1,7 @@
 """`corlld dead-letters` on a real broker: a bad event is set aside, repaired, sent back and learnt exactly once."""
 
 import json
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.support.commands import SECRET, fails, set_topic
 from tests.support.daemon_process import Site, running
 from tests.support.edits import edit, erasure
 from tests.support.kafka.broker import KafkaCluster
+from tests.support.kafka.far_away import far_away
 from tests.support.kafka.topics import kafka_settings, unique
 from tests.support.waiting import wait_until
 
@@ -144,6 +146,26 @@ def letters(kafka_broker: KafkaCluster, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def value(number: int, user: str = "ann", **fields: Any) -> bytes:
     return json.dumps(edit(number, user, **fields)).encode()
+
+
+def test_a_cluster_that_is_far_away_is_waited_for_and_a_topic_that_is_missing_is_not(
+    letters: Letters, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letters.set_aside((1, b"ann", value(1), ()))
+    for module in ("letters", "letter_selection"):
+        monkeypatch.setattr(f"corlld.commands.{module}.REACH_SECONDS", 0.5)
+    monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "60")
+    with far_away(letters.bootstrap, 0.7) as there:
+        monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", there)
+        assert main(["dead-letters", "replay", "--include-erased", "--yes"]) == 0
+    assert [record.value for record in records_of(letters.bootstrap, letters.topic)] == [value(1)]
+    reached = [line for line in capsys.readouterr().err.splitlines() if line.startswith("reaching")]
+    assert reached == ["reaching the dead letters ...", f"reaching topic {letters.topic} ..."]
+    monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", letters.bootstrap)
+    monkeypatch.setenv("CORLLD_DEAD_LETTERS__TOPIC", unique("missing"))
+    code, problem = fails(capsys, "dead-letters", "list")
+    assert code == ExitCode.UNAVAILABLE
+    assert re.search(r"does not exist .*\(waited [01](\.\d)? s\)", problem)
 
 
 def test_events_go_back_as_they_were_in_the_order_of_their_records_whatever_partition_has_the_letter(

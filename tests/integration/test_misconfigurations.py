@@ -229,7 +229,7 @@ def answers(places: Places, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         )
         assert settings.operations.startup_timeout_seconds == 60
         stream = Timed()
-        check(settings, Console(file=stream, soft_wrap=True))
+        check(settings, Console(file=stream, soft_wrap=True), Console(quiet=True))
         assert stream.said is not None, stream.getvalue()
         return stream.said
 

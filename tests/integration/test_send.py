@@ -20,6 +20,7 @@ from corlld.cli import main
 from tests.support.commands import fails, set_topic
 from tests.support.edits import edit, lines
 from tests.support.kafka.broker import KafkaBroker, KafkaCluster
+from tests.support.kafka.far_away import far_away
 from tests.support.kafka.topics import unique
 from tests.support.waiting import wait_until
 
@@ -81,6 +82,7 @@ def sending(*arguments: str, **more: Any) -> Iterator["subprocess.Popen[str]"]:
 def first_tenth(process: "subprocess.Popen[str]") -> None:
     """Returns once a tenth of the many events is acknowledged."""
     assert process.stderr is not None
+    assert process.stderr.readline() == "reaching topic edits ...\n"
     assert process.stderr.readline() == f"{MANY // 10} of {MANY} events\n"
 
 
@@ -119,7 +121,10 @@ def test_events_come_through_a_pipe_too(topic: str, kafka_broker: KafkaCluster) 
         out, err = process.communicate(events.decode(), timeout=60)
     assert (process.returncode, out.partition(":")[0]) == (0, "30 events of 1 user"), err
     assert len(records_of(kafka_broker.bootstrap, topic)) == 30
-    assert err.splitlines() == [f"{count} of 30 events" for count in range(3, 31, 3)]
+    assert err.splitlines() == [
+        f"reaching topic {topic} ...",
+        *(f"{count} of 30 events" for count in range(3, 31, 3)),
+    ]
 
 
 def test_a_wrong_line_anywhere_sends_nothing(
@@ -154,9 +159,7 @@ def test_a_missing_topic_is_named_and_not_created(
     kafka_broker: KafkaCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_topic(monkeypatch, kafka_broker.bootstrap, name := unique("missing"))
-    monkeypatch.setattr(
-        "corlld.commands.send.MAX_WAIT_SECONDS", 1.0
-    )  # before the setting's 3, as a person's patience is
+    monkeypatch.setattr("corlld.commands.send.REACH_SECONDS", 1.0)  # before the setting's 3, as a person's patience is
     (tmp_path / "edits.jsonl").write_bytes(lines(edit(1)))
     code, problem = fails(capsys, "send", str(tmp_path / "edits.jsonl"))
     assert code == 69
@@ -164,6 +167,18 @@ def test_a_missing_topic_is_named_and_not_created(
     assert re.search(r"\(waited [12](\.\d)? s\)", problem)
     with kafka_broker.admin() as admin:
         assert name not in admin.list_topics()
+
+
+def test_a_cluster_that_is_far_away_is_waited_for_as_long_as_the_daemon_would(
+    topic: str, kafka_broker: KafkaCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edits.jsonl").write_bytes(lines(edit(1)))
+    monkeypatch.setattr("corlld.commands.send.REACH_SECONDS", 0.5)
+    monkeypatch.setenv("CORLLD_OPERATIONS__STARTUP_TIMEOUT_SECONDS", "60")
+    with far_away(kafka_broker.bootstrap, 0.7) as there:
+        monkeypatch.setenv("CORLLD_KAFKA__BOOTSTRAP_SERVERS", there)
+        assert main(["send", str(tmp_path / "edits.jsonl")]) == 0
+    assert len(records_of(kafka_broker.bootstrap, topic)) == 1
 
 
 def test_a_dead_broker_is_named(

@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,30 +29,57 @@ def run_until_done(launcher: Launcher, site: Site, config: Path, name: str) -> N
     assert daemon.stop() == 0
 
 
-def test_a_torn_state_is_repaired_bit_for_bit_and_an_interrupted_repair_goes_on(
+@dataclass(frozen=True, slots=True)
+class TornSite:
+    """A site where a daemon has learnt the first half of the records, and the state of the busiest user is torn since.
+
+    uid: of that user.
+    """
+
+    site: Site
+    config: Path
+    producer: Producer
+    records: list[traffic.Sent]
+    uid: str
+
+    def learn_the_rest(self, launcher: Launcher) -> None:
+        """Send the second half, and have a daemon take it: that user's records become dead letters."""
+        self.producer.send(self.records[EVENTS // 2 :])
+        run_until_done(launcher, self.site, self.config, "second")
+
+
+@pytest.fixture
+def torn(
     tmp_path: Path,
     kafka_broker: KafkaCluster,
     tiny_model: Path,
     launcher: Launcher,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+) -> Iterator[TornSite]:
     site = Site.make(tmp_path, kafka_broker, tiny_model, PARTITIONS, dead_letters={"max_share": 1.0})
     config = site.write_settings()
     for name, value in ENVIRON.items():
         monkeypatch.setenv(name, value)
-    producer = Producer(site.bootstrap, site.topic)
     records = traffic.edits(EVENTS, traffic.users(USERS), PARTITIONS, seed=11)
-    producer.send(records[: EVENTS // 2])
-    run_until_done(launcher, site, config, "first")
+    with closing(Producer(site.bootstrap, site.topic)) as producer:
+        producer.send(records[: EVENTS // 2])
+        run_until_done(launcher, site, config, "first")
+        busiest = max(site.states.glob("users/*"), key=lambda folder: len(list(folder.iterdir())))
+        tear(busiest)
+        yield TornSite(site, config, producer, records, busiest.name)
 
-    torn = max(site.states.glob("users/*"), key=lambda folder: len(list(folder.iterdir())))
-    newest = max(torn.glob("0*.safetensors"))
-    newest.write_bytes(newest.read_bytes()[:-3])
-    producer.send(records[EVENTS // 2 :])
-    run_until_done(launcher, site, config, "second")  # that user's records become dead letters
+
+def test_a_torn_state_is_repaired_bit_for_bit_and_an_interrupted_repair_goes_on(
+    torn: TornSite,
+    launcher: Launcher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = torn.config
+    torn.learn_the_rest(launcher)
     assert main(["state", "verify", "--config", str(config)]) == ExitCode.DATA
-    assert torn.name in capsys.readouterr().out
+    assert torn.uid in capsys.readouterr().out
 
     repair = ["state", "repair", "--config", str(config)]
     assert main(repair) == ExitCode.DATA
@@ -63,41 +92,22 @@ def test_a_torn_state_is_repaired_bit_for_bit_and_an_interrupted_repair_goes_on(
     assert main(repair) == ExitCode.OK
     assert "nothing to repair" in capsys.readouterr().out
 
-    run_until_done(launcher, site, config, "third")
-    producer.close()
+    run_until_done(launcher, torn.site, config, "third")
     assert main(["state", "verify", "--config", str(config)]) == ExitCode.OK
-    tensors = write_undisturbed_tensors(config, records, tmp_path / "tensors")
-    for twin in tensors.iterdir():
-        assert same_tensors(twin, max((site.states / "users" / twin.stem).glob("0*.safetensors"))), twin.stem
+    assert_undisturbed(torn.site, config, torn.records, tmp_path)
 
 
 def test_records_that_a_daemon_sets_aside_while_the_repair_is_under_way_are_sent_too(
-    tmp_path: Path, kafka_broker: KafkaCluster, tiny_model: Path, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+    torn: TornSite, launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = Site.make(tmp_path, kafka_broker, tiny_model, PARTITIONS, dead_letters={"max_share": 1.0})
-    config = site.write_settings()
-    for name, value in ENVIRON.items():
-        monkeypatch.setenv(name, value)
-    producer = Producer(site.bootstrap, site.topic)
-    records = traffic.edits(EVENTS, traffic.users(USERS), PARTITIONS, seed=11)
-    producer.send(records[: EVENTS // 2])
-    run_until_done(launcher, site, config, "first")
-    torn = max(site.states.glob("users/*"), key=lambda folder: len(list(folder.iterdir())))
-    newest = max(torn.glob("0*.safetensors"))
-    newest.write_bytes(newest.read_bytes()[:-3])
-
     def restore_late(store: RepairedStore, findings: Findings) -> Iterator[str]:
-        producer.send(records[EVENTS // 2 :])
-        run_until_done(launcher, site, config, "second")  # that user's records become dead letters
+        torn.learn_the_rest(launcher)
         yield from restore(store, findings)
 
     monkeypatch.setattr("corlld.commands.repair_run.restore", restore_late)
-    assert main(["state", "repair", "--config", str(config), "--yes"]) == ExitCode.OK
-    run_until_done(launcher, site, config, "third")
-    producer.close()
-    tensors = write_undisturbed_tensors(config, records, tmp_path / "tensors")
-    for twin in tensors.iterdir():
-        assert same_tensors(twin, max((site.states / "users" / twin.stem).glob("0*.safetensors"))), twin.stem
+    assert main(["state", "repair", "--config", str(torn.config), "--yes"]) == ExitCode.OK
+    run_until_done(launcher, torn.site, torn.config, "third")
+    assert_undisturbed(torn.site, torn.config, torn.records, tmp_path)
 
 
 def test_letters_without_payload_that_are_not_committed_yet_are_waited_for_or_the_repair_says_so(
@@ -124,8 +134,7 @@ def test_letters_without_payload_that_are_not_committed_yet_are_waited_for_or_th
     producer.send(records)
     run_until_done(launcher, site, config, "first")
     [torn] = (folder for folder in site.states.glob("users/*") if len(list(folder.iterdir())) > 1)
-    newest = max(torn.glob("0*.safetensors"))
-    newest.write_bytes(newest.read_bytes()[:-3])
+    tear(torn)
 
     batching = {"max_events": 4, "flush_after_seconds": 15.0}
     daemon = launcher.start(site.write_settings("late", batching=batching), site.log("late"))
@@ -148,13 +157,24 @@ def test_letters_without_payload_that_are_not_committed_yet_are_waited_for_or_th
     site.wait_for_end(daemon)
     assert daemon.stop() == 0
     producer.close()
-    tensors = write_undisturbed_tensors(config, records + later, tmp_path / "tensors")
-    for twin in tensors.iterdir():
-        assert same_tensors(twin, max((site.states / "users" / twin.stem).glob("0*.safetensors"))), twin.stem
+    assert_undisturbed(site, config, records + later, tmp_path)
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def tear(user: Path) -> None:
+    """Cut the end off the newest state in a user's folder."""
+    newest = max(user.glob("0*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-3])
+
+
+def assert_undisturbed(site: Site, config: Path, records: list[traffic.Sent], tmp_path: Path) -> None:
+    """Assert that every state has the tensors, bit for bit, that it would have if nothing had ever happened."""
+    tensors = write_undisturbed_tensors(config, records, tmp_path / "tensors")
+    for twin in tensors.iterdir():
+        assert same_tensors(twin, max((site.states / "users" / twin.stem).glob("0*.safetensors"))), twin.stem
 
 
 def same_tensors(twin: Path, state: Path) -> bool:

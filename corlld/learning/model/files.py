@@ -64,22 +64,35 @@ def check_model_name(settings: ModelSettings) -> None:
     """Refuse a `model.name` that can't work. Quick: reads no weights, asks no hub, imports neither torch nor others.
 
     Raises:
-        ConfigurationError: there is no such folder or file, or it holds no model that corlld can train.
+        ConfigurationError: there is no such folder or file, it holds no model that corlld can train, or it is not on
+            the hub and has a `model.revision`.
     """
     name = settings.name
     if name is None:
         raise ConfigurationError("model.name: not set; a local folder, a hub id, a .gguf file, `demo` or `demo-chat`")
     path = Path(name)
     with refusing(f"model.name: {name} can't be read"):
+        if settings.revision is not None and (kind := _local_kind(name)) is not None:
+            raise ConfigurationError(
+                f"model.revision: set, allowed: only with a model of the hub; model.name {name} is {kind}"
+            )
         if name == DEMO_CHAT:
             _demo_chat_file()
-        elif path.is_dir():
+        elif path.is_dir() and name != DEMO:
             refuse_config(name, _read_config(path))
         elif path.suffix == ".gguf":
             if not path.is_file():
                 raise ConfigurationError(f"model.name: there is no file {name}")
         elif path.is_absolute() or name.startswith(".") or name.count("/") > 1:
             raise ConfigurationError(f"model.name: there is no folder {name}")
+
+
+def _local_kind(name: str) -> str | None:
+    """Return what a name is on this machine, in words; None for a hub id, and for what is not there."""
+    path = Path(name)
+    if name in (DEMO, DEMO_CHAT):
+        return "a model of a package"
+    return "a folder" if path.is_dir() else "a GGUF file" if path.suffix == ".gguf" else None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Reads again what a group has committed already, for the repair of states. Joins no group, and commits nothing."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -15,7 +16,11 @@ from corlld.sources.kafka.whole_reads import TopicReader, reading
 
 @contextmanager
 def committed_records(
-    settings: KafkaSettings, starts: Mapping[str, int], positions: PositionStore, timeout_seconds: float
+    settings: KafkaSettings,
+    starts: Mapping[str, int],
+    positions: PositionStore,
+    timeout_seconds: float,
+    problem_seconds: float = math.inf,
 ) -> Iterator[CommittedRecords]:
     """Open the records between some offsets and the group's commits.
 
@@ -24,18 +29,19 @@ def committed_records(
         starts: the first offsets, by `SourcePartition.key`, as states have them. Other topics' keys are passed over.
         positions: know how states call the topic.
         timeout_seconds: for each answer of the cluster.
+        problem_seconds: for reaching the topic, if it is known what is in the way.
 
     Raises UnavailableError if broker or topic are not there, ConfigurationError if the broker refuses access, and
     FatalError if a batch can't be unpacked.
     """
-    lookup = TopicLookup(settings, settings.topic, settings.group_id)
+    lookup = TopicLookup(settings, settings.topic, settings.group_id, problem_seconds=problem_seconds)
     try:
         view = lookup.wait_for_topic(timeout_seconds)
     finally:
         lookup.close()
     identity = TopicIdentity(settings.topic, positions)
     identity.load(view.topic_id, has_commits=bool(view.committed))
-    with reading(settings, settings.topic, timeout_seconds) as reader:
+    with reading(settings, settings.topic, timeout_seconds, problem_seconds) as reader:
         beginnings, readable = reader.range(round(1000 * timeout_seconds))
         wanted: dict[TopicPartition, int] = {}
         unread: dict[int, int] = {}

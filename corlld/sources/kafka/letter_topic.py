@@ -1,5 +1,6 @@
 """Reads the dead-letter topic back, from its beginning to its end at the start. Joins no group, and commits nothing."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,11 @@ STALLED_SECONDS = 30.0  # without a record: a broker that went away, or a partit
 
 @contextmanager
 def letters_of_topic(
-    settings: KafkaSettings, topic: str, since_seconds: float | None, timeout_seconds: float
+    settings: KafkaSettings,
+    topic: str,
+    since_seconds: float | None,
+    timeout_seconds: float,
+    problem_seconds: float = math.inf,
 ) -> Iterator[LetterStream]:
     """Open the letters of the topic.
 
@@ -28,11 +33,12 @@ def letters_of_topic(
         topic: the dead-letter topic.
         since_seconds: skip letters that the topic took before this time, in seconds since 1970.
         timeout_seconds: for reaching the topic, and for each answer about its offsets.
+        problem_seconds: for reaching it, if it is known what is in the way.
 
     Raises UnavailableError if broker or topic are not there or go away, ConfigurationError if the broker refuses
     access, and FatalError if a batch can't be unpacked.
     """
-    with reading(settings, topic, timeout_seconds) as reader:
+    with reading(settings, topic, timeout_seconds, problem_seconds) as reader:
         timeout_ms = round(1000 * timeout_seconds)
         starts, ends = reader.range(timeout_ms)
         if since_seconds is not None:

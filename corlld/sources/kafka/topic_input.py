@@ -132,7 +132,8 @@ class KafkaInput:
     ) -> AbstractContextManager[LetterStream]:
         from corlld.sources.kafka.letter_topic import letters_of_topic
 
-        return letters_of_topic(self._kafka, self._dead_letters.topic, since_seconds, timeout_seconds)
+        topic = self._dead_letters.topic
+        return letters_of_topic(self._kafka, topic, since_seconds, timeout_seconds, self._problem_seconds)
 
     def newest_records(
         self, limit: int, timeout_seconds: float, partition: int | None = None
@@ -146,4 +147,4 @@ class KafkaInput:
     ) -> AbstractContextManager[CommittedRecords]:
         from corlld.sources.kafka.committed_records import committed_records
 
-        return committed_records(self._kafka, starts, positions, timeout_seconds)
+        return committed_records(self._kafka, starts, positions, timeout_seconds, self._problem_seconds)

@@ -1,5 +1,6 @@
 """Reads a range of a topic, from known offsets to known ends. Joins no group, and commits nothing."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,14 +83,18 @@ class TopicReader:
 
 
 @contextmanager
-def reading(settings: KafkaSettings, topic: str, timeout_seconds: float) -> Iterator[TopicReader]:
+def reading(
+    settings: KafkaSettings, topic: str, timeout_seconds: float, problem_seconds: float = math.inf
+) -> Iterator[TopicReader]:
     """Reach the topic for reading. Kafka's errors in the block become sentences.
+
+    problem_seconds: how long it waits if it is known what is in the way.
 
     Raises UnavailableError if broker or topic are not there within the timeout or go away, ConfigurationError if the
     broker refuses access, and FatalError if a batch can't be unpacked.
     """
     deadline = time.monotonic() + timeout_seconds
-    lookup = TopicLookup(settings, topic)
+    lookup = TopicLookup(settings, topic, problem_seconds=problem_seconds)
     try:
         view = lookup.wait_for_topic(timeout_seconds)
         refuse_missing(view.granted, settings)
@@ -97,7 +102,8 @@ def reading(settings: KafkaSettings, topic: str, timeout_seconds: float) -> Iter
         lookup.close()
     options = consumer_options(settings) | {"group_id": None, "group_instance_id": None}
     options["auto_offset_reset"] = "earliest"  # records may expire meanwhile
-    consumer = connect(make_consumer, options, max(0.1, deadline - time.monotonic()))
+    left = max(0.1, deadline - time.monotonic())
+    consumer = connect(make_consumer, options, left, problem_seconds=problem_seconds)
     topic_id = view.topic_id or ""  # no state is looked at
     tenures = {
         TopicPartition(topic, number): Tenure(SourcePartition(topic, topic_id, number), 0, 0)

@@ -63,6 +63,34 @@ from tests.support.settings_files import load, problems
             "kafka.ssl_cafile: set, allowed: only with kafka.security_protocol SSL or SASL_SSL; in corlld.toml",
         ),
         (
+            "[kafka]\nssl_check_hostname = false",
+            "kafka.ssl_check_hostname: found false, allowed: only with kafka.security_protocol SSL or SASL_SSL"
+            "; in corlld.toml",
+        ),
+        (
+            '[kafka]\nsasl_kerberos_service_name = "events"',
+            "kafka.sasl_kerberos_service_name: set, allowed: only with kafka.security_protocol SASL_PLAINTEXT or "
+            "SASL_SSL; in corlld.toml",
+        ),
+        (
+            '[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "AWS_MSK_IAM"\nsasl_kerberos_service_name = "e"',
+            "kafka.sasl_kerberos_service_name: set, allowed: only with kafka.sasl_mechanism GSSAPI; in corlld.toml",
+        ),
+        *(
+            (
+                '[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "GSSAPI"\nsasl_kerberos_name = "u"\n'
+                f'{key} = "x"',
+                f"kafka.{key}: set, allowed: only without kafka.sasl_kerberos_name, which replaces it; in corlld.toml",
+            )
+            for key in ("sasl_kerberos_service_name", "sasl_kerberos_domain_name")
+        ),
+        (
+            "[snapshot]\nevery_seconds = 300",
+            "snapshot.every_seconds: found 300, allowed: only with snapshot.every_updates, which is 1 by default: each "
+            "update is stored at once; in corlld.toml",
+        ),
+        ('[model]\nrevision = ""', "model.revision: found '', allowed: a text, not empty; in corlld.toml"),
+        (
             '[kafka]\nsecurity_protocol = "SSL"\nssl_keyfile = "/key.pem"',
             "kafka.ssl_keyfile: set, allowed: only together with kafka.ssl_certfile; in corlld.toml",
         ),
@@ -84,7 +112,8 @@ from tests.support.settings_files import load, problems
         ),
         (
             '[learning]\nrehearsal_weight = 0\nrehearsal_path = "/passages.txt"',
-            "learning.rehearsal_path: set, allowed: only with learning.rehearsal_weight > 0; in corlld.toml",
+            "learning.rehearsal_path: set, allowed: only with learning.rehearsal_weight > 0, in [learning] or in an arm"
+            "; in corlld.toml",
         ),
     ],
 )
@@ -111,6 +140,39 @@ def test_every_way_to_authenticate_that_works_is_accepted(tmp_path: Path) -> Non
             toml += 'sasl_plain_username = "u"'
             environ = {"CORLLD_KAFKA__SASL_PLAIN_PASSWORD": "p"}
         assert load(tmp_path, toml, **environ).kafka.sasl_mechanism == mechanism
+
+
+def test_a_principal_or_a_service_and_a_domain_are_accepted(tmp_path: Path) -> None:
+    gssapi = '[kafka]\nsecurity_protocol = "SASL_SSL"\nsasl_mechanism = "GSSAPI"\n'
+    service = 'sasl_kerberos_service_name = "events"\nsasl_kerberos_domain_name = "d"'
+    assert load(tmp_path, gssapi + service).kafka.sasl_kerberos_service_name == "events"
+    principal = 'sasl_kerberos_name = "u"\nsasl_kerberos_service_name = "kafka"'  # the default may be written
+    assert load(tmp_path, gssapi + principal).kafka.sasl_kerberos_name == "u"
+
+
+def test_the_age_of_snapshots_may_stay_while_their_number_is_written(tmp_path: Path) -> None:
+    """A variable turns the gathering of updates off for a while. `corlld settings` prints every default."""
+    toml = "[snapshot]\nevery_updates = 8\nevery_seconds = 300"
+    assert load(tmp_path, toml, CORLLD_SNAPSHOT__EVERY_UPDATES="1").snapshot.every_seconds == 300
+    assert load(tmp_path, "[snapshot]\nevery_seconds = 30").snapshot.every_updates == 1
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_passages_are_for_the_rule_or_an_arm_that_rehearses(tmp_path: Path, weight: float) -> None:
+    toml = f"""
+        [learning]
+        rehearsal_weight = 0
+        rehearsal_path = "/passages.txt"
+        [[experiment.arms]]
+        name = "sound"
+        share = 0.2
+        learning = {{ rehearsal_weight = {weight} }}
+    """
+    if weight:
+        assert load(tmp_path, toml).learning.rehearsal_path == Path("/passages.txt")
+    else:
+        (line,) = problems(tmp_path, toml)
+        assert line.startswith("learning.rehearsal_path: set, allowed: only with learning.rehearsal_weight > 0")
 
 
 def test_a_file_of_settings_may_keep_what_the_other_kind_of_source_or_another_command_reads(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from corlld.errors import ConfigurationError, ExitCode, FatalError, UnavailableError
 from corlld.learning.model import files as model_files
 from corlld.learning.model.attention import SegmentAttention
-from corlld.learning.model.files import find_model_files, folder_digest
+from corlld.learning.model.files import check_model_name, find_model_files, folder_digest
 from corlld.learning.model.loading import _place, load_resident_model
 from corlld.learning.model.packing import Item
 from corlld.learning.model.pairs import PreferencePair
@@ -64,6 +64,28 @@ def test_a_model_in_the_hubs_cache_is_named_by_its_commit(tmp_path: Path, monkey
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for revision in (None, commit):
         assert load_resident_model(settings("some/model", revision=revision), ADAPTER).info.revision == commit
+
+
+@pytest.mark.parametrize("kind", ["folder", "relative folder", "gguf", "demo", "demo-chat"])
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It would not be looked at: whatever lies there would be loaded in its place."""
+    monkeypatch.chdir(folder.parent)
+    (gguf := tmp_path / "some.gguf").write_bytes(b"GGUF")
+    name = {"folder": folder, "relative folder": folder.name, "gguf": gguf}.get(kind, kind)
+    for look in (check_model_name, find_model_files):
+        with pytest.raises(ConfigurationError, match=r"^model\.revision: set, allowed: only with a model of the hub"):
+            look(settings(name, revision="main"))
+
+
+def test_the_name_demo_is_the_demo_model_also_beside_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`corlld demo --folder demo` makes one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    check_model_name(settings("demo"))
 
 
 def test_half_precision_passes_the_packing_check_too(folder: Path) -> None:
