@@ -70,7 +70,7 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
             unsaved_users=1,
             unsaved_age_seconds=12.5,
             unannounced=Unannounced(4, 90.0),
-            paused_partitions={Stage.VALID_RECORDS: 2, Stage.LOW_WATERMARK: 1},
+            paused_partitions={Stage.STATE: 3, Stage.VALID_RECORDS: 2, Stage.LOW_WATERMARK: 1},
             users_aside=4,
         )
     )
@@ -91,6 +91,7 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
         "corlld_unsaved_age_seconds": 12.5,
         "corlld_unannounced_users": 4.0,
         "corlld_unannounced_age_seconds": 90.0,
+        "corlld_paused_partitions{stage=state}": 3.0,
         "corlld_paused_partitions{stage=valid_records}": 2.0,
         "corlld_paused_partitions{stage=low_watermark}": 1.0,
         "corlld_users_aside": 4.0,
