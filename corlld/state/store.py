@@ -21,6 +21,7 @@ from pathlib import Path
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
 from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
+from corlld.state.attempts_file import FOLDER as ATTEMPTS_FOLDER
 from corlld.state.first_states import any_applied
 from corlld.state.folder_outbox import OUTBOX_FOLDER, FolderOutbox
 from corlld.state.generations import Generations
@@ -44,12 +45,11 @@ from corlld.system.durable_files import (
     fsync_folder,
     link_new,
     make_folders,
+    remove_left_overs,
     replace,
     retriable,
     write_whole,
 )
-
-LEFT_OVER_AFTER_SECONDS = 3600.0  # no write takes as long: an older temporary file belongs to a process that is gone
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -312,11 +312,11 @@ class LocalFolderStore:
         return self._positions / f"{checked_position_name(name)}.json"
 
     def _remove_left_overs(self) -> None:
-        for path in self._temporary.iterdir():
-            # Only the age tells: the files of another live daemon look the same.
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > LEFT_OVER_AFTER_SECONDS:
-                    path.unlink()
+        now = time.time()
+        remove_left_overs(self._temporary, now, every_name=True)
+        remove_left_overs(self._positions, now)
+        with contextlib.suppress(FileNotFoundError):  # no attempts were noted yet
+            remove_left_overs(self._path / ATTEMPTS_FOLDER, now)
 
     def _refuse_network_filesystem(self) -> None:
         if not _MOUNTS.exists():

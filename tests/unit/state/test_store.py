@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from corlld.durable import StoreIdentity
+from corlld.durable import Attempts, StoreIdentity
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError
-from corlld.state.store import LEFT_OVER_AFTER_SECONDS, LocalFolderStore
+from corlld.state.folder_attempts import FolderAttempts
+from corlld.state.store import LocalFolderStore
+from corlld.system.durable_files import LEFT_OVER_AFTER_SECONDS
 from tests.support.states import OTHER_UID, UID, released_state, same_state, tombstone
 
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
@@ -210,6 +212,26 @@ def test_left_over_files_go_once_they_are_old(store: LocalFolderStore, tmp_path:
     LocalFolderStore(tmp_path).open(IDENTITY, must_exist=True)
     assert live.exists()
     assert not old.exists()
+
+
+def test_left_overs_beside_store_json_and_of_positions_and_attempts_go_once_they_are_old(
+    store: LocalFolderStore, tmp_path: Path
+) -> None:
+    FolderAttempts(tmp_path).save_attempts("edits/0", Attempts())
+    store.save_position("ab", {"offset": 1})
+    then = time.time() - LEFT_OVER_AFTER_SECONDS - 1
+    kept = sorted(tmp_path.rglob("*"))
+    for file in (path for path in kept if path.is_file()):
+        os.utime(file, (then, then))
+    for folder in ("", "positions", "attempts"):
+        old = tmp_path / folder / f".{16 * 'a'}.tmp"
+        old.write_bytes(b"left by a kill")
+        os.utime(old, (then, then))
+        live = tmp_path / folder / f".{16 * 'b'}.tmp"
+        live.write_bytes(b"being written by another daemon")
+        kept.append(live)
+    LocalFolderStore(tmp_path).open(IDENTITY, must_exist=True)
+    assert sorted(tmp_path.rglob("*")) == sorted(kept), "and nothing else goes, however old"
 
 
 def test_i8_a_tombstone_removes_what_kills_left_of_the_user(store: LocalFolderStore, tmp_path: Path) -> None:
