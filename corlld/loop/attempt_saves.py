@@ -23,10 +23,6 @@ log = structlog.get_logger("corlld.attempts")
 Answer = Callable[[bool], None]  # is given True once what was noted is durable; False if it is not known to be
 
 
-def no_answer(durable: bool) -> None:
-    """Do nothing: nobody waits for the save."""
-
-
 class AttemptSaves:
     """The saves of all partitions. Called from the loop's thread; it saves in the pool.
 
@@ -67,13 +63,14 @@ class AttemptSaves:
         self._live.pop(partition, None)
         self._answer(self._asked.pop(partition, []), durable=False)
 
-    def save(self, partition: SourcePartition, answer: Answer = no_answer) -> None:
+    def save(self, partition: SourcePartition, answer: Answer | None = None) -> None:
         """Begin to save what is noted of a live partition now.
 
-        `answer` is called once, after the first try that began later than this call: also if that try failed, so that
-        nobody waits for a partition that can't be saved.
+        `answer`, if given, is called once, after the first try that begins later than this call. It is called if that
+        try fails, and if one fails that began earlier: nobody shall wait for a partition that can't be saved.
         """
-        self._asked.setdefault(partition, []).append(answer)
+        if answer is not None:
+            self._asked.setdefault(partition, []).append(answer)
         if partition not in self._under_way:
             self._under_way.add(partition)
             self._try(partition)
@@ -94,7 +91,10 @@ class AttemptSaves:
         def failed(error: RetriableError) -> None:
             if (notes := self._live.get(partition)) is not None:
                 notes.changed = True
-                self._hold(partition, error)
+                if partition not in self._failing:
+                    problem = f"attempts can't be saved: {error}"
+                    log.warning("partition_paused", partition=partition.partition, problem=problem)
+            self._failing.add(partition)  # also if the tenure has ended: the next one must not wait for the next try
             self._answer([*answers, *self._asked.pop(partition, [])], durable=False)
 
         self._jobs.until_done(
@@ -114,11 +114,6 @@ class AttemptSaves:
         notes = self._live.get(partition)
         if partition not in self._under_way and notes is not None and (notes.changed or partition in self._asked):
             self.save(partition)
-
-    def _hold(self, partition: SourcePartition, error: RetriableError) -> None:
-        if partition not in self._failing:
-            self._failing.add(partition)
-            log.warning("partition_paused", partition=partition.partition, problem=f"attempts can't be saved: {error}")
 
     def _answer(self, answers: list[Answer], *, durable: bool) -> None:
         for answer in answers:

@@ -199,7 +199,9 @@ class AttemptJournal:
             for uid, arrivals in step.items()
             if all(a.record.tenure in self._notes and a.record.tenure not in held for a in arrivals)
         }
-        unsaved = {record.tenure for each in begins.values() for record in each if self._note_try(record)}
+        unsaved = {
+            each.tenure for records in begins.values() for each in records if self._notes[each.tenure].trying(each)
+        }
         failed: set[Tenure] = set()
         left = set(unsaved)
 
@@ -214,9 +216,6 @@ class AttemptJournal:
             then(begins.keys())
         for tenure in unsaved:
             self._saves.save(tenure.partition, partial(saved, tenure))
-
-    def _note_try(self, record: Record) -> bool:
-        return self._notes[record.tenure].trying(record)
 
     def _without(self, begins: Mapping[str, Sequence[Record]], failed: Collection[Tenure]) -> Collection[str]:
         """Return the users without events of these tenures. What was counted for the others is taken back."""

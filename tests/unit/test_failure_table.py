@@ -285,6 +285,10 @@ TESTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "test_corrupt_attempts_are_reported_and_counting_begins_anew",
             "test_a_partition_whose_attempts_cannot_be_read_waits_alone",
         ),
+        "unit/loop/test_attempt_saves.py": (
+            "test_a_partition_whose_attempts_cannot_be_saved_waits_alone",
+            "test_a_partition_that_waited_goes_on_by_itself_once_its_attempts_are_saved",
+        ),
     },
     "a published version differs from its user's state, by a bit of any of its files": {
         "integration/test_set_aside.py": (

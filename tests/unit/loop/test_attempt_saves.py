@@ -279,3 +279,21 @@ def test_who_asks_while_a_save_is_under_way_is_answered_by_the_next_one_or_at_th
         assert answers == [True, False], "a step with others must not wait for it"
         jobs.handle_completions(wait_seconds=10)
     assert (attempts.saves, saves.under_way) == (3, False)
+
+
+def test_a_save_that_fails_after_its_tenure_has_ended_holds_the_next_tenure_until_the_next_try() -> None:
+    attempts, now = Sick(SICK), 0.0
+    jobs = Jobs(0.01, lambda: now, Observer())
+    with ThreadPoolExecutor(1) as pool:
+        saves = AttemptSaves(attempts, jobs, pool)
+        saves.begin(SICK.partition, PartitionNotes.of(SICK, Attempts(), ()))
+        saves.save(SICK.partition)
+        saves.end(SICK.partition)
+        jobs.handle_completions(wait_seconds=10)
+        saves.begin(SICK.partition, PartitionNotes.of(SICK, Attempts(), ()))
+        assert saves.is_held(SICK.partition), "a step would wait for the pause between two tries"
+        attempts.sick.clear()
+        now = 1.0
+        jobs.run_due_retries(now)
+        jobs.handle_completions(wait_seconds=10)
+    assert (saves.is_held(SICK.partition), attempts.saves) == (False, 1)
