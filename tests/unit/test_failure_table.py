@@ -304,6 +304,10 @@ TESTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "test_a_version_that_cannot_be_published_sets_its_user_aside_and_others_go_on",
             "test_a_store_that_is_away_for_everybody_sets_nobody_aside",
         ),
+        "unit/commands/test_damaged_states.py": (
+            "test_a_state_that_the_disk_can_not_read_is_repaired_from_the_generation_before",
+            "test_a_disk_that_is_away_is_no_damage_of_a_state",
+        ),
     },
     "a record does not finish, and others behind it do": {
         "unit/loop/test_offsets.py": (
