@@ -13,7 +13,7 @@ DAMAGED = (errno.EIO, errno.EBADMSG, errno.EUCLEAN)
 
 
 @contextlib.contextmanager
-def damage_told(elsewhere: Path, error_of: Callable[[str], Exception]) -> Iterator[None]:
+def damage_raises(elsewhere: Path, error_of: Callable[[str], Exception]) -> Iterator[None]:
     """Raise `error_of` the reason in place of an OSError by which the disk refuses to read the one file of the block.
 
     Args:

@@ -5,7 +5,7 @@ from pathlib import Path
 from corlld.durable import Attempts
 from corlld.errors import AttemptsUnreadable, RetriableError
 from corlld.state.attempts_file import attempts_key, decode_attempts, encode_attempts
-from corlld.state.damage import damage_told
+from corlld.state.damage import damage_raises
 from corlld.state.store_identity import IDENTITY_NAME
 from corlld.system.durable_files import PERSONAL, make_folders, replace, retriable
 
@@ -25,7 +25,7 @@ class FolderAttempts:
         key = attempts_key(partition)
         with retriable(self._path):
             try:
-                with damage_told(self._path / IDENTITY_NAME, lambda why: AttemptsUnreadable(f"{key}: {why}")):
+                with damage_raises(self._path / IDENTITY_NAME, lambda why: AttemptsUnreadable(f"{key}: {why}")):
                     data = (self._path / key).read_bytes()
             except FileNotFoundError:
                 return None

@@ -22,7 +22,7 @@ from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
 from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
 from corlld.state.attempts_file import FOLDER as ATTEMPTS_FOLDER
-from corlld.state.damage import damage_told
+from corlld.state.damage import damage_raises
 from corlld.state.first_states import any_applied
 from corlld.state.folder_outbox import OUTBOX_FOLDER, FolderOutbox
 from corlld.state.generations import Generations
@@ -145,7 +145,7 @@ class LocalFolderStore:
         generations = self._generations(uid)
         with retriable(self._path):
             number = generations.newest()
-            with damage_told(self._identity_file, lambda reason: self._unreadable(uid, number or 0, reason)):
+            with damage_raises(self._identity_file, lambda reason: self._unreadable(uid, number or 0, reason)):
                 generations.read_newest(Path.read_bytes)
 
     def save(self, uid: str, state: UserState, token: str) -> str:
@@ -234,7 +234,7 @@ class LocalFolderStore:
         generations = self._generations(uid)
         with retriable(self._path):
             newest, before = generations.newest(), generations.before_newest()
-            with damage_told(self._identity_file, lambda reason: self._unreadable(uid, before or 0, reason)):
+            with damage_raises(self._identity_file, lambda reason: self._unreadable(uid, before or 0, reason)):
                 data = None if before is None else generations.file(before).read_bytes()
         return None if data is None else decode(data, uid), NO_STATE if newest is None else str(newest)
 

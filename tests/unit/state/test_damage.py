@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from corlld.errors import StateUnreadable
-from corlld.state.damage import DAMAGED, damage_told
+from corlld.state.damage import DAMAGED, damage_raises
 from tests.support.bad_disk import refuse
 
 
 def read(file: Path, elsewhere: Path) -> bytes:
-    with damage_told(elsewhere, StateUnreadable):
+    with damage_raises(elsewhere, StateUnreadable):
         return file.read_bytes()
 
 
