@@ -245,6 +245,7 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
     from corlld.learning.loaded_learner import load_learner
 
     resident, learner = load_learner(settings, observer.model_loaded)
+    observer.new_users_begin_from(learner.start_digest)
     observer.starting(Stage.STATE)
     identity = store_identity(names, the_input, source, resident.info, learner.start_digest)
     store.open(identity, must_exist=source.has_commits())

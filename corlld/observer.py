@@ -18,6 +18,9 @@ class Observer:
     def model_loaded(self, model: ModelInfo, device: str, dtype: str) -> None:
         """Report that the base model is resident."""
 
+    def new_users_begin_from(self, start: str | None) -> None:
+        """Report the digest of the start adapter; None if new users begin from the base model."""
+
     def loop_begins(self, now: float) -> None:
         """Report that all is built and the loop begins. `now`: seconds on the daemon's monotonic clock."""
 
@@ -85,6 +88,10 @@ class Observers(Observer):
     def model_loaded(self, model: ModelInfo, device: str, dtype: str) -> None:
         for observer in self._observers:
             observer.model_loaded(model, device, dtype)
+
+    def new_users_begin_from(self, start: str | None) -> None:
+        for observer in self._observers:
+            observer.new_users_begin_from(start)
 
     def loop_begins(self, now: float) -> None:
         for observer in self._observers:

@@ -15,7 +15,7 @@ from corlld.commands.explanation import Explanation, Mean, explain, meaning
 from corlld.commands.shared import add_config, load, stdout_console
 from corlld.commands.state import add_user, find_store
 from corlld.commands.state_views import NO_STATE
-from corlld.durable import UserState
+from corlld.durable import StoreIdentity, UserState
 from corlld.errors import ExitCode, FatalError, StateUnreadable
 from corlld.experiment.arms import Arms
 from corlld.system.plurals import counted
@@ -47,6 +47,8 @@ class StoreOfUser(Protocol):
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
 
     def stored_at(self, uid: str) -> float | None: ...
+
+    def identity(self) -> StoreIdentity | None: ...
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,16 +88,18 @@ def explain_user(store: StoreOfUser, uid: str, arms: Arms, *, as_json: bool, con
         raise FatalError(f"--uid: {error}", ExitCode.USAGE) from None
     if state is None:
         raise FatalError(NO_STATE, ExitCode.DATA)
-    told = explain(state, arms)
+    identity = store.identity()
+    start = None if identity is None else identity.start_adapter
+    told = explain(state, arms, start)
     if as_json:
         # Printed without the console, which would wrap or colour it.
-        print(json.dumps(_as_json(state, told, stored_at), indent=2, sort_keys=True))
+        print(json.dumps(_as_json(state, told, start, stored_at), indent=2, sort_keys=True))
     else:
         _print_page(console, state, told, None if stored_at is None else (stored_at, now))
     return ExitCode.OK
 
 
-def _as_json(state: UserState, told: Explanation, stored_at: float | None) -> dict[str, Any]:
+def _as_json(state: UserState, told: Explanation, start: str | None, stored_at: float | None) -> dict[str, Any]:
     figures = state.statistics
     return {
         "uid": state.uid,
@@ -104,6 +108,7 @@ def _as_json(state: UserState, told: Explanation, stored_at: float | None) -> di
         "erased": state.erased,
         "arm": state.arm,
         "start_adapter": state.adapter.start if state.adapter else None,
+        "start_adapter_of_new_users": start,
         "stored_at": None if stored_at is None else datetime.fromtimestamp(stored_at, UTC).isoformat(),
         "edits": {
             "events": figures.events,

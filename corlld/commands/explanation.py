@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from corlld.durable import DraftFigures, Participation, Statistics, UserState
 from corlld.errors import RejectReason
-from corlld.experiment.arms import Arms
+from corlld.experiment.arms import Arms, began_elsewhere
 from corlld.statistics import OLDER, UNKNOWN
 from corlld.system.plurals import counted
 
@@ -113,8 +113,14 @@ def _kl(p: float, q: float) -> float:
     return sum(a * math.log(a / b) if a else 0.0 for a, b in ((p, q), (1 - p, 1 - q)))
 
 
-def explain(state: UserState, arms: Arms) -> Explanation:
-    """Return the story of a user. state: the newest one. arms: those of the settings."""
+def explain(state: UserState, arms: Arms, start: str | None = None) -> Explanation:
+    """Return the story of a user.
+
+    Args:
+        state: the newest one.
+        arms: those of the settings.
+        start: the digest of the start adapter of new users; None if they begin from the base model.
+    """
     figures = state.statistics
     numbered = {int(name): drafts for name, drafts in figures.drafts.items() if name.isdigit() and name != BASE_VERSION}
     base = figures.drafts.get(BASE_VERSION, DraftFigures())
@@ -131,7 +137,7 @@ def explain(state: UserState, arms: Arms) -> Explanation:
         base_accuracy=mean_of(figures.base_correct, figures.base_pairs),
         sentences=(),
     )
-    return replace(told, sentences=tuple(_sentences(state, told, arms)))
+    return replace(told, sentences=tuple(_sentences(state, told, arms, start)))
 
 
 def _rows(drafts: Mapping[str, DraftFigures], numbered: Mapping[int, DraftFigures]) -> Iterable[Drafts]:
@@ -163,7 +169,7 @@ def _edit_ratio(figures: DraftFigures) -> Mean | None:
     return mean_of(figures.edit_ratio_sum, figures.events)
 
 
-def _sentences(state: UserState, told: Explanation, arms: Arms) -> Iterable[str]:
+def _sentences(state: UserState, told: Explanation, arms: Arms, start: str | None) -> Iterable[str]:
     if state.erased:
         yield "The user was erased: nothing of the user is left but what keeps the erasure from being undone."
         return
@@ -175,10 +181,12 @@ def _sentences(state: UserState, told: Explanation, arms: Arms) -> Iterable[str]
     if told.own is not None or not is_held_out:
         yield _on_drafts(told)
     if told.edited_rise_nats is not None:
-        yield _on_rise(told.edited_rise_nats, state)
+        yield _on_rise(told.edited_rise_nats, state, start)
     if state.statistics.updates:
         yield _on_accuracy(told)
     yield from _on_guard(state.statistics)
+    if began_elsewhere(state, start):
+        yield _on_start(state)
     if state.participation is not None:
         yield from _on_arm(state.participation, arms)
 
@@ -198,8 +206,10 @@ def _on_drafts(told: Explanation) -> str:
     return f"Too early to say: the bands meet. The own versions' drafts have {figures}."
 
 
-def _on_rise(nats: float, state: UserState) -> str:
+def _on_rise(nats: float, state: UserState, start: str | None) -> str:
     began = "the base model" if state.adapter is None or state.adapter.start is None else "the start adapter"
+    if began != "the base model" and began_elsewhere(state, start):
+        began = "its start adapter (since that changed: the base model)"
     pairs = state.statistics.edited_rise.pairs
     more, verdict = ("more", "as it should") if nats > 0 else ("less", "which a user's own texts must not become")
     return (
@@ -235,6 +245,17 @@ def _on_guard(figures: Statistics) -> Iterable[str]:
         yield f"The guard kept {kept_out} out, {share:.0%} of all. The reasons stand with the rejected edits."
     elif figures.updates:
         yield "The guard had nothing to do: no step was undone, and no edit was repetitive."
+
+
+def _on_start(state: UserState) -> str:
+    """Say what it means that new users begin from another adapter."""
+    from_none = state.adapter is None or state.adapter.start is None
+    began = "the base model" if from_none else "another start adapter"
+    arm = "" if state.participation is None else " The user is not compared with those of other arms any more."
+    return (
+        f"The user began from {began}, and new users begin elsewhere (adapter.start_path): the user keeps the own "
+        f"adapter, and it is compared with the base model{' as before' if from_none else ' since then'}.{arm}"
+    )
 
 
 def _on_arm(participation: Participation, arms: Arms) -> Iterable[str]:

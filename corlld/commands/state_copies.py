@@ -50,6 +50,8 @@ class CopiedStore(Protocol):
 
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
 
+    def check_readable(self, uid: str) -> None: ...
+
     def save(self, uid: str, state: UserState, token: str) -> str: ...
 
     def restore(self, uid: str, state: UserState, token: str) -> str: ...
@@ -177,7 +179,7 @@ def _copy(
         return Copied.UNREADABLE  # it went away meanwhile: a store never removes a user
     save = destination.save
     try:
-        there, token = destination.load(uid)
+        there, token = _load_there(destination, uid)
         is_same = there is not None and same_state(state, there)
     except StateUnreadable:
         if not replace_others:
@@ -197,6 +199,15 @@ def _copy(
     except LostSwap:
         raise ConfigurationError("a daemon writes to the destination meanwhile: stop it first") from None
     return Copied.ALREADY_THERE if is_same else Copied.COPIED
+
+
+def _load_there(destination: CopiedStore, uid: str) -> tuple[UserState | None, str]:
+    """Return what the destination loads. Raises StateUnreadable also if its disk can't read this state alone."""
+    try:
+        return destination.load(uid)
+    except RetriableError:
+        destination.check_readable(uid)
+        raise
 
 
 def _readable_there(destination: CopiedStore, uid: str) -> tuple[UserState | None, str]:

@@ -32,6 +32,8 @@ class RepairedStore(Protocol):
 
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
 
+    def check_readable(self, uid: str) -> None: ...
+
     def restore(self, uid: str, state: UserState, token: str) -> str: ...
 
     def previous(self, uid: str) -> tuple[UserState | None, str]: ...
@@ -51,12 +53,14 @@ class Repair:
     state: that generation; None if an interrupted repair has stored it already.
     token: of the state that can't be read.
     found: the first offset of the user's in each partition that `starts` lacks, as far as one was read.
+    damaged: the disk answers with an error in place of that state, which may pass.
     """
 
     uid: str
     starts: Mapping[str, int]
     state: UserState | None = None
     token: str = ""
+    damaged: bool = False
     found: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -124,13 +128,18 @@ def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
     try:
         store.load(uid)
     except StateUnreadable:
-        _look_before(store, uid, findings)
+        _look_before(store, uid, findings, damaged=False)
+        return
+    except RetriableError:
+        if _can_be_read(store, uid):
+            raise
+        _look_before(store, uid, findings, damaged=True)
         return
     if (note := store.load_position(repair_name(uid))) is not None:
         findings.repairs[uid] = Repair(uid, {key: int(offset) for key, offset in note.items()})
 
 
-def _look_before(store: RepairedStore, uid: str, findings: Findings) -> None:
+def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged: bool) -> None:
     try:
         before, token = store.previous(uid)
     except StateUnreadable as error:
@@ -139,7 +148,7 @@ def _look_before(store: RepairedStore, uid: str, findings: Findings) -> None:
     if before is None:
         findings.hopeless.append(f"{uid}: there is no generation before: {_FROM_A_BACKUP}")
     else:
-        findings.repairs[uid] = Repair(uid, dict(before.applied), before, token)
+        findings.repairs[uid] = Repair(uid, dict(before.applied), before, token, damaged)
 
 
 def gather(
@@ -218,6 +227,10 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
     for repair in list(findings.repairs.values()):
         try:
             if repair.state is not None:
+                if repair.damaged and _can_be_read(store, repair.uid):
+                    findings.hopeless.append(f"{repair.uid}: the state can be read again, and stays: look again")
+                    del findings.repairs[repair.uid]
+                    continue
                 store.save_position(repair_name(repair.uid), dict(repair.places))
                 store.restore(repair.uid, repair.state, repair.token)
         except RetriableError as error:
@@ -231,6 +244,15 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
         out_of_reach.served()
         yield repair.uid
     out_of_reach.finish()
+
+
+def _can_be_read(store: RepairedStore, uid: str) -> bool:
+    """Return whether the disk gives the state by now, since its error may pass. Raises RetriableError."""
+    try:
+        store.check_readable(uid)
+    except StateUnreadable:
+        return False
+    return True
 
 
 def finish(store: RepairedStore, repairs: Iterable[Repair]) -> None:

@@ -109,6 +109,14 @@ class Arms:
         return name if name in self.rules else DEFAULT_ARM
 
 
+def began_elsewhere(state: UserState, start: str | None) -> bool:
+    """Return whether the user began from another adapter than new users do now. Then the user is not compared.
+
+    start: the digest of the start adapter of new users; None if they begin from the base model.
+    """
+    return state.adapter is not None and state.adapter.start != start
+
+
 def arm_point(uid: str) -> float:
     """Return the user's point in [0, 1): 53 bits of a keyed hash of the uid."""
     digest = hashlib.blake2b(uid.encode(), key=_KEY, digest_size=8).digest()

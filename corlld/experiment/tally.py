@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from corlld.durable import DraftFigures, Participation, UserState
-from corlld.experiment.arms import Arms
+from corlld.experiment.arms import Arms, began_elsewhere
 from corlld.experiment.confidence import Floats
 from corlld.statistics import UNKNOWN
 
@@ -98,7 +98,7 @@ class Tally:
     def _reason_to_leave_out(self, participation: Participation, state: UserState) -> str | None:
         if self._arms.terms_of(participation) is None:
             return ANOTHER_RULE
-        if state.adapter is not None and state.adapter.start != self._start:
+        if began_elsewhere(state, self._start):
             return ANOTHER_START
         if participation.completed_at is not None and participation.outcome.events != self._drafts:
             return OTHER_DRAFTS

@@ -17,19 +17,23 @@ where it is delivered again. An erasure leaves the hash, as it leaves those in t
 The journal keeps two things more that the partition's next owner has to know: which dead letters are acknowledged, and
 whether the partition's reading is paused.
 
+A partition whose journal can't be saved or reached waits alone: see `attempt_saves`.
+
 The journal needs neither a clock nor a clean end, and nobody has to know who is alive: it belongs to the partition. A
 daemon that has lost a partition, and does not know it yet, may overwrite it once. That costs one more life; or, if it
 overwrites a crashed event or a pause, as many lives or dead letters again as the first time.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from enum import IntEnum
+from functools import partial
 
 import structlog
 
 from corlld.durable import Attempts
-from corlld.errors import AttemptsUnreadable
+from corlld.errors import AttemptsUnreadable, RetriableError
+from corlld.loop.attempt_saves import AttemptSaves
 from corlld.loop.jobs import Jobs, Task, Timed, Unless
 from corlld.loop.partition_notes import PartitionNotes
 from corlld.protocols import AttemptStore
@@ -65,9 +69,9 @@ class AttemptJournal:
         self._max_crashes = max_crashes
         self._notes: dict[Tenure, PartitionNotes] = {}
         self._loading: dict[Tenure, set[int]] = {}  # with the offsets whose steps have ended meanwhile
-        self._waiting: list[Callable[[], None]] = []  # called once what is noted now is durable
+        self._out_of_reach: set[Tenure] = set()  # of these: the last try to load failed
+        self._saves = AttemptSaves(store, jobs, pool)
         self._next_letters = 0.0
-        self.saving = False
 
     # --- tenures ------------------------------------------------------------------------------------------------------
 
@@ -75,6 +79,17 @@ class AttemptJournal:
     def loading(self) -> Collection[Tenure]:
         """Return the new tenures whose attempts are not known yet: none of their records may be admitted."""
         return self._loading.keys()
+
+    @property
+    def held(self) -> Collection[Tenure]:
+        """Return the tenures whose attempts can't be saved or reached: none of their events may be tried for now."""
+        unsaved = (tenure for tenure in self._notes if self._saves.is_held(tenure.partition))
+        return {*self._out_of_reach, *unsaved}
+
+    @property
+    def saving(self) -> bool:
+        """True while what is noted is being saved. What can't be saved is not waited for."""
+        return self._saves.under_way
 
     def begin(self, tenure: Tenure, then: Callable[[Tenure, bool], None]) -> None:
         """Begin to load what the partition's owners before have tried.
@@ -91,17 +106,26 @@ class AttemptJournal:
             log.error("attempts_unreadable", partition=tenure.partition.partition, problem=str(error))
             self._begin_with(tenure, Attempts(), then)
 
+        def failed(error: RetriableError) -> None:
+            if tenure in self._loading and tenure not in self._out_of_reach:
+                self._out_of_reach.add(tenure)
+                problem = f"attempts can't be reached: {error}"
+                log.warning("partition_paused", partition=tenure.partition.partition, problem=problem)
+
         self._jobs.until_done(
             Task(Stage.STATE, tenure),
             lambda: self._pool.submit(self._jobs.timed(self._store.load_attempts), tenure.partition.key),
             loaded,
             unless=Unless(AttemptsUnreadable, unreadable),
+            failed=failed,
         )
 
     def end(self, tenure: Tenure) -> None:
         """Forget the tenure. What is stored stays: the partition's next owner looks out for it."""
         self._loading.pop(tenure, None)
-        self._notes.pop(tenure, None)
+        self._out_of_reach.discard(tenure)
+        if self._notes.pop(tenure, None) is not None:
+            self._saves.end(tenure.partition)
 
     def note_pause(self, tenure: Tenure, *, paused: bool) -> None:
         """Note that the partition's reading is paused, or is not any more, and begin to save it."""
@@ -113,7 +137,11 @@ class AttemptJournal:
         ended = self._loading.pop(tenure, None)
         if ended is None:
             return  # the tenure has ended meanwhile
+        if tenure in self._out_of_reach:
+            self._out_of_reach.discard(tenure)
+            log.info("partition_resumed", partition=tenure.partition.partition)
         notes = self._notes[tenure] = PartitionNotes.of(tenure, stored, ended)
+        self._saves.begin(tenure.partition, notes)
         then(tenure, notes.paused)
         self._save_if_changed()
         if tries := notes.tries:
@@ -156,16 +184,52 @@ class AttemptJournal:
             notes.forget_crashed(event_hash)
             self._save_if_changed()
 
-    def trying(self, arrivals: Iterable[Arrival], then: Callable[[], None]) -> None:
-        """Note that a step with these arrivals begins. `then` is called once that is durable, at once if it is."""
-        must_be_durable = False
-        for record in (arrival.record for arrival in arrivals):
-            if (notes := self._notes.get(record.tenure)) is not None:
-                must_be_durable |= notes.trying(record)
-        if must_be_durable:
-            self._save(then)
-        else:
-            then()
+    def trying(self, step: Mapping[str, Sequence[Arrival]], then: Callable[[Collection[str]], None]) -> None:
+        """Note that a step begins.
+
+        Args:
+            step: the arrivals by user.
+            then: called with the users whose events may be tried, as soon as that is known: at once if nothing has to
+                be saved. For each of them it is durable that they are tried. A user is left out if a save failed for
+                the partition of any event: the step must begin without these events, and none of them is counted.
+        """
+        held = self.held
+        begins = {
+            uid: [arrival.record for arrival in arrivals]
+            for uid, arrivals in step.items()
+            if all(a.record.tenure in self._notes and a.record.tenure not in held for a in arrivals)
+        }
+        unsaved = {
+            each.tenure for records in begins.values() for each in records if self._notes[each.tenure].trying(each)
+        }
+        failed: set[Tenure] = set()
+        left = set(unsaved)
+
+        def saved(tenure: Tenure, durable: bool) -> None:
+            left.discard(tenure)
+            if not durable:
+                failed.add(tenure)
+            if not left:
+                then(self._without(begins, failed))
+
+        if not unsaved:
+            then(begins.keys())
+        for tenure in unsaved:
+            self._saves.save(tenure.partition, partial(saved, tenure))
+
+    def _without(self, begins: Mapping[str, Sequence[Record]], failed: Collection[Tenure]) -> Collection[str]:
+        """Return the users without events of these tenures. What was counted for the others is taken back."""
+        kept = []
+        for uid, records in begins.items():
+            if not any(record.tenure in failed for record in records):
+                kept.append(uid)
+                continue
+            for record in records:
+                if (notes := self._notes.get(record.tenure)) is not None:
+                    notes.not_tried(record)
+        if len(kept) < len(begins):
+            self._save_if_changed()
+        return kept
 
     def tried(self, arrivals: Iterable[Arrival]) -> None:
         """Note that the step with these arrivals has ended, and begin to save it.
@@ -216,45 +280,23 @@ class AttemptJournal:
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
-    def when_durable(self, then: Callable[[], None]) -> None:
-        """Call `then` once what is noted now is durable: at once if it is."""
-        if self.saving or any(notes.changed for notes in self._notes.values()):
-            self._save(then)
-        else:
+    def when_durable(self, tenure: Tenure, then: Callable[[], None]) -> None:
+        """Call `then` once what is noted of the tenure now is durable: at once if it is, never if the tenure ends."""
+        if tenure not in self._notes:
+            return
+        if self._saves.is_durable(tenure.partition):
             then()
+            return
 
-    def _save(self, then: Callable[[], None]) -> None:
-        self._waiting.append(then)
-        if not self.saving:
-            self._save_changed()
+        def saved(durable: bool) -> None:
+            if durable:
+                then()
+            elif tenure in self._notes:
+                self._saves.save(tenure.partition, saved)  # with the next try
+
+        self._saves.save(tenure.partition, saved)
 
     def _save_if_changed(self) -> None:
-        if any(notes.changed for notes in self._notes.values()):
-            self._save(lambda: None)
-
-    def _save_changed(self) -> None:
-        """Save all that changed. One save at a time, so that none overtakes another; the next one takes the rest."""
-        self.saving = True
-        then, self._waiting = self._waiting, []
-        contents = {}
         for tenure, notes in self._notes.items():
             if notes.changed:
-                contents[tenure.partition.key] = notes.content()
-                notes.changed = False
-
-        def saved(_: Timed[None]) -> None:
-            self.saving = False
-            for call in then:
-                call()
-            if self._waiting and not self.saving:
-                self._save_changed()
-
-        self._jobs.until_done(
-            Task(Stage.STATE, "attempts"),
-            lambda: self._pool.submit(self._jobs.timed(self._save_all), contents),
-            saved,
-        )
-
-    def _save_all(self, contents: Mapping[str, Attempts]) -> None:
-        for partition, attempts in contents.items():
-            self._store.save_attempts(partition, attempts)
+                self._saves.save(tenure.partition)

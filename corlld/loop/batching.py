@@ -4,8 +4,8 @@ Time is an argument. Arrivals that were taken still count for back-pressure unti
 memory until a stored state covers them.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Container, Iterable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Collection, Container, Iterable, Iterator
 
 from corlld.records import Arrival, EraseEvent, MicroBatch, Tenure
 from corlld.settings.sections import BatchingSettings
@@ -21,21 +21,37 @@ class Batcher:
         self._queues: OrderedDict[str, deque[Arrival]] = OrderedDict()
         self._with_erasure: set[str] = set()
         self.draining = False  # the input has ended: every user is ready
+        self.held: Collection[Tenure] = ()  # whose events wait for something that may take for ever
         self.events = 0  # buffered and in flight
         self.chars = 0
+        self._events_of: Counter[Tenure] = Counter()
+        self._chars_of: Counter[Tenure] = Counter()
 
     @property
     def full(self) -> bool:
         """True from the high mark on: reading must pause."""
-        return self.events >= self._settings.max_buffered_events or self.chars >= self._settings.max_buffered_chars
+        return self._fill >= 1.0
 
     @property
     def has_room(self) -> bool:
         """True below the low mark: reading may resume."""
-        return (
-            self.events < LOW_MARK * self._settings.max_buffered_events
-            and self.chars < LOW_MARK * self._settings.max_buffered_chars
-        )
+        return self._fill < LOW_MARK
+
+    @property
+    def _fill(self) -> float:
+        """Return how full the buffer is; 1 at the limit.
+
+        The others must not wait for what is held. So that memory stays bounded, what is held is left out only up to the
+        limit of the buffer: twice the limit is the most that is in memory.
+        """
+        shares = []
+        for total, by_tenure, limit in (
+            (self.events, self._events_of, self._settings.max_buffered_events),
+            (self.chars, self._chars_of, self._settings.max_buffered_chars),
+        ):
+            held = sum(by_tenure[tenure] for tenure in self.held)
+            shares.append((total - min(held, limit)) / limit)
+        return max(shares)
 
     @property
     def waiting(self) -> int:
@@ -54,12 +70,17 @@ class Batcher:
         """Return whether an erasure of the user waits."""
         return uid in self._with_erasure
 
+    def users_of(self, tenures: Collection[Tenure]) -> Iterator[str]:
+        """Yield the users of whom an arrival of these tenures waits."""
+        for uid, queue in self._queues.items() if tenures else ():
+            if any(arrival.record.tenure in tenures for arrival in queue):
+                yield uid
+
     def add(self, arrival: Arrival) -> None:
         self._queues.setdefault(arrival.uid, deque()).append(arrival)
         if isinstance(arrival.event, EraseEvent):
             self._with_erasure.add(arrival.uid)
-        self.events += 1
-        self.chars += arrival.chars
+        self._count(arrival, +1)
 
     def ready(self, now: float, exclude: Container[str] = ()) -> Iterator[str]:
         """Yield the users whose micro-batch is due, in turn.
@@ -105,8 +126,7 @@ class Batcher:
     def release(self, arrivals: Iterable[Arrival]) -> None:
         """Count arrivals that were taken no longer: they are finished, or belong to another owner now."""
         for arrival in arrivals:
-            self.events -= 1
-            self.chars -= arrival.chars
+            self._count(arrival, -1)
 
     def drop(self, tenure: Tenure) -> None:
         """Forget the waiting arrivals of an ended tenure. The partition's next owner reads them again."""
@@ -128,3 +148,12 @@ class Batcher:
             return None
         oldest = min(queue[0].arrived_at for queue in self._queues.values())
         return max(0.0, oldest + self._settings.flush_after_seconds - now)
+
+    def _count(self, arrival: Arrival, sign: int) -> None:
+        tenure = arrival.record.tenure
+        self.events += sign
+        self.chars += sign * arrival.chars
+        self._events_of[tenure] += sign
+        self._chars_of[tenure] += sign * arrival.chars
+        if not self._events_of[tenure]:
+            del self._events_of[tenure], self._chars_of[tenure]

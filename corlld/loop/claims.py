@@ -4,8 +4,7 @@ What happens to a claimed user is in `stages`. All of it runs in the loop's thre
 """
 
 import itertools
-import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future
 
 from corlld.loop.attempts import AttemptJournal
@@ -108,10 +107,15 @@ class Claims:
             self._stages.store_unsaved(uid)
 
     def claim_users(self, now: float) -> None:
-        """Claim users whose micro-batch is due, as far as there is room. Suspects wait until they are tried."""
-        turn = self._quarantine.turn(now, busy=bool(self._claims), unsaved=self._has_unsaved)
+        """Claim users whose micro-batch is due, as far as there is room.
+
+        Suspects wait until they are tried, and users of partitions that the journal holds until it can be saved.
+        """
+        self._batcher.held = self._journal.held
+        held = self._held_users()
+        turn = self._quarantine.turn(now, busy=bool(self._claims), unsaved=self._has_unsaved, held=held)
         self._closed = turn.closed
-        self._rest_ready(turn.suspects)
+        self._rest_ready({*turn.suspects, *held})
         if turn.closed:
             for uid in turn.users:
                 self._stages.begin(uid)
@@ -119,7 +123,7 @@ class Claims:
         waiting = sum(claim.phase in (Phase.LOADING, Phase.READY) for claim in self._claims.values())
         # Twice a step's worth waits: while one step trains, the states of the next one are loaded.
         room = max(0, min(2 * self._users_per_step - waiting, self._room))
-        exclude = self._claims.keys() | turn.suspects if turn.suspects else self._claims
+        exclude = {*self._claims, *turn.suspects, *held} if turn.suspects or held else self._claims
         for uid in list(itertools.islice(self._batcher.ready(now, exclude=exclude), room)):
             self._stages.begin(uid)
 
@@ -135,15 +139,27 @@ class Claims:
         claims = self._select_ready()
         if not claims:
             return
+        self._step_begun = True
+        step = {claim.uid: claim.selection.fresh for claim in claims}
+        self._journal.trying(step, lambda uids: self._begin_step(claims, uids))
+
+    def _begin_step(self, claims: Sequence[Claim], allowed: Collection[str]) -> None:
+        """Train those who are allowed to. The micro-batches of the others wait again."""
+        begins = []
+        for claim in claims:
+            if claim.uid in allowed:
+                begins.append(claim)
+            else:
+                self._stages.put_off(claim)
+        if begins:
+            self._train(begins)
+        else:
+            self._step_begun = False
+
+    def _train(self, claims: Sequence[Claim]) -> None:
         arrivals = [arrival for claim in claims for arrival in claim.selection.fresh]
         batches = [self._stages.batch_of(claim) for claim in claims]
-        started = math.nan
-
-        def train() -> None:
-            nonlocal started
-            started = self._clock()
-            self.training = True
-            self._jobs.submit(self._trainer, trained, self._learner.update, batches)
+        started = self._clock()
 
         def trained(future: "Future[list[UpdateOutcome]]") -> None:
             self._step_begun = self.training = False
@@ -153,8 +169,8 @@ class Claims:
             for claim, outcome in zip(claims, outcomes, strict=True):
                 self._stages.conclude(claim, outcome)
 
-        self._step_begun = True
-        self._journal.trying(arrivals, train)
+        self.training = True
+        self._jobs.submit(self._trainer, trained, self._learner.update, batches)
 
     def _select_ready(self) -> list[Claim]:
         """Take the micro-batches of the users who are ready. Return those who have something to train on."""
@@ -166,6 +182,10 @@ class Claims:
             if claim.phase is Phase.TRAINING:
                 claims.append(claim)
         return claims
+
+    def _held_users(self) -> Collection[str]:
+        """Return users who may not train now. An erasure is not held: it covers what waits before it, untried."""
+        return {uid for uid in self._batcher.users_of(self._batcher.held) if not self._batcher.erases(uid)}
 
     @property
     def _has_unsaved(self) -> bool:

@@ -200,7 +200,7 @@ class Daemon:
         now = self._clock()
         due = self._batcher.next_due_seconds(now)
         idle = IDLE_POLL_SECONDS if due is None else min(due, IDLE_POLL_SECONDS)
-        busy = self._claims or self._intake.pending or self._journal.loading
+        busy = self._claims or self._intake.pending or self._journal.loading or self._journal.held
         polled = self._source.poll(BUSY_POLL_SECONDS if busy else idle)
         for tenure in polled.ended:
             self._end_tenure(tenure)
@@ -257,6 +257,7 @@ class Daemon:
     def _paused_partitions(self) -> dict[Stage, Collection[Tenure]]:
         """Return the tenures whose reading is paused for themselves, by what they wait for."""
         return {
+            Stage.STATE: self._journal.held,
             Stage.VALID_RECORDS: self._poison.paused,
             Stage.LOW_WATERMARK: self._watermarks.held_up(self._settings.batching.max_finished_ahead),
         }

@@ -88,7 +88,7 @@ class Intake:
         if isinstance(event, EditEvent) and self._ended_the_process(record, uid, event.event_id):
             problem = InvalidEvent(InvalidReason.CRASHED, detail="its step ended the process, also alone")
             letter = DeadLetter(record, problem, uid)
-            self._journal.when_durable(lambda: self.set_aside(letter))
+            self._journal.when_durable(record.tenure, lambda: self.set_aside(letter))
             return None
         return Arrival(uid, event, record, now)
 

@@ -94,6 +94,7 @@ class Jobs:
         begin: "Callable[[], Future[T]]",
         then: Callable[[T], None],
         unless: Unless[Any] | None = None,
+        failed: Callable[[RetriableError], None] = lambda error: None,
     ) -> None:
         """Try until it works, and then call `then` in the loop with the result.
 
@@ -104,6 +105,7 @@ class Jobs:
             begin: starts one try; called in the loop.
             then: called in the loop.
             unless: an error that ends the task in another way. The task then no longer counts as failing.
+            failed: called in the loop after each try that failed for now, before the pause.
         """
 
         def done(future: "Future[T]") -> None:
@@ -112,7 +114,8 @@ class Jobs:
                 self._failures.pop(task, None)
                 unless.then(error)
             elif isinstance(error, RetriableError):
-                self._try_later(task, error, lambda: self.until_done(task, begin, then, unless))
+                self._try_later(task, error, lambda: self.until_done(task, begin, then, unless, failed))
+                failed(error)
             else:
                 result = future.result()  # raises the error of a job whose fate is not a retry
                 if self._failures.pop(task, 0):

@@ -79,6 +79,13 @@ class PartitionNotes:
         self.changed |= counted or unmarked
         return counted or unmarked
 
+    def not_tried(self, record: Record) -> None:
+        """Take back what `trying` has counted: the step with the record's event did not begin."""
+        if tries := self.tries.pop(record.offset, 0):
+            self.changed = True
+            if tries > 1:
+                self.tries[record.offset] = tries - 1
+
     def acknowledged(self, offset: int) -> None:
         """Note that the record's dead letter is acknowledged, unless there are too many already."""
         if len(self.letters) < MAX_LETTERS:

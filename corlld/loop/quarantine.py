@@ -55,25 +55,26 @@ class Quarantine:
         if self._journal.caution(arrival.record):
             self._users.add(arrival.uid)
 
-    def turn(self, now: float, *, busy: bool, unsaved: bool) -> Turn:
+    def turn(self, now: float, *, busy: bool, unsaved: bool, held: Collection[str] = ()) -> Turn:
         """Return who may be claimed. A trial is over once nothing is under way or unsaved any more.
 
         Args:
             now: monotonic seconds.
             busy: users are claimed.
             unsaved: updates are in host memory alone, and no waiting erasure is going to replace them.
+            held: users who may not train now. Nobody waits for them.
         """
         if self._trial is not None:
             if busy or unsaved:
                 return self._closed_for_a_while(now)
             self._trial = self._due_since = self._closed_since = None
         suspects = dict(self._suspects())
-        due = [uid for uid in self._batcher.ready(now) if uid in suspects] if suspects else []
+        due = [uid for uid in self._batcher.ready(now, exclude=held) if uid in suspects] if suspects else []
         if not due:
             self._due_since = None
             return Turn(suspects=suspects)
         self._due_since = now if self._due_since is None else self._due_since
-        others = busy or any(uid not in suspects for uid in self._batcher.ready(now))
+        others = busy or any(uid not in suspects for uid in self._batcher.ready(now, exclude=held))
         if others and now - self._due_since < PATIENCE_SECONDS:
             return Turn(suspects=suspects)
         if busy or unsaved:

@@ -172,6 +172,15 @@ class Stages:
         adapter = claim.state.adapter if claim.state else None
         return TrainingBatch(claim.uid, adapter, claim.edits, self._enrolment.rule_of(claim.uid, claim.state))
 
+    def put_off(self, claim: Claim) -> None:
+        """End the claim of a user who is TRAINING and whose step can't begin: the micro-batch waits again."""
+        self.give_back(claim.selection)
+        claim.selection = Selection()
+        if claim.stale and claim.unsaved is not None:
+            self._store(claim, claim.unsaved)
+        else:
+            self.rest(claim)
+
     def conclude(self, claim: Claim, outcome: UpdateOutcome) -> None:
         """Put the micro-batch into the user's state, which stays unsaved for a while unless the claim is stale."""
         state = after_update(self._event_ids, claim.uid, claim.state, claim.selection, outcome)

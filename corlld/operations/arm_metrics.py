@@ -10,7 +10,8 @@ from corlld.statistics import DraftOrigin
 class ArmMetrics:
     """The arms of the experiment, as the edits of this process show them. `corlld experiment` reads states instead.
 
-    Users in no arm are not counted. `retired`: users of arms that are gone, or had another rule when they joined.
+    Users in no arm are not counted. `retired`: users of arms that are gone, or had another rule when they joined, and
+    users who began from another start adapter than new users do.
     """
 
     def __init__(self, declare: Declarations, arms: Mapping[str, bool], drop_nats: Sequence[float]) -> None:

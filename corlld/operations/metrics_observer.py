@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from corlld.durable import ModelInfo, Statistics, UserState
-from corlld.experiment.arms import Arms
+from corlld.experiment.arms import Arms, began_elsewhere
 from corlld.observer import Observer
 from corlld.operations.health import Health
 from corlld.operations.prometheus import TOKEN_KINDS, Metrics
@@ -46,6 +46,7 @@ class MetricsObserver(Observer):
     ) -> None:
         self._metrics = metrics
         self._arms = arms
+        self._start: str | None = None  # the digest of the adapter that new users begin from
         self._clock = clock
         self._wall_clock = wall_clock
         self._lagging: set[str] = set()  # partitions with a series of lag
@@ -104,6 +105,9 @@ class MetricsObserver(Observer):
         for partition, lag in lags.items():
             progress.consumer_lag.labels(partition).set(lag)
         self._lagging = set(lags)
+
+    def new_users_begin_from(self, start: str | None) -> None:
+        self._start = start
 
     # --- the way in ---------------------------------------------------------------------------------------------------
 
@@ -165,7 +169,8 @@ class MetricsObserver(Observer):
     ) -> None:
         if (participation := state.participation) is None or not self._arms:
             return
-        of, metrics = self._arms.terms_of(participation), self._metrics.arms
+        metrics = self._metrics.arms
+        of = None if began_elsewhere(state, self._start) else self._arms.terms_of(participation)
         arm = RETIRED_ARM if of is None else of.name
         if events and not before.events:
             metrics.users.labels(arm).inc()

@@ -27,7 +27,7 @@ EVENT_TYPES = ("edit", "acceptance", "erase")
 TOKEN_KINDS = ("needed", "padding")
 DIRECTIONS = ("up", "down")
 RETRIED_STAGES = (Stage.STATE, Stage.PUBLISHING, Stage.DEAD_LETTERS)
-PAUSING_STAGES = (Stage.VALID_RECORDS, Stage.LOW_WATERMARK)
+PAUSING_STAGES = (Stage.STATE, Stage.VALID_RECORDS, Stage.LOW_WATERMARK)
 
 STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 USERS = (1, 2, 4, 8, 16, 32, 64)
@@ -116,8 +116,8 @@ class IntakeMetrics:
         self.reading_paused = declare.gauge("corlld_reading_paused", "1 while back-pressure pauses reading, else 0.")
         self.paused_partitions = declare.gauge(
             "corlld_paused_partitions",
-            "Partitions that are paused for themselves, by what they wait for: their newest records are invalid, or "
-            "too many finished records wait behind an unfinished one.",
+            "Partitions that are paused for themselves, by what they wait for: the state store, for their journal of "
+            "attempts; valid newest records; or an unfinished record that too many finished ones wait behind.",
             {"stage": PAUSING_STAGES},
         )
 

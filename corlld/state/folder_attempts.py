@@ -1,15 +1,13 @@
 """Attempts in the folder of the states: `attempts/<digest of the partition>.json`, each replaced as a whole."""
 
-import errno
 from pathlib import Path
 
 from corlld.durable import Attempts
 from corlld.errors import AttemptsUnreadable, RetriableError
 from corlld.state.attempts_file import attempts_key, decode_attempts, encode_attempts
+from corlld.state.damage import damage_raises
 from corlld.state.store_identity import IDENTITY_NAME
 from corlld.system.durable_files import PERSONAL, make_folders, replace, retriable
-
-_DAMAGED = (errno.EIO, errno.EBADMSG)
 
 
 class FolderAttempts:
@@ -24,16 +22,13 @@ class FolderAttempts:
 
     def load_attempts(self, partition: str) -> Attempts | None:
         """See the protocol."""
+        key = attempts_key(partition)
         with retriable(self._path):
             try:
-                data = (self._path / attempts_key(partition)).read_bytes()
+                with damage_raises(self._path / IDENTITY_NAME, lambda why: AttemptsUnreadable(f"{key}: {why}")):
+                    data = (self._path / key).read_bytes()
             except FileNotFoundError:
                 return None
-            except OSError as error:
-                if error.errno not in _DAMAGED:
-                    raise
-                (self._path / IDENTITY_NAME).read_bytes()  # raises if all of the disk fails, and not this file alone
-                raise AttemptsUnreadable(f"{attempts_key(partition)}: {error.strerror}") from error
         return decode_attempts(data, partition)
 
     def save_attempts(self, partition: str, attempts: Attempts) -> None:

@@ -6,7 +6,7 @@ This module knows neither what the files hold nor whose they are.
 import contextlib
 import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 READ_ATTEMPTS = 10
@@ -47,6 +47,16 @@ class Generations:
         for older in self._numbers():
             if older < number:
                 self.file(older).unlink(missing_ok=True)
+
+    def try_to_remove(self, numbers: Container[int]) -> None:
+        """Remove these generations, as far as the disk lets it. What stays is passed over by readers for the newest.
+
+        The newest is durable already, and its owner must not hear that it is not.
+        """
+        for number in self._numbers():
+            if number in numbers:
+                with contextlib.suppress(OSError):
+                    self.file(number).unlink(missing_ok=True)
 
     def _numbers(self) -> list[int]:
         try:

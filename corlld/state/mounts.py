@@ -3,12 +3,27 @@
 import re
 from pathlib import Path
 
+from corlld.errors import ConfigurationError
+
+_MOUNTS = Path("/proc/self/mountinfo")
+
 # They cache names and attributes, or their links and fsyncs do not do what they say.
 _NETWORK = (
     "9p afs beegfs ceph cifs coda glusterfs lustre ncpfs nfs nfs4 orangefs smb3 smbfs "
     "fuse.ceph fuse.gcsfuse fuse.glusterfs fuse.goofys fuse.rclone fuse.s3fs fuse.sshfs"
 )
 NETWORK_FILESYSTEMS = frozenset(_NETWORK.split())
+
+
+def refuse_network_filesystem(path: Path) -> None:
+    """Raise ConfigurationError if the folder of a state store lies on a network filesystem."""
+    if not _MOUNTS.exists():
+        return
+    kind = filesystem_type(path.resolve(), _MOUNTS.read_text(errors="replace"))
+    if kind in NETWORK_FILESYSTEMS:
+        raise ConfigurationError(
+            f"state.path: {path} lies on a network filesystem ({kind}), which can't keep states safe; use a local disk"
+        )
 
 
 def filesystem_type(path: Path, mountinfo: str) -> str | None:

@@ -20,12 +20,14 @@ from pathlib import Path
 
 from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
 from corlld.durable import Head, StoreIdentity, UserState
-from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
+from corlld.errors import ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
+from corlld.state.attempts_file import FOLDER as ATTEMPTS_FOLDER
+from corlld.state.damage import damage_raises
 from corlld.state.first_states import any_applied
 from corlld.state.folder_outbox import OUTBOX_FOLDER, FolderOutbox
 from corlld.state.generations import Generations
 from corlld.state.keys import NO_STATE, checked_position_name, checked_uid, is_uid, parse_position
-from corlld.state.mounts import NETWORK_FILESYSTEMS, filesystem_type
+from corlld.state.mounts import refuse_network_filesystem
 from corlld.state.snapshot import Moments, decode, decode_header, encode, head_of
 from corlld.state.store_identity import (
     IDENTITY_NAME,
@@ -44,14 +46,11 @@ from corlld.system.durable_files import (
     fsync_folder,
     link_new,
     make_folders,
+    remove_left_overs,
     replace,
     retriable,
     write_whole,
 )
-
-LEFT_OVER_AFTER_SECONDS = 3600.0  # no write takes as long: an older temporary file belongs to a process that is gone
-
-_MOUNTS = Path("/proc/self/mountinfo")
 
 
 class LocalFolderStore:
@@ -83,7 +82,7 @@ class LocalFolderStore:
                 `must_exist`, or lies on a network filesystem.
             FatalError: the folder can't be read or written.
         """
-        self._refuse_network_filesystem()
+        refuse_network_filesystem(self._path)
         try:
             existing = self._read_identity()
             check_found(
@@ -138,6 +137,17 @@ class LocalFolderStore:
                     self._forget_before(uid, number)
         return state, str(number)
 
+    def check_readable(self, uid: str) -> None:
+        """Raise StateUnreadable if the disk can't read the newest state, and can read others. Raises RetriableError.
+
+        An error of the disk may pass, so `load` does not say so at once; people who look at the disk decide.
+        """
+        generations = self._generations(uid)
+        with retriable(self._path):
+            number = generations.newest()
+            with damage_raises(self._identity_file, lambda reason: self._unreadable(uid, number or 0, reason)):
+                generations.read_newest(Path.read_bytes)
+
     def save(self, uid: str, state: UserState, token: str) -> str:
         """See the protocol. After a write of unknown outcome the next try raises LostSwap, so that the caller loads."""
         return self._save(uid, state, token, over_unreadable=False)
@@ -171,9 +181,9 @@ class LocalFolderStore:
             if state.erased:
                 self._forget_before(uid, number)
             elif over_unreadable:
-                generations.file(number - 1).unlink(missing_ok=True)
+                generations.try_to_remove([number - 1])
             else:
-                generations.remove_before(number - 1)
+                generations.try_to_remove(range(number - 1))
         return str(number)
 
     def head(self, uid: str) -> Head | None:
@@ -224,7 +234,8 @@ class LocalFolderStore:
         generations = self._generations(uid)
         with retriable(self._path):
             newest, before = generations.newest(), generations.before_newest()
-            data = None if before is None else generations.file(before).read_bytes()
+            with damage_raises(self._identity_file, lambda reason: self._unreadable(uid, before or 0, reason)):
+                data = None if before is None else generations.file(before).read_bytes()
         return None if data is None else decode(data, uid), NO_STATE if newest is None else str(newest)
 
     def identity(self) -> StoreIdentity | None:
@@ -284,7 +295,7 @@ class LocalFolderStore:
             left_over.unlink(missing_ok=True)
         fsync_folder(self._temporary)
 
-    def _unreadable(self, uid: str, number: int, error: Exception) -> StateUnreadable:
+    def _unreadable(self, uid: str, number: int, error: Exception | str) -> StateUnreadable:
         advice = advice_on_torn(self._read_identity())
         return StateUnreadable(f"{self._generations(uid).file(number)} can't be used: {error}; {advice}")
 
@@ -312,21 +323,11 @@ class LocalFolderStore:
         return self._positions / f"{checked_position_name(name)}.json"
 
     def _remove_left_overs(self) -> None:
-        for path in self._temporary.iterdir():
-            # Only the age tells: the files of another live daemon look the same.
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > LEFT_OVER_AFTER_SECONDS:
-                    path.unlink()
-
-    def _refuse_network_filesystem(self) -> None:
-        if not _MOUNTS.exists():
-            return
-        kind = filesystem_type(self._path.resolve(), _MOUNTS.read_text(errors="replace"))
-        if kind in NETWORK_FILESYSTEMS:
-            raise ConfigurationError(
-                f"state.path: {self._path} lies on a network filesystem ({kind}), which can't keep states safe; "
-                "use a local disk"
-            )
+        now = time.time()
+        remove_left_overs(self._temporary, now, every_name=True)
+        remove_left_overs(self._positions, now)
+        with contextlib.suppress(FileNotFoundError):  # no attempts were noted yet
+            remove_left_overs(self._path / ATTEMPTS_FOLDER, now)
 
 
 def _read_beginning(path: Path) -> bytes:

@@ -2,12 +2,19 @@
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from corlld.errors import ExitCode, FatalError, RetriableError
+
+LEFT_OVER_AFTER_SECONDS = 3600.0  # no write takes as long: an older temporary file belongs to a process that is gone
+
+# The names that this module gives to files for a while, and no others.
+_TEMPORARY = re.compile(r"\.(?:probe-[0-9a-f]{16}|[0-9a-f]{16}\.tmp)")
+_ANY_NAME = re.compile(r".*")
 
 
 class Access(NamedTuple):
@@ -101,17 +108,43 @@ def replace(path: Path, data: bytes, access: Access) -> None:
 def check_writable(folder: Path, access: Access) -> None:
     """Make the folder if it is missing, and write, fsync, link and remove a file in it.
 
-    So a full disk, or a filesystem without links, shows at the start. Raises FatalError.
+    So a full disk, or a filesystem without links, shows at the start. What kills have left of earlier probes and writes
+    is removed.
+
+    Raises FatalError.
     """
     probe = folder / f".probe-{secrets.token_hex(8)}"
     try:
         make_folders(folder, access)
         try:
             create(probe, bytes(4096), access)
+            now = probe.stat().st_mtime
         finally:
             probe.unlink(missing_ok=True)
+        remove_left_overs(folder, now)
     except OSError as error:
         raise FatalError(f"{folder} can't be written: {error.strerror}", ExitCode.CANNOT_WRITE) from error
+
+
+def remove_left_overs(folder: Path, now: float, *, every_name: bool = False) -> None:
+    """Remove temporary files in the folder that a process left which was killed.
+
+    Only their age tells: the files of another live process look the same, and it would fail without them. A file that
+    can't be looked at or removed stays: nothing needs it to go.
+
+    Args:
+        folder: files in folders below it stay.
+        now: unix time, by the clock that dates the folder's files.
+        every_name: all files in the folder are temporary. If False, those with names that this module gives.
+
+    Raises OSError if the folder can't be listed.
+    """
+    names = _ANY_NAME if every_name else _TEMPORARY
+    for path in folder.iterdir():
+        if names.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                if now - path.stat().st_mtime > LEFT_OVER_AFTER_SECONDS:
+                    path.unlink()
 
 
 def check_permission(path: Path) -> None:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-from corlld.durable import AdapterVersion, Head, UserState
+from corlld.durable import AdapterVersion, Attempts, Head, UserState
 from corlld.errors import FatalError, RetriableError
 from corlld.publishing.peft_format import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE
 from corlld.publishing.publisher import AdapterPublisher
 from corlld.records import DeadLetter
 from tests.support.daemon_parts import PSEUDONYMS, Parts, value
-from tests.support.fakes import ListingLearner, MemoryDeadLetters, MemoryStore
+from tests.support.fakes import ListingLearner, MemoryAttempts, MemoryDeadLetters, MemoryStore
 from tests.support.group import TOPIC_ID, Group, Member
 from tests.support.ledger import Ledger, Sent, ids_of
 from tests.support.memory_target import MemoryPlace, MemoryTarget
@@ -32,7 +32,7 @@ WINDOW = 3  # event ids that states keep as they are; others are hashes
 
 T = TypeVar("T")
 
-CALLS = ("load", "save", "head", "put", "complete", "remove")  # to the store, and to the target
+CALLS = ("load", "save", "head", "note", "put", "complete", "remove")  # to the stores, and to the target
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,13 @@ class World:
     """Daemons by slot, and all that outlives them. Close it.
 
     overrides: of settings, by section.
+    sick: numbers of partitions whose attempts can't be saved. Others must go on; `finish` heals them.
     """
 
     def __init__(self, **overrides: dict[str, Any]) -> None:
         self.now = 1000.0
         self.tick = 0.0  # by which each look at the clock moves it
+        self.sick: set[int] = set()
         self.topic: list[list[Sent]] = []
         self.sent: list[Sent] = []  # in the order of sending
         self.ledger = Ledger(self.topic, NAMES, TOPIC_ID)
@@ -67,6 +69,7 @@ class World:
         self._outside = Outside(self._take_over)
         self._running: Life | None = None
         self.parts = _parts(self._outside, self.ledger, self._clock, overrides)
+        self.parts.attempts = _Attempts(self._outside, self.sick)
         self._patches = ExitStack()
         self._patches.enter_context(patch("corlld.publishing.publisher.adapter_files", _files))
         for _ in range(2):
@@ -162,6 +165,7 @@ class World:
 
     def finish(self) -> None:
         """Let the daemons that live finish all. Without any, one is started."""
+        self.sick.clear()
         self.live(SLOTS[0])
         self.rebalance(eager=True)
         self.group.commit_faults.clear()
@@ -254,6 +258,18 @@ class _Store(MemoryStore):
             return after
 
         return self._outside.call("save", save)
+
+
+class _Attempts(MemoryAttempts):
+    def __init__(self, outside: Outside, sick: set[int]) -> None:
+        super().__init__()
+        self._outside = outside
+        self._sick = sick
+
+    def save_attempts(self, partition: str, attempts: Attempts) -> None:
+        if int(partition.rsplit("/", 1)[1]) in self._sick:
+            raise RetriableError("Input/output error")
+        self._outside.call("note", lambda: MemoryAttempts.save_attempts(self, partition, attempts))
 
 
 class _Place(MemoryPlace):

@@ -285,6 +285,10 @@ TESTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "test_corrupt_attempts_are_reported_and_counting_begins_anew",
             "test_a_partition_whose_attempts_cannot_be_read_waits_alone",
         ),
+        "unit/loop/test_attempt_saves.py": (
+            "test_a_partition_whose_attempts_cannot_be_saved_waits_alone",
+            "test_a_partition_that_waited_goes_on_by_itself_once_its_attempts_are_saved",
+        ),
     },
     "a published version differs from its user's state, by a bit of any of its files": {
         "integration/test_set_aside.py": (
@@ -299,6 +303,10 @@ TESTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "unit/loop/test_set_aside.py": (
             "test_a_version_that_cannot_be_published_sets_its_user_aside_and_others_go_on",
             "test_a_store_that_is_away_for_everybody_sets_nobody_aside",
+        ),
+        "unit/commands/test_damaged_states.py": (
+            "test_a_state_that_the_disk_can_not_read_is_repaired_from_the_generation_before",
+            "test_a_disk_that_is_away_is_no_damage_of_a_state",
         ),
     },
     "a record does not finish, and others behind it do": {

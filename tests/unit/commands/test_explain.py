@@ -89,6 +89,7 @@ def test_the_story_as_json_holds_every_figure(store: LocalFolderStore, capsys: p
     told: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (told["uid"], told["version"], told["published"], told["erased"]) == (UID, 3, 3, False)
     assert told["start_adapter"] == "0123456789abcdef"
+    assert told["start_adapter_of_new_users"] is None
     assert told["arm"] is None
     assert told["stored_at"] == "2025-10-09T08:53:20+00:00"
     assert told["edits"] == {
@@ -114,6 +115,18 @@ def test_the_story_names_the_arm(store: LocalFolderStore, capsys: pytest.Capture
     assert "The user joined as a holdout: edits are only counted." in page(store, UID)
     explain_user(store, UID, ARMS, as_json=True, console=Console(), now=0.0)
     assert json.loads(capsys.readouterr().out)["arm"] == "off"
+
+
+@pytest.mark.parametrize(("now", "told"), [("0123456789abcdef", False), ("another", True), (None, True)])
+def test_a_start_adapter_that_is_not_todays_is_told(
+    store: LocalFolderStore, capsys: pytest.CaptureFixture[str], now: str | None, told: bool
+) -> None:
+    store.open(replace(IDENTITY, start_adapter=now), must_exist=True)
+    store.save("f" * 32, released_state(1, uid="f" * 32), "0")  # with it, `store.json` names today's
+    assert ("began from another start adapter" in page(store, UID)) == told
+    capsys.readouterr()  # the log of the opening
+    explain_user(store, UID, ARMS, as_json=True, console=Console(), now=0.0)
+    assert json.loads(capsys.readouterr().out)["start_adapter_of_new_users"] == now
 
 
 def test_a_user_is_named_by_user_id_or_by_pseudonym(

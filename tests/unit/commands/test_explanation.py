@@ -112,12 +112,38 @@ def test_the_rise_of_edited_texts_is_told_by_its_sign_and_by_what_it_is_compared
     total: float, start: str | None, words: str
 ) -> None:
     began = replace(state(edited_rise=EditedRise(80, total)), adapter=replace(adapter(), start=start))
-    told = explain(began, NO_ARMS)
+    told = explain(began, NO_ARMS, start)
     assert told.edited_rise_nats == total / 80
     assert words in told.sentences[1]
     none = explain(state(), NO_ARMS)
     assert none.edited_rise_nats is None
     assert not any("nats per token" in sentence for sentence in none.sentences)
+
+
+@pytest.mark.parametrize(
+    ("began", "now", "words"),
+    [
+        ("old", "new", "began from another start adapter, and new users begin elsewhere (adapter.start_path)"),
+        ("old", None, "it is compared with the base model since then."),
+        (None, "new", "began from the base model, and new users begin elsewhere"),
+        ("new", "new", None),
+        (None, None, None),
+    ],
+)
+def test_who_began_from_another_adapter_than_new_users_do_is_told(
+    began: str | None, now: str | None, words: str | None
+) -> None:
+    of_before = replace(state(edited_rise=EditedRise(80, 8.0)), adapter=replace(adapter(), start=began))
+    in_an_arm = replace(of_before, participation=Participation("slow", ARMS.by_name["slow"].digest))
+    without, within = explain(of_before, ARMS, now).sentences, explain(in_an_arm, ARMS, now).sentences
+    told = [sentence for sentence in without if "began from" in sentence]
+    assert [words in sentence for sentence in told if words] == ([True] if words else [])
+    assert len(told) == (words is not None)
+    assert not any("arm" in sentence for sentence in without)
+    assert any("not compared with those of other arms" in sentence for sentence in within) == (words is not None)
+    since = "than its start adapter (since that changed: the base model) does"
+    assert any(since in sentence for sentence in without) == (began == "old")
+    assert not any("began from" in sentence for sentence in explain(tombstone(), ARMS, now).sentences)
 
 
 def on_accuracy(**statistics: object) -> str:

@@ -12,7 +12,7 @@ import pytest
 from corlld.durable import Attempts
 from corlld.errors import AttemptsUnreadable, InvalidReason, RetriableError
 from corlld.loop.partition_notes import MARK_RECORDS
-from corlld.records import Polled, TrainingBatch
+from corlld.records import Polled, Stage, TrainingBatch
 from tests.support.crashing import KEY, MAX_CRASHES, USERS, Crash, Site, edits
 from tests.support.daemon_parts import PSEUDONYMS, Parts, begun, records, value
 from tests.support.deferring import Deferring, when
@@ -156,6 +156,7 @@ def test_a_partition_whose_attempts_cannot_be_read_waits_alone() -> None:
     daemon.run()
     assert parts.applied_ids("ann") == ("ann-0",)
     assert source.final == {tenure(): 1, other: 0}, "what waits belongs to the next owner"
+    assert parts.last.status.paused_partitions[Stage.STATE] == 1
 
 
 def test_a_dead_letter_that_was_acknowledged_before_a_crash_has_no_copy() -> None:

@@ -170,3 +170,20 @@ def test_nothing_is_lost_doubled_or_reordered_and_the_counts_hold(steps: list[tu
         assert b.chars == sum(a.chars for u in "abc" for a in added[u][len(done[u]) :])
     for uid in "abc":
         assert done[uid] + taken[uid] + list(b.take(uid, 999).arrivals) == added[uid]
+
+
+def test_held_events_take_no_room_up_to_the_limit_of_the_buffer_and_count_above_it() -> None:
+    b, held = batcher(max_buffered_events=3), tenure(1, 2)
+    for offset in range(3):
+        b.add(arrival(offset, uid="held", of=held))
+    assert b.full
+    b.held = [held]
+    assert (b.full, b.has_room) == (False, True)
+    assert list(b.users_of(b.held)) == ["held"]
+    b.add(arrival(3, uid="held", of=held))
+    b.add(arrival(0))
+    assert not b.full
+    b.add(arrival(1))
+    assert b.full, "memory is bounded by twice the limit"
+    b.drop(held)
+    assert (b.events, b.full, b.has_room) == (2, False, True)

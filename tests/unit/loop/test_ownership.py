@@ -113,17 +113,22 @@ class Ownership(RuleBasedStateMachine):
     def fail_a_commit(self, fault: str) -> None:
         self.world.group.commit_faults.append(fault)
 
+    @rule(partitions=st.sets(st.integers(0, MOST_PARTITIONS - 1), max_size=2))
+    def sicken(self, partitions: set[int]) -> None:
+        self.world.sick.clear()
+        self.world.sick.update(partitions)
+
     @invariant()
     def nothing_is_wrong(self) -> None:
         if hasattr(self, "world"):
             self.world.ledger.judge_erasures()
-            assert not self.world.ledger.problems, self.world.ledger.problems
+            assert not self.world.ledger.problems, "; ".join(self.world.ledger.problems)
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
             try:
                 self.world.finish()
-                assert not self.world.ledger.problems, self.world.ledger.problems
+                assert not self.world.ledger.problems, "; ".join(self.world.ledger.problems)
             finally:
                 self.world.close()
 

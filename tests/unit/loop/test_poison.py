@@ -227,4 +227,4 @@ def test_the_paused_partitions_are_reported() -> None:
     seen: list[LoopStatus] = []
     site.parts.observer.turned = seen.append  # type: ignore[method-assign]
     site.run(begun(*poison(10)), until=site.has_probed())
-    assert seen[-1].paused_partitions == {Stage.VALID_RECORDS: 1, Stage.LOW_WATERMARK: 0}
+    assert seen[-1].paused_partitions == {Stage.STATE: 0, Stage.VALID_RECORDS: 1, Stage.LOW_WATERMARK: 0}

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from corlld.durable import DraftFigures, ModelInfo, Participation, Statistics, UserState
+from corlld.durable import AdapterHeader, DraftFigures, ModelInfo, Participation, Statistics, UserState
 from corlld.errors import InvalidEvent, InvalidReason, RejectReason
 from corlld.experiment.arms import Arms
+from corlld.observer import Observers
 from corlld.operations.health import Health
 from corlld.operations.liveness import Liveness
 from corlld.operations.metrics_observer import MetricsObserver
@@ -70,7 +71,7 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
             unsaved_users=1,
             unsaved_age_seconds=12.5,
             unannounced=Unannounced(4, 90.0),
-            paused_partitions={Stage.VALID_RECORDS: 2, Stage.LOW_WATERMARK: 1},
+            paused_partitions={Stage.STATE: 3, Stage.VALID_RECORDS: 2, Stage.LOW_WATERMARK: 1},
             users_aside=4,
         )
     )
@@ -91,6 +92,7 @@ def test_gauges_follow_the_loops_status_and_a_revoked_partition_leaves(watched: 
         "corlld_unsaved_age_seconds": 12.5,
         "corlld_unannounced_users": 4.0,
         "corlld_unannounced_age_seconds": 90.0,
+        "corlld_paused_partitions{stage=state}": 3.0,
         "corlld_paused_partitions{stage=valid_records}": 2.0,
         "corlld_paused_partitions{stage=low_watermark}": 1.0,
         "corlld_users_aside": 4.0,
@@ -289,3 +291,26 @@ def test_users_of_arms_are_counted_by_arm_and_their_outcome_once() -> None:
     assert seen["corlld_arm_outcome_edit_ratio_sum{arm=default}{learns=true}"] == 0.5
     assert seen["corlld_arm_outcome_squares_total{arm=default}{learns=true}"] == 0.25
     assert seen["corlld_arm_outcome_edit_ratio_count{arm=off}{learns=false}"] == 0
+
+
+@pytest.mark.parametrize(
+    ("began", "now", "arm"),
+    [("old", "new", "retired"), (None, "new", "retired"), ("old", None, "retired"), ("new", "new", "default")],
+)
+def test_users_who_began_from_another_start_adapter_count_as_retired(
+    began: str | None, now: str | None, arm: str
+) -> None:
+    experiment = ExperimentSettings.model_validate(HOLDOUT)
+    arms = Arms(experiment, LearningSettings(), GuardSettings())
+    metrics = Metrics(0.0, 10, {"off": False, "default": True})
+    observer = Observers(MetricsObserver(metrics, Health(Liveness(300.0)), arms=arms))
+    observer.new_users_begin_from(now)
+    part = Participation("default", arms.by_name["default"].digest, DraftFigures(2, 0, 1.0), completed_at=1.0)
+    own = AdapterHeader(optimizer_step=3, start=began)
+    after = UserState("u", 1, adapter=own, statistics=Statistics(events=10), participation=part)
+    report = UpdateOutcome("u", own, trained=True, pairs=(PairOutcome(PairStatus.APPLIED),) * 2)
+    before = Statistics(events=8, first_drafts=DraftFigures(events=8))
+    observer.update(before, after, [edit_event("a", version=1), edit_event("b", version=1)], report)
+    seen = figures(metrics.registry)
+    assert seen[f"corlld_arm_edit_ratio_count{{arm={arm}}}{{draft=own}}"] == 2
+    assert seen["corlld_arm_outcome_edit_ratio_count{arm=default}{learns=true}"] == (arm == "default")

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from corlld.durable import StoreIdentity
+from corlld.durable import Attempts, StoreIdentity
 from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, RetriableError
-from corlld.state.store import LEFT_OVER_AFTER_SECONDS, LocalFolderStore
+from corlld.state.folder_attempts import FolderAttempts
+from corlld.state.store import LocalFolderStore
+from corlld.system.durable_files import LEFT_OVER_AFTER_SECONDS
 from tests.support.states import OTHER_UID, UID, released_state, same_state, tombstone
 
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
@@ -140,7 +142,8 @@ def test_a_power_loss_finds_content_durable_before_its_name_and_the_name_before_
 def test_a_disk_that_fails_anywhere_in_a_save_is_tried_again_and_nothing_is_doubled(
     tmp_path: Path, problem: int
 ) -> None:
-    for failing in range(1, _calls_of_a_save(tmp_path) + 1):
+    calls = _calls_of_a_save(tmp_path)
+    for failing in range(1, calls + 1):
         folder = tmp_path / f"{problem}-{failing}"
         store = LocalFolderStore(folder)
         store.open(IDENTITY, must_exist=False)
@@ -153,9 +156,13 @@ def test_a_disk_that_fails_anywhere_in_a_save_is_tried_again_and_nothing_is_doub
 
         with pytest.MonkeyPatch.context() as patch:
             _count(patch, SYSTEM_CALLS, fail)
-            with pytest.raises(RetriableError, match=str(folder)) as caught:
+            if failing == calls:  # it removes the oldest generation: the new one is durable
                 store.save(UID, released_state(3), token)
-        assert UID not in str(caught.value)
+                assert len(list((folder / "users" / UID).iterdir())) == 3
+            else:
+                with pytest.raises(RetriableError, match=str(folder)) as caught:
+                    store.save(UID, released_state(3), token)
+                assert UID not in str(caught.value)
         with contextlib.suppress(LostSwap):  # it had taken effect: the loop loads again, and finds its events covered
             store.save(UID, released_state(3), token)
         state, _ = store.load(UID)
@@ -212,6 +219,26 @@ def test_left_over_files_go_once_they_are_old(store: LocalFolderStore, tmp_path:
     assert not old.exists()
 
 
+def test_left_overs_beside_store_json_and_of_positions_and_attempts_go_once_they_are_old(
+    store: LocalFolderStore, tmp_path: Path
+) -> None:
+    FolderAttempts(tmp_path).save_attempts("edits/0", Attempts())
+    store.save_position("ab", {"offset": 1})
+    then = time.time() - LEFT_OVER_AFTER_SECONDS - 1
+    kept = sorted(tmp_path.rglob("*"))
+    for file in (path for path in kept if path.is_file()):
+        os.utime(file, (then, then))
+    for folder in ("", "positions", "attempts"):
+        old = tmp_path / folder / f".{16 * 'a'}.tmp"
+        old.write_bytes(b"left by a kill")
+        os.utime(old, (then, then))
+        live = tmp_path / folder / f".{16 * 'b'}.tmp"
+        live.write_bytes(b"being written by another daemon")
+        kept.append(live)
+    LocalFolderStore(tmp_path).open(IDENTITY, must_exist=True)
+    assert sorted(tmp_path.rglob("*")) == sorted(kept), "and nothing else goes, however old"
+
+
 def test_i8_a_tombstone_removes_what_kills_left_of_the_user(store: LocalFolderStore, tmp_path: Path) -> None:
     left_over = tmp_path / "temporary" / f"{UID}-left"
     left_over.write_bytes(b"personal")
@@ -225,7 +252,7 @@ def test_i8_a_tombstone_removes_what_kills_left_of_the_user(store: LocalFolderSt
 def test_a_store_on_a_network_filesystem_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"30 22 0:40 / {tmp_path} rw - nfs4 server:/export rw\n")
-    monkeypatch.setattr("corlld.state.store._MOUNTS", mounts)
+    monkeypatch.setattr("corlld.state.mounts._MOUNTS", mounts)
     with pytest.raises(ConfigurationError, match=r"network filesystem \(nfs4\)"):
         LocalFolderStore(tmp_path / "state").open(IDENTITY, must_exist=False)
     assert not (tmp_path / "state").exists()

@@ -1,12 +1,15 @@
-"""A look at the rights makes nothing, and looks at the very folder that a later write would need."""
+"""The checks of a folder. The rights are looked at without a write. A write is tried out, and leaves nothing behind."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from corlld.errors import ExitCode, FatalError
-from corlld.system.durable_files import check_permission
+from corlld.system.durable_files import LEFT_OVER_AFTER_SECONDS, PERSONAL, check_permission, check_writable
+
+PROBE, TEMPORARY = f".probe-{16 * '0'}", f".{16 * '0'}.tmp"
 
 
 @pytest.fixture
@@ -42,3 +45,56 @@ def test_a_file_needs_the_right_to_itself(tmp_path: Path, asked: list[tuple[Path
 def test_what_may_be_written_is_not_made(tmp_path: Path) -> None:
     check_permission(tmp_path / "not" / "there")
     assert list(tmp_path.iterdir()) == []
+
+
+def put(file: Path, *, age_seconds: float) -> Path:
+    file.write_bytes(b"left by a kill")
+    then = time.time() - age_seconds
+    os.utime(file, (then, then))
+    return file
+
+
+@pytest.mark.parametrize("name", [PROBE, TEMPORARY])
+def test_what_a_kill_left_of_an_earlier_probe_goes_once_it_is_old(tmp_path: Path, name: str) -> None:
+    put(tmp_path / name, age_seconds=LEFT_OVER_AFTER_SECONDS + 60)
+    check_writable(tmp_path, PERSONAL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [PROBE, TEMPORARY])
+def test_the_probe_of_another_process_that_starts_now_stays(tmp_path: Path, name: str) -> None:
+    live = put(tmp_path / name, age_seconds=LEFT_OVER_AFTER_SECONDS - 60)
+    check_writable(tmp_path, PERSONAL)
+    assert list(tmp_path.iterdir()) == [live]
+
+
+def test_files_of_other_names_stay_however_old(tmp_path: Path) -> None:
+    names = ("store.json", ".probe-mine", f".probe-{15 * '0'}", ".vimrc.tmp", f"{16 * '0'}.tmp", f"{PROBE}.txt")
+    others = {put(tmp_path / name, age_seconds=10 * LEFT_OVER_AFTER_SECONDS) for name in names}
+    check_writable(tmp_path, PERSONAL)
+    assert set(tmp_path.iterdir()) == others
+
+
+def test_a_left_over_that_can_not_be_removed_does_not_stop_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays = put(tmp_path / PROBE, age_seconds=LEFT_OVER_AFTER_SECONDS + 60)
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == stays:
+            raise PermissionError
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    check_writable(tmp_path, PERSONAL)
+    assert list(tmp_path.iterdir()) == [stays]
+
+
+def test_the_age_is_judged_by_the_clock_that_dates_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapters may lie on a file server, and its clock may be hours behind this machine's."""
+    live = put(tmp_path / PROBE, age_seconds=0)
+    later = time.time() + 10 * LEFT_OVER_AFTER_SECONDS
+    monkeypatch.setattr(time, "time", lambda: later)
+    check_writable(tmp_path, PERSONAL)
+    assert list(tmp_path.iterdir()) == [live]

@@ -1,0 +1,30 @@
+"""Tells a bad spot of the disk, where one file lies, from a disk that is away: another file can be read then.
+
+It does not know what the files hold.
+"""
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# The device can't read; or the filesystem found a checksum or its own structure to be wrong.
+DAMAGED = (errno.EIO, errno.EBADMSG, errno.EUCLEAN)
+
+
+@contextlib.contextmanager
+def damage_raises(elsewhere: Path, error_of: Callable[[str], Exception]) -> Iterator[None]:
+    """Raise `error_of` the reason in place of an OSError by which the disk refuses to read the one file of the block.
+
+    Args:
+        elsewhere: a file on the same disk. If it can't be read either, or the OSError has another reason, an OSError is
+            raised.
+        error_of: is given the system's words.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DAMAGED:
+            raise
+        elsewhere.read_bytes()
+        raise error_of(error.strerror or type(error).__name__) from error

@@ -1,0 +1,156 @@
+"""A state where the disk answers with an error for ever is repaired as a torn one is, and destroys nothing readable."""
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from corlld.commands.state_copies import Copied, copy_states
+from corlld.commands.state_repair import Findings, look, restore
+from corlld.durable import StoreIdentity, UserState
+from corlld.errors import RetriableError, StateUnreadable
+from corlld.state.keys import repair_name
+from corlld.state.store import LocalFolderStore
+from corlld.system.progress import Advance
+from tests.support.bad_disk import refuse
+from tests.support.states import OTHER_UID, UID, released_state, same_state, tombstone
+
+IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
+USERS = sorted([UID, OTHER_UID])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalFolderStore:
+    """Two users, each with versions 3 and 4."""
+    store = LocalFolderStore(tmp_path / "state")
+    store.open(IDENTITY, must_exist=False)
+    for uid in USERS:
+        token = store.save(uid, state(3, uid), "0")
+        store.save(uid, state(4, uid), token)
+    return store
+
+
+def state(version: int, uid: str = UID) -> UserState:
+    return replace(released_state(version, uid=uid), applied={"topic-id/0": 10 * version})
+
+
+def generation(tmp_path: Path, number: int, uid: str = UID) -> Path:
+    return tmp_path / "state" / "users" / uid / f"{number:012d}.safetensors"
+
+
+def advance() -> Advance:
+    return Advance(Console(quiet=True), 1)
+
+
+def repaired(store: LocalFolderStore) -> tuple[list[str], list[str]]:
+    """Look and restore. Return the users who were restored, and the sentences on the others."""
+    findings = look(store, USERS, advance())
+    return list(restore(store, findings)), findings.hopeless
+
+
+def assert_loads(store: LocalFolderStore, wanted: UserState) -> str:
+    found, token = store.load(wanted.uid)
+    assert found is not None
+    assert same_state(found, wanted)
+    return token
+
+
+@pytest.mark.parametrize("problem", [errno.EIO, errno.EBADMSG, errno.EUCLEAN])
+def test_a_state_that_the_disk_can_not_read_is_repaired_from_the_generation_before(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: int
+) -> None:
+    refuse(monkeypatch, [generation(tmp_path, 2)], problem=problem)
+    with pytest.raises(RetriableError):
+        store.load(UID)  # the daemon waits: nobody has looked at the disk
+    findings = look(store, USERS, advance())
+    assert (list(findings.repairs), findings.hopeless) == ([UID], [])
+    assert findings.starts == {"topic-id/0": 30}, "the records that it lacks are sent"
+    assert list(restore(store, findings)) == [UID]
+    token = assert_loads(store, state(3))
+    assert not generation(tmp_path, 2).exists()
+    store.save(UID, state(5), token)
+    assert_loads(store, state(5))
+    assert_loads(store, state(4, OTHER_UID))
+
+
+def test_a_disk_that_is_away_is_no_damage_of_a_state(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, [generation(tmp_path, 2), tmp_path / "state" / "store.json"])
+    assert repaired(store) == ([], [f"{UID}: {tmp_path / 'state'}: Input/output error"])
+    assert generation(tmp_path, 2).exists()
+
+
+@pytest.mark.parametrize("problem", [errno.EACCES, errno.EMFILE, errno.ESTALE])
+def test_a_state_that_is_refused_for_another_reason_than_damage_is_not_replaced(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: int
+) -> None:
+    refuse(monkeypatch, [generation(tmp_path, 2)], problem=problem)
+    restored, [sentence] = repaired(store)
+    assert restored == []
+    assert sentence.startswith(UID)
+    assert generation(tmp_path, 2).exists()
+
+
+def test_a_state_that_can_be_read_again_before_it_is_replaced_stays(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = {generation(tmp_path, 2)}
+    refuse(monkeypatch, bad)
+    findings = look(store, USERS, advance())
+    bad.clear()
+    assert list(restore(store, findings)) == []
+    assert findings.hopeless == [f"{UID}: the state can be read again, and stays: look again"]
+    assert findings.repairs == {}
+    assert_loads(store, state(4))
+    assert store.load_position(repair_name(UID)) is None
+
+
+def test_a_user_both_of_whose_generations_are_damaged_is_hopeless_and_an_import_writes_over_them(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = LocalFolderStore(tmp_path / "backup")
+    backup.open(IDENTITY, must_exist=False)
+    backup.save(UID, state(7), "0")
+    refuse(monkeypatch, [generation(tmp_path, 1), generation(tmp_path, 2)])
+    restored, [sentence] = repaired(store)
+    assert restored == []
+    assert sentence.startswith(f"{UID}: the generation before can't be read either")
+    assert "`corlld state import FOLDER --replace`" in sentence
+    for others, outcome in ((False, Copied.UNREADABLE_THERE), (True, Copied.COPIED)):
+        counts, _ = copy_states(backup, store, [UID], advance(), replace_others=others, hashed=None)
+        assert counts == {outcome: 1}
+    assert_loads(store, state(7))
+
+
+def test_a_damaged_file_that_can_not_be_removed_either_stays_and_the_repaired_user_goes_on(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, [generation(tmp_path, 2)], ["read_bytes", "unlink"])
+    assert repaired(store) == ([UID], [])
+    token = assert_loads(store, state(3))
+    for version in (5, 6):
+        token = store.save(UID, state(version), token)
+    assert_loads(store, state(6))
+    assert generation(tmp_path, 2).exists()
+    with pytest.raises(RetriableError):
+        store.save(UID, tombstone(6), token)  # what was erased must go
+
+
+def test_a_folder_that_can_not_be_listed_is_said_and_the_others_are_repaired(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, [generation(tmp_path, 2, OTHER_UID), generation(tmp_path, 2).parent], ["read_bytes", "iterdir"])
+    assert repaired(store) == ([OTHER_UID], [f"{UID}: {tmp_path / 'state'}: Input/output error"])
+    assert_loads(store, state(3, OTHER_UID))
+
+
+def test_a_sound_state_is_readable(store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.check_readable(UID)
+    store.check_readable(f"{0:032x}")  # nobody's
+    refuse(monkeypatch, [generation(tmp_path, 2)])
+    with pytest.raises(StateUnreadable, match="Input/output error"):
+        store.check_readable(UID)
+    assert look(store, [OTHER_UID], advance()) == Findings()
