@@ -12,7 +12,7 @@ from corlld.commands.experiment_check import HOLDOUT_ADVICE, described, left_out
 from corlld.durable import DraftFigures, Participation, Statistics, StoreIdentity, UserState
 from corlld.errors import RetriableError
 from corlld.experiment.arms import Arms
-from corlld.settings.sections import Settings
+from corlld.settings.sections import LearningSettings, Settings
 from corlld.state.store import LocalFolderStore
 from tests.support.states import adapter
 
@@ -34,10 +34,10 @@ def test_arms_are_named_with_their_shares_and_a_holdout_is_recommended() -> None
 @pytest.mark.parametrize(
     ("given", "remarks"),
     [
-        ([SLOW | {"learning": {"lr": 5e-4, "beta": 0.1}}], [("slow", "default")]),
-        ([SLOW | {"learning": {"lr": 5e-4}}], [("slow", "default")]),  # the value of [learning]
+        ([SLOW | {"learning": {"lr": LearningSettings().lr, "beta": 0.1}}], [("slow", "default")]),
+        ([SLOW | {"learning": {"lr": LearningSettings().lr}}], [("slow", "default")]),  # the value of [learning]
         ([SLOW, SLOW | {"name": "too"}], [("too", "slow")]),
-        ([SLOW, SLOW | {"name": "too", "learning": {"lr": 1e-3}}], []),
+        ([SLOW, SLOW | {"name": "too", "learning": {"lr": 2e-3}}], []),
     ],
     ids=["equal-in-two", "equal", "two", "different"],
 )

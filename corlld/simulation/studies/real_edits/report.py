@@ -177,9 +177,9 @@ class Report:
 
         First the rise counts: the rules under which no validation editor's mean falls, and whose rise can't be told
         from the largest one. Of these the one with the highest accuracy is chosen. Fine-tuning is a baseline, and is
-        not chosen.
+        not chosen. Neither are rules that are known to harm.
         """
-        rules = [rule for rule in self._rules.candidates if rule.has_margin]
+        rules = [rule for rule in self._rules.candidates if rule.has_margin and rule not in self._rules.harmful]
         rises = {rule.name: found for rule in rules if (found := self._judged(rule, number("rise"), VALIDATION))}
         editors = {name: judgements.of_editors(found) for name, found in rises.items()}
         most = max((len(own) for own in editors.values()), default=0)

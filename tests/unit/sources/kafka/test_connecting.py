@@ -194,7 +194,7 @@ def test_an_answer_that_is_misread_in_a_poll_is_a_sentence() -> None:
 def test_an_answer_that_is_misread_while_a_sample_is_read_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     view = SimpleNamespace(topic_id=None, partitions={0}, granted=Granted())
     lookup = SimpleNamespace(wait_for_topic=lambda _: view, close=lambda: None)
-    monkeypatch.setattr(whole_reads, "TopicLookup", lambda *_: lookup)
+    monkeypatch.setattr(whole_reads, "TopicLookup", lambda *_, **__: lookup)
     consumer = SimpleNamespace(end_offsets=misread, close=lambda **_: None)
     monkeypatch.setattr(whole_reads, "connect", lambda *_: consumer)
     with pytest.raises(ConfigurationError, match=r"kafka:9092: the broker's answer is not as .*leader_epoch"):

@@ -118,7 +118,7 @@ def test_a_part_of_the_units_gives_a_report_of_that_part(tmp_path: Path, tiny_mo
     assert "reported_tail_rise" not in study().report([row for row in rows if "kind" not in row], tmp_path, given)
 
 
-def validated(rules: dict[str, tuple[tuple[float, float], float]]) -> dict[str, Figure]:
+def validated(rules: dict[str, tuple[tuple[float, float], float]], harmful: tuple[Rule, ...] = ()) -> dict[str, Figure]:
     """Figures of a validation: by rule the rise of two editors' edits, each of its own commit, and the margin."""
     rows: list[Row] = [
         {"kind": "baselines", "editor": editor, "edit": edit, "commit": edit, "words": 0.5, "longer": 0.5}
@@ -132,7 +132,16 @@ def validated(rules: dict[str, tuple[tuple[float, float], float]]) -> dict[str, 
             for editor, rise in zip("ab", rises, strict=True)
             for edit in range(4, 14)
         ]
-    return Report(rows, study().rules).figures()
+    return Report(rows, replace(study().rules, harmful=harmful)).figures()
+
+
+def test_a_rule_that_is_known_to_harm_is_not_chosen() -> None:
+    most = {PLAIN.name: ((0.9, 0.9), 1.0), CHOSEN.name: ((0.5, 0.5), -1.0)}
+    assert f"chooses ({PLAIN.name})" in validated(most)["choice_agrees"].meaning
+    figures = validated(most, harmful=(PLAIN,))
+    assert f"chooses ({CHOSEN.name})" in figures["choice_agrees"].meaning
+    assert figures["candidates"].value == 1
+    assert figures["validation_tail_rise"].value == pytest.approx(0.95), "it is shown all the same"
 
 
 def test_a_rule_under_which_an_editors_mean_falls_is_not_chosen() -> None:
