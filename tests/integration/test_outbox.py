@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import MetadataEmptyBrokerList
 
 from corlld.durable import Head, OutboxNote, StoreIdentity
 from corlld.events.pseudonyms import Pseudonyms
@@ -77,7 +78,14 @@ class Place:
 
     def wait_for_words(self, **wanted: int | None) -> None:
         words = {self._uids.uid(user): version for user, version in wanted.items()}
-        wait_while_running(self.life, lambda: self.last_words() == words, f"the last words {wanted}", 60)
+
+        def are_last() -> bool:
+            try:
+                return self.last_words() == words
+            except MetadataEmptyBrokerList:  # a broker that has just come back does not know itself yet
+                return False
+
+        wait_while_running(self.life, are_last, f"the last words {wanted}", 60)
 
     def notes(self) -> list[Path]:
         return list(self.site.states.glob("outbox/*.json"))
