@@ -22,6 +22,7 @@ from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.intake import TRY_AGAIN_HEADER
 from corlld.records import CommittedRecords, EraseEvent, StoredLetter
 from corlld.state.keys import repair_name
+from corlld.system.plurals import counted
 from corlld.system.progress import Advance
 
 _FROM_A_BACKUP = "`corlld state import FOLDER --replace` takes the state from a backup"
@@ -31,6 +32,8 @@ class RepairedStore(Protocol):
     """A state store, as far as repairs need it; see `StateStore` and `PositionStore`."""
 
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
+
+    def load_header(self, uid: str) -> UserState | None: ...
 
     def check_readable(self, uid: str) -> None: ...
 
@@ -52,8 +55,9 @@ class Repair:
     starts: the next offset of the generation before, by `SourcePartition.key`.
     state: that generation; None if an interrupted repair has stored it already.
     token: of the state that can't be read.
-    found: the first offset of the user's in each partition that `starts` lacks, as far as one was read.
     damaged: the disk answers with an error in place of that state, which may pass.
+    header_lost: not even the header of that state can be read, so nothing tells the partitions that it alone knew.
+    found: an offset before the user's first record in each known partition that `starts` lacks, or that of the record.
     """
 
     uid: str
@@ -61,6 +65,7 @@ class Repair:
     state: UserState | None = None
     token: str = ""
     damaged: bool = False
+    header_lost: bool = False
     found: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -148,7 +153,49 @@ def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged:
     if before is None:
         findings.hopeless.append(f"{uid}: there is no generation before: {_FROM_A_BACKUP}")
     else:
-        findings.repairs[uid] = Repair(uid, dict(before.applied), before, token, damaged)
+        header = _unchecked_header(store, uid, damaged=damaged)
+        findings.repairs[uid] = Repair(
+            uid,
+            dict(before.applied),
+            before,
+            token,
+            damaged,
+            header_lost=header is None,
+            found={} if header is None else _added_partitions(before, header),
+        )
+
+
+def _unchecked_header(store: RepairedStore, uid: str, *, damaged: bool) -> UserState | None:
+    """Return the header of a state that can't be read; None if it can't be read either. Raises RetriableError."""
+    try:
+        return store.load_header(uid)
+    except StateUnreadable:
+        return None
+    except RetriableError:
+        if not damaged:
+            raise
+        return None
+
+
+def _added_partitions(before: UserState, header: UserState) -> dict[str, int]:
+    """Return the beginning of each partition that the header names and the generation before does not.
+
+    No checksum covers the header alone, so a flipped bit may be in a name: what is no number is left out.
+    """
+    added = (key for key in header.applied if key not in before.applied)
+    return {key: 0 for key in added if key.rpartition("/")[2].isdecimal()}
+
+
+def untold_partitions(findings: Findings, stream: CommittedRecords) -> Iterator[str]:
+    """Yield a sentence for each user of whom a partition may hold records that no file names any more."""
+    committed = {f"{stream.name}/{partition}" for partition in stream.committed}
+    for repair in findings.repairs.values():
+        if repair.header_lost and (others := len(committed - repair.starts.keys())):
+            yield (
+                f"{repair.uid}: not even the header of the state can be read, so the partitions that it alone knew "
+                f"can't be told. What it had learnt from the {counted(others, 'partition')} that the generation before "
+                "does not name is not sent"
+            )
 
 
 def gather(
@@ -231,7 +278,7 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
                     findings.hopeless.append(f"{repair.uid}: the state can be read again, and stays: look again")
                     del findings.repairs[repair.uid]
                     continue
-                store.save_position(repair_name(repair.uid), dict(repair.places))
+                note(store, repair)
                 store.restore(repair.uid, repair.state, repair.token)
         except RetriableError as error:
             findings.hopeless.append(out_of_reach.note(repair.uid, error))
@@ -244,6 +291,11 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
         out_of_reach.served()
         yield repair.uid
     out_of_reach.finish()
+
+
+def note(store: RepairedStore, repair: Repair) -> None:
+    """Note in the store from where on the user's records are to be sent, for a run after an interruption."""
+    store.save_position(repair_name(repair.uid), dict(repair.places))
 
 
 def _can_be_read(store: RepairedStore, uid: str) -> bool:
