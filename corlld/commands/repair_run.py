@@ -12,8 +12,9 @@ from rich.console import Console
 from corlld.assembly import build_event_producer, build_input, pseudonyms
 from corlld.commands.letter_replay import Outbox, send_back
 from corlld.commands.letter_selection import Wanted, reading
+from corlld.commands.repair_findings import Findings
 from corlld.commands.shared import REACH_SECONDS
-from corlld.commands.state_repair import Findings, finish, gather, note, restore, untold_partitions
+from corlld.commands.state_repair import finish, gather, note, restore, untold_partitions
 from corlld.commands.under_way import EventProducer
 from corlld.errors import ExitCode, FatalError, InvalidReason
 from corlld.events.decoder import EventDecoder
@@ -130,7 +131,7 @@ def _send_what_is_committed(site: _Site, findings: Findings, producer: EventProd
     states = records = 0
     while findings.repairs:
         with the_input.committed_records(findings.starts, site.store, site.timeout) as stream:
-            # The first ends stay: a busy partition has later ones at each look. A partition that is found later is added.
+            # The first ends stay, since a busy partition never stands still. Partitions that are found later are added.
             ends = {**stream.ends, **ends}
             behind = stream.behind(ends)
         ready = findings.take_apart_from({f"{stream.name}/{partition}" for partition in behind})

@@ -14,7 +14,8 @@ from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 
 from corlld.cli import main
 from corlld.commands import repair_run
-from corlld.commands.state_repair import Findings, RepairedStore, restore
+from corlld.commands.repair_findings import Findings
+from corlld.commands.state_repair import RepairedStore, restore
 from corlld.errors import ExitCode
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.state.keys import repair_name
@@ -225,9 +226,11 @@ def test_a_partition_whose_first_letter_comes_after_the_first_look_is_waited_for
         yield from restore(store, findings)
 
     def commit_while_it_waits(_: float) -> None:
+        assert not looks, "what is sent to the partition from now on is not waited for"
         note = LocalFolderStore(place.site.states).load_position(repair_name(Pseudonyms(SECRET).uid(ANN))) or {}
         looks.append({key.split("/")[1]: int(offset) for key, offset in note.items()})
         assert place.site.lag() == 1, "nothing was sent: the letter's record is not committed"
+        place.send(1, BOB, 1)
         place.commit(1, 2)
 
     monkeypatch.setattr(repair_run, "restore", restore_late)
@@ -246,6 +249,13 @@ def test_a_partition_that_the_torn_state_alone_names_is_sent(
     place = ann_in_partition_0
     place.send(1, ANN, 1)
     place.learn()
+    newest = oracle.newest_state_file(place.folder_of(ANN))
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:100])
+    assert place.repair() == ExitCode.DATA
+    assert "from the 1 partition that the generation before does not name is not sent\n" in capsys.readouterr().out
+
+    newest.write_bytes(whole)
     assert set(place.tear(ANN)) == {"0"}
     assert place.repair("--yes") == ExitCode.OK
     assert "partition 1: 1 state repaired, 1 record sent\n" in capsys.readouterr().out
