@@ -12,11 +12,13 @@ from rich.console import Console
 from corlld.assembly import build_event_producer, build_input, pseudonyms
 from corlld.commands.letter_replay import Outbox, send_back
 from corlld.commands.letter_selection import Wanted, reading
+from corlld.commands.repair_findings import Findings
 from corlld.commands.shared import REACH_SECONDS
-from corlld.commands.state_repair import Findings, finish, gather, restore
+from corlld.commands.state_repair import finish, gather, note, restore, untold_partitions
 from corlld.commands.under_way import EventProducer
 from corlld.errors import ExitCode, FatalError, InvalidReason
 from corlld.events.decoder import EventDecoder
+from corlld.records import CommittedRecords
 from corlld.settings.sections import Settings
 from corlld.system.plurals import counted
 from corlld.system.progress import Advance
@@ -41,18 +43,10 @@ def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bo
     """
     timeout = settings.operations.startup_timeout_seconds
     site = _Site(settings, store, console, timeout)
-    with closing(Outbox()) as outbox:
-        missing, lost = _gather(site, findings, outbox)
-        if lost:
-            print(f"{counted(lost, 'dead letter')} without payload: what they held can't be read from the topic")
-        if missing:
-            print(
-                f"{counted(missing, 'offset')} between the states and the commits are gone from the topic, of "
-                "all users together: what was theirs is missing for good, but for dead letters"
-            )
-        if not yes:
-            print(f"{_summary(len(findings.repairs), len(outbox))} to send: nothing was changed yet; --yes repairs")
-            return
+    records = _look_at_input(site, findings)
+    if not yes:
+        print(f"{_summary(len(findings.repairs), records)} to send: nothing was changed yet; --yes repairs")
+        return
     # The producer is reached first: a state whose records can't be sent stays as it is.
     producer = build_event_producer(settings, timeout, REACH_SECONDS)
     try:
@@ -78,8 +72,34 @@ class _Site:
     timeout: float
 
 
-def _gather(site: _Site, findings: Findings, outbox: Outbox) -> tuple[int, int]:
-    """Put what the states lack into the outbox. Returns how many offsets are gone from the topic, and lost letters.
+def _look_at_input(site: _Site, findings: Findings) -> int:
+    """Print what the states lack for good. Returns how many records would be sent.
+
+    A dead letter may be the first that tells of a partition, of which nothing was read then. So all is read once more
+    until no partition is added.
+
+    Raises FatalError if the input can't be read.
+    """
+    starts: Mapping[str, int] | None = None
+    while starts != findings.starts:
+        starts = findings.starts
+        with closing(Outbox()) as outbox:
+            stream, lost = _gather(site, findings, outbox)
+            records = len(outbox)
+    for sentence in untold_partitions(findings, stream):
+        print(sentence)
+    if lost:
+        print(f"{counted(lost, 'dead letter')} without payload: what they held can't be read from the topic")
+    if stream.missing:
+        print(
+            f"{counted(stream.missing, 'offset')} between the states and the commits are gone from the topic, of "
+            "all users together: what was theirs is missing for good, but for dead letters"
+        )
+    return records
+
+
+def _gather(site: _Site, findings: Findings, outbox: Outbox) -> tuple[CommittedRecords, int]:
+    """Put what the states lack into the outbox. Returns the stream, which was read, and the number of lost letters.
 
     Raises FatalError if the input can't be read.
     """
@@ -92,7 +112,7 @@ def _gather(site: _Site, findings: Findings, outbox: Outbox) -> tuple[int, int]:
         Advance(site.console, stream.steps, "records") as advance,
     ):
         lost = gather(findings, stream, letters, decoder, names, outbox, advance)
-    return stream.missing, lost
+    return stream, lost
 
 
 def _send_what_is_committed(site: _Site, findings: Findings, producer: EventProducer) -> None:
@@ -105,18 +125,22 @@ def _send_what_is_committed(site: _Site, findings: Findings, producer: EventProd
     Raises FatalError if the commits stand still. Users who are not repaired by then keep their notes.
     """
     the_input = build_input(site.settings, REACH_SECONDS)
-    ends: Mapping[int, int] | None = None
+    ends: Mapping[int, int] = {}
     waited_for: Mapping[int, int] = {}
     deadline = math.inf
     states = records = 0
     while findings.repairs:
         with the_input.committed_records(findings.starts, site.store, site.timeout) as stream:
-            ends = ends if ends is not None else stream.ends
+            # The first ends stay, since a busy partition never stands still. Partitions that are found later are added.
+            ends = {**stream.ends, **ends}
             behind = stream.behind(ends)
         ready = findings.take_apart_from({f"{stream.name}/{partition}" for partition in behind})
         if ready.repairs:
-            states += len(ready.repairs)
-            records += _send(site, ready, stream.name, producer)
+            if (sent := _send(site, ready, stream.name, producer)) is None:
+                findings.repairs |= ready.repairs
+            else:
+                states += len(ready.repairs)
+                records += sent
             continue  # the commits of others may have moved meanwhile
         if behind != waited_for:
             site.console.print(f"waiting for the group to commit {counted(sum(behind.values()), 'offset')}")
@@ -130,13 +154,21 @@ def _send_what_is_committed(site: _Site, findings: Findings, producer: EventProd
         raise _standstill(site, findings, stream.name, behind)
 
 
-def _send(site: _Site, findings: Findings, topic_name: str, producer: EventProducer) -> int:
+def _send(site: _Site, findings: Findings, topic_name: str, producer: EventProducer) -> int | None:
     """Send what the users' states lack, remove their notes, and print it. Returns the number of records.
+
+    A daemon may have set a user's first record of a partition aside since the last look. None is returned then, the
+    place is noted, and nothing is sent: that partition was not read, and what is in it may not be committed yet.
 
     topic_name: as states call the topic.
     """
+    starts = findings.starts
     with closing(Outbox()) as outbox:
         _gather(site, findings, outbox)
+        if starts != findings.starts:
+            for repair in findings.repairs.values():
+                note(site.store, repair)
+            return None
         send_back(outbox, producer, site.console)
         finish(site.store, findings.repairs.values())
         for partition, users in findings.users_by_partition(topic_name).items():

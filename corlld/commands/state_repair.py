@@ -7,14 +7,13 @@ commits them later. A repair that was interrupted finds its note, and goes on. W
 its event id.
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from corlld.commands.letter_judgement import Outgoing
 from corlld.commands.letter_replay import Outbox
 from corlld.commands.out_of_reach import OutOfReach
+from corlld.commands.repair_findings import Findings, Repair
 from corlld.durable import UserState
 from corlld.errors import ExitCode, FatalError, InvalidEvent, LostSwap, RetriableError, StateUnreadable
 from corlld.events.decoder import EventDecoder
@@ -22,6 +21,7 @@ from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.intake import TRY_AGAIN_HEADER
 from corlld.records import CommittedRecords, EraseEvent, StoredLetter
 from corlld.state.keys import repair_name
+from corlld.system.plurals import counted
 from corlld.system.progress import Advance
 
 _FROM_A_BACKUP = "`corlld state import FOLDER --replace` takes the state from a backup"
@@ -31,6 +31,8 @@ class RepairedStore(Protocol):
     """A state store, as far as repairs need it; see `StateStore` and `PositionStore`."""
 
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
+
+    def load_header(self, uid: str) -> UserState | None: ...
 
     def check_readable(self, uid: str) -> None: ...
 
@@ -43,67 +45,6 @@ class RepairedStore(Protocol):
     def save_position(self, name: str, position: Mapping[str, str | int]) -> None: ...
 
     def remove_position(self, name: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Repair:
-    """A user whose state is to be repaired.
-
-    starts: the next offset of the generation before, by `SourcePartition.key`.
-    state: that generation; None if an interrupted repair has stored it already.
-    token: of the state that can't be read.
-    found: the first offset of the user's in each partition that `starts` lacks, as far as one was read.
-    damaged: the disk answers with an error in place of that state, which may pass.
-    """
-
-    uid: str
-    starts: Mapping[str, int]
-    state: UserState | None = None
-    token: str = ""
-    damaged: bool = False
-    found: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def places(self) -> dict[str, int]:
-        """The first offset that the user needs in each known partition of the user's, by `SourcePartition.key`."""
-        return {**self.found, **self.starts}
-
-    def note_place(self, key: str, offset: int) -> None:
-        """Note that a partition holds something of the user at this offset."""
-        if key not in self.starts:
-            self.found[key] = min(offset, self.found.get(key, offset))
-
-
-@dataclass
-class Findings:
-    """What a look at the store found. hopeless: a sentence for each user whose state can't be repaired now."""
-
-    repairs: dict[str, Repair] = field(default_factory=dict)
-    hopeless: list[str] = field(default_factory=list)
-
-    @property
-    def starts(self) -> dict[str, int]:
-        """The first offset that any of the users needs, by `SourcePartition.key`."""
-        starts: dict[str, int] = {}
-        for repair in self.repairs.values():
-            for key, offset in repair.places.items():
-                starts[key] = min(offset, starts.get(key, offset))
-        return starts
-
-    def take_apart_from(self, keys: Collection[str]) -> "Findings":
-        """Take out the repairs of users who are in none of these partitions, by `SourcePartition.key`.
-
-        A user of several partitions waits for all of them: an erasure of the one may come after edits of the other.
-        """
-        apart = {uid: repair for uid, repair in self.repairs.items() if repair.places.keys().isdisjoint(keys)}
-        self.repairs = {uid: repair for uid, repair in self.repairs.items() if uid not in apart}
-        return Findings(apart)
-
-    def users_by_partition(self, topic_name: str) -> dict[int, int]:
-        """Return the number of users in each partition of the topic, by partition. topic_name: as states call it."""
-        users = Counter(key for repair in self.repairs.values() for key in repair.places)
-        places = ((key.rpartition("/"), number) for key, number in users.items())
-        return dict(sorted((int(partition), number) for (name, _, partition), number in places if name == topic_name))
 
 
 def look(store: RepairedStore, uids: Iterable[str], advance: Advance) -> Findings:
@@ -148,7 +89,49 @@ def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged:
     if before is None:
         findings.hopeless.append(f"{uid}: there is no generation before: {_FROM_A_BACKUP}")
     else:
-        findings.repairs[uid] = Repair(uid, dict(before.applied), before, token, damaged)
+        header = _unchecked_header(store, uid, damaged=damaged)
+        findings.repairs[uid] = Repair(
+            uid,
+            dict(before.applied),
+            before,
+            token,
+            damaged,
+            header_lost=header is None,
+            found={} if header is None else _added_partitions(before, header),
+        )
+
+
+def _unchecked_header(store: RepairedStore, uid: str, *, damaged: bool) -> UserState | None:
+    """Return the header of a state that can't be read; None if it can't be read either. Raises RetriableError."""
+    try:
+        return store.load_header(uid)
+    except StateUnreadable:
+        return None
+    except RetriableError:
+        if not damaged:
+            raise
+        return None
+
+
+def _added_partitions(before: UserState, header: UserState) -> dict[str, int]:
+    """Return the beginning of each partition that the header names and the generation before does not.
+
+    No checksum covers the header alone, so a flipped bit may be in a name: what is no number is left out.
+    """
+    added = (key for key in header.applied if key not in before.applied)
+    return {key: 0 for key in added if key.rpartition("/")[2].isdecimal()}
+
+
+def untold_partitions(findings: Findings, stream: CommittedRecords) -> Iterator[str]:
+    """Yield a sentence for each user of whom a partition may hold records that no file names any more."""
+    committed = {f"{stream.name}/{partition}" for partition in stream.committed}
+    for repair in findings.repairs.values():
+        if repair.header_lost and (others := len(committed - repair.starts.keys())):
+            yield (
+                f"{repair.uid}: not even the header of the state can be read, so the partitions that it alone knew "
+                f"can't be told. What it had learnt from the {counted(others, 'partition')} that the generation before "
+                "does not name is not sent"
+            )
 
 
 def gather(
@@ -231,7 +214,7 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
                     findings.hopeless.append(f"{repair.uid}: the state can be read again, and stays: look again")
                     del findings.repairs[repair.uid]
                     continue
-                store.save_position(repair_name(repair.uid), dict(repair.places))
+                note(store, repair)
                 store.restore(repair.uid, repair.state, repair.token)
         except RetriableError as error:
             findings.hopeless.append(out_of_reach.note(repair.uid, error))
@@ -244,6 +227,11 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
         out_of_reach.served()
         yield repair.uid
     out_of_reach.finish()
+
+
+def note(store: RepairedStore, repair: Repair) -> None:
+    """Note in the store from where on the user's records are to be sent, for a run after an interruption."""
+    store.save_position(repair_name(repair.uid), dict(repair.places))
 
 
 def _can_be_read(store: RepairedStore, uid: str) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from corlld.cli import main
-from corlld.commands.state_repair import Findings, RepairedStore, restore
+from corlld.commands.repair_findings import Findings
+from corlld.commands.state_repair import RepairedStore, restore
 from corlld.errors import ExitCode
 from tests.support import traffic
 from tests.support.daemon_process import ENVIRON, Launcher, Site, wait_while_running

@@ -1,17 +1,25 @@
 """A repair serves users partition by partition: who waits for commits waits for the own partitions alone."""
 
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 
 from corlld.cli import main
 from corlld.commands import repair_run
+from corlld.commands.repair_findings import Findings
+from corlld.commands.state_repair import RepairedStore, restore
 from corlld.errors import ExitCode
 from corlld.events.pseudonyms import Pseudonyms
+from corlld.state.keys import repair_name
+from corlld.state.store import LocalFolderStore
 from tests.support import oracle, traffic
 from tests.support.commands import SECRET
 from tests.support.daemon_process import ENVIRON, Launcher, Site, wait_while_running
@@ -50,6 +58,13 @@ class Place:
         wait_while_running(daemon, lambda: is_assigned(daemon), "an assignment", 60)
         self.site.wait_for_end(daemon)
         assert daemon.stop() == 0
+
+    def commit(self, partition: int, offset: int) -> None:
+        """Move the group's commit while no daemon runs."""
+        with closing(KafkaAdminClient(bootstrap_servers=self.site.bootstrap)) as admin:
+            admin.alter_group_offsets(
+                self.site.group, {TopicPartition(self.site.topic, partition): OffsetAndMetadata(offset, "", -1)}
+            )
 
     def folder_of(self, user: str) -> Path:
         return self.site.states / "users" / Pseudonyms(SECRET).uid(user)
@@ -144,10 +159,10 @@ def test_a_repair_that_has_served_some_users_goes_on_waiting_for_the_others(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    send: Callable[..., int] = repair_run._send
-    rounds: list[int] = []
+    send: Callable[..., int | None] = repair_run._send
+    rounds: list[int | None] = []
 
-    def send_and_learn(*arguments: Any) -> int:
+    def send_and_learn(*arguments: Any) -> int | None:
         rounds.append(send(*arguments))
         place.learn()
         return rounds[-1]
@@ -155,7 +170,10 @@ def test_a_repair_that_has_served_some_users_goes_on_waiting_for_the_others(
     monkeypatch.setattr(repair_run, "_send", send_and_learn)
     assert place.repair("--yes") == ExitCode.OK
     assert rounds == [ann_caught_up[ANN], ann_caught_up[BOB]]
-    assert f"repaired: 2 states from the generation before, and {sum(rounds)} records" in capsys.readouterr().out
+    assert (
+        f"repaired: 2 states from the generation before, and {sum(ann_caught_up.values())} records"
+        in capsys.readouterr().out
+    )
     place.assert_undisturbed(tmp_path)
 
 
@@ -182,3 +200,82 @@ def test_a_user_of_two_partitions_waits_for_both_and_nothing_is_back_after_its_e
     place.learn()
     newest = oracle.read_state_header(oracle.newest_state_file(place.folder_of(ANN)))
     assert newest["erased"]
+
+
+@pytest.fixture
+def ann_in_partition_0(place: Place) -> Place:
+    """Let Ann have several generations that know partition 0 alone, and Bob a record in partition 1."""
+    place.send(0, ANN, 8)
+    place.send(1, BOB, 1)
+    place.learn()
+    return place
+
+
+def test_a_partition_whose_first_letter_comes_after_the_first_look_is_waited_for_and_sent(
+    ann_in_partition_0: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Partitions were added: a daemon that still sees the torn state sets the user's first record of one aside."""
+    place = ann_in_partition_0
+    assert set(place.tear(ANN)) == {"0"}
+    looks: list[dict[str, int]] = []
+
+    def restore_late(store: RepairedStore, findings: Findings) -> Iterator[str]:
+        place.send(1, ANN, 1)
+        place.learn()  # the record becomes a dead letter without payload
+        place.commit(1, 1)  # as if an older record of the partition were still being learnt
+        yield from restore(store, findings)
+
+    def commit_while_it_waits(_: float) -> None:
+        assert not looks, "what is sent to the partition from now on is not waited for"
+        note = LocalFolderStore(place.site.states).load_position(repair_name(Pseudonyms(SECRET).uid(ANN))) or {}
+        looks.append({key.split("/")[1]: int(offset) for key, offset in note.items()})
+        assert place.site.lag() == 1, "nothing was sent: the letter's record is not committed"
+        place.send(1, BOB, 1)
+        place.commit(1, 2)
+
+    monkeypatch.setattr(repair_run, "restore", restore_late)
+    monkeypatch.setattr(repair_run, "time", SimpleNamespace(monotonic=time.monotonic, sleep=commit_while_it_waits))
+    assert place.repair("--yes") == ExitCode.OK
+    assert "waiting for the group to commit 1 offset\n" in capsys.readouterr().err
+    [note] = looks
+    assert note["1"] == 1, "for the next run, if this one is interrupted"
+    place.learn()
+    place.assert_undisturbed(tmp_path)
+
+
+def test_a_partition_that_the_torn_state_alone_names_is_sent(
+    ann_in_partition_0: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ann_in_partition_0
+    place.send(1, ANN, 1)
+    place.learn()
+    newest = oracle.newest_state_file(place.folder_of(ANN))
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:100])
+    assert place.repair() == ExitCode.DATA
+    assert "from the 1 partition that the generation before does not name is not sent\n" in capsys.readouterr().out
+
+    newest.write_bytes(whole)
+    assert set(place.tear(ANN)) == {"0"}
+    assert place.repair("--yes") == ExitCode.OK
+    assert "partition 1: 1 state repaired, 1 record sent\n" in capsys.readouterr().out
+    place.learn()
+    place.assert_undisturbed(tmp_path)
+
+
+def test_no_letter_is_called_lost_whose_record_is_sent(
+    ann_in_partition_0: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A letter without payload is the first that tells of the user's partition."""
+    place = ann_in_partition_0
+    lacks = 8 - place.tear(ANN)["0"] + 1
+    place.send(1, ANN, 1)
+    place.learn()  # the record becomes a dead letter without payload
+    assert place.repair() == ExitCode.DATA
+    said = capsys.readouterr().out
+    assert f"and {lacks} records to send" in said
+    assert "payload" not in said
+    assert place.repair("--yes") == ExitCode.OK
+    assert f"and {lacks} records sent" in capsys.readouterr().out
+    place.learn()
+    place.assert_undisturbed(tmp_path)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from corlld.commands.repair_findings import Findings
 from corlld.commands.state_copies import Copied, copy_states
-from corlld.commands.state_repair import Findings, look, restore
+from corlld.commands.state_repair import look, restore
 from corlld.durable import StoreIdentity, UserState
 from corlld.errors import RetriableError, StateUnreadable
 from corlld.state.keys import repair_name

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from corlld.cli import main
 from corlld.commands.letter_replay import Outbox
-from corlld.commands.state_repair import Findings, Repair, gather, restore
+from corlld.commands.repair_findings import Findings, Repair
+from corlld.commands.state_repair import gather, look, restore, untold_partitions
 from corlld.durable import StoreIdentity
 from corlld.errors import ExitCode
 from corlld.events.decoder import EventDecoder
@@ -21,6 +22,7 @@ from corlld.settings.sections import EventSettings
 from corlld.state.keys import repair_name
 from corlld.state.store import LocalFolderStore
 from corlld.system.progress import Advance
+from tests.support.bad_disk import refuse
 from tests.support.commands import SECRET, clear_settings
 from tests.support.edits import edit
 from tests.support.states import UID, released_state
@@ -121,6 +123,49 @@ def test_a_partition_that_the_generation_before_lacks_is_waited_for_and_noted_on
     store.open(StoreIdentity("f", "c", "g", "m", "r", "a"), must_exist=False)
     assert list(restore(store, findings)) == [ANN]
     assert store.load_position(repair_name(ANN)) == places, "for the next run, if this one is interrupted"
+
+
+@pytest.fixture
+def torn(tmp_path: Path) -> tuple[LocalFolderStore, Path]:
+    """Return a store, and the newest state of a user, which alone knows partition 1 (and a name with a flipped bit)."""
+    store = LocalFolderStore(tmp_path / "state")
+    store.open(StoreIdentity("f", "c", "g", "m", "r", "a"), must_exist=False)
+    token = store.save(UID, released_state(3, applied={"topic-id/0": 30}), "0")
+    store.save(UID, released_state(4, applied={"topic-id/0": 40, "topic-id/1": 7, "topic-id/q": 9}), token)
+    return store, max((tmp_path / "state" / "users" / UID).iterdir())
+
+
+def untold(findings: Findings, *committed: int) -> list[str]:
+    stream = CommittedRecords("topic-id", 0, 0, iter(()), dict.fromkeys(committed, 50), {})
+    return list(untold_partitions(findings, stream))
+
+
+def test_a_partition_that_the_torn_state_alone_names_is_read_from_its_beginning(
+    torn: tuple[LocalFolderStore, Path],
+) -> None:
+    store, newest = torn
+    newest.write_bytes(newest.read_bytes()[:-3])
+    findings = look(store, [UID], Advance(Console(quiet=True), 1))
+    assert findings.starts == {"topic-id/0": 30, "topic-id/1": 0}
+    assert untold(findings, 0, 1, 2) == []
+
+
+@pytest.mark.parametrize("damage", ["torn", "damaged"])
+def test_partitions_are_untold_where_not_even_the_header_can_be_read(
+    torn: tuple[LocalFolderStore, Path], damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, newest = torn
+    if damage == "torn":
+        newest.write_bytes(newest.read_bytes()[:100])
+    else:
+        refuse(monkeypatch, [newest], ["read_bytes", "open"])
+    findings = look(store, [UID], Advance(Console(quiet=True), 1))
+    assert findings.hopeless == []
+    assert findings.starts == {"topic-id/0": 30}
+    [sentence] = untold(findings, 0, 1, 2)
+    assert sentence.startswith(f"{UID}: not even the header of the state can be read")
+    assert "from the 2 partitions that the generation before does not name is not sent" in sentence
+    assert untold(findings, 0) == []
 
 
 def test_commits_are_behind_until_each_partition_with_records_has_reached_its_end() -> None:
