@@ -4,8 +4,10 @@ The safetensors library keeps metadata in an unordered map, and may lay a file o
 Files written here are hashed, and compared with those written before. Every safetensors reader can read them.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,15 @@ def header_end(beginning: bytes) -> int:
     if len(beginning) < LENGTH_BYTES or not 2 <= length <= MAX_HEADER_BYTES:
         raise ValueError("it has no header")
     return LENGTH_BYTES + length
+
+
+def read_beginning(path: Path) -> bytes:
+    """Read the file up to the end of its header; less if it has no header, which `read_header` then reports."""
+    with path.open("rb") as stream:
+        beginning = stream.read(LENGTH_BYTES)
+        with contextlib.suppress(ValueError):
+            beginning += stream.read(header_end(beginning) - LENGTH_BYTES)
+        return beginning
 
 
 def read_header(beginning: bytes) -> tuple[dict[str, str], dict[str, Any]]:

@@ -171,7 +171,7 @@ def _edit_ratio(figures: DraftFigures) -> Mean | None:
 
 def _sentences(state: UserState, told: Explanation, arms: Arms, start: str | None) -> Iterable[str]:
     if state.erased:
-        yield "The user was erased: nothing of the user is left but what keeps the erasure from being undone."
+        yield "The user was erased: the state holds nothing of the user but what keeps the erasure from being undone."
         return
     is_held_out = arms.holds_out(state.participation)
     if is_held_out:

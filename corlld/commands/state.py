@@ -56,7 +56,7 @@ be read. The others are in `corlld --help`.
 VERIFY = "read every state and every newest published version, and compare checksums"
 VERIFY_DESCRIPTION = (
     "Read every state as the daemon would, and the newest published version of each user, and compare checksums. "
-    "Nothing is changed."
+    "Name files that may hold what was erased. Nothing is changed."
 )
 VERIFY_EPILOG = """\
 examples:

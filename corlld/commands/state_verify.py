@@ -24,6 +24,8 @@ class VerifiedStore(Protocol):
 
     def uids(self) -> Iterator[str]: ...
 
+    def left_of_erased(self, state: UserState, token: str) -> list[str]: ...
+
 
 class VerifiedTarget(Protocol):
     """A publishing target, as far as it is verified; see `Target`."""
@@ -60,9 +62,11 @@ def verify(store: VerifiedStore, target: VerifiedTarget | None, uids: Iterable[s
     for uid in uids:
         found.users += 1
         try:
-            state, _ = store.load(uid)
+            state, token = store.load(uid)
             if state is not None:
                 found.erased += state.erased
+                left = store.left_of_erased(state, token)
+                found.problems += (f"{uid}: {file} is there still, and may hold what was erased" for file in left)
                 _verify_versions(state, target, found)
         except RetriableError as error:
             found.problems.append(out_of_reach.note(uid, error))

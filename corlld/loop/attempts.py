@@ -25,7 +25,7 @@ overwrites a crashed event or a pause, as many lives or dead letters again as th
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from enum import IntEnum
 from functools import partial
 
@@ -114,11 +114,18 @@ class AttemptJournal:
 
         self._jobs.until_done(
             Task(Stage.STATE, tenure),
-            lambda: self._pool.submit(self._jobs.timed(self._store.load_attempts), tenure.partition.key),
+            lambda: self._load(tenure),
             loaded,
             unless=Unless(AttemptsUnreadable, unreadable),
             failed=failed,
         )
+
+    def _load(self, tenure: Tenure) -> "Future[Timed[Attempts | None]]":
+        if tenure not in self._loading:  # it has ended since the last try
+            nothing: Future[Timed[Attempts | None]] = Future()
+            nothing.set_result(Timed(None, 0.0))
+            return nothing
+        return self._pool.submit(self._jobs.timed(self._store.load_attempts), tenure.partition.key)
 
     def end(self, tenure: Tenure) -> None:
         """Forget the tenure. What is stored stays: the partition's next owner looks out for it."""

@@ -14,7 +14,7 @@ from corlld.loop.quarantine import Quarantine
 from corlld.loop.stages import Claim, Phase, Stages
 from corlld.observer import Observer
 from corlld.protocols import Learner
-from corlld.records import Arrival, Tenure, UpdateOutcome
+from corlld.records import Arrival, EraseEvent, Tenure, UpdateOutcome
 from corlld.settings.sections import Settings
 
 
@@ -55,6 +55,7 @@ class Claims:
         self._quarantine = Quarantine(settings.batching, journal, batcher)
         self._closed = False  # while a suspect is tried, nobody else is claimed
         self._stopping = False
+        self._put_off: set[str] = set()  # held ones whose waiting erasures are duplicates, and cover nothing
         self._step_begun = False  # a step is being noted in the journal, or trained
         self.training = False  # a call of the learner is under way
 
@@ -82,6 +83,8 @@ class Claims:
     def expect(self, arrival: Arrival) -> None:
         """Note that an edit of the user waits: the state may be loaded before the micro-batch is due."""
         self._quarantine.expect(arrival)
+        if isinstance(arrival.event, EraseEvent):
+            self._put_off.discard(arrival.uid)
         if arrival.uid not in self._claims:
             self.memory.expect(arrival.uid)
 
@@ -150,6 +153,8 @@ class Claims:
             if claim.uid in allowed:
                 begins.append(claim)
             else:
+                if not self._batcher.erases(claim.uid):  # those that the micro-batch took are duplicates
+                    self._put_off.add(claim.uid)
                 self._stages.put_off(claim)
         if begins:
             self._train(begins)
@@ -185,12 +190,19 @@ class Claims:
 
     def _held_users(self) -> Collection[str]:
         """Return users who may not train now. An erasure is not held: it covers what waits before it, untried."""
-        return {uid for uid in self._batcher.users_of(self._batcher.held) if not self._batcher.erases(uid)}
+        if not self._batcher.held:
+            self._put_off.clear()
+        users = self._batcher.users_of(self._batcher.held)
+        return {uid for uid in users if not self._erases(uid)}
+
+    def _erases(self, uid: str) -> bool:
+        """Return whether an erasure of the user waits that covers what waits before it, and the unsaved updates."""
+        return self._batcher.erases(uid) and uid not in self._put_off
 
     @property
     def _has_unsaved(self) -> bool:
         """True if an update is in host memory alone and may be stored: a waiting erasure replaces the others."""
-        return any(not self._batcher.erases(uid) for uid in self.memory.unsaved)
+        return any(not self._erases(uid) for uid in self.memory.unsaved)
 
     @property
     def _room(self) -> int:
@@ -209,7 +221,7 @@ class Claims:
         due = set(self.memory.unsaved.due(now))
         for uid in self.memory.unsaved:
             nothing_follows = self._stopping or self._closed or (self._batcher.draining and uid not in self._batcher)
-            if (uid in due or nothing_follows) and not self._batcher.erases(uid):
+            if (uid in due or nothing_follows) and not self._erases(uid):
                 yield uid
 
     def _rest_ready(self, uids: Collection[str]) -> None:

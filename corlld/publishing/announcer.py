@@ -163,7 +163,6 @@ class Announcer:
             self._tend_outbox()
             with self._changed:
                 until_look = max(0.0, self._next_look - time.monotonic())
-                self._kept = len(self._backlog.done)
                 self._changed.wait_for(lambda: self._has_work or self._closing.is_set(), until_look)
                 if self._closing.is_set() and (not self._has_work or time.monotonic() >= self._deadline):
                     return None
@@ -218,6 +217,7 @@ class Announcer:
     def _tend_outbox(self) -> None:
         """Remove notes that are done, and adopt those of others from time to time. A failure waits for its turn."""
         try:
+            self._kept = 0
             while self._backlog.done:  # only this thread takes names away
                 self._outbox.remove(self._backlog.done[0])
                 with self._changed:
@@ -226,6 +226,7 @@ class Announcer:
                 self._adopt_notes()
                 self._next_look = time.monotonic() + LOOK_SECONDS
         except RetriableError as error:
+            self._kept = len(self._backlog.done)
             log.warning("outbox_unreachable", problem=str(error))
             self._next_look = time.monotonic() + min(LOOK_SECONDS, self._retry_max_seconds)
 

@@ -12,6 +12,13 @@ from pathlib import Path
 DAMAGED = (errno.EIO, errno.EBADMSG, errno.EUCLEAN)
 
 
+def raise_unless_damage(error: OSError, elsewhere: Path) -> None:
+    """Raise the error unless its reason is damage. `elsewhere`: a file on the same disk; its error is raised, too."""
+    if error.errno not in DAMAGED:
+        raise error
+    elsewhere.read_bytes()
+
+
 @contextlib.contextmanager
 def damage_raises(elsewhere: Path, error_of: Callable[[str], Exception]) -> Iterator[None]:
     """Raise `error_of` the reason in place of an OSError by which the disk refuses to read the one file of the block.
@@ -24,7 +31,5 @@ def damage_raises(elsewhere: Path, error_of: Callable[[str], Exception]) -> Iter
     try:
         yield
     except OSError as error:
-        if error.errno not in DAMAGED:
-            raise
-        elsewhere.read_bytes()
+        raise_unless_damage(error, elsewhere)
         raise error_of(error.strerror or type(error).__name__) from error

@@ -19,15 +19,16 @@ class FolderAttempts:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._identity_file = path / IDENTITY_NAME
 
     def load_attempts(self, partition: str) -> Attempts | None:
-        """See the protocol."""
+        """See the protocol. A folder that is not mounted does not look like a partition without attempts."""
         key = attempts_key(partition)
-        with retriable(self._path):
+        with retriable(self._path), damage_raises(self._identity_file, lambda why: AttemptsUnreadable(f"{key}: {why}")):
             try:
-                with damage_raises(self._path / IDENTITY_NAME, lambda why: AttemptsUnreadable(f"{key}: {why}")):
-                    data = (self._path / key).read_bytes()
+                data = (self._path / key).read_bytes()
             except FileNotFoundError:
+                self._check_mounted()
                 return None
         return decode_attempts(data, partition)
 
@@ -36,7 +37,10 @@ class FolderAttempts:
         file = self._path / attempts_key(partition)
         with retriable(self._path):
             if not file.parent.is_dir():
-                if not (self._path / IDENTITY_NAME).exists():
-                    raise RetriableError(f"{self._path} is not a state store; is the folder mounted?")
+                self._check_mounted()
                 make_folders(file.parent, PERSONAL)
             replace(file, encode_attempts(partition, attempts), PERSONAL)
+
+    def _check_mounted(self) -> None:
+        if not self._identity_file.exists():
+            raise RetriableError(f"{self._path} is not a state store; is the folder mounted?")

@@ -42,11 +42,9 @@ class Generations:
         """Return the number of the generation before the newest; None if there is none."""
         return next(iter(sorted(self._numbers(), reverse=True)[1:2]), None)
 
-    def remove_before(self, number: int) -> None:
-        """Remove all generations older than `number`."""
-        for older in self._numbers():
-            if older < number:
-                self.file(older).unlink(missing_ok=True)
+    def before(self, number: int) -> list[Path]:
+        """Return the files of all generations older than `number`, oldest first."""
+        return [self.file(older) for older in sorted(self._numbers()) if older < number]
 
     def try_to_remove(self, numbers: Container[int]) -> None:
         """Remove these generations, as far as the disk lets it. What stays is passed over by readers for the newest.

@@ -18,12 +18,13 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from corlld.adapters.tensor_file import LENGTH_BYTES, header_end
+from corlld.adapters.tensor_file import read_beginning
 from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
 from corlld.state.attempts_file import FOLDER as ATTEMPTS_FOLDER
 from corlld.state.damage import damage_raises
 from corlld.state.first_states import any_applied
+from corlld.state.folder_erasure import FolderErasure
 from corlld.state.folder_outbox import OUTBOX_FOLDER, FolderOutbox
 from corlld.state.generations import Generations
 from corlld.state.keys import NO_STATE, checked_position_name, checked_uid, is_uid, parse_position
@@ -134,7 +135,7 @@ class LocalFolderStore:
                 fsync_folder(generations.folder)
                 fsync_folder(self._users)
                 if state.erased:
-                    self._forget_before(uid, number)
+                    self._erasure(uid).forget_what_can_be(number)
         return state, str(number)
 
     def check_readable(self, uid: str) -> None:
@@ -179,7 +180,7 @@ class LocalFolderStore:
                 generations.file(number).unlink(missing_ok=True)
                 raise LostSwap("another owner stored newer states of this user")
             if state.erased:
-                self._forget_before(uid, number)
+                self._erasure(uid).forget_before(number)
             elif over_unreadable:
                 generations.try_to_remove([number - 1])
             else:
@@ -194,7 +195,7 @@ class LocalFolderStore:
     def load_header(self, uid: str) -> UserState | None:
         """Return the newest state without its tensors. Quick: the checksum is not checked. Raises as `load`."""
         with retriable(self._path):
-            found = self._generations(uid).read_newest(_read_beginning)
+            found = self._generations(uid).read_newest(read_beginning)
         if found is None:
             return None
         with contextlib.suppress(StateUnreadable):
@@ -208,6 +209,16 @@ class LocalFolderStore:
             number = generations.newest()
             return None if number is None else generations.file(number).stat().st_mtime
         return None
+
+    def left_of_erased(self, state: UserState, token: str) -> list[str]:
+        """Return the files that may hold what the user's last erasure should have removed. Raises RetriableError.
+
+        Args:
+            state: the user's newest state.
+            token: belongs to the state.
+        """
+        with retriable(self._path):
+            return [str(file) for file in self._erasure(state.uid).left(state, int(token))]
 
     def uids(self) -> Iterator[str]:
         """See the protocol. In order. A user whose folder can't be listed is yielded: only `load` and `head` fail."""
@@ -286,14 +297,8 @@ class LocalFolderStore:
     def _generations(self, uid: str) -> Generations:
         return Generations(self._users / checked_uid(uid))
 
-    def _forget_before(self, uid: str, number: int) -> None:
-        """Remove all that is personal beside a tombstone: generations before it, and what a kill left over."""
-        generations = self._generations(uid)
-        generations.remove_before(number)
-        fsync_folder(generations.folder)
-        for left_over in self._temporary.glob(f"{uid}-*"):
-            left_over.unlink(missing_ok=True)
-        fsync_folder(self._temporary)
+    def _erasure(self, uid: str) -> FolderErasure:
+        return FolderErasure(uid, self._generations(uid), self._temporary, self._identity_file)
 
     def _unreadable(self, uid: str, number: int, error: Exception | str) -> StateUnreadable:
         advice = advice_on_torn(self._read_identity())
@@ -325,15 +330,6 @@ class LocalFolderStore:
     def _remove_left_overs(self) -> None:
         now = time.time()
         remove_left_overs(self._temporary, now, every_name=True)
-        remove_left_overs(self._positions, now)
-        with contextlib.suppress(FileNotFoundError):  # no attempts were noted yet
-            remove_left_overs(self._path / ATTEMPTS_FOLDER, now)
-
-
-def _read_beginning(path: Path) -> bytes:
-    """Read the file up to the end of its header; less if it has no header, which `decode_header` then reports."""
-    with path.open("rb") as stream:
-        beginning = stream.read(LENGTH_BYTES)
-        with contextlib.suppress(ValueError):
-            beginning += stream.read(header_end(beginning) - LENGTH_BYTES)
-        return beginning
+        for folder in (self._positions, self._path / ATTEMPTS_FOLDER):
+            with contextlib.suppress(OSError):  # there is none yet, or it can't be listed: no start needs that
+                remove_left_overs(folder, now)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,11 +105,23 @@ def replace(path: Path, data: bytes, access: Access) -> None:
     fsync_folder(path.parent)
 
 
+def remove_all(files: Iterable[Path]) -> None:
+    """Remove the files that are there. If one can't be removed, its OSError is raised once all others are gone."""
+    stays: OSError | None = None
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            stays = error
+    if stays is not None:
+        raise stays
+
+
 def check_writable(folder: Path, access: Access) -> None:
     """Make the folder if it is missing, and write, fsync, link and remove a file in it.
 
     So a full disk, or a filesystem without links, shows at the start. What kills have left of earlier probes and writes
-    is removed.
+    is removed; a folder that can be written and can't be listed keeps it.
 
     Raises FatalError.
     """
@@ -121,9 +133,10 @@ def check_writable(folder: Path, access: Access) -> None:
             now = probe.stat().st_mtime
         finally:
             probe.unlink(missing_ok=True)
-        remove_left_overs(folder, now)
     except OSError as error:
         raise FatalError(f"{folder} can't be written: {error.strerror}", ExitCode.CANNOT_WRITE) from error
+    with contextlib.suppress(OSError):
+        remove_left_overs(folder, now)
 
 
 def remove_left_overs(folder: Path, now: float, *, every_name: bool = False) -> None:

@@ -337,6 +337,60 @@ def test_a_note_that_its_announcement_overtook_is_removed(world: World, stopped:
     until(lambda: not world.outbox.notes)
 
 
+def test_a_note_that_is_done_during_a_look_into_the_outbox_does_not_wait_for_the_next_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcer_module, "LOOK_SECONDS", 0.02)
+    world.announcer.close(0)
+    world.begin_life()
+    asked, announced, looking, noted = (threading.Event() for _ in range(4))
+    add, names = world.outbox.add, world.outbox.names
+    world.topic.before_send = lambda uid, value: asked.wait(10) and None
+
+    def add_slowly(note: OutboxNote) -> str:
+        name = add(note)
+        asked.set()
+        until(lambda: world.announcer.pending == 0)
+        announced.set()
+        assert looking.wait(10)
+        return name
+
+    def look_slowly() -> Iterator[str]:
+        if not announced.is_set():
+            return iter(())
+        monkeypatch.setattr(announcer_module, "LOOK_SECONDS", 1000.0)
+        looking.set()
+        assert noted.wait(10)
+        return names()
+
+    monkeypatch.setattr(world.outbox, "add", add_slowly)
+    monkeypatch.setattr(world.outbox, "names", look_slowly)
+    world.publish(3)
+    world.publisher.note_unannounced()
+    assert world.outbox.added == 1
+    noted.set()
+    until(lambda: not world.outbox.notes)
+
+
+def test_a_note_that_cannot_be_removed_gives_no_work_until_the_next_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed, remove = threading.Event(), world.outbox.remove
+
+    def refuse(name: str) -> None:
+        failed.set()
+        raise RetriableError("Input/output error")
+
+    monkeypatch.setattr(world.outbox, "remove", refuse)
+    silent(world)
+    world.publish(3)
+    world.publisher.note_unannounced()
+    killed(world)
+    until(lambda: failed.is_set() and not world.announcer._has_work)
+    monkeypatch.setattr(world.outbox, "remove", remove)
+    until(lambda: not world.outbox.notes)
+
+
 def test_a_newer_version_behind_a_note_is_what_the_next_life_announces(world: World) -> None:
     silent(world)
     world.publish(3)

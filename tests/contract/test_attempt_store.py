@@ -16,6 +16,7 @@ from corlld.state.folder_attempts import FolderAttempts
 from corlld.state.object_attempts import ObjectAttempts
 from corlld.state.object_store import ObjectStore
 from corlld.state.store import LocalFolderStore
+from tests.support.bad_disk import refuse
 from tests.support.s3 import Bucket, new_bucket_name
 
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
@@ -167,6 +168,21 @@ def test_a_file_that_answers_with_an_error_counts_as_corrupt_unless_all_of_the_d
             store.load_attempts(PARTITION)
     store.save_attempts(PARTITION, Attempts(tried_below=5))
     assert store.load_attempts(PARTITION) == Attempts(tried_below=5)
+
+
+def test_a_folder_that_is_not_mounted_has_attempts_that_can_not_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Folder(tmp_path / "state")
+    store = backend.connect()
+    store.save_attempts(PARTITION, SOME)
+    (name,) = (name for name in backend.stored() if "attempts/" in name)
+    backend.take_away()
+    with pytest.raises(RetriableError, match="mounted"):
+        store.load_attempts(PARTITION)
+    refuse(monkeypatch, [tmp_path / "state" / name])
+    with pytest.raises(RetriableError, match="No such file"):
+        store.load_attempts(PARTITION)
 
 
 def _below_the_store(backend: Backend) -> list[str]:

@@ -309,6 +309,16 @@ TESTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "test_a_disk_that_is_away_is_no_damage_of_a_state",
         ),
     },
+    "a file of an erased user can't be removed, since the disk refuses that file alone": {
+        "unit/loop/test_durability.py": (
+            "test_i8_versions_of_an_erased_user_are_withdrawn_though_a_damaged_file_can_not_be_removed",
+        ),
+        "unit/commands/test_damaged_states.py": (
+            "test_a_tombstone_is_loaded_and_all_else_goes_though_a_damaged_file_can_not_be_removed",
+            "test_a_tombstone_waits_for_a_disk_that_is_away_and_for_what_is_no_damage",
+            "test_verify_names_what_is_left_of_an_erased_user_also_after_the_user_came_back",
+        ),
+    },
     "a record does not finish, and others behind it do": {
         "unit/loop/test_offsets.py": (
             "test_what_is_finished_behind_an_unfinished_record_is_counted_and_forgotten_when_the_watermark_moves",

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from structlog.testing import capture_logs
 
 from corlld.commands.repair_findings import Findings
 from corlld.commands.state_copies import Copied, copy_states
 from corlld.commands.state_repair import look, restore
+from corlld.commands.state_verify import verify
 from corlld.durable import StoreIdentity, UserState
-from corlld.errors import RetriableError, StateUnreadable
+from corlld.errors import LostSwap, RetriableError, StateUnreadable
+from corlld.state.damage import DAMAGED
+from corlld.state.generations import Generations
 from corlld.state.keys import repair_name
 from corlld.state.store import LocalFolderStore
 from corlld.system.progress import Advance
@@ -138,6 +142,90 @@ def test_a_damaged_file_that_can_not_be_removed_either_stays_and_the_repaired_us
     assert generation(tmp_path, 2).exists()
     with pytest.raises(RetriableError):
         store.save(UID, tombstone(6), token)  # what was erased must go
+
+
+ERASED = replace(tombstone(4), applied={"topic-id/0": 50})
+
+
+def left_beside_the_tombstone(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: int
+) -> set[Path]:
+    """Erase the user whose generation 1 is damaged. Return the files that the disk refuses, which may be changed."""
+    (tmp_path / "state" / "temporary" / f"{UID}-left").write_bytes(b"personal")
+    bad = {generation(tmp_path, 1)}
+    refuse(monkeypatch, bad, ["read_bytes", "unlink"], problem=problem)
+    with pytest.raises(RetriableError):
+        store.save(UID, ERASED, "2")
+    with pytest.raises(LostSwap):
+        store.save(UID, ERASED, "2")
+    return bad
+
+
+@pytest.mark.parametrize("problem", DAMAGED)
+def test_a_tombstone_is_loaded_and_all_else_goes_though_a_damaged_file_can_not_be_removed(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: int
+) -> None:
+    bad = left_beside_the_tombstone(store, tmp_path, monkeypatch, problem)
+    with capture_logs() as lines:
+        assert_loads(store, ERASED)
+    assert [(line["event"], line["uid"]) for line in lines] == [("erased_file_left", UID)]
+    assert not generation(tmp_path, 2).exists()
+    assert not list((tmp_path / "state" / "temporary").iterdir())
+    assert generation(tmp_path, 1).exists()
+    bad.clear()
+    assert_loads(store, ERASED)
+    assert not generation(tmp_path, 1).exists(), "each load tries again"
+
+
+@pytest.mark.parametrize(("problem", "and_all_of_the_disk"), [(errno.EIO, True), (errno.EBUSY, False)])
+def test_a_tombstone_waits_for_a_disk_that_is_away_and_for_what_is_no_damage(
+    store: LocalFolderStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: int,
+    and_all_of_the_disk: bool,
+) -> None:
+    bad = left_beside_the_tombstone(store, tmp_path, monkeypatch, problem)
+    if and_all_of_the_disk:
+        bad.add(tmp_path / "state" / "store.json")
+    with pytest.raises(RetriableError):
+        store.load(UID)
+
+
+def test_verify_names_what_is_left_of_an_erased_user_also_after_the_user_came_back(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = left_beside_the_tombstone(store, tmp_path, monkeypatch, errno.EUCLEAN)
+    left = [f"{UID}: {generation(tmp_path, 1)} is there still, and may hold what was erased"]
+    assert problems(tmp_path) == left
+    token = assert_loads(store, ERASED)
+    for version in (5, 6):
+        token = store.save(UID, came_back(version), token)
+    assert problems(tmp_path) == left
+    generation(tmp_path, 1).write_bytes(b"torn")
+    assert problems(tmp_path) == left, "it may hold anything"
+    bad.clear()
+    token = store.save(UID, came_back(7), token)
+    assert problems(tmp_path) == []
+
+
+def test_verify_takes_no_generation_from_after_an_erasure_for_erased(store: LocalFolderStore, tmp_path: Path) -> None:
+    token = store.save(UID, ERASED, "2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Generations, "try_to_remove", lambda self, numbers: None)  # as if each save was killed there
+        for version in (5, 6, 7):
+            token = store.save(UID, came_back(version), token)
+    assert len(list(generation(tmp_path, 1).parent.iterdir())) == 4
+    assert problems(tmp_path) == []
+
+
+def came_back(version: int) -> UserState:
+    return replace(state(version), erased_through=4)
+
+
+def problems(tmp_path: Path) -> list[str]:
+    """Return what `corlld state verify` finds."""
+    return verify(LocalFolderStore(tmp_path / "state"), None, USERS, advance()).problems
 
 
 def test_a_folder_that_can_not_be_listed_is_said_and_the_others_are_repaired(

@@ -13,6 +13,7 @@ from corlld.loop.attempt_saves import AttemptSaves
 from corlld.loop.jobs import Jobs
 from corlld.loop.partition_notes import PartitionNotes
 from corlld.loop.quarantine import PATIENCE_SECONDS
+from corlld.loop.stages import Claim
 from corlld.observer import Observer
 from corlld.records import Polled, Record, Stage, Tenure
 from tests.support.crashing import KEY, MAX_CRASHES
@@ -179,6 +180,89 @@ def test_an_erasure_that_was_read_before_its_partition_is_held_is_carried_out() 
     )
     assert site.parts.store.states[uid][0].erased
     assert site.parts.trained == []
+
+
+class Twice:
+    """Bob was erased, and has an update that is not stored. The erasure comes again in a partition that is held then.
+
+    Attributes:
+        put_off: the steps that could not begin.
+    """
+
+    def __init__(self) -> None:
+        again = records(value("bob-erase", "bob", type="erase"), of=SICK, user="bob", first=1)
+        self.site = Site(Sick(), *self._before(), batching={"max_events": 2}, snapshot={"every_seconds": 1000})
+        self.uid = PSEUDONYMS.uid("bob")
+        self.put_off: list[str] = []
+        self._held = Polled((*edits("bob-1", of=SICK), *again))
+        self._stages = self.site.daemon._claims._stages
+        self._really_put_off = self._stages.put_off
+        self._stages.put_off = self._note
+
+    def _before(self) -> tuple[Polled, Polled]:
+        erase = records(value("bob-erase", "bob", type="erase"), user="bob")
+        return Polled(erase, begun=(SOUND, SICK)), Polled(edits("bob-0", first=1))
+
+    def _note(self, claim: Claim) -> None:
+        self.put_off.append(claim.uid)
+        self._really_put_off(claim)
+
+    def is_unsaved(self) -> bool:
+        return self.site.parts.trained == ["bob-0"] and self.site.daemon._claims.unsaved_users == 1
+
+    def deliver(self) -> None:
+        self.site.attempts.sick = {SICK_KEY}
+        self.site.attempts.may_fail.clear()
+        self.site.source.deliver(self._held)
+
+    def both_wait(self) -> bool:
+        """Return whether the edit and the copy were read before the partition is held."""
+        return self.site.source.positions()[SICK] == 2
+
+
+def test_a_copy_of_an_erasure_in_a_held_partition_waits_like_an_edit() -> None:
+    """It covers nothing. So the user's step would be begun, and put off, in each turn."""
+    twice = Twice()
+    site = twice.site
+    site.run(
+        (twice.is_unsaved, twice.deliver),
+        (twice.both_wait, site.attempts.may_fail.set),
+        (lambda: site.attempts.failed >= 10, site.heal),
+        (lambda: site.parts.trained == ["bob-0", "bob-1"], nothing),
+    )
+    assert len(twice.put_off) <= 2
+    assert site.daemon._claims._put_off == set(), "nobody is remembered for ever"
+    assert site.parts.applied_ids("bob") == ("bob-0", "bob-1")
+    assert site.source.final == {SOUND: 2, SICK: 2}
+
+
+def test_a_copy_of_an_erasure_in_a_held_partition_keeps_no_update_of_another_partition_from_being_stored() -> None:
+    twice = Twice()
+    site = twice.site
+
+    def let_time_pass() -> None:
+        site.parts.seconds += 1000
+
+    site.run(
+        (twice.is_unsaved, twice.deliver),
+        (twice.both_wait, site.attempts.may_fail.set),
+        (lambda: bool(twice.put_off) and site.attempts.failed >= 5, let_time_pass),
+        (lambda: site.source.committed()[SOUND] == 2, nothing),
+    )
+    assert site.parts.trained == ["bob-0"]
+
+
+def test_an_erasure_that_comes_after_a_copy_of_another_one_is_carried_out_though_the_partition_is_held() -> None:
+    twice = Twice()
+    site = twice.site
+    new = Polled(records(value("bob-again", "bob", type="erase"), user="bob", first=2))
+    site.run(
+        (twice.is_unsaved, twice.deliver),
+        (twice.both_wait, site.attempts.may_fail.set),
+        (lambda: bool(twice.put_off) and site.attempts.failed >= 5, lambda: site.source.deliver(new)),
+        (lambda: site.parts.store.states[twice.uid][0].applied[SOUND.partition.key] == 3, nothing),
+    )
+    assert site.parts.store.states[twice.uid][0].erased
 
 
 def test_suspects_of_a_held_partition_do_not_keep_the_suspects_of_others_waiting() -> None:

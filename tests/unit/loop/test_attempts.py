@@ -159,6 +159,32 @@ def test_a_partition_whose_attempts_cannot_be_read_waits_alone() -> None:
     assert parts.last.status.paused_partitions[Stage.STATE] == 1
 
 
+def test_the_attempts_of_a_partition_that_left_are_loaded_no_more() -> None:
+    left = tenure(1, 2)
+    loads: list[str] = []
+
+    class Sick(MemoryAttempts):
+        def load_attempts(self, partition: str) -> Attempts | None:
+            if partition == left.partition.key:
+                loads.append(partition)
+                raise RetriableError("Input/output error")
+            return super().load_attempts(partition)
+
+    parts = Deferring()
+    parts.attempts = Sick()
+    source, daemon = parts.live(Polled(begun=(tenure(), left)))
+    gone = when(lambda: Stage.STATE not in daemon.waiting_for, daemon.request_stop)
+
+    def leave() -> None:
+        assert Stage.STATE in daemon.waiting_for
+        source.deliver(Polled(ended=(left,)))
+        source.idle = gone
+
+    source.idle = when(lambda: len(loads) >= 3, leave)
+    daemon.run()
+    assert source.final == {tenure(): 0}
+
+
 def test_a_dead_letter_that_was_acknowledged_before_a_crash_has_no_copy() -> None:
     bad = tuple(records(b"{", first=offset)[0] for offset in (9, 10))
     site = Site((*THREE_USERS, *bad), guilty=["bob-1"])

@@ -1,11 +1,18 @@
 """States are stored and published whatever fails for now, and nothing is committed before."""
 
+import errno
+from pathlib import Path
+
 import pytest
 from structlog.testing import capture_logs
 
+from corlld.durable import StoreIdentity, UserState
 from corlld.errors import FatalError, RetriableError, StateUnreadable
+from corlld.state.store import LocalFolderStore
+from tests.support.bad_disk import refuse
 from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
 from tests.support.fakes import ScriptedSource
+from tests.support.states import released_state
 
 
 def test_what_failed_and_then_ended_otherwise_is_not_waited_for() -> None:
@@ -132,3 +139,32 @@ def test_publishing_can_be_off_while_learning_goes_on() -> None:
     parts = Parts(publishing={"enabled": False})
     parts.run(begun(*records(value("a"))))
     assert (parts.applied_ids(), parts.publisher.out) == (("a",), {})
+
+
+def test_i8_versions_of_an_erased_user_are_withdrawn_though_a_damaged_file_can_not_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = PSEUDONYMS.uid("ann")
+    store = LocalFolderStore(tmp_path)
+    store.open(StoreIdentity("f", "c", "g", "m", "r", "a"), must_exist=False)
+    token = store.save(uid, released_state(3, uid=uid, applied={}), "0")
+    store.save(uid, released_state(4, uid=uid, applied={}), token)
+    refuse(monkeypatch, [tmp_path / "users" / uid / f"{1:012d}.safetensors"], ["read_bytes", "unlink"], errno.EUCLEAN)
+    loads, load = list[str](), store.load
+
+    def counted(uid: str) -> tuple[UserState | None, str]:
+        loads.append(uid)
+        assert len(loads) < 10, "the tombstone can't be loaded"
+        return load(uid)
+
+    monkeypatch.setattr(store, "load", counted)
+    parts = Parts()
+    parts.store = store  # type: ignore[assignment]  # a real one
+    parts.publisher.out[uid] = [3, 4]
+    with capture_logs() as lines:
+        source = parts.run(begun(*records(value("e", type="erase"))))
+    assert uid not in parts.publisher.out
+    assert source.final == {T0: 1}
+    logged = [line["event"] for line in lines if line.get("uid") == uid]
+    assert "erased_file_left" in logged
+    assert "erased" not in logged, "not all of it is"

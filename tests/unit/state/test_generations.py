@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from corlld.state.generations import READ_ATTEMPTS, Generations
+from corlld.system.durable_files import remove_all
 
 
 @pytest.fixture
@@ -29,7 +30,8 @@ def test_the_highest_number_is_the_newest_and_other_files_are_none(generations: 
     (generations.folder / "99.safetensors").write_bytes(b"too few digits")
     (generations.folder / f"{99:012d}.safetensors.moved").write_bytes(b"set aside")
     assert generations.read_newest(Path.read_bytes) == (11, b"11")
-    generations.remove_before(11)
+    assert generations.before(11) == [generations.file(9), generations.file(10)]
+    remove_all(generations.before(11))
     assert not generations.file(9).exists()
     assert not generations.file(10).exists()
     assert generations.newest() == 11
@@ -42,7 +44,7 @@ def test_a_generation_that_goes_before_it_is_read_is_passed_over_for_the_newer_o
     def read(path: Path) -> bytes:
         if path == generations.file(1):
             write(generations, 2, 3)
-            generations.remove_before(2)
+            remove_all(generations.before(2))
         return path.read_bytes()
 
     assert generations.read_newest(read) == (3, b"3")

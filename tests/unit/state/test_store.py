@@ -15,6 +15,7 @@ from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, Re
 from corlld.state.folder_attempts import FolderAttempts
 from corlld.state.store import LocalFolderStore
 from corlld.system.durable_files import LEFT_OVER_AFTER_SECONDS
+from tests.support.bad_disk import refuse
 from tests.support.states import OTHER_UID, UID, released_state, same_state, tombstone
 
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
@@ -237,6 +238,17 @@ def test_left_overs_beside_store_json_and_of_positions_and_attempts_go_once_they
         kept.append(live)
     LocalFolderStore(tmp_path).open(IDENTITY, must_exist=True)
     assert sorted(tmp_path.rglob("*")) == sorted(kept), "and nothing else goes, however old"
+
+
+@pytest.mark.parametrize("name", ["", "positions", "attempts"])
+def test_a_folder_that_can_not_be_listed_does_not_stop_the_start_over_left_overs(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    FolderAttempts(tmp_path).save_attempts("edits/0", Attempts())
+    refuse(monkeypatch, [tmp_path / name], ["iterdir"])
+    opened = LocalFolderStore(tmp_path)
+    opened.open(IDENTITY, must_exist=True)
+    opened.save(UID, released_state(3), "0")
 
 
 def test_i8_a_tombstone_removes_what_kills_left_of_the_user(store: LocalFolderStore, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The checks of a folder. The rights are looked at without a write. A write is tried out, and leaves nothing behind."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from corlld.errors import ExitCode, FatalError
-from corlld.system.durable_files import LEFT_OVER_AFTER_SECONDS, PERSONAL, check_permission, check_writable
+from corlld.system.durable_files import LEFT_OVER_AFTER_SECONDS, PERSONAL, check_permission, check_writable, remove_all
+from tests.support.bad_disk import refuse
 
 PROBE, TEMPORARY = f".probe-{16 * '0'}", f".{16 * '0'}.tmp"
 
@@ -89,6 +91,23 @@ def test_a_left_over_that_can_not_be_removed_does_not_stop_the_start(
     monkeypatch.setattr(Path, "unlink", refuse)
     check_writable(tmp_path, PERSONAL)
     assert list(tmp_path.iterdir()) == [stays]
+
+
+def test_a_folder_that_can_be_written_and_not_listed_does_not_stop_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, [tmp_path], ["iterdir"], problem=errno.EACCES)
+    check_writable(tmp_path, PERSONAL)
+
+
+def test_of_files_that_are_removed_each_goes_that_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / name for name in "abc"]
+    for file in files:
+        file.write_bytes(b"")
+    refuse(monkeypatch, files[1:2], ["unlink"])
+    with pytest.raises(OSError, match="Input/output error"):
+        remove_all([*files, tmp_path / "not-there"])
+    assert list(tmp_path.iterdir()) == files[1:2]
 
 
 def test_the_age_is_judged_by_the_clock_that_dates_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

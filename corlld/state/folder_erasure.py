@@ -1,0 +1,84 @@
+"""Removes from a folder of states what an erasure must not leave, and finds what the disk would not let go.
+
+It knows files beside the newest state of a user, and not how that state is chosen.
+"""
+
+from pathlib import Path
+
+import structlog
+
+from corlld.adapters.tensor_file import read_beginning
+from corlld.durable import UserState
+from corlld.errors import StateUnreadable
+from corlld.state.damage import raise_unless_damage
+from corlld.state.generations import Generations
+from corlld.state.snapshot import decode_header
+from corlld.system.durable_files import fsync_folder, remove_all
+
+log = structlog.get_logger("corlld.state")
+
+
+class FolderErasure:
+    """What is personal beside the tombstone of one user. Its methods raise OSError.
+
+    Args:
+        uid: the user's pseudonym.
+        generations: the user's.
+        temporary: the folder with states that are being written, or that a kill left over: `<uid>-<random>`.
+        elsewhere: another file on the same disk.
+    """
+
+    def __init__(self, uid: str, generations: Generations, temporary: Path, elsewhere: Path) -> None:
+        self._uid = uid
+        self._generations = generations
+        self._temporary = temporary
+        self._elsewhere = elsewhere
+
+    def forget_before(self, number: int) -> None:
+        """Remove generations before the tombstone, and what a kill left over.
+
+        If a file can't be removed, its error is raised once all others are gone.
+        """
+        try:
+            remove_all(self._beside_tombstone(number))
+        finally:
+            fsync_folder(self._generations.folder)
+            fsync_folder(self._temporary)
+
+    def forget_what_can_be(self, number: int) -> None:
+        """Do as `forget_before`, but log a damaged file that can't be removed, and let it lie.
+
+        For a tombstone that is found: what the user had published must be withdrawn, whatever the disk refuses.
+        """
+        try:
+            self.forget_before(number)
+        except OSError as error:
+            raise_unless_damage(error, self._elsewhere)
+            log.error("erased_file_left", uid=self._uid, problem=error.strerror)
+
+    def left(self, state: UserState, number: int) -> list[Path]:
+        """Return the files that may hold what the user's last erasure should have removed.
+
+        After the user came back, such a file is known by its header. A file that can't be read may hold anything.
+
+        Args:
+            state: the newest state.
+            number: its generation.
+        """
+        if state.erased:
+            return self._beside_tombstone(number)
+        if not state.erased_through:
+            return []
+        return [file for file in self._generations.before(number) if not self._is_later(file, state.erased_through)]
+
+    def _beside_tombstone(self, number: int) -> list[Path]:
+        return [*self._generations.before(number), *sorted(self._temporary.glob(f"{self._uid}-*"))]
+
+    def _is_later(self, file: Path, erased_through: int) -> bool:
+        """Return whether the state in the file knows the erasure, or is gone by now."""
+        try:
+            return decode_header(read_beginning(file), self._uid).erased_through == erased_through
+        except FileNotFoundError:
+            return True
+        except (OSError, StateUnreadable):
+            return False
