@@ -58,6 +58,7 @@ def plot_persons(path: Path, control: Mapping[str, tuple[Figure, Figure]]) -> No
             if shown.low is not None and shown.high is not None:
                 axes.vlines(place + shift, shown.low, shown.high, color=colour)
             axes.plot([place + shift], [shown.value], "o", color=colour, label=label if place == 0 else None)
+    axes.set_xlim(-0.5, len(control) - 0.5)
     axes.set_xticks(range(len(control)), [name.replace(" + ", " +\n") for name in control], fontsize="small")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(ylabel="nats per token", title="Second halves: rise by adapters that have learnt from first halves (95 %)")
