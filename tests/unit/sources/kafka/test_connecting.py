@@ -196,6 +196,6 @@ def test_an_answer_that_is_misread_while_a_sample_is_read_is_a_sentence(monkeypa
     lookup = SimpleNamespace(wait_for_topic=lambda _: view, close=lambda: None)
     monkeypatch.setattr(whole_reads, "TopicLookup", lambda *_, **__: lookup)
     consumer = SimpleNamespace(end_offsets=misread, close=lambda **_: None)
-    monkeypatch.setattr(whole_reads, "connect", lambda *_: consumer)
+    monkeypatch.setattr(whole_reads, "connect", lambda *_, **__: consumer)
     with pytest.raises(ConfigurationError, match=r"kafka:9092: the broker's answer is not as .*leader_epoch"):
         list(newest_records(kafka_settings("kafka:9092", "edits"), 1, 1))
