@@ -13,6 +13,9 @@ BETAS = (0.03, 0.1, 0.3)
 BETA1S = (0.0, 0.5, 0.9)
 ANCHORS = (0.01, 0.03, 0.1)
 
+# Fixed here, so that a method stays what its name says if the daemon's defaults change.
+_PLAIN = {"margin": "tail", "imitation_weight": 0.0}
+
 _ONE_CALL = 2560  # tokens of a row: smaller rows would cost more time, and change nothing
 
 
@@ -20,8 +23,9 @@ _ONE_CALL = 2560  # tokens of a row: smaller rows would cost more time, and chan
 class Method:
     """A way to learn.
 
-    name: in results. tried: all settings that tuning tries. varied: names of the settings that differ among them. All
-    other settings are the daemon's defaults, except those that the method fixes.
+    name: in results. tried: all settings that tuning tries. varied: names of the settings that differ among them. The
+    margin is over whole tails without imitation, unless the method fixes something else. All other settings are the
+    daemon's defaults.
     """
 
     name: str
@@ -41,7 +45,7 @@ def described(method: Method, learning: LearningSettings) -> Mapping[str, float]
 
 
 def _tuned(name: str, feedback: Feedback, second: str, values: Sequence[float], **fixed: Any) -> Method:
-    tried = [settings(**fixed, lr=lr, **{second: value}) for lr, value in itertools.product(LRS, values)]
+    tried = [settings(**_PLAIN | fixed, lr=lr, **{second: value}) for lr, value in itertools.product(LRS, values)]
     return Method(name, feedback, tuple(tried), ("lr", second))
 
 

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
@@ -23,9 +24,11 @@ from corlld.simulation.studies.tastes.series import (
 TUNED, FINE_TUNING = "tuned", "fine-tuning"
 UNREHEARSED = "no rehearsal"
 # The default with one change each: the settings that most decide how soon margins saturate, and what is learnt then.
-CELLS: Mapping[str, Mapping[str, float]] = {
+CELLS: Mapping[str, Mapping[str, Any]] = {
     UNREHEARSED: {"rehearsal_weight": 0.0},
-    "imitation_weight 0.1": {"imitation_weight": 0.1},
+    "margin tail, imitation_weight 0": {"margin": "tail", "imitation_weight": 0.0},
+    "imitation_weight 0": {"imitation_weight": 0.0},
+    "steps_per_batch 4": {"steps_per_batch": 4},
     "acceptance_weight 0": {"acceptance_weight": 0.0},
     "epsilon 0.05": {"epsilon": 0.05},
     "beta 0.01": {"beta": 0.01},

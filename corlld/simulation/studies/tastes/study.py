@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from corlld.errors import ExitCode, FatalError
 from corlld.settings.sections import LearningSettings
@@ -50,7 +51,7 @@ FULL = Scale(edits=200, block=40, cell=80, tuning=24, held_out=12)
 QUICK = Scale(edits=8, block=4, cell=8, tuning=4, held_out=2)
 
 
-def corll(name: str, **changes: float) -> Method:
+def corll(name: str, **changes: Any) -> Method:
     """Return the daemon's rule with some of its defaults changed."""
     return Method(name, LearningSettings.model_validate(changes))
 

@@ -1,6 +1,6 @@
 """The methods that are compared."""
 
-from corlld.simulation.studies.language_world.methods import COMPARED, described
+from corlld.simulation.studies.language_world.methods import BOTH, COMPARED, described
 
 
 def test_every_method_has_as_many_settings_to_choose_from() -> None:
@@ -8,3 +8,11 @@ def test_every_method_has_as_many_settings_to_choose_from() -> None:
     for method in COMPARED:
         values = {tuple(described(method, tried).items()) for tried in method.tried}
         assert len(values) == len(method.tried)
+
+
+def test_no_two_methods_are_the_same_rule_whatever_the_daemons_defaults_are() -> None:
+    """The daemon's default imitates. A method that says nothing of imitation does not."""
+    tried = [(method.feedback, learning) for method in COMPARED for learning in method.tried]
+    assert all(tried.count(one) == 1 for one in tried)
+    assert {learning.imitation_weight for method in COMPARED if method != BOTH for learning in method.tried} == {0.0}
+    assert {learning.margin for _, learning in tried} == {"tail"}

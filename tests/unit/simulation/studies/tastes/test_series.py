@@ -2,8 +2,9 @@
 
 import pytest
 
+from corlld.settings.sections import LearningSettings
 from corlld.simulation.studies.contract import Row
-from corlld.simulation.studies.tastes.report import cell_differences
+from corlld.simulation.studies.tastes.report import CELLS, cell_differences
 from corlld.simulation.studies.tastes.series import DEFAULT, cell_rows, held_out_distances, late_ratios, running
 
 
@@ -52,3 +53,9 @@ def test_a_cell_is_compared_prompt_by_prompt_and_round_by_round() -> None:
 def test_a_running_mean_is_of_one_user_and_of_half_the_rounds_at_most() -> None:
     rounds = [row for row in ROWS if row["part"] == "long" and row["kind"] == "round"]
     assert running(rounds, "edit_ratio")[1, "ann"] == pytest.approx([0.04, 0.06, 0.10, 0.14])
+
+
+def test_every_cell_differs_from_the_default() -> None:
+    learnt = [LearningSettings.model_validate(changes) for changes in CELLS.values()]
+    assert LearningSettings() not in learnt
+    assert all(learnt.count(one) == 1 for one in learnt)
