@@ -183,8 +183,8 @@ class Announcer:
 
     def _rest(self, seconds: float) -> None:
         if self._closing.is_set():
-            # The event is set, so waiting for it would not pause. Only this thread sleeps, in its last tries.
-            time.sleep(FIRST_PAUSE_SECONDS)
+            # Only this thread sleeps, in its last tries.
+            time.sleep(FIRST_PAUSE_SECONDS)  # the event is set: waiting for it would not pause
         else:
             self._closing.wait(seconds)
 

@@ -327,7 +327,7 @@ def test_a_note_that_its_announcement_overtook_is_removed(world: World, stopped:
         until(lambda: world.announcer.pending == 0)
         return name
 
-    world.outbox.add = add_slowly  # type: ignore[method-assign]
+    world.outbox.add = add_slowly  # type: ignore[method-assign]  # the real one, held until it is overtaken
     world.publish(3)
     world.publisher.note_unannounced()
     assert world.outbox.added == 1

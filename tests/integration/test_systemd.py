@@ -71,7 +71,7 @@ def test_the_user_and_the_group_of_the_unit_are_made(tmp_path: Path) -> None:
 def machine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Machine]:
     """A machine where corlld was installed as the unit file says, with a model and six edits of two users."""
     if why := why_not():
-        pytest.skip(f"a systemd of its own {why}")
+        pytest.skip(f"a systemd of its own {why}")  # says what is missing, or what would run it
     folder = tmp_path_factory.mktemp("machine")
     wheel = build_wheel(folder)
     with Machine(folder) as machine:
