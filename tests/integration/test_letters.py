@@ -20,7 +20,7 @@ from tests.support.commands import SECRET, fails, set_topic
 from tests.support.daemon_process import Site, running
 from tests.support.edits import edit, erasure
 from tests.support.kafka.broker import KafkaCluster
-from tests.support.kafka.far_away import far_away
+from tests.support.kafka.relays import far_away
 from tests.support.kafka.topics import kafka_settings, unique
 from tests.support.waiting import wait_until
 

@@ -27,6 +27,7 @@ from tests.support.commands import SECRET, fails
 from tests.support.edits import edit, write_events
 from tests.support.kafka import impostors
 from tests.support.kafka.broker import KafkaBroker, Security, free_ports
+from tests.support.kafka.relays import hanging_up
 
 README = Path(__file__).parents[2] / "deploy" / "README.md"
 SECTION = "## When it does not start"
@@ -63,7 +64,7 @@ class Case:
     other: str = ""
 
     def __str__(self) -> str:
-        return f"{self.wrong}, {self.kafka.get('security_protocol', 'PLAINTEXT')}"
+        return f"{self.wrong}, {self.kafka.get('security_protocol', 'PLAINTEXT')}, {self.place}"
 
 
 CASES = [
@@ -90,6 +91,7 @@ CASES = [
     Case("SASL is set, and the listener has none", "PLAINTEXT", SASL),
     Case("the mechanism is another one", "SASL", SASL | {"sasl_mechanism": "SCRAM-SHA-512"}),
     Case("the password is wrong", "SASL", SASL | {"sasl_plain_password": WRONG_PASSWORD}),
+    Case("the password is wrong", "hanging up", SASL | {"sasl_plain_password": WRONG_PASSWORD}),
     Case("the advertised name does not resolve", "TO_NO_HOST", other="no host"),
     Case("nobody listens at the advertised address", "TO_NOBODY", other="nobody"),
     Case("a firewall is before the advertised address", "TO_SWALLOWING", other="swallowing"),
@@ -156,6 +158,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
         opened.callback(alone.stop)
         alone.start()
         alone.create_topic(TOPIC, 1)
+        addresses["hanging up"] = opened.enter_context(hanging_up(addresses["SASL"]))
         yield Places(addresses | {"ALONE": alone.bootstrap}, folder / "ca.pem")
 
 

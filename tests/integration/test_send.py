@@ -20,7 +20,7 @@ from corlld.cli import main
 from tests.support.commands import fails, set_topic
 from tests.support.edits import edit, lines
 from tests.support.kafka.broker import KafkaBroker, KafkaCluster
-from tests.support.kafka.far_away import far_away
+from tests.support.kafka.relays import far_away
 from tests.support.kafka.topics import unique
 from tests.support.waiting import wait_until
 

@@ -20,6 +20,7 @@ from corlld.sources.kafka.diagnosis import Diagnosis
 from corlld.sources.kafka.features import answers_understood
 from corlld.sources.kafka.options import LOOKUP_SECONDS
 from corlld.sources.kafka.refusals import explain_refusal
+from corlld.sources.kafka.transports import net_client
 
 FIRST_TRY_SECONDS = 2.0  # each try is twice as long as the one before, so that a slow network is reached too
 OVERRUN_SECONDS = 0.5  # a try may take so much longer than kafka-python was asked to
@@ -149,7 +150,7 @@ class _Attempt:
 
     def _make_net(self, **config: Any) -> KafkaNetClient:
         setup_ms = round(self._setup_seconds * 1000)
-        self._nets.append(KafkaNetClient(**config, socket_connection_setup_timeout_ms=setup_ms))
+        self._nets.append(net_client(**config, socket_connection_setup_timeout_ms=setup_ms))
         return self._nets[-1]
 
     def _threads(self) -> set[int | None]:
