@@ -110,7 +110,7 @@ class ObjectStore:
                 self._check_present()
                 return None, NO_STATE
             state, e_tag = found
-            if state.erased:
+            if state.erased and self._opened:
                 self._objects.remove(_previous_key(uid))  # a kill may have come before it was removed
         return state, e_tag
 
@@ -171,8 +171,17 @@ class ObjectStore:
             return self._objects.modified_at(_state_key(uid))
 
     def left_of_erased(self, state: UserState, token: str) -> list[str]:
-        """Return nothing: `load` returns no tombstone before it has removed what was there before."""
-        return []
+        """Return the generation before a tombstone, if a kill came before it was removed. Raises RetriableError.
+
+        Args:
+            state: the user's newest state. Only a tombstone can have something left beside it: whoever loads one to
+                save another state over it removes that first.
+            token: not looked at.
+        """
+        key = _previous_key(state.uid)
+        with self._objects.retriable():
+            left = state.erased and self._objects.e_tag(key) is not None
+        return [f"{self._objects.url}/{key}"] if left else []
 
     def uids(self) -> Iterator[str]:
         """See the protocol."""

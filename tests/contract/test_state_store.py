@@ -225,7 +225,9 @@ def test_i8_beside_a_tombstone_no_generation_is_left(backend: Backend, store: St
     assert not any(b"event-one" in data for name, data in backend.stored().items() if UID in name)
 
 
-def test_i8_what_a_kill_left_beside_a_tombstone_goes_with_the_next_load(backend: Backend, store: Store) -> None:
+@pytest.fixture
+def left_by_a_kill(backend: Backend, store: Store) -> set[str]:
+    """The names of what a kill left beside the tombstone of the user."""
     token = store.save(UID, released_state(2), "0")
     token = store.save(UID, released_state(3), token)
     before = {name: data for name, data in backend.stored().items() if UID in name}
@@ -234,8 +236,25 @@ def test_i8_what_a_kill_left_beside_a_tombstone_goes_with_the_next_load(backend:
     assert removed
     for name in removed:
         backend.overwrite(name, before[name])
-    store.load(UID)
+    return removed
+
+
+def test_i8_what_a_kill_left_beside_a_tombstone_goes_with_the_next_load(
+    backend: Backend, store: Store, left_by_a_kill: set[str]
+) -> None:
+    _, token = store.load(UID)
     assert len(state_files(backend)) == 1
+    assert store.left_of_erased(tombstone(3), token) == []
+
+
+def test_i8_who_only_reads_is_told_what_a_kill_left_and_removes_nothing(
+    backend: Backend, left_by_a_kill: set[str]
+) -> None:
+    reader, before = backend.connect(), backend.stored()
+    _, token = reader.load(UID)
+    left = reader.left_of_erased(tombstone(3), token)
+    assert {Path(file).name for file in left} == {Path(name).name for name in left_by_a_kill}
+    assert backend.stored() == before
 
 
 def test_a_user_comes_back_after_an_erasure(store: Store) -> None:
