@@ -16,7 +16,7 @@ from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.experiment.arms import Arms
 from corlld.learning.model.files import check_model_name
-from corlld.learning.passages import passages
+from corlld.learning.passages import check_passages
 from corlld.loop.daemon import Daemon
 from corlld.loop.poison import NewestRecords
 from corlld.observer import Observer, Observers
@@ -235,7 +235,7 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
 def _build(settings: Settings, the_input: Input, observer: Observer, opened: ExitStack) -> Daemon:
     deadline = time.monotonic() + settings.operations.startup_timeout_seconds
     observer.starting(Stage.INPUT)
-    passages(settings.learning)  # a file that can't be used is reported before the wait for input and model
+    check_passages(settings.learning)  # a file that can't be used is reported before the wait for input and model
     check_model_name(settings.model)
     names = pseudonyms(settings)
     store = build_store(settings)

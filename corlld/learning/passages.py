@@ -19,6 +19,16 @@ def passages(learning: LearningSettings) -> tuple[str, ...]:
     return read_passages(learning.rehearsal_path or PLAIN_ENGLISH) if learning.rehearsal_weight else ()
 
 
+def check_passages(learning: LearningSettings) -> None:
+    """Read the file that the settings name, if they name one. An arm may rehearse it where `learning` does not.
+
+    Raises:
+        ConfigurationError: see `read_passages`.
+    """
+    if learning.rehearsal_path is not None:
+        read_passages(learning.rehearsal_path)
+
+
 def read_passages(path: Path) -> tuple[str, ...]:
     """Return a file's passages. Empty lines divide them; line breaks inside a passage become spaces.
 

@@ -1,5 +1,6 @@
 """Refused starts: each mistake is one clear sentence and its exit code, never a traceback."""
 
+import json
 import socket
 import time
 from pathlib import Path
@@ -90,11 +91,15 @@ def test_wrong_passages_are_said_before_anything_is_learnt(
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize("rehearsing", ["[learning]", "an arm"])
 def test_passages_that_can_not_be_read_are_said_before_the_model_is_looked_at(
-    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, rehearsing: str
 ) -> None:
     monkeypatch.setenv("CORLLD_MODEL__NAME", str(site / "no-model"))
-    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0.1")
+    monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_WEIGHT", "0.1" if rehearsing == "[learning]" else "0")
+    if rehearsing == "an arm":
+        arm = {"name": "rehearsing", "share": 0.5, "learning": {"rehearsal_weight": 0.1}}
+        monkeypatch.setenv("CORLLD_EXPERIMENT__ARMS", json.dumps([arm]))
     monkeypatch.setenv("CORLLD_LEARNING__REHEARSAL_PATH", str(site / "none.txt"))
     assert main([command]) == 78
     output = capsys.readouterr()
