@@ -48,8 +48,7 @@ def configure_logging(level: LogLevel, format: LogFormat, stream: TextIO | None 
         format: `auto` is `console` if the stream is a terminal, else `json`.
         stream: standard error by default.
     """
-    stream = stream or sys.stderr
-    terminal = stream.isatty()
+    terminal = (stream or sys.stderr).isatty()
     console = format == "console" or (format == "auto" and terminal)
     renderer: structlog.typing.Processor
     if console:
@@ -210,7 +209,18 @@ class _RoutedLogger(logging.Logger):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
+    """Writes entries. stream: None for whatever is standard error then: a progress bar keeps its line by that."""
+
     problem: str | None = None  # the reason why the stream can't be written
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__(stream)
+        self._follows = stream is None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._follows and self.stream is not sys.stderr:
+            self.stream = sys.stderr
+        super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Log that an entry can't be rendered, without its arguments: logging's own handler would print them."""

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import structlog
+from rich.console import Console
 
 from corlld.errors import FatalError, InvalidEvent, InvalidReason
 from corlld.operations.logs import LogLevel, configure_logging, describe_exception, log_uncaught_errors
 from corlld.records import EditEvent
+from corlld.system.progress import shown
 
 CANARY = "c4n4ry"
 EVENT = EditEvent("e1", CANARY, datetime(2026, 3, 1, tzinfo=UTC), CANARY, None, CANARY, CANARY)
@@ -275,3 +277,14 @@ def test_an_interrupt_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert stream.getvalue() == ""
     assert "KeyboardInterrupt" in capsys.readouterr().err
+
+
+def test_entries_beside_a_progress_bar_have_lines_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    configure_logging("info", "json")
+    with shown(Console(file=terminal, force_terminal=True, width=60), "reaching the input"):
+        structlog.get_logger("corlld").info("kafka_not_reached")
+    [entry] = [line for line in terminal.getvalue().splitlines() if "kafka_not_reached" in line]
+    before, _, _ = entry.partition("{")
+    assert "reaching" not in before.rpartition("\x1b[2K")[2], "the bar is wiped away before the entry"
