@@ -243,7 +243,8 @@ class Check:
         self._store.open(identity, must_exist=self._source.has_commits())
         users = sum(1 for _ in self._store.uids())
         self._has_users = users > 0
-        return f"{place} belongs to these settings; it holds {counted(users, 'user')}"
+        found = f"{place} belongs to these settings; it holds {counted(users, 'user')}"
+        return "\n".join(filter(None, [found, self._store.out_of_reach()]))
 
     def _check_adapters(self) -> str:
         if not self._settings.publishing.enabled:

@@ -11,6 +11,7 @@ Each write carries a random id, by which the object client recognises the own wr
 """
 
 import contextlib
+import itertools
 import json
 import re
 import secrets
@@ -46,6 +47,7 @@ from corlld.system.object_client import ObjectClient, StoredObject
 
 HEADER_GUESS_BYTES = 65_536  # most headers are whole within the first read; thousands of event ids need a second one
 READ_ATTEMPTS = 10
+_STATES_ASKED = 10  # whether they have versions
 TORN_PAUSE_SECONDS = 0.2  # a server has written an object by then, or shows more of it
 
 _POSITION = re.compile(r"positions/([0-9a-f]+)\.json")
@@ -182,6 +184,18 @@ class ObjectStore:
         with self._objects.retriable():
             left = state.erased and self._objects.e_tag(key) is not None
         return [f"{self._objects.url}/{key}"] if left else []
+
+    def out_of_reach(self) -> str | None:
+        """Return a sentence on what an erasure does not reach; None if it reaches all. Raises UnavailableError."""
+        with self._objects.needed("can't be reached"):
+            # Objects of before versioning have no version, and are none either.
+            some = [IDENTITY_NAME, *map(_state_key, itertools.islice(self._uids(), _STATES_ASKED))]
+            if all(self._objects.version(key) is None for key in some):
+                return None
+        return (
+            "the bucket keeps old versions of objects, or did: an erasure does not reach them. Turn versioning off, or "
+            "have a lifecycle rule delete noncurrent versions soon"
+        )
 
     def uids(self) -> Iterator[str]:
         """See the protocol."""

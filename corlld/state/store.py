@@ -220,6 +220,10 @@ class LocalFolderStore:
         with retriable(self._path):
             return [str(file) for file in self._erasure(state.uid).left(state, int(token))]
 
+    def out_of_reach(self) -> str | None:
+        """Return None: an erasure reaches every file of a store, but for those that `left_of_erased` names."""
+        return None
+
     def uids(self) -> Iterator[str]:
         """See the protocol. In order. A user whose folder can't be listed is yielded: only `load` and `head` fail."""
         self._check_mounted()

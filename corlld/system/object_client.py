@@ -93,6 +93,13 @@ class ObjectClient:
         except FileNotFoundError:
             return None
 
+    def version(self, key: str) -> str | None:
+        """Return the id of the object's version. None if the bucket never kept old versions, or there is no object."""
+        try:
+            return obstore.head(self._s3, key)["version"]
+        except FileNotFoundError:
+            return None
+
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the key of every object in the folder `prefix`."""
         for chunk in obstore.list(self._s3, prefix=prefix):

@@ -13,7 +13,7 @@ from corlld.errors import ConfigurationError, ExitCode, LostSwap, RetriableError
 from corlld.state.object_store import ObjectStore
 from corlld.state.snapshot import decode, encode
 from corlld.system.object_client import ObjectClient, StoredObject
-from tests.support.s3 import Bucket, fail_the_next_put
+from tests.support.s3 import Bucket, fail_the_next_put, keep_versions
 from tests.support.states import UID, released_state, same_state, tombstone
 
 IDENTITY = StoreIdentity("fingerprint", "cluster", "group", "model", "revision", "shape")
@@ -246,6 +246,19 @@ def test_a_state_that_changes_with_every_read_is_never_said_to_be_torn(
 def test_another_kind_of_url_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"state\.url: only s3://"):
         ObjectStore("ftp://host/path")
+
+
+@pytest.mark.parametrize("status", ["Enabled", "Suspended"])
+def test_i8_a_bucket_that_keeps_old_versions_is_beyond_an_erasure(
+    store: ObjectStore, bucket: Bucket, status: str
+) -> None:
+    token = store.save(UID, released_state(3), "0")
+    keep_versions(bucket, "Enabled")
+    assert store.out_of_reach() is None
+    store.save(UID, released_state(4), token)
+    if status == "Suspended":  # the versions from before stay
+        keep_versions(bucket, "Suspended")
+    assert "an erasure does not reach them" in (store.out_of_reach() or "")
 
 
 def test_i8_a_tombstone_has_nothing_before_it(store: ObjectStore, bucket: Bucket) -> None:

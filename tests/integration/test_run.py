@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from tests.support.commands import SECRET, fails
 from tests.support.daemon_process import http_get
 from tests.support.edits import append_events, edit, erasure, write_events
 from tests.support.newer_format import NEWER
-from tests.support.s3 import new_bucket_name, s3_server
+from tests.support.s3 import Bucket, keep_versions, new_bucket_name, s3_server
 from tests.support.waiting import wait_until
 
 
@@ -258,3 +259,19 @@ def test_states_can_live_in_a_bucket(
         capsys.readouterr()
         assert main(["state", "show", "ann", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["statistics"]["pairs_applied"] == 4
+
+
+def test_i8_check_says_that_a_bucket_keeps_what_an_erasure_should_remove(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with s3_server():
+        bucket = Bucket(new_bucket_name())
+        keep_versions(bucket, "Enabled")
+        monkeypatch.setenv("CORLLD_STATE__URL", bucket.url)
+        monkeypatch.setenv("CORLLD_DEAD_LETTERS__PATH", str(site / "dead-letters.jsonl"))
+        assert main(["run"]) == 0
+        capsys.readouterr()
+        assert main(["check"]) == 0
+        assert re.search(
+            r"^ok +state store .*2 users\n +.*an erasure does not reach", capsys.readouterr().out, re.MULTILINE
+        )

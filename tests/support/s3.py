@@ -4,7 +4,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import boto3
@@ -58,6 +58,13 @@ def new_bucket_name() -> str:
     name = f"b{uuid.uuid4().hex[:16]}"
     boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT"], region_name="us-east-1").create_bucket(Bucket=name)
     return name
+
+
+def keep_versions(bucket: Bucket, status: Literal["Enabled", "Suspended"]) -> None:
+    """Have the server keep what objects held before from now on, or no longer."""
+    name = bucket.url.split("/")[2]
+    s3 = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT"], region_name="us-east-1")
+    s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": status})
 
 
 def fail_the_next_put(

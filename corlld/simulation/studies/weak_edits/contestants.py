@@ -8,8 +8,8 @@ from corlld.simulation.studies.weak_edits.feedback import Condition
 
 # Fixed here, so that a rule stays what its name says if the daemon's defaults change.
 _PLAIN = {"margin": "tail", "anchor": 0.0, "imitation_weight": 0.0, "imitation_tokens": "tail", "lr": 1e-3}
-# The default, half of it and twice as much.
-LEARNING_RATES = (5e-4, 1e-3, 2e-3)
+# The default, half of it, and twice and four times as much.
+LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 
 
 @dataclass(frozen=True, slots=True)
