@@ -38,7 +38,7 @@ KAFKA = KafkaSettings()
         f"does so within {WORDS[int(announcer.LOOK_SECONDS / 60)]} minute",
         f"A stop waits at most {announcer.CLOSE_SECONDS:g} seconds for the topic, and {source.CLOSE_SECONDS:g} for a "
         "last commit",
-        f"again at every third such user, and after {LOOK_AGAIN_SECONDS / 60:g} minutes",
+        f"again at every third user that it would set aside, and after {LOOK_AGAIN_SECONDS / 60:g} minutes",
         f"stand still for {WORDS[int(STANDSTILL_SECONDS / 60)]} minute, the",
     ],
 )
