@@ -131,7 +131,7 @@ def stdout_console(*, soft_wrap: bool = False) -> Console:
 
 def stderr_console() -> Console:
     """Return a console on standard error, for progress."""
-    return Console(stderr=True)
+    return Console(stderr=True, soft_wrap=True)  # lines of the log that a live display prints stay whole
 
 
 def read_user(user: str) -> str:

@@ -296,9 +296,11 @@ class AttemptJournal:
             return
 
         def saved(durable: bool) -> None:
+            if tenure not in self._notes:
+                return
             if durable:
                 then()
-            elif tenure in self._notes:
+            else:
                 self._saves.save(tenure.partition, saved)  # with the next try
 
         self._saves.save(tenure.partition, saved)

@@ -70,10 +70,12 @@ class Batcher:
         """Return whether an erasure of the user waits."""
         return uid in self._with_erasure
 
-    def users_of(self, tenures: Collection[Tenure]) -> Iterator[str]:
-        """Yield the users of whom an arrival of these tenures waits."""
-        for uid, queue in self._queues.items() if tenures else ():
-            if any(arrival.record.tenure in tenures for arrival in queue):
+    def users_held(self) -> Iterator[str]:
+        """Yield the users of whom an arrival waits that is held."""
+        # Numbers, since this looks at all that waits in each turn of the loop: a tenure takes long to hash.
+        held = {tenure.number for tenure in self.held if self._events_of[tenure]}
+        for uid, queue in self._queues.items() if held else ():
+            if any(arrival.record.tenure.number in held for arrival in queue):
                 yield uid
 
     def add(self, arrival: Arrival) -> None:

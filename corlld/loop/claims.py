@@ -192,8 +192,7 @@ class Claims:
         """Return users who may not train now. An erasure is not held: it covers what waits before it, untried."""
         if not self._batcher.held:
             self._put_off.clear()
-        users = self._batcher.users_of(self._batcher.held)
-        return {uid for uid in users if not self._erases(uid)}
+        return {uid for uid in self._batcher.users_held() if not self._erases(uid)}
 
     def _erases(self, uid: str) -> bool:
         """Return whether an erasure of the user waits that covers what waits before it, and the unsaved updates."""

@@ -68,7 +68,7 @@ def configure_logging(level: LogLevel, format: LogFormat, stream: TextIO | None 
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = _Handler(stream)
+    handler = _Handler(stream or sys.stderr, follows=stream is None)
     handler.setFormatter(
         ProcessorFormatter(foreign_pre_chain=common, processors=[ProcessorFormatter.remove_processors_meta, renderer])
     )
@@ -209,17 +209,23 @@ class _RoutedLogger(logging.Logger):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes entries. stream: None for whatever is standard error then: a progress bar keeps its line by that."""
+    """Writes entries.
+
+    Args:
+        stream: where they are written.
+        follows: they are written to whatever is standard error at that time. A live display stands in
+            for it, and wipes its own line first.
+    """
 
     problem: str | None = None  # the reason why the stream can't be written
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, stream: TextIO, *, follows: bool) -> None:
         super().__init__(stream)
-        self._follows = stream is None
+        self._follows = follows
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._follows and self.stream is not sys.stderr:
-            self.stream = sys.stderr
+        if self._follows and sys.stderr is not None and self.stream is not sys.stderr:
+            self.stream, self.problem = sys.stderr, None
         super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802

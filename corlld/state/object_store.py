@@ -176,8 +176,8 @@ class ObjectStore:
         """Return the generation before a tombstone, if a kill came before it was removed. Raises RetriableError.
 
         Args:
-            state: the user's newest state. Only a tombstone can have something left beside it: whoever loads one to
-                save another state over it removes that first.
+            state: the user's newest state. Only a tombstone can have something left beside it: a save over a tombstone
+                makes the tombstone itself the generation before.
             token: not looked at.
         """
         key = _previous_key(state.uid)

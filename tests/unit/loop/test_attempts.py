@@ -6,12 +6,16 @@ at the offset that was committed last, with the stores as they were left.
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from corlld.durable import Attempts
 from corlld.errors import AttemptsUnreadable, InvalidReason, RetriableError
+from corlld.loop.attempts import AttemptJournal
+from corlld.loop.jobs import Jobs
 from corlld.loop.partition_notes import MARK_RECORDS
+from corlld.observer import Observer
 from corlld.records import Polled, Stage, TrainingBatch
 from tests.support.crashing import KEY, MAX_CRASHES, USERS, Crash, Site, edits
 from tests.support.daemon_parts import PSEUDONYMS, Parts, begun, records, value
@@ -183,6 +187,23 @@ def test_the_attempts_of_a_partition_that_left_are_loaded_no_more() -> None:
     source.idle = when(lambda: len(loads) >= 3, leave)
     daemon.run()
     assert source.final == {tenure(): 0}
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_waits_for_a_note_is_done_unless_the_tenure_ends_while_it_is_saved(ends: bool) -> None:
+    jobs, done = Jobs(0.01, lambda: 0.0, Observer()), list[str]()
+    with ThreadPoolExecutor(1) as pool:
+        journal = AttemptJournal(MemoryAttempts(), jobs, pool, MAX_CRASHES)
+        journal.begin(tenure(), lambda *_: None)
+        jobs.handle_completions(wait_seconds=10)
+        journal.note_pause(tenure(), paused=True)
+        journal.when_durable(tenure(), lambda: done.append("done"))
+        jobs.handle_completions(wait_seconds=10)  # of the save that began before; the next one is under way
+        assert (done, journal.saving) == ([], True)
+        if ends:
+            journal.end(tenure())
+        jobs.handle_completions(wait_seconds=10)
+    assert done == ([] if ends else ["done"])
 
 
 def test_a_dead_letter_that_was_acknowledged_before_a_crash_has_no_copy() -> None:

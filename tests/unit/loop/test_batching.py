@@ -179,7 +179,7 @@ def test_held_events_take_no_room_up_to_the_limit_of_the_buffer_and_count_above_
     assert b.full
     b.held = [held]
     assert (b.full, b.has_room) == (False, True)
-    assert list(b.users_of(b.held)) == ["held"]
+    assert list(b.users_held()) == ["held"]
     b.add(arrival(3, uid="held", of=held))
     b.add(arrival(0))
     assert not b.full

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import structlog
-from rich.console import Console
 
+from corlld.commands.shared import stderr_console
 from corlld.errors import FatalError, InvalidEvent, InvalidReason
-from corlld.operations.logs import LogLevel, configure_logging, describe_exception, log_uncaught_errors
+from corlld.operations.logs import LogLevel, configure_logging, describe_exception, log_problem, log_uncaught_errors
 from corlld.records import EditEvent
 from corlld.system.progress import shown
 
@@ -279,12 +279,35 @@ def test_an_interrupt_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "KeyboardInterrupt" in capsys.readouterr().err
 
 
-def test_entries_beside_a_progress_bar_have_lines_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Make standard error a terminal. Not in a fixture: pytest sets standard error anew when the test begins."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    return terminal
+
+
+def test_entries_beside_a_progress_bar_have_whole_lines_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
     configure_logging("info", "json")
-    with shown(Console(file=terminal, force_terminal=True, width=60), "reaching the input"):
-        structlog.get_logger("corlld").info("kafka_not_reached")
+    with shown(stderr_console(), "reaching the input"):
+        structlog.get_logger("corlld").info("kafka_not_reached", problem="word " * 40)
     [entry] = [line for line in terminal.getvalue().splitlines() if "kafka_not_reached" in line]
-    before, _, _ = entry.partition("{")
+    before, brace, entry = entry.partition("{")
     assert "reaching" not in before.rpartition("\x1b[2K")[2], "the bar is wiped away before the entry"
+    assert json.loads(brace + entry)["event"] == "kafka_not_reached"
+
+
+def test_a_display_that_could_not_be_written_is_forgotten_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    configure_logging("info", "json")
+    closed = Terminal()
+    closed.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", closed)
+        structlog.get_logger("corlld").info("one")
+        assert log_problem() == "the log can't be written: it is closed"
+        patched.setattr(sys, "stderr", None)
+        structlog.get_logger("corlld").info("nobody reads this")
+    structlog.get_logger("corlld").info("two")
+    assert log_problem() is None
+    assert "two" in terminal.getvalue()
