@@ -11,9 +11,10 @@ from typing import Any
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
-from kafka.net.transport import KafkaTCPTransport
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
-Received = tuple[bytes, Exception | None]
+# Named here, so that a kafka-python without these parts is refused when it is imported.
+_PARTS = (KafkaTCPTransport._sock_recv, KafkaSSLTransport._sock_recv, KafkaConnectionManager._build_transport)
 
 
 def net_client(**config: Any) -> KafkaNetClient:
@@ -28,11 +29,25 @@ async def _build_transport(
     build: Callable[..., Awaitable[KafkaTCPTransport]], *args: Any, **options: Any
 ) -> KafkaTCPTransport:
     transport = await build(*args, **options)
-    transport._sock_recv = partial(_data_first, transport._sock_recv)
+    transport._sock_recv = _Receiver(transport)
     return transport
 
 
-def _data_first(receive: Callable[[], Received]) -> Received:
-    """Receive. An error that comes with data is left out: the next receive meets it again."""
-    data, error = receive()
-    return data, None if data else error
+class _Receiver:
+    """Receives for a transport: first what came together with the end of the connection, and then the end."""
+
+    def __init__(self, transport: KafkaTCPTransport) -> None:
+        self._transport = transport
+        self._receive = transport._sock_recv
+        self._end: Exception | None = None
+
+    def __call__(self) -> tuple[bytes, Exception | None]:
+        if self._end is not None:
+            return b"", self._end
+        data, end = self._receive()
+        if not data or end is None:
+            return data, end
+        self._end = end
+        # After a last TLS record the socket may never become readable again. This comes behind all that `data` wakes.
+        self._transport._net.call_later(0, lambda: self._transport.abort(error=end))
+        return data, None
