@@ -7,11 +7,13 @@ The journal of attempts is not copied: it belongs to a group's offsets at one ti
 not committed there may be copies, and crashes are counted anew.
 """
 
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 
 from corlld.commands.out_of_reach import OutOfReach
@@ -49,6 +51,8 @@ class CopiedStore(Protocol):
     def identity(self) -> StoreIdentity | None: ...
 
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
+
+    def load_header(self, uid: str) -> UserState | None: ...
 
     def check_readable(self, uid: str) -> None: ...
 
@@ -177,7 +181,7 @@ def _copy(
         return Copied.UNREADABLE
     if state is None:
         return Copied.UNREADABLE  # it went away meanwhile: a store never removes a user
-    save = destination.save
+    save: Callable[[str, UserState, str], str] = destination.save
     try:
         there, token = _load_there(destination, uid)
         is_same = there is not None and same_state(state, there)
@@ -185,7 +189,10 @@ def _copy(
         if not replace_others:
             return Copied.UNREADABLE_THERE
         there, token = _readable_there(destination, uid)
-        save, is_same = destination.restore, False
+        save, is_same = partial(_restore_over, destination), False
+        header = _header_there(destination, uid)
+        if header is not None and _erased_since(state, header, hashed):
+            return Copied.ERASED_THERE
     if there is not None and not is_same:
         if _erased_since(state, there, hashed):
             return Copied.ERASED_THERE
@@ -211,14 +218,34 @@ def _load_there(destination: CopiedStore, uid: str) -> tuple[UserState | None, s
 
 
 def _readable_there(destination: CopiedStore, uid: str) -> tuple[UserState | None, str]:
-    """Return what can still be read of a user whose newest state can't, and that state's token.
-
-    An erasure that only the unreadable state knew is not seen then.
-    """
+    """Return what can still be read of a user whose newest state can't, and that state's token."""
     try:
         return destination.previous(uid)
     except StateUnreadable:
         return None, destination.newest_token(uid)
+
+
+def _header_there(destination: CopiedStore, uid: str) -> UserState | None:
+    """Return the header of a state that can't be read; None if it can't be read either.
+
+    No checksum covers it alone. So it can only keep a state from being copied: an erasure that it shows counts.
+    """
+    try:
+        return destination.load_header(uid)
+    except (StateUnreadable, RetriableError):
+        return None
+
+
+def _restore_over(destination: CopiedStore, uid: str, state: UserState, token: str) -> str:
+    """Store a state over one that can't be read. Returns the new token.
+
+    Raises RetriableError if the state there can be read by now: an error of the disk may pass, and the state may show
+    an erasure that nothing else shows.
+    """
+    with contextlib.suppress(StateUnreadable):
+        _load_there(destination, uid)
+        raise RetriableError("the state there can be read again, and stays: import once more")
+    return destination.restore(uid, state, token)
 
 
 def _forget_erased(

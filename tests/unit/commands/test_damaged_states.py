@@ -1,8 +1,10 @@
 """A state where the disk answers with an error for ever is repaired as a torn one is, and destroys nothing readable."""
 
 import errno
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -128,6 +130,74 @@ def test_a_user_both_of_whose_generations_are_damaged_is_hopeless_and_an_import_
         counts, _ = copy_states(backup, store, [UID], advance(), replace_others=others, hashed=None)
         assert counts == {outcome: 1}
     assert_loads(store, state(7))
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> LocalFolderStore:
+    """A copy of a user's state, from before any erasure."""
+    backup = LocalFolderStore(tmp_path / "backup")
+    backup.open(IDENTITY, must_exist=False)
+    backup.save(UID, state(4), "0")
+    return backup
+
+
+def imported(backup: LocalFolderStore, store: LocalFolderStore) -> Copied:
+    """Import the user with --replace. Return what became of the state."""
+    counts, _ = copy_states(backup, store, [UID], advance(), replace_others=True, hashed=None)
+    [outcome] = counts
+    return outcome
+
+
+def fail_at_first(monkeypatch: pytest.MonkeyPatch, file: Path, times: int, name: str) -> None:
+    """Have the disk refuse this file in the first calls, as many as `times`."""
+    call, failures = getattr(Path, name), iter(range(times))
+
+    def failing(path: Path, *arguments: Any, **keywords: Any) -> Any:
+        if path == file and next(failures, None) is not None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return call(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, name, failing)
+
+
+@pytest.mark.parametrize("header_can_be_read", [False, True])
+@pytest.mark.parametrize("came_back_since", [False, True])
+def test_an_import_brings_nobody_back_though_the_disk_refuses_a_tombstone_or_what_came_after_it_for_a_while(
+    store: LocalFolderStore,
+    backup: LocalFolderStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    header_can_be_read: bool,
+    came_back_since: bool,
+) -> None:
+    newest, token = ERASED, store.save(UID, ERASED, "2")
+    if came_back_since:
+        newest, token = came_back(5), store.restore(UID, came_back(5), token)
+    file = generation(tmp_path, int(token))
+    assert list(file.parent.iterdir()) == [file]
+    with monkeypatch.context() as patch:
+        fail_at_first(patch, file, 2, "read_bytes")
+        if header_can_be_read:
+            assert imported(backup, store) is Copied.ERASED_THERE
+        else:
+            fail_at_first(patch, file, 1, "open")
+            with pytest.raises(RetriableError, match="can be read again, and stays"):
+                imported(backup, store)
+    assert_loads(store, newest)
+    assert imported(backup, store) is Copied.ERASED_THERE
+
+
+def test_an_import_brings_nobody_back_over_a_torn_tombstone_whose_header_can_be_read(
+    store: LocalFolderStore, backup: LocalFolderStore, tmp_path: Path
+) -> None:
+    file = generation(tmp_path, int(store.save(UID, ERASED, "2")))
+    torn = file.read_bytes() + b"torn"
+    file.write_bytes(torn)
+    assert imported(backup, store) is Copied.ERASED_THERE
+    assert file.read_bytes() == torn
+    backup.save(UID, ERASED, "1")
+    assert imported(backup, store) is Copied.COPIED, "the backup knows the erasure"
+    assert_loads(store, ERASED)
 
 
 def test_a_damaged_file_that_can_not_be_removed_either_stays_and_the_repaired_user_goes_on(
