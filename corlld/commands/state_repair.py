@@ -25,6 +25,10 @@ from corlld.system.plurals import counted
 from corlld.system.progress import Advance
 
 _FROM_A_BACKUP = "`corlld state import FOLDER --replace` takes the state from a backup"
+_WITHOUT_A_STATE = (
+    "`corlld state import FOLDER --replace` takes a backup's state from after the erasure; without such a backup move "
+    "the user's folder out of the store, and send the erasure again"
+)
 
 
 class RepairedStore(Protocol):
@@ -81,15 +85,17 @@ def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
 
 
 def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged: bool) -> None:
+    header = _unchecked_header(store, uid, damaged=damaged)
     try:
         before, token = store.previous(uid)
     except StateUnreadable as error:
         findings.hopeless.append(f"{uid}: the generation before can't be read either: {error}; {_FROM_A_BACKUP}")
         return
-    if before is None:
+    if header is not None and _erased_since(before, header):
+        findings.hopeless.append(f"{uid}: the header of the state says that the user was erased: {_WITHOUT_A_STATE}")
+    elif before is None:
         findings.hopeless.append(f"{uid}: there is no generation before: {_FROM_A_BACKUP}")
     else:
-        header = _unchecked_header(store, uid, damaged=damaged)
         findings.repairs[uid] = Repair(
             uid,
             dict(before.applied),
@@ -99,6 +105,16 @@ def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged:
             header_lost=header is None,
             found={} if header is None else _added_partitions(before, header),
         )
+
+
+def _erased_since(before: UserState | None, header: UserState) -> bool:
+    """Return whether the state is a tombstone, or shows an erasure that the generation before does not know.
+
+    No checksum covers the header alone: it can keep a state from being repaired, and never has one repaired.
+    """
+    if before is None:
+        return header.erased
+    return header.erased_through > before.erased_through or (header.erased and not before.erased)
 
 
 def _unchecked_header(store: RepairedStore, uid: str, *, damaged: bool) -> UserState | None:

@@ -247,6 +247,99 @@ def test_a_tombstone_is_loaded_and_all_else_goes_though_a_damaged_file_can_not_b
     assert not generation(tmp_path, 1).exists(), "each load tries again"
 
 
+@pytest.mark.parametrize("of_the_tombstone", ["all is torn", "the header is sound"])
+def test_no_repair_brings_back_an_erased_user_whose_file_the_disk_would_not_let_go(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_the_tombstone: str
+) -> None:
+    """The directory is damaged, and the file in it can be read."""
+    refuse(monkeypatch, {generation(tmp_path, 2)}, ["unlink"])
+    with pytest.raises(RetriableError):
+        store.save(UID, ERASED, "2")
+    assert_loads(store, ERASED)
+    tear(generation(tmp_path, 3), header=of_the_tombstone == "all is torn")
+    restored, [sentence] = repaired(store)
+    assert restored == []
+    assert sentence.startswith(f"{UID}: ")
+    assert generation(tmp_path, 2).exists()
+
+
+def tear(file: Path, *, header: bool) -> None:
+    """Damage the file's end, or all of it."""
+    data = file.read_bytes()
+    file.write_bytes(data[:100] if header else data + b"torn")
+
+
+def test_a_mark_that_can_not_be_made_keeps_no_tombstone_from_being_loaded(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, {generation(tmp_path, 2)}, ["unlink"])
+    refuse(monkeypatch, {generation(tmp_path, 3).with_suffix(".erased")}, ["touch"])
+    with pytest.raises(RetriableError):
+        store.save(UID, ERASED, "2")
+    with capture_logs() as lines:
+        assert_loads(store, ERASED)
+    assert [line["event"] for line in lines] == ["erased_file_left", "erased_file_not_marked"]
+    tear(generation(tmp_path, 3), header=False)
+    restored, [sentence] = repaired(store)
+    assert restored == []
+    assert "the header of the state says that the user was erased" in sentence
+
+
+def test_a_state_that_shows_an_erasure_which_the_generation_before_does_not_know_is_not_repaired(
+    store: LocalFolderStore, tmp_path: Path
+) -> None:
+    store.save(UID, came_back(5), "2")
+    tear(generation(tmp_path, 3), header=False)
+    restored, [sentence] = repaired(store)
+    assert restored == []
+    assert sentence.startswith(f"{UID}: the header of the state says that the user was erased")
+
+
+def test_an_erased_user_whose_tombstone_is_torn_goes_on_as_the_repair_says(
+    store: LocalFolderStore, tmp_path: Path
+) -> None:
+    store.save(UID, ERASED, "2")
+    tear(generation(tmp_path, 3), header=False)
+    restored, [sentence] = repaired(store)
+    assert restored == []
+    assert "move the user's folder out of the store, and send the erasure again" in sentence
+    generation(tmp_path, 3).parent.rename(tmp_path / "moved")
+    assert store.load(UID) == (None, "0")
+    store.save(UID, ERASED, "0")
+    assert_loads(store, ERASED)
+
+
+def test_a_user_who_came_back_is_repaired_from_the_tombstone(store: LocalFolderStore, tmp_path: Path) -> None:
+    token = store.save(UID, ERASED, "2")
+    store.save(UID, came_back(5), token)
+    tear(generation(tmp_path, 4), header=False)
+    assert repaired(store) == ([UID], [])
+    assert_loads(store, ERASED)
+
+
+@pytest.mark.parametrize(("hidden", "fails"), [("unlink", "fsync"), ("fsync", "unlink")])
+def test_an_error_that_is_no_damage_is_hidden_by_no_error_of_the_disk(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str, fails: str
+) -> None:
+    """A right that is missing must be given: only damage is let lie."""
+    store.save(UID, ERASED, "2")
+    generation(tmp_path, 1).write_bytes(b"left by a kill")
+    problems = {hidden: errno.EACCES, fails: errno.EIO}
+    refuse(monkeypatch, {generation(tmp_path, 1)}, ["unlink"], problem=problems["unlink"])
+    synced: list[Path] = []
+
+    def fsync_folder(folder: Path) -> None:
+        synced.append(folder)
+        if len(synced) > 2:  # `load` has made sure of the tombstone itself
+            raise OSError(problems["fsync"], os.strerror(problems["fsync"]))
+
+    for module in ("store", "folder_erasure"):
+        monkeypatch.setattr(f"corlld.state.{module}.fsync_folder", fsync_folder)
+    with pytest.raises(RetriableError, match="Permission denied"):
+        store.load(UID)
+    assert synced[2:] == [generation(tmp_path, 1).parent, tmp_path / "state" / "temporary"], "each is tried"
+
+
 @pytest.mark.parametrize(("problem", "and_all_of_the_disk"), [(errno.EIO, True), (errno.EBUSY, False)])
 def test_a_tombstone_waits_for_a_disk_that_is_away_and_for_what_is_no_damage(
     store: LocalFolderStore,
