@@ -40,6 +40,8 @@ class RepairedStore(Protocol):
 
     def check_readable(self, uid: str) -> None: ...
 
+    def newest_token(self, uid: str) -> str: ...
+
     def restore(self, uid: str, state: UserState, token: str) -> str: ...
 
     def previous(self, uid: str) -> tuple[UserState | None, str]: ...
@@ -80,8 +82,14 @@ def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
             raise
         _look_before(store, uid, findings, damaged=True)
         return
-    if (note := store.load_position(repair_name(uid))) is not None:
-        findings.repairs[uid] = Repair(uid, {key: int(offset) for key, offset in note.items()})
+    if (noted := _noted(store, uid)) is not None:
+        findings.repairs[uid] = Repair(uid, noted)
+
+
+def _noted(store: RepairedStore, uid: str) -> dict[str, int] | None:
+    """Return from where on an interrupted repair had to send the user's records; None if none was interrupted."""
+    position = store.load_position(repair_name(uid))
+    return None if position is None else {key: int(offset) for key, offset in position.items()}
 
 
 def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged: bool) -> None:
@@ -96,9 +104,10 @@ def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged:
     elif before is None:
         findings.hopeless.append(f"{uid}: there is no generation before: {_FROM_A_BACKUP}")
     else:
+        noted = _noted(store, uid) or {}  # the generation before may lack what an earlier repair has not sent
         findings.repairs[uid] = Repair(
             uid,
-            dict(before.applied),
+            {**before.applied, **{key: min(offset, before.applied.get(key, offset)) for key, offset in noted.items()}},
             before,
             token,
             damaged,
@@ -230,8 +239,7 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
                     findings.hopeless.append(f"{repair.uid}: the state can be read again, and stays: look again")
                     del findings.repairs[repair.uid]
                     continue
-                note(store, repair)
-                store.restore(repair.uid, repair.state, repair.token)
+                _restore_one(store, repair, repair.state)
         except RetriableError as error:
             findings.hopeless.append(out_of_reach.note(repair.uid, error))
             del findings.repairs[repair.uid]
@@ -243,6 +251,22 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
         out_of_reach.served()
         yield repair.uid
     out_of_reach.finish()
+
+
+def _restore_one(store: RepairedStore, repair: Repair, state: UserState) -> None:
+    """Note the repair, and store the generation before. Raises as the store does.
+
+    If a damaged state is still the newest afterwards, the note goes: the damage may pass, and the state lacks nothing
+    then. A note from before stays: it belongs to an earlier repair.
+    """
+    was_noted = _noted(store, repair.uid) is not None
+    note(store, repair)
+    try:
+        store.restore(repair.uid, state, repair.token)
+    except RetriableError:
+        if repair.damaged and not was_noted and store.newest_token(repair.uid) == repair.token:
+            store.remove_position(repair_name(repair.uid))
+        raise
 
 
 def note(store: RepairedStore, repair: Repair) -> None:

@@ -115,6 +115,49 @@ def test_a_state_that_can_be_read_again_before_it_is_replaced_stays(
     assert store.load_position(repair_name(UID)) is None
 
 
+def broken_off(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_stored: bool = False
+) -> None:
+    """Repair UID's state, which the disk can't read for a while, on a full disk. is_stored: that shows afterwards."""
+
+    def failing(uid: str, state: UserState, token: str) -> str:
+        if is_stored:
+            LocalFolderStore.restore(store, uid, state, token)
+        raise RetriableError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        refuse(patch, [generation(tmp_path, int(store.newest_token(UID)))])
+        findings = look(store, USERS, advance())
+        patch.setattr(store, "restore", failing)
+        with pytest.raises(RetriableError, match="No space left"):
+            list(restore(store, findings))
+
+
+def test_a_state_that_is_whole_after_a_repair_that_failed_lacks_nothing(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(store, tmp_path, monkeypatch)
+    assert look(store, USERS, advance()) == Findings()
+    assert_loads(store, state(4))
+
+
+def test_a_repair_whose_state_was_stored_before_the_error_goes_on(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(store, tmp_path, monkeypatch, is_stored=True)
+    assert_loads(store, state(3))
+    assert look(store, USERS, advance()).starts == {"topic-id/0": 30}
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_what_an_earlier_repair_has_not_sent_yet_is_still_sent_after_the_next(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stored: bool
+) -> None:
+    store.save_position(repair_name(UID), {"topic-id/0": 20, "topic-id/1": 5})
+    broken_off(store, tmp_path, monkeypatch, is_stored=is_stored)
+    assert look(store, USERS, advance()).starts == {"topic-id/0": 20, "topic-id/1": 5}
+
+
 def test_a_user_both_of_whose_generations_are_damaged_is_hopeless_and_an_import_writes_over_them(
     store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
