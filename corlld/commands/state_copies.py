@@ -22,6 +22,7 @@ from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, Re
 from corlld.loop.event_ids import known_ids
 from corlld.publishing.outbox import Outbox
 from corlld.state.keys import is_repair_name
+from corlld.state.tombstones import has_passed
 from corlld.system.progress import Advance
 
 
@@ -273,7 +274,7 @@ def _erased_since(state: UserState, there: UserState, hashed: Callable[[str, str
     An erasure that found no new version leaves the state's ids as hashes. So does a window of recent ids that went on:
     that is taken for an erasure too, if the state has no version that was not erased.
     """
-    if there.erased and not state.erased and not _passed(state, there):
+    if there.erased and not state.erased and not has_passed(state, there):
         return True
     if there.erased_through > state.erased_through:
         return True
@@ -281,12 +282,6 @@ def _erased_since(state: UserState, there: UserState, hashed: Callable[[str, str
         return False
     known = known_ids(replace(there, recent_event_ids=()), hashed)
     return any(known(event_id) for event_id in state.recent_event_ids)
-
-
-def _passed(state: UserState, tombstone: UserState) -> bool:
-    """Return whether the state has applied the erasure that made the tombstone: the user came back since."""
-    applied = tombstone.applied
-    return bool(applied) and all(state.applied.get(key, 0) >= offset for key, offset in applied.items())
 
 
 def same_state(one: UserState, other: UserState) -> bool:

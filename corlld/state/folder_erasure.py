@@ -13,6 +13,7 @@ from corlld.errors import StateUnreadable
 from corlld.state.damage import DAMAGED, raise_unless_damage
 from corlld.state.generations import Generations
 from corlld.state.snapshot import decode_header
+from corlld.state.tombstones import has_passed
 from corlld.system.durable_files import fsync_folder, remove_all
 
 log = structlog.get_logger("corlld.state")
@@ -73,26 +74,38 @@ class FolderErasure:
     def left(self, state: UserState, number: int) -> list[Path]:
         """Return the files that may hold what the user's last erasure should have removed.
 
-        After the user came back, such a file is known by its header. A file that can't be read may hold anything.
+        A file that a daemon writes now, or wrote after the user came back, is known by its header. A file that can't be
+        read may hold anything.
 
         Args:
             state: the newest state.
             number: its generation.
         """
+        before = self._generations.before(number)
         if state.erased:
-            return self._beside_tombstone(number)
+            return [*before, *(file for file in self._in_temporary() if not self._is_later(file, state))]
         if not state.erased_through:
             return []
-        return [file for file in self._generations.before(number) if not self._is_later(file, state.erased_through)]
+        return [file for file in before if not self._is_later(file, state)]
 
     def _beside_tombstone(self, number: int) -> list[Path]:
-        return [*self._generations.before(number), *sorted(self._temporary.glob(f"{self._uid}-*"))]
+        return [*self._generations.before(number), *self._in_temporary()]
 
-    def _is_later(self, file: Path, erased_through: int) -> bool:
-        """Return whether the state in the file knows the erasure, or is gone by now."""
+    def _in_temporary(self) -> list[Path]:
+        return sorted(self._temporary.glob(f"{self._uid}-*"))
+
+    def _is_later(self, file: Path, state: UserState) -> bool:
+        """Return whether the state in the file knows the erasure, or is gone by now.
+
+        Versions don't tell that of a user who was erased before the first version. Then the tombstone's offsets do: who
+        has not read the erasure is behind them.
+        """
         try:
-            return decode_header(read_beginning(file), self._uid).erased_through == erased_through
+            found = decode_header(read_beginning(file), self._uid)
         except FileNotFoundError:
             return True
         except (OSError, StateUnreadable):
             return False
+        if state.erased and not has_passed(found, state):
+            return False
+        return found.erased_through >= state.erased_through

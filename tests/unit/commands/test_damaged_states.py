@@ -19,6 +19,7 @@ from corlld.errors import LostSwap, RetriableError, StateUnreadable
 from corlld.state.damage import DAMAGED
 from corlld.state.generations import Generations
 from corlld.state.keys import repair_name
+from corlld.state.snapshot import encode
 from corlld.state.store import LocalFolderStore
 from corlld.system.progress import Advance
 from tests.support.bad_disk import refuse
@@ -413,6 +414,31 @@ def test_verify_names_what_is_left_of_an_erased_user_also_after_the_user_came_ba
     bad.clear()
     token = store.save(UID, came_back(7), token)
     assert problems(tmp_path) == []
+
+
+@pytest.mark.parametrize("version", [4, 0], ids=["version 4", "before the first version"])
+def test_verify_takes_no_state_that_a_daemon_is_writing_for_what_a_kill_left(
+    store: LocalFolderStore, tmp_path: Path, version: int
+) -> None:
+    """The user comes back, or is erased once more, while the tombstone is looked at."""
+    erased = replace(ERASED, version=version, erased_through=version)
+    token = store.save(UID, erased, "2")
+    back = replace(came_back(version + 1), erased_through=version, applied={"topic-id/0": 60, "topic-id/1": 7})
+    again = replace(erased, applied={"topic-id/0": 70})
+    temporary = tmp_path / "state" / "temporary"
+    for number, live in enumerate((back, again)):
+        (temporary / f"{UID}-{number}").write_bytes(encode(live))
+    assert problems(tmp_path) == []
+    left = [
+        state(4),
+        replace(state(4), version=0, applied={"topic-id/1": 90}),
+        replace(back, applied={"topic-id/0": 49}),
+    ]
+    for number, personal in enumerate(left):
+        (temporary / f"{UID}-left-{number}").write_bytes(encode(personal))
+    (temporary / f"{UID}-left-torn").write_bytes(encode(back)[:100])
+    assert [line.split()[1] for line in problems(tmp_path)] == sorted(map(str, temporary.glob("*-left-*")))
+    assert store.newest_token(UID) == token
 
 
 def test_verify_takes_no_generation_from_after_an_erasure_for_erased(store: LocalFolderStore, tmp_path: Path) -> None:
