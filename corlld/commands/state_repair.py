@@ -7,6 +7,7 @@ commits them later. A repair that was interrupted finds its note, and goes on. W
 its event id.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -167,14 +168,14 @@ def gather(
     names: Pseudonyms,
     outbox: Outbox,
     advance: Advance,
-) -> int:
+) -> Counter[str]:
     """Put the users' records into the outbox: those of the topic, and dead letters that the topic lacks by now.
 
     A record that was refused as malformed stays refused.
 
-    Returns the number of dead letters whose records are lost: they have no payload, and the stream lacks them.
+    Returns the number of dead letters whose records are lost, by uid: they have no payload, and the stream lacks them.
     """
-    lost = 0
+    lost: Counter[str] = Counter()
     found: set[tuple[int, int]] = set()
     for record in stream.records:
         place = (record.tenure.partition.partition, record.offset)
@@ -190,7 +191,7 @@ def gather(
             _add(findings, stream.name, place, raw, decoder, names, outbox)
         elif (repair := findings.repairs.get(letter.uid or "")) is not None:
             start, end = repair.starts.get(letter.partition.key, 0), stream.committed.get(letter.partition.partition, 0)
-            lost += start <= letter.offset < end
+            lost[repair.uid] += start <= letter.offset < end
             repair.note_place(letter.partition.key, letter.offset)
     return lost
 
