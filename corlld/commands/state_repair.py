@@ -26,6 +26,7 @@ from corlld.system.plurals import counted
 from corlld.system.progress import Advance
 
 _FROM_A_BACKUP = "`corlld state import FOLDER --replace` takes the state from a backup"
+_AND_ERASE = ". If the user was erased since the backup, send the erasure again"
 _WITHOUT_A_STATE = (
     "`corlld state import FOLDER --replace` takes a backup's state from after the erasure; without such a backup move "
     "the user's folder out of the store, and send the erasure again"
@@ -103,7 +104,9 @@ def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged:
     if header is not None and _erased_since(before, header):
         findings.hopeless.append(f"{uid}: the header of the state says that the user was erased: {_WITHOUT_A_STATE}")
     elif before is None:
-        findings.hopeless.append(f"{uid}: there is no generation before: {_FROM_A_BACKUP}")
+        findings.hopeless.append(
+            f"{uid}: there is no generation before, as of an erased user: {_FROM_A_BACKUP}{_AND_ERASE}"
+        )
     else:
         noted = _noted(store, uid) or {}  # the generation before may lack what an earlier repair has not sent
         findings.repairs[uid] = Repair(

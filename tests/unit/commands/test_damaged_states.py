@@ -304,6 +304,7 @@ def test_no_repair_brings_back_an_erased_user_whose_file_the_disk_would_not_let_
     restored, [sentence] = repaired(store)
     assert restored == []
     assert sentence.startswith(f"{UID}: ")
+    assert sentence.endswith("send the erasure again")
     assert generation(tmp_path, 2).exists()
 
 
