@@ -53,14 +53,15 @@ class Record:
 class CommittedRecords:
     """Records that a group has committed.
 
-    name: what states call the topic. steps: offsets that are read. missing: offsets that are gone: by retention, or by
-    compaction. records: partition by partition, in order. committed: what the group has committed, by partition. ends:
-    where readers stop now, for each partition that was asked for and holds records.
+    name: what states call the topic. steps: offsets that are read. beginnings: up to where offsets are gone, by
+    retention or by compaction, but for what is not committed; for each partition of which something is read or gone.
+    records: partition by partition, in order. committed: what the group has committed, by partition. ends: where
+    readers stop now, for each partition that was asked for and holds records.
     """
 
     name: str
     steps: int
-    missing: int
+    beginnings: Mapping[int, int]
     records: Iterator[Record]
     committed: Mapping[int, int]
     ends: Mapping[int, int]

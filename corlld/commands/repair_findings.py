@@ -1,13 +1,17 @@
 """Holds what is known of the users whose states are to be repaired: the partitions, and the offsets that they need.
 
+It also counts which of these are gone for good.
+
 It knows neither the store nor the input.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from corlld.durable import UserState
+from corlld.records import CommittedRecords
+from corlld.system.plurals import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,26 @@ class Findings:
                 starts[key] = min(offset, starts.get(key, offset))
         return starts
 
+    def missing(self, stream: CommittedRecords, before: Mapping[int, int]) -> int:
+        """Return how many offsets that the users need are gone from the topic, of all users together.
+
+        A partition that is read from its beginning does not count for a user: nothing tells since when the user is in
+        it.
+
+        before: offsets up to these are passed over, by partition.
+        """
+        starts: dict[str, int] = {}
+        for repair in self.repairs.values():
+            for key, offset in repair.places.items():
+                if offset > 0:
+                    starts[key] = min(offset, starts.get(key, offset))
+        ends = {partition: (f"{stream.name}/{partition}", end) for partition, end in stream.beginnings.items()}
+        return sum(
+            max(0, end - max(starts[key], before.get(partition, 0)))
+            for partition, (key, end) in ends.items()
+            if key in starts
+        )
+
     def take_apart_from(self, keys: Collection[str]) -> "Findings":
         """Take out the repairs of users who are in none of these partitions, by `SourcePartition.key`.
 
@@ -71,3 +95,26 @@ class Findings:
         users = Counter(key for repair in self.repairs.values() for key in repair.places)
         places = ((key.rpartition("/"), number) for key, number in users.items())
         return dict(sorted((int(partition), number) for (name, _, partition), number in places if name == topic_name))
+
+
+class Losses:
+    """Says what is gone for good, and each loss once, however often the input is read."""
+
+    def __init__(self) -> None:
+        self._letters: Counter[str] = Counter()
+        self._beginnings: dict[int, int] = {}
+
+    def new(self, findings: Findings, stream: CommittedRecords, letters: Counter[str]) -> Iterator[str]:
+        """Yield a sentence on each kind of loss that the last call did not know.
+
+        letters: the number of dead letters without payload whose records are gone, by uid.
+        """
+        if lost := (letters - self._letters).total():
+            yield f"{counted(lost, 'dead letter')} without payload: what they held can't be read from the topic"
+        if missing := findings.missing(stream, self._beginnings):
+            yield (
+                f"{counted(missing, 'offset')} between the states and the commits are gone from the topic, of "
+                "all users together: what was theirs is missing for good, but for dead letters"
+            )
+        self._letters |= letters
+        self._beginnings |= stream.beginnings

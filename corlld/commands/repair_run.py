@@ -2,9 +2,10 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.console import Console
 from corlld.assembly import build_event_producer, build_input, pseudonyms
 from corlld.commands.letter_replay import Outbox, send_back
 from corlld.commands.letter_selection import Wanted, reading
-from corlld.commands.repair_findings import Findings
+from corlld.commands.repair_findings import Findings, Losses
 from corlld.commands.shared import REACH_SECONDS
 from corlld.commands.state_repair import finish, gather, note, restore, untold_partitions
 from corlld.commands.under_way import EventProducer
@@ -64,12 +65,13 @@ def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bo
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """Where a repair works. timeout: in seconds, for each answer of the cluster."""
+    """Where a repair works. timeout: in seconds, for each answer of the cluster. losses: those that were printed."""
 
     settings: Settings
     store: "AnyStore"
     console: Console
     timeout: float
+    losses: Losses = field(default_factory=Losses)
 
 
 def _look_at_input(site: _Site, findings: Findings) -> int:
@@ -86,20 +88,13 @@ def _look_at_input(site: _Site, findings: Findings) -> int:
         with closing(Outbox()) as outbox:
             stream, lost = _gather(site, findings, outbox)
             records = len(outbox)
-    for sentence in untold_partitions(findings, stream):
+    for sentence in (*untold_partitions(findings, stream), *site.losses.new(findings, stream, lost)):
         print(sentence)
-    if lost:
-        print(f"{counted(lost, 'dead letter')} without payload: what they held can't be read from the topic")
-    if stream.missing:
-        print(
-            f"{counted(stream.missing, 'offset')} between the states and the commits are gone from the topic, of "
-            "all users together: what was theirs is missing for good, but for dead letters"
-        )
     return records
 
 
-def _gather(site: _Site, findings: Findings, outbox: Outbox) -> tuple[CommittedRecords, int]:
-    """Put what the states lack into the outbox. Returns the stream, which was read, and the number of lost letters.
+def _gather(site: _Site, findings: Findings, outbox: Outbox) -> tuple[CommittedRecords, Counter[str]]:
+    """Put what the states lack into the outbox. Returns the stream, which was read, and what `gather` returns.
 
     Raises FatalError if the input can't be read.
     """
@@ -164,11 +159,13 @@ def _send(site: _Site, findings: Findings, topic_name: str, producer: EventProdu
     """
     starts = findings.starts
     with closing(Outbox()) as outbox:
-        _gather(site, findings, outbox)
+        stream, lost = _gather(site, findings, outbox)
         if starts != findings.starts:
             for repair in findings.repairs.values():
                 note(site.store, repair)
             return None
+        for sentence in site.losses.new(findings, stream, lost):
+            print(f"meanwhile: {sentence}")  # retention goes on
         send_back(outbox, producer, site.console)
         finish(site.store, findings.repairs.values())
         for partition, users in findings.users_by_partition(topic_name).items():

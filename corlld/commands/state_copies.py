@@ -7,11 +7,13 @@ The journal of attempts is not copied: it belongs to a group's offsets at one ti
 not committed there may be copies, and crashes are counted anew.
 """
 
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 
 from corlld.commands.out_of_reach import OutOfReach
@@ -20,6 +22,7 @@ from corlld.errors import ConfigurationError, ExitCode, FatalError, LostSwap, Re
 from corlld.loop.event_ids import known_ids
 from corlld.publishing.outbox import Outbox
 from corlld.state.keys import is_repair_name
+from corlld.state.tombstones import has_passed
 from corlld.system.progress import Advance
 
 
@@ -49,6 +52,8 @@ class CopiedStore(Protocol):
     def identity(self) -> StoreIdentity | None: ...
 
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
+
+    def load_header(self, uid: str) -> UserState | None: ...
 
     def check_readable(self, uid: str) -> None: ...
 
@@ -177,7 +182,7 @@ def _copy(
         return Copied.UNREADABLE
     if state is None:
         return Copied.UNREADABLE  # it went away meanwhile: a store never removes a user
-    save = destination.save
+    save: Callable[[str, UserState, str], str] = destination.save
     try:
         there, token = _load_there(destination, uid)
         is_same = there is not None and same_state(state, there)
@@ -185,7 +190,10 @@ def _copy(
         if not replace_others:
             return Copied.UNREADABLE_THERE
         there, token = _readable_there(destination, uid)
-        save, is_same = destination.restore, False
+        save, is_same = partial(_restore_over, destination), False
+        header = _header_there(destination, uid)
+        if header is not None and _erased_since(state, header, hashed):
+            return Copied.ERASED_THERE
     if there is not None and not is_same:
         if _erased_since(state, there, hashed):
             return Copied.ERASED_THERE
@@ -211,14 +219,34 @@ def _load_there(destination: CopiedStore, uid: str) -> tuple[UserState | None, s
 
 
 def _readable_there(destination: CopiedStore, uid: str) -> tuple[UserState | None, str]:
-    """Return what can still be read of a user whose newest state can't, and that state's token.
-
-    An erasure that only the unreadable state knew is not seen then.
-    """
+    """Return what can still be read of a user whose newest state can't, and that state's token."""
     try:
         return destination.previous(uid)
     except StateUnreadable:
         return None, destination.newest_token(uid)
+
+
+def _header_there(destination: CopiedStore, uid: str) -> UserState | None:
+    """Return the header of a state that can't be read; None if it can't be read either.
+
+    No checksum covers it alone. So it can only keep a state from being copied: an erasure that it shows counts.
+    """
+    try:
+        return destination.load_header(uid)
+    except (StateUnreadable, RetriableError):
+        return None
+
+
+def _restore_over(destination: CopiedStore, uid: str, state: UserState, token: str) -> str:
+    """Store a state over one that can't be read. Returns the new token.
+
+    Raises RetriableError if the state there can be read by now: an error of the disk may pass, and the state may show
+    an erasure that nothing else shows.
+    """
+    with contextlib.suppress(StateUnreadable):
+        _load_there(destination, uid)
+        raise RetriableError("the state there can be read again, and stays: import once more")
+    return destination.restore(uid, state, token)
 
 
 def _forget_erased(
@@ -246,7 +274,7 @@ def _erased_since(state: UserState, there: UserState, hashed: Callable[[str, str
     An erasure that found no new version leaves the state's ids as hashes. So does a window of recent ids that went on:
     that is taken for an erasure too, if the state has no version that was not erased.
     """
-    if there.erased and not state.erased and not _passed(state, there):
+    if there.erased and not state.erased and not has_passed(state, there):
         return True
     if there.erased_through > state.erased_through:
         return True
@@ -254,12 +282,6 @@ def _erased_since(state: UserState, there: UserState, hashed: Callable[[str, str
         return False
     known = known_ids(replace(there, recent_event_ids=()), hashed)
     return any(known(event_id) for event_id in state.recent_event_ids)
-
-
-def _passed(state: UserState, tombstone: UserState) -> bool:
-    """Return whether the state has applied the erasure that made the tombstone: the user came back since."""
-    applied = tombstone.applied
-    return bool(applied) and all(state.applied.get(key, 0) >= offset for key, offset in applied.items())
 
 
 def same_state(one: UserState, other: UserState) -> bool:

@@ -7,6 +7,7 @@ commits them later. A repair that was interrupted finds its note, and goes on. W
 its event id.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -25,6 +26,11 @@ from corlld.system.plurals import counted
 from corlld.system.progress import Advance
 
 _FROM_A_BACKUP = "`corlld state import FOLDER --replace` takes the state from a backup"
+_AND_ERASE = ". If the user was erased since the backup, send the erasure again"
+_WITHOUT_A_STATE = (
+    "`corlld state import FOLDER --replace` takes a backup's state from after the erasure; without such a backup move "
+    "the user's folder out of the store, and send the erasure again"
+)
 
 
 class RepairedStore(Protocol):
@@ -35,6 +41,8 @@ class RepairedStore(Protocol):
     def load_header(self, uid: str) -> UserState | None: ...
 
     def check_readable(self, uid: str) -> None: ...
+
+    def newest_token(self, uid: str) -> str: ...
 
     def restore(self, uid: str, state: UserState, token: str) -> str: ...
 
@@ -76,29 +84,50 @@ def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
             raise
         _look_before(store, uid, findings, damaged=True)
         return
-    if (note := store.load_position(repair_name(uid))) is not None:
-        findings.repairs[uid] = Repair(uid, {key: int(offset) for key, offset in note.items()})
+    if (noted := _noted(store, uid)) is not None:
+        findings.repairs[uid] = Repair(uid, noted)
+
+
+def _noted(store: RepairedStore, uid: str) -> dict[str, int] | None:
+    """Return from where on an interrupted repair had to send the user's records; None if none was interrupted."""
+    position = store.load_position(repair_name(uid))
+    return None if position is None else {key: int(offset) for key, offset in position.items()}
 
 
 def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged: bool) -> None:
+    header = _unchecked_header(store, uid, damaged=damaged)
     try:
         before, token = store.previous(uid)
     except StateUnreadable as error:
         findings.hopeless.append(f"{uid}: the generation before can't be read either: {error}; {_FROM_A_BACKUP}")
         return
-    if before is None:
-        findings.hopeless.append(f"{uid}: there is no generation before: {_FROM_A_BACKUP}")
+    if header is not None and _erased_since(before, header):
+        findings.hopeless.append(f"{uid}: the header of the state says that the user was erased: {_WITHOUT_A_STATE}")
+    elif before is None:
+        findings.hopeless.append(
+            f"{uid}: there is no generation before, as of an erased user: {_FROM_A_BACKUP}{_AND_ERASE}"
+        )
     else:
-        header = _unchecked_header(store, uid, damaged=damaged)
+        noted = _noted(store, uid) or {}  # the generation before may lack what an earlier repair has not sent
         findings.repairs[uid] = Repair(
             uid,
-            dict(before.applied),
+            {**before.applied, **{key: min(offset, before.applied.get(key, offset)) for key, offset in noted.items()}},
             before,
             token,
             damaged,
             header_lost=header is None,
             found={} if header is None else _added_partitions(before, header),
         )
+
+
+def _erased_since(before: UserState | None, header: UserState) -> bool:
+    """Return whether the state is a tombstone, or shows an erasure that the generation before does not know.
+
+    No checksum covers the header alone: it can keep a state from being repaired, and never has one repaired.
+    """
+    if before is None:
+        return header.erased
+    return header.erased_through > before.erased_through or (header.erased and not before.erased)
 
 
 def _unchecked_header(store: RepairedStore, uid: str, *, damaged: bool) -> UserState | None:
@@ -142,14 +171,14 @@ def gather(
     names: Pseudonyms,
     outbox: Outbox,
     advance: Advance,
-) -> int:
+) -> Counter[str]:
     """Put the users' records into the outbox: those of the topic, and dead letters that the topic lacks by now.
 
     A record that was refused as malformed stays refused.
 
-    Returns the number of dead letters whose records are lost: they have no payload, and the stream lacks them.
+    Returns the number of dead letters whose records are lost, by uid: they have no payload, and the stream lacks them.
     """
-    lost = 0
+    lost: Counter[str] = Counter()
     found: set[tuple[int, int]] = set()
     for record in stream.records:
         place = (record.tenure.partition.partition, record.offset)
@@ -165,7 +194,7 @@ def gather(
             _add(findings, stream.name, place, raw, decoder, names, outbox)
         elif (repair := findings.repairs.get(letter.uid or "")) is not None:
             start, end = repair.starts.get(letter.partition.key, 0), stream.committed.get(letter.partition.partition, 0)
-            lost += start <= letter.offset < end
+            lost[repair.uid] += start <= letter.offset < end
             repair.note_place(letter.partition.key, letter.offset)
     return lost
 
@@ -214,8 +243,7 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
                     findings.hopeless.append(f"{repair.uid}: the state can be read again, and stays: look again")
                     del findings.repairs[repair.uid]
                     continue
-                note(store, repair)
-                store.restore(repair.uid, repair.state, repair.token)
+                _restore_one(store, repair, repair.state)
         except RetriableError as error:
             findings.hopeless.append(out_of_reach.note(repair.uid, error))
             del findings.repairs[repair.uid]
@@ -227,6 +255,22 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
         out_of_reach.served()
         yield repair.uid
     out_of_reach.finish()
+
+
+def _restore_one(store: RepairedStore, repair: Repair, state: UserState) -> None:
+    """Note the repair, and store the generation before. Raises as the store does.
+
+    If a damaged state is still the newest afterwards, the note goes: the damage may pass, and the state lacks nothing
+    then. A note from before stays: it belongs to an earlier repair.
+    """
+    was_noted = _noted(store, repair.uid) is not None
+    note(store, repair)
+    try:
+        store.restore(repair.uid, state, repair.token)
+    except RetriableError:
+        if repair.damaged and not was_noted and store.newest_token(repair.uid) == repair.token:
+            store.remove_position(repair_name(repair.uid))
+        raise
 
 
 def note(store: RepairedStore, repair: Repair) -> None:

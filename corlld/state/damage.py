@@ -5,6 +5,7 @@ It does not know what the files hold.
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,32 @@ def raise_unless_damage(error: OSError, elsewhere: Path) -> None:
     """Raise the error unless its reason is damage. `elsewhere`: a file on the same disk; its error is raised, too."""
     if error.errno not in DAMAGED:
         raise error
+    _forget_cached(elsewhere)
     elsewhere.read_bytes()
+
+
+def read_twice(file: Path) -> bytes:
+    """Read the file, and once more if the disk answers as if the file were damaged: such an error may pass."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        if error.errno not in DAMAGED:
+            raise
+    return file.read_bytes()
+
+
+def _forget_cached(file: Path) -> None:
+    """Have the system forget the file's content, so that it is read from the disk next time. Best effort.
+
+    A disk that is away answers from the cache, and would look like a disk with a single bad spot. The system may keep
+    what another process uses, and some filesystems lie in memory.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 from corlld.durable import Attempts
 from corlld.errors import AttemptsUnreadable, RetriableError
 from corlld.state.attempts_file import attempts_key, decode_attempts, encode_attempts
-from corlld.state.damage import damage_raises
+from corlld.state.damage import damage_raises, read_twice
 from corlld.state.store_identity import IDENTITY_NAME
 from corlld.system.durable_files import PERSONAL, make_folders, replace, retriable
 
@@ -26,7 +26,7 @@ class FolderAttempts:
         key = attempts_key(partition)
         with retriable(self._path), damage_raises(self._identity_file, lambda why: AttemptsUnreadable(f"{key}: {why}")):
             try:
-                data = (self._path / key).read_bytes()
+                data = read_twice(self._path / key)  # counts that are called unreadable are lost
             except FileNotFoundError:
                 self._check_mounted()
                 return None

@@ -182,8 +182,13 @@ class ObjectStore:
         """
         key = _previous_key(state.uid)
         with self._objects.retriable():
-            left = state.erased and self._objects.e_tag(key) is not None
-        return [f"{self._objects.url}/{key}"] if left else []
+            left = self._objects.read(key) if state.erased else None
+        if left is None:
+            return []
+        with contextlib.suppress(StateUnreadable):
+            if decode_header(left.data, state.uid).erased:
+                return []  # a copy of the tombstone: the user comes back now
+        return [f"{self._objects.url}/{key}"]
 
     def out_of_reach(self) -> str | None:
         """Return a sentence on what an erasure does not reach; None if it reaches all. Raises UnavailableError."""

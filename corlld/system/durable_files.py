@@ -105,16 +105,15 @@ def replace(path: Path, data: bytes, access: Access) -> None:
     fsync_folder(path.parent)
 
 
-def remove_all(files: Iterable[Path]) -> None:
-    """Remove the files that are there. If one can't be removed, its OSError is raised once all others are gone."""
-    stays: OSError | None = None
+def remove_all(files: Iterable[Path]) -> dict[Path, OSError]:
+    """Remove the files that are there. Returns why others can't be removed, in the order of the files."""
+    left = {}
     for file in files:
         try:
             file.unlink(missing_ok=True)
         except OSError as error:
-            stays = error
-    if stays is not None:
-        raise stays
+            left[file] = error
+    return left
 
 
 def check_writable(folder: Path, access: Access) -> None:

@@ -170,6 +170,22 @@ def test_a_file_that_answers_with_an_error_counts_as_corrupt_unless_all_of_the_d
     assert store.load_attempts(PARTITION) == Attempts(tried_below=5)
 
 
+def test_counts_are_not_lost_by_an_error_of_the_disk_that_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Folder(tmp_path / "state").connect()
+    store.save_attempts(PARTITION, SOME)
+    read, failures = Path.read_bytes, iter(range(1))
+
+    def failing(path: Path) -> bytes:
+        if path.parent.name == "attempts" and next(failures, None) is not None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    assert store.load_attempts(PARTITION) == SOME
+
+
 def test_a_folder_that_is_not_mounted_has_attempts_that_can_not_be_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

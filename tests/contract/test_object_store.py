@@ -261,6 +261,20 @@ def test_i8_a_bucket_that_keeps_old_versions_is_beyond_an_erasure(
     assert "an erasure does not reach them" in (store.out_of_reach() or "")
 
 
+def test_the_copy_of_a_tombstone_that_a_user_who_comes_back_is_about_to_replace_is_nothing_left(
+    store: ObjectStore, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = store.save(UID, tombstone(3), store.save(UID, released_state(3), "0"))
+    fail_the_next_put(monkeypatch, GenericError("status code: 503"))
+    with pytest.raises(RetriableError):
+        store.save(UID, released_state(4), token)
+    assert decode(bucket.stored()[PREVIOUS], UID).erased
+    assert store.left_of_erased(tombstone(3), token) == []
+    for left in (encode(released_state(3)), b"torn"):
+        bucket.overwrite(PREVIOUS, left)
+        assert store.left_of_erased(tombstone(3), token) == [f"{bucket.url}/{PREVIOUS}"]
+
+
 def test_i8_a_tombstone_has_nothing_before_it(store: ObjectStore, bucket: Bucket) -> None:
     token = "0"
     for version in (3, 4):

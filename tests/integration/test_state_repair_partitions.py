@@ -66,6 +66,11 @@ class Place:
                 self.site.group, {TopicPartition(self.site.topic, partition): OffsetAndMetadata(offset, "", -1)}
             )
 
+    def expire(self, partition: int, offset: int) -> None:
+        """Have retention take the records before the offset."""
+        with closing(KafkaAdminClient(bootstrap_servers=self.site.bootstrap)) as admin:
+            admin.delete_records({TopicPartition(self.site.topic, partition): offset})
+
     def folder_of(self, user: str) -> Path:
         return self.site.states / "users" / Pseudonyms(SECRET).uid(user)
 
@@ -247,8 +252,10 @@ def test_a_partition_that_the_torn_state_alone_names_is_sent(
     ann_in_partition_0: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = ann_in_partition_0
+    place.send(1, BOB, 3)
     place.send(1, ANN, 1)
     place.learn()
+    place.expire(1, 3)
     newest = oracle.newest_state_file(place.folder_of(ANN))
     whole = newest.read_bytes()
     newest.write_bytes(whole[:100])
@@ -258,7 +265,9 @@ def test_a_partition_that_the_torn_state_alone_names_is_sent(
     newest.write_bytes(whole)
     assert set(place.tear(ANN)) == {"0"}
     assert place.repair("--yes") == ExitCode.OK
-    assert "partition 1: 1 state repaired, 1 record sent\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "partition 1: 1 state repaired, 1 record sent\n" in said
+    assert "gone" not in said, "nothing of hers was"
     place.learn()
     place.assert_undisturbed(tmp_path)
 

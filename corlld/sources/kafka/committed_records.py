@@ -45,7 +45,7 @@ def committed_records(
         beginnings, readable = reader.range(round(1000 * timeout_seconds))
         wanted: dict[TopicPartition, int] = {}
         unread: dict[int, int] = {}
-        missing = 0
+        gone: dict[int, int] = {}
         for place, end in readable.items():
             start = starts.get(f"{identity.name}/{place.partition}")
             if start is None:
@@ -54,12 +54,12 @@ def committed_records(
                 unread[place.partition] = end
             committed = view.committed.get(place.partition, 0)
             if start < committed:
-                missing += max(0, min(beginnings[place], committed) - start)
+                gone[place.partition] = min(beginnings[place], committed)
                 wanted[place] = max(start, beginnings[place])
         ends = {place: view.committed[place.partition] for place in wanted}
         wanted = {place: start for place, start in wanted.items() if start < ends[place]}
         steps = sum(ends[place] - start for place, start in wanted.items())
-        yield CommittedRecords(identity.name, steps, missing, _records(reader, wanted, ends), view.committed, unread)
+        yield CommittedRecords(identity.name, steps, gone, _records(reader, wanted, ends), view.committed, unread)
 
 
 def _records(

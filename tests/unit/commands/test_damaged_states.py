@@ -1,8 +1,10 @@
 """A state where the disk answers with an error for ever is repaired as a torn one is, and destroys nothing readable."""
 
 import errno
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -17,6 +19,7 @@ from corlld.errors import LostSwap, RetriableError, StateUnreadable
 from corlld.state.damage import DAMAGED
 from corlld.state.generations import Generations
 from corlld.state.keys import repair_name
+from corlld.state.snapshot import encode
 from corlld.state.store import LocalFolderStore
 from corlld.system.progress import Advance
 from tests.support.bad_disk import refuse
@@ -113,6 +116,49 @@ def test_a_state_that_can_be_read_again_before_it_is_replaced_stays(
     assert store.load_position(repair_name(UID)) is None
 
 
+def broken_off(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_stored: bool = False
+) -> None:
+    """Repair UID's state, which the disk can't read for a while, on a full disk. is_stored: that shows afterwards."""
+
+    def failing(uid: str, state: UserState, token: str) -> str:
+        if is_stored:
+            LocalFolderStore.restore(store, uid, state, token)
+        raise RetriableError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        refuse(patch, [generation(tmp_path, int(store.newest_token(UID)))])
+        findings = look(store, USERS, advance())
+        patch.setattr(store, "restore", failing)
+        with pytest.raises(RetriableError, match="No space left"):
+            list(restore(store, findings))
+
+
+def test_a_state_that_is_whole_after_a_repair_that_failed_lacks_nothing(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(store, tmp_path, monkeypatch)
+    assert look(store, USERS, advance()) == Findings()
+    assert_loads(store, state(4))
+
+
+def test_a_repair_whose_state_was_stored_before_the_error_goes_on(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(store, tmp_path, monkeypatch, is_stored=True)
+    assert_loads(store, state(3))
+    assert look(store, USERS, advance()).starts == {"topic-id/0": 30}
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_what_an_earlier_repair_has_not_sent_yet_is_still_sent_after_the_next(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stored: bool
+) -> None:
+    store.save_position(repair_name(UID), {"topic-id/0": 20, "topic-id/1": 5})
+    broken_off(store, tmp_path, monkeypatch, is_stored=is_stored)
+    assert look(store, USERS, advance()).starts == {"topic-id/0": 20, "topic-id/1": 5}
+
+
 def test_a_user_both_of_whose_generations_are_damaged_is_hopeless_and_an_import_writes_over_them(
     store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +174,74 @@ def test_a_user_both_of_whose_generations_are_damaged_is_hopeless_and_an_import_
         counts, _ = copy_states(backup, store, [UID], advance(), replace_others=others, hashed=None)
         assert counts == {outcome: 1}
     assert_loads(store, state(7))
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> LocalFolderStore:
+    """A copy of a user's state, from before any erasure."""
+    backup = LocalFolderStore(tmp_path / "backup")
+    backup.open(IDENTITY, must_exist=False)
+    backup.save(UID, state(4), "0")
+    return backup
+
+
+def imported(backup: LocalFolderStore, store: LocalFolderStore) -> Copied:
+    """Import the user with --replace. Return what became of the state."""
+    counts, _ = copy_states(backup, store, [UID], advance(), replace_others=True, hashed=None)
+    [outcome] = counts
+    return outcome
+
+
+def fail_at_first(monkeypatch: pytest.MonkeyPatch, file: Path, times: int, name: str) -> None:
+    """Have the disk refuse this file in the first calls, as many as `times`."""
+    call, failures = getattr(Path, name), iter(range(times))
+
+    def failing(path: Path, *arguments: Any, **keywords: Any) -> Any:
+        if path == file and next(failures, None) is not None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return call(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, name, failing)
+
+
+@pytest.mark.parametrize("header_can_be_read", [False, True])
+@pytest.mark.parametrize("came_back_since", [False, True])
+def test_an_import_brings_nobody_back_though_the_disk_refuses_a_tombstone_or_what_came_after_it_for_a_while(
+    store: LocalFolderStore,
+    backup: LocalFolderStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    header_can_be_read: bool,
+    came_back_since: bool,
+) -> None:
+    newest, token = ERASED, store.save(UID, ERASED, "2")
+    if came_back_since:
+        newest, token = came_back(5), store.restore(UID, came_back(5), token)
+    file = generation(tmp_path, int(token))
+    assert list(file.parent.iterdir()) == [file]
+    with monkeypatch.context() as patch:
+        fail_at_first(patch, file, 2, "read_bytes")
+        if header_can_be_read:
+            assert imported(backup, store) is Copied.ERASED_THERE
+        else:
+            fail_at_first(patch, file, 1, "open")
+            with pytest.raises(RetriableError, match="can be read again, and stays"):
+                imported(backup, store)
+    assert_loads(store, newest)
+    assert imported(backup, store) is Copied.ERASED_THERE
+
+
+def test_an_import_brings_nobody_back_over_a_torn_tombstone_whose_header_can_be_read(
+    store: LocalFolderStore, backup: LocalFolderStore, tmp_path: Path
+) -> None:
+    file = generation(tmp_path, int(store.save(UID, ERASED, "2")))
+    torn = file.read_bytes() + b"torn"
+    file.write_bytes(torn)
+    assert imported(backup, store) is Copied.ERASED_THERE
+    assert file.read_bytes() == torn
+    backup.save(UID, ERASED, "1")
+    assert imported(backup, store) is Copied.COPIED, "the backup knows the erasure"
+    assert_loads(store, ERASED)
 
 
 def test_a_damaged_file_that_can_not_be_removed_either_stays_and_the_repaired_user_goes_on(
@@ -177,6 +291,100 @@ def test_a_tombstone_is_loaded_and_all_else_goes_though_a_damaged_file_can_not_b
     assert not generation(tmp_path, 1).exists(), "each load tries again"
 
 
+@pytest.mark.parametrize("of_the_tombstone", ["all is torn", "the header is sound"])
+def test_no_repair_brings_back_an_erased_user_whose_file_the_disk_would_not_let_go(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_the_tombstone: str
+) -> None:
+    """The directory is damaged, and the file in it can be read."""
+    refuse(monkeypatch, {generation(tmp_path, 2)}, ["unlink"])
+    with pytest.raises(RetriableError):
+        store.save(UID, ERASED, "2")
+    assert_loads(store, ERASED)
+    tear(generation(tmp_path, 3), header=of_the_tombstone == "all is torn")
+    restored, [sentence] = repaired(store)
+    assert restored == []
+    assert sentence.startswith(f"{UID}: ")
+    assert sentence.endswith("send the erasure again")
+    assert generation(tmp_path, 2).exists()
+
+
+def tear(file: Path, *, header: bool) -> None:
+    """Damage the file's end, or all of it."""
+    data = file.read_bytes()
+    file.write_bytes(data[:100] if header else data + b"torn")
+
+
+def test_a_mark_that_can_not_be_made_keeps_no_tombstone_from_being_loaded(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, {generation(tmp_path, 2)}, ["unlink"])
+    refuse(monkeypatch, {generation(tmp_path, 3).with_suffix(".erased")}, ["touch"])
+    with pytest.raises(RetriableError):
+        store.save(UID, ERASED, "2")
+    with capture_logs() as lines:
+        assert_loads(store, ERASED)
+    assert [line["event"] for line in lines] == ["erased_file_left", "erased_file_not_marked"]
+    tear(generation(tmp_path, 3), header=False)
+    restored, [sentence] = repaired(store)
+    assert restored == []
+    assert "the header of the state says that the user was erased" in sentence
+
+
+def test_a_state_that_shows_an_erasure_which_the_generation_before_does_not_know_is_not_repaired(
+    store: LocalFolderStore, tmp_path: Path
+) -> None:
+    store.save(UID, came_back(5), "2")
+    tear(generation(tmp_path, 3), header=False)
+    restored, [sentence] = repaired(store)
+    assert restored == []
+    assert sentence.startswith(f"{UID}: the header of the state says that the user was erased")
+
+
+def test_an_erased_user_whose_tombstone_is_torn_goes_on_as_the_repair_says(
+    store: LocalFolderStore, tmp_path: Path
+) -> None:
+    store.save(UID, ERASED, "2")
+    tear(generation(tmp_path, 3), header=False)
+    restored, [sentence] = repaired(store)
+    assert restored == []
+    assert "move the user's folder out of the store, and send the erasure again" in sentence
+    generation(tmp_path, 3).parent.rename(tmp_path / "moved")
+    assert store.load(UID) == (None, "0")
+    store.save(UID, ERASED, "0")
+    assert_loads(store, ERASED)
+
+
+def test_a_user_who_came_back_is_repaired_from_the_tombstone(store: LocalFolderStore, tmp_path: Path) -> None:
+    token = store.save(UID, ERASED, "2")
+    store.save(UID, came_back(5), token)
+    tear(generation(tmp_path, 4), header=False)
+    assert repaired(store) == ([UID], [])
+    assert_loads(store, ERASED)
+
+
+@pytest.mark.parametrize(("hidden", "fails"), [("unlink", "fsync"), ("fsync", "unlink")])
+def test_an_error_that_is_no_damage_is_hidden_by_no_error_of_the_disk(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str, fails: str
+) -> None:
+    """A right that is missing must be given: only damage is let lie."""
+    store.save(UID, ERASED, "2")
+    generation(tmp_path, 1).write_bytes(b"left by a kill")
+    problems = {hidden: errno.EACCES, fails: errno.EIO}
+    refuse(monkeypatch, {generation(tmp_path, 1)}, ["unlink"], problem=problems["unlink"])
+    synced: list[Path] = []
+
+    def fsync_folder(folder: Path) -> None:
+        synced.append(folder)
+        if len(synced) > 2:  # `load` has made sure of the tombstone itself
+            raise OSError(problems["fsync"], os.strerror(problems["fsync"]))
+
+    for module in ("store", "folder_erasure"):
+        monkeypatch.setattr(f"corlld.state.{module}.fsync_folder", fsync_folder)
+    with pytest.raises(RetriableError, match="Permission denied"):
+        store.load(UID)
+    assert synced[2:] == [generation(tmp_path, 1).parent, tmp_path / "state" / "temporary"], "each is tried"
+
+
 @pytest.mark.parametrize(("problem", "and_all_of_the_disk"), [(errno.EIO, True), (errno.EBUSY, False)])
 def test_a_tombstone_waits_for_a_disk_that_is_away_and_for_what_is_no_damage(
     store: LocalFolderStore,
@@ -207,6 +415,31 @@ def test_verify_names_what_is_left_of_an_erased_user_also_after_the_user_came_ba
     bad.clear()
     token = store.save(UID, came_back(7), token)
     assert problems(tmp_path) == []
+
+
+@pytest.mark.parametrize("version", [4, 0], ids=["version 4", "before the first version"])
+def test_verify_takes_no_state_that_a_daemon_is_writing_for_what_a_kill_left(
+    store: LocalFolderStore, tmp_path: Path, version: int
+) -> None:
+    """The user comes back, or is erased once more, while the tombstone is looked at."""
+    erased = replace(ERASED, version=version, erased_through=version)
+    token = store.save(UID, erased, "2")
+    back = replace(came_back(version + 1), erased_through=version, applied={"topic-id/0": 60, "topic-id/1": 7})
+    again = replace(erased, applied={"topic-id/0": 70})
+    temporary = tmp_path / "state" / "temporary"
+    for number, live in enumerate((back, again)):
+        (temporary / f"{UID}-{number}").write_bytes(encode(live))
+    assert problems(tmp_path) == []
+    left = [
+        state(4),
+        replace(state(4), version=0, applied={"topic-id/1": 90}),
+        replace(back, applied={"topic-id/0": 49}),
+    ]
+    for number, personal in enumerate(left):
+        (temporary / f"{UID}-left-{number}").write_bytes(encode(personal))
+    (temporary / f"{UID}-left-torn").write_bytes(encode(back)[:100])
+    assert [line.split()[1] for line in problems(tmp_path)] == sorted(map(str, temporary.glob("*-left-*")))
+    assert store.newest_token(UID) == token
 
 
 def test_verify_takes_no_generation_from_after_an_erasure_for_erased(store: LocalFolderStore, tmp_path: Path) -> None:

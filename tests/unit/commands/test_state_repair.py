@@ -1,14 +1,17 @@
 """`corlld state repair` without a broker: what it can't mend, and what is lost or must be waited for."""
 
 import json
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from corlld.cli import main
+from corlld.commands import repair_run
 from corlld.commands.letter_replay import Outbox
 from corlld.commands.repair_findings import Findings, Repair
 from corlld.commands.state_repair import gather, look, restore, untold_partitions
@@ -74,7 +77,7 @@ def letter(offset: int, *, payload: bool, uid: str = ANN) -> StoredLetter:
 
 def test_what_the_topic_lacks_is_taken_from_letters_and_those_without_payload_are_counted() -> None:
     findings = Findings({ANN: Repair(ANN, {"topic-id/0": 10})})
-    stream = CommittedRecords("topic-id", 5, 0, iter([record(15)]), {0: 20}, {0: 30})
+    stream = CommittedRecords("topic-id", 5, {}, iter([record(15)]), {0: 20}, {0: 30})
     letters = [
         letter(9, payload=False),  # the generation before has it
         letter(11, payload=True),
@@ -87,7 +90,7 @@ def test_what_the_topic_lacks_is_taken_from_letters_and_those_without_payload_ar
     with closing(Outbox()) as outbox:
         lost = gather(findings, stream, letters, decoder, NAMES, outbox, Advance(Console(quiet=True), 1))
         outgoing = list(outbox.records())
-    assert lost == 1
+    assert lost == Counter({ANN: 1})
     assert [json.loads(value or b"")["event_id"] for _, value, _ in outgoing] == ["ann-11", "ann-15"]
     assert outgoing[1][2] == [("trace", b"t")], "not tried again where it crashed"
 
@@ -110,7 +113,7 @@ def test_a_partition_that_the_generation_before_lacks_is_waited_for_and_noted_on
     """Partitions were added: the user's edits came to lie in another one."""
     before = released_state(3, uid=ANN, applied={"topic-id/9": 30})
     findings = Findings({ANN: Repair(ANN, before.applied, before, "0")})
-    stream = CommittedRecords("topic-id", 5, 0, iter([record(15), record(16)]), {0: 20}, {0: 30})
+    stream = CommittedRecords("topic-id", 5, {}, iter([record(15), record(16)]), {0: 20}, {0: 30})
     there = replace(letter(40, payload=False), partition=SourcePartition("edits", "topic-id", 1))
     decoder = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
     with closing(Outbox()) as outbox:
@@ -125,6 +128,49 @@ def test_a_partition_that_the_generation_before_lacks_is_waited_for_and_noted_on
     assert store.load_position(repair_name(ANN)) == places, "for the next run, if this one is interrupted"
 
 
+def begins(**beginnings: int) -> CommittedRecords:
+    """Return a stream of a topic whose partitions begin at these offsets. By the partitions' names: `p0`."""
+    return CommittedRecords("t", 0, {int(name[1:]): offset for name, offset in beginnings.items()}, iter(()), {}, {})
+
+
+def test_offsets_that_are_gone_are_counted_from_where_a_state_is_known_to_need_them() -> None:
+    ann = Repair("ann", {"t/0": 30, "t/1": 8, "before/0": 1}, found={"t/2": 0, "t/3": 90})
+    bob = Repair("bob", {"t/2": 40})
+    both, one = Findings({"ann": ann, "bob": bob}), Findings({"ann": ann})
+    gone = begins(p0=35, p1=8, p2=1_000_000, p3=95, p4=7)
+    assert both.missing(gone, {}) == 5 + 0 + 999_960 + 5
+    assert one.missing(gone, {}) == 5 + 0 + 0 + 5, "nothing tells since when she is in partition 2"
+    assert both.missing(gone, {0: 33, 2: 999_999, 3: 80}) == 2 + 1 + 5
+
+
+def test_what_is_lost_while_a_repair_waits_is_printed_before_it_sends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    findings = Findings({ANN: Repair(ANN, {"t/0": 10})})
+    gathered = [(12, 1), (12, 1), (15, 3), (15, 3)]  # the partition's beginning, and letters without payload
+    answers = iter((begins(p0=beginning), Counter({ANN: letters})) for beginning, letters in gathered)
+    monkeypatch.setattr(repair_run, "_gather", lambda *_: next(answers))
+    for call in ("send_back", "finish"):
+        monkeypatch.setattr(repair_run, call, lambda *_: None)
+    site: Any = repair_run._Site(*[None] * 4)  # type: ignore[arg-type]
+    said = []
+    repair_run._look_at_input(site, findings)
+    for _ in gathered[1:]:
+        said.append(capsys.readouterr().out)
+        repair_run._send(site, findings, "t", site)
+    said.append(capsys.readouterr().out)
+    sent = "partition 0: 1 state repaired, 0 records sent\n"
+    assert said[1] == said[3] == sent
+    assert [line.split()[:4] for line in said[0].splitlines()] == [
+        ["1", "dead", "letter", "without"],
+        ["2", "offsets", "between", "the"],
+    ]
+    assert [line.split()[:4] for line in said[2].splitlines()[:-1]] == [
+        ["meanwhile:", "2", "dead", "letters"],
+        ["meanwhile:", "3", "offsets", "between"],
+    ]
+
+
 @pytest.fixture
 def torn(tmp_path: Path) -> tuple[LocalFolderStore, Path]:
     """Return a store, and the newest state of a user, which alone knows partition 1 (and a name with a flipped bit)."""
@@ -136,7 +182,7 @@ def torn(tmp_path: Path) -> tuple[LocalFolderStore, Path]:
 
 
 def untold(findings: Findings, *committed: int) -> list[str]:
-    stream = CommittedRecords("topic-id", 0, 0, iter(()), dict.fromkeys(committed, 50), {})
+    stream = CommittedRecords("topic-id", 0, {}, iter(()), dict.fromkeys(committed, 50), {})
     return list(untold_partitions(findings, stream))
 
 
@@ -148,6 +194,7 @@ def test_a_partition_that_the_torn_state_alone_names_is_read_from_its_beginning(
     findings = look(store, [UID], Advance(Console(quiet=True), 1))
     assert findings.starts == {"topic-id/0": 30, "topic-id/1": 0}
     assert untold(findings, 0, 1, 2) == []
+    assert findings.missing(replace(begins(p0=30, p1=1_000_000), name="topic-id"), {}) == 0
 
 
 @pytest.mark.parametrize("damage", ["torn", "damaged"])
@@ -169,7 +216,7 @@ def test_partitions_are_untold_where_not_even_the_header_can_be_read(
 
 
 def test_commits_are_behind_until_each_partition_with_records_has_reached_its_end() -> None:
-    stream = CommittedRecords("topic-id", 0, 0, iter(()), {0: 20, 1: 7}, {})
+    stream = CommittedRecords("topic-id", 0, {}, iter(()), {0: 20, 1: 7}, {})
     assert stream.behind({}) == {}
     assert stream.behind({0: 20, 1: 5}) == {}
     assert stream.behind({1: 9, 0: 21}) == {0: 1, 1: 2}

@@ -1,11 +1,14 @@
 """The newest generation is read whole although other owners add and remove generations meanwhile."""
 
+import errno
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from corlld.state.generations import READ_ATTEMPTS, Generations
 from corlld.system.durable_files import remove_all
+from tests.support.bad_disk import refuse
 
 
 @pytest.fixture
@@ -61,3 +64,50 @@ def test_states_that_always_change_before_they_are_read_are_given_up(generations
     with pytest.raises(OSError, match="change faster than they can be read"):
         generations.read_newest(read)
     assert len(tried) == READ_ATTEMPTS
+
+
+def test_what_was_erased_is_no_generation_before_though_its_file_stays(generations: Generations) -> None:
+    write(generations, 2, 3)
+    assert generations.before_newest() == 2
+    generations.mark_erased(3)
+    assert generations.before_newest() is None
+    assert generations.newest() == 3
+    assert generations.before(3) == [generations.file(2)], "it is still to be removed"
+    write(generations, 4)
+    assert generations.before_newest() == 3
+
+
+def warnings_of_removals(generations: Generations, numbers: range) -> list[tuple[object, ...]]:
+    """Store these generations one after the other, each of which has all but the one before removed."""
+    with capture_logs() as lines:
+        for number in numbers:
+            write(generations, number)
+            generations.try_to_remove(range(number - 1))
+    return [(line["event"], line["uid"], line.get("files"), line["problem"]) for line in lines]
+
+
+def test_generations_that_stay_are_logged_each_time_their_number_has_doubled(
+    generations: Generations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, [generations.file(number) for number in range(20)], ["unlink"], problem=errno.EPERM)
+    assert warnings_of_removals(generations, range(1, 13)) == [
+        ("generations_left", "user", files, "Operation not permitted") for files in (1, 2, 4, 8)
+    ]
+
+
+def test_a_single_generation_that_stays_is_logged_once(
+    generations: Generations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, [generations.file(4)], ["unlink"])
+    assert warnings_of_removals(generations, range(1, 13)) == [("generations_left", "user", 1, "Input/output error")]
+    assert generations.before(12) == [generations.file(4), generations.file(11)]
+
+
+def test_a_folder_that_can_not_be_listed_fails_no_save_that_is_durable(
+    generations: Generations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(generations, 1, 2, 3)
+    refuse(monkeypatch, [generations.folder], ["iterdir"])
+    with capture_logs() as lines:
+        generations.try_to_remove([1])
+    assert [(line["event"], line["problem"]) for line in lines] == [("generations_left", "Input/output error")]

@@ -105,8 +105,8 @@ def test_of_files_that_are_removed_each_goes_that_can(tmp_path: Path, monkeypatc
     for file in files:
         file.write_bytes(b"")
     refuse(monkeypatch, files[1:2], ["unlink"])
-    with pytest.raises(OSError, match="Input/output error"):
-        remove_all([*files, tmp_path / "not-there"])
+    left = remove_all([*files, tmp_path / "not-there"])
+    assert {file: error.errno for file, error in left.items()} == {files[1]: errno.EIO}
     assert list(tmp_path.iterdir()) == files[1:2]
 
 
