@@ -198,6 +198,15 @@ def test_figures_are_those_of_the_rows() -> None:
     assert figures["new_alpha_0.5_changed_edit_ratio"].value == pytest.approx((0.125 + 0.175) / 2)
 
 
+def test_the_figure_of_a_tuning_is_what_decides() -> None:
+    label: Row = {"part": "tuning", "condition": "alpha 0.5", "rule": CHANGED.name, "seed": VALIDATION_SEED, "lr": 1e-3}
+    rounds: list[Row] = [
+        {**label, "kind": "round", "writer": "a", "drafts": 4 * number, "distance": 0.7 - number / 10}
+        for number in range(1, 7)
+    ]
+    assert Report(rounds, RULES).figures()["tuning_changed_0.001"].value == pytest.approx((0.3 + 0.2 + 0.1) / 3)
+
+
 def test_the_seed_of_the_tuning_is_never_reported(tmp_path: Path) -> None:
     with pytest.raises(FatalError, match=str(VALIDATION_SEED)):
         STUDY.units(Options((1, VALIDATION_SEED), quick=True, model="demo", edits=None, scratch=tmp_path))

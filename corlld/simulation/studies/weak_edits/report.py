@@ -147,11 +147,20 @@ class Report:
         rows = chosen(self._rows, part="tuning")
         return {
             f"tuning_{_key(name)}_{lr:g}": Figure(
-                statistics.fmean(_late(chosen(rows, rule=name, lr=lr), "distance").values()),
-                f"distance of the last drafts in tuning, {name}, learning rate {lr:g}",
+                tuning_distance(chosen(rows, rule=name, lr=lr)),
+                f"distance of the later half of the drafts in tuning, {name}, learning rate {lr:g}",
             )
             for name, lr in dict.fromkeys((str(row["rule"]), float(row["lr"])) for row in rows)
         }
+
+
+def tuning_distance(rows: Sequence[Row]) -> float:
+    """Return the mean distance of the later half of the drafts. The smallest one decides the learning rate.
+
+    rows: of the rounds of one tuning.
+    """
+    half = max(int(row["drafts"]) for row in rows) / 2
+    return statistics.fmean(float(row["distance"]) for row in rows if int(row["drafts"]) > half)
 
 
 def _users(rows: Sequence[Row]) -> dict[User, list[Row]]:

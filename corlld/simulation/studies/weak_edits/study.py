@@ -24,7 +24,7 @@ from corlld.simulation.studies.weak_edits.contestants import LEARNING_RATES, NOT
 from corlld.simulation.studies.weak_edits.feedback import Condition, Feedback
 from corlld.simulation.studies.weak_edits.loop import Loop
 from corlld.simulation.studies.weak_edits.pictures import plot_differences, plot_learning
-from corlld.simulation.studies.weak_edits.report import Report
+from corlld.simulation.studies.weak_edits.report import Report, tuning_distance
 from corlld.simulation.studies.workshop import Workshop
 
 VALIDATION_SEED = 1001
@@ -154,10 +154,9 @@ class _Work:
         rows: list[Row] = []
         while loop.drafts < self.scale.tuning:
             rows += loop.round()
-        late = [float(row["distance"]) for row in rows if int(row["drafts"]) > self.scale.tuning // 2]
         path = self._path(rule, lr)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(sum(late) / len(late)))
+        path.write_text(json.dumps(tuning_distance(rows)))
         return _labelled(rows, "tuning", FIRST[0], rule.at(lr), VALIDATION_SEED)
 
     def tuned(self, part: str, tastes: Sequence[Taste], condition: Condition, rule: Rule, seed: int) -> list[Row]:
