@@ -37,8 +37,9 @@ class LearningSettings(Section):
         ge=0,
         description="lambda: weight of relu(log pi_ref - log pi - .01 per token) on the edited tail.",
     )
-    # real-edits: with it edited texts become likelier for every editor, and without it for hardly any. language-world
-    # (CoRLL + SFT): better on drafts of the base model, equally good on drafts of the user's own adapter.
+    # real-edits: with it edited texts become likelier for every editor, and without it for hardly any. weak-edits: both
+    # terms together learn more than imitation alone, and the margin alone fails where edits rewrite a text.
+    # language-world (CoRLL + SFT): better on drafts of the base model, level on drafts of the own adapter.
     imitation_weight: float = Field(
         0.1,
         ge=0,
