@@ -66,7 +66,7 @@ class DeadLetterSettings(Section):
 
     topic: TopicName = Field("edits.dead-letters", description="kafka: the dead-letter topic. corlld never creates it.")
     path: SettingPath | None = Field(
-        None, description="jsonl: the dead-letter file. Default: a file beside the state store."
+        None, description="jsonl: the dead-letter file. Default: `dead-letters.jsonl` in `state.path`."
     )
     payload: bool = Field(True, description="Include the record's key and value. Off: headers and position only.")
     max_share: float = Field(

@@ -159,14 +159,24 @@ def remove_left_overs(folder: Path, now: float, *, every_name: bool = False) -> 
                     path.unlink()
 
 
-def check_permission(path: Path) -> None:
-    """Check that this process may write at the path, or in the nearest folder above it that exists. Changes nothing.
+def check_permission(folder: Path) -> None:
+    """Check that this process may write in the folder, or make it in the nearest one above that exists.
 
-    Raises FatalError.
+    Changes nothing. Raises FatalError.
     """
-    existing = next(there for there in (path.absolute(), *path.absolute().parents) if there.exists())
-    if not os.access(existing, os.W_OK | (os.X_OK if existing.is_dir() else 0)):
+    existing = next(there for there in (folder.absolute(), *folder.absolute().parents) if there.exists())
+    if not existing.is_dir():
+        raise FatalError(f"{folder} can't be a folder: {existing} is a file", ExitCode.CANNOT_WRITE)
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise FatalError(f"{existing} can't be written", ExitCode.CANNOT_WRITE)
+
+
+def check_file_permission(file: Path) -> None:
+    """Check that this process may write the file, or make it. Changes nothing. Raises FatalError."""
+    if not file.exists():
+        check_permission(file.parent)
+    elif not os.access(file, os.W_OK):
+        raise FatalError(f"{file} can't be written", ExitCode.CANNOT_WRITE)
 
 
 def _temporary(path: Path) -> Path:

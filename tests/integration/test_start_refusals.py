@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from corlld.cli import main
+from corlld.errors import ExitCode
 from tests.support.commands import fails
 from tests.support.edits import edit, write_events
 from tests.support.kafka.broker import KafkaCluster
@@ -105,6 +106,16 @@ def test_passages_that_can_not_be_read_are_said_before_the_model_is_looked_at(
     output = capsys.readouterr()
     assert "learning.rehearsal_path: " in output.out + output.err
     assert "there is no folder" not in output.out + output.err
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_dead_letters_below_a_file_are_refused_before_one_is_due(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.setenv("CORLLD_DEAD_LETTERS__PATH", str(site / "events.jsonl" / "folder" / "letters.jsonl"))
+    assert main([command]) == ExitCode.CANNOT_WRITE
+    output = capsys.readouterr()
+    assert f"can't be a folder: {site / 'events.jsonl'} is a file" in output.out + output.err
 
 
 def test_a_broker_that_is_away_at_the_start_is_named_after_the_deadline(

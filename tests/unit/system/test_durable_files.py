@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from corlld.errors import ExitCode, FatalError
-from corlld.system.durable_files import LEFT_OVER_AFTER_SECONDS, PERSONAL, check_permission, check_writable, remove_all
+from corlld.system.durable_files import (
+    LEFT_OVER_AFTER_SECONDS,
+    PERSONAL,
+    check_file_permission,
+    check_permission,
+    check_writable,
+    remove_all,
+)
 from tests.support.bad_disk import refuse
 
 PROBE, TEMPORARY = f".probe-{16 * '0'}", f".{16 * '0'}.tmp"
@@ -40,8 +47,19 @@ def test_a_file_needs_the_right_to_itself(tmp_path: Path, asked: list[tuple[Path
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(FatalError, match=f"{file} can't be written"):
-        check_permission(file)
+        check_file_permission(file)
     assert asked == [(file, os.W_OK)]
+
+
+@pytest.mark.parametrize("below", ["", "folder", "folder/folder"])
+def test_no_folder_can_be_below_a_file(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(FatalError, match=f"can't be a folder: {file} is a file") as caught:
+        check_permission(file / below)
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+    with pytest.raises(FatalError, match=f"can't be a folder: {file} is a file"):
+        check_file_permission(file / below / "letters.jsonl")
 
 
 def test_what_may_be_written_is_not_made(tmp_path: Path) -> None:
