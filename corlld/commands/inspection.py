@@ -127,7 +127,8 @@ class Check:
             raise ConfigurationError("\n".join(problems))
         check_passages(self._settings.learning)  # both are reported before the wait for input and model
         check_model_name(self._settings.model)
-        return f"complete; users' pseudonyms are made with the secret {pseudonyms(self._settings).fingerprint}"
+        fingerprint = pseudonyms(self._settings).fingerprint
+        return f"complete; users' pseudonyms are made with the secret of fingerprint {fingerprint}"
 
     def _check_source(self) -> str:
         self._store = store = build_store(self._settings)

@@ -25,7 +25,7 @@ _START = "start_adapter"  # the only field that may change: users' states stay a
 _FILE = "jsonl"  # cluster id of a file of events
 
 _MEANINGS = {
-    "secret_fingerprint": "identity.secret (users would get other names)",
+    "secret_fingerprint": "the fingerprint of identity.secret (users would get other names)",
     "cluster_id": "the input's cluster (its offsets mean other records)",
     "group": "kafka.group_id (its offsets are another group's)",
     "base_model": "the base model's name (model.name or model.served_name)",
