@@ -164,11 +164,17 @@ def check_permission(folder: Path) -> None:
 
     Changes nothing. Raises FatalError.
     """
+    existing = nearest_folder(folder)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise FatalError(f"{existing} can't be written", ExitCode.CANNOT_WRITE)
+
+
+def nearest_folder(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists. Raises FatalError if a file is there."""
     existing = next(there for there in (folder.absolute(), *folder.absolute().parents) if there.exists())
     if not existing.is_dir():
         raise FatalError(f"{folder} can't be a folder: {existing} is a file", ExitCode.CANNOT_WRITE)
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise FatalError(f"{existing} can't be written", ExitCode.CANNOT_WRITE)
+    return existing
 
 
 def check_file_permission(file: Path) -> None:
