@@ -148,7 +148,7 @@ def test_a_topic_that_takes_nothing_for_a_while_delays_announcements_and_nothing
     place.acknowledge(on=False)
     place.send(edit(2), edit(1, "bob"))  # learning goes on
     place.wait_until_ready(ready=False)
-    time.sleep(DELIVERY_SECONDS)  # the outage lasts
+    time.sleep(DELIVERY_SECONDS)  # the outage must outlast one delivery: nothing tells when the producer gave up
     assert place.figure("corlld_unannounced_users") == 2
     assert place.figure("corlld_unannounced_age_seconds") > DELIVERY_SECONDS
     place.acknowledge(on=True)

@@ -98,12 +98,12 @@ def wrap(marks: Marks) -> None:
         marks.mark("published", state.uid, state.version)
         return released
 
-    KafkaSource.poll, KafkaSource.commit = marked_poll, marked_commit  # type: ignore[method-assign]  # marks stages of the real daemon
-    JsonlSource.poll = marked_poll_file  # type: ignore[method-assign]  # as above
-    CorllLearner.update = marked_update  # type: ignore[method-assign]  # as above
+    KafkaSource.poll, KafkaSource.commit = marked_poll, marked_commit  # type: ignore[method-assign]  # marks the real stage
+    JsonlSource.poll = marked_poll_file  # type: ignore[method-assign]  # marks the real stage
+    CorllLearner.update = marked_update  # type: ignore[method-assign]  # marks the real stage
     for store in (LocalFolderStore, ObjectStore):
-        store.save = marking(store.save)  # type: ignore[method-assign]  # as above
-    AdapterPublisher.publish = marked_publish  # type: ignore[method-assign]  # as above
+        store.save = marking(store.save)  # type: ignore[method-assign]  # marks the real stage
+    AdapterPublisher.publish = marked_publish  # type: ignore[method-assign]  # marks the real stage
 
 
 def poison(event_id: str, way: str) -> None:

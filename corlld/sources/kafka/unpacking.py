@@ -33,7 +33,7 @@ class UnreadableBatch(KafkaError):  # type: ignore[misc]  # kafka-python has no 
         super().__init__()
 
 
-class Batches(Fetcher.PartitionRecords):  # type: ignore[misc]  # as above
+class Batches(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
     """Unpacks what a fetch brought of one partition. Raises UnreadableBatch, and then again at each call.
 
     kafka-python's own has no more records after an error, but does not count as drained. The fetcher drops the error
