@@ -31,7 +31,7 @@ def test_edits_teach_what_a_user_wishes_and_every_other_way_does_too(tmp_path: P
         return statistics.fmean(float(row["end_utility"]) for row in own)
 
     untaught = reached("no learning")
-    for method in ("CoRLL", "CoRLL, anchored", "SFT on edits"):
+    for method in ("CoRLL", "tails alone", "SFT on edits"):
         # After 96 answers. With the loss turned round CoRLL fell to -0.05, with the texts exchanged to 0.10.
         assert reached(method) > untaught + 0.04, method
     assert all(float(row["best_within_kl"]) >= float(row["end_utility"]) - 0.05 for row in rows)

@@ -11,10 +11,10 @@ from corlld.simulation.language.online import Feedback
 LRS = (1e-3, 2e-3, 4e-3)  # several times the daemon's default: this model is 4,000 times smaller than gemma3-270m
 BETAS = (0.03, 0.1, 0.3)
 BETA1S = (0.0, 0.5, 0.9)
-ANCHORS = (0.01, 0.03, 0.1)
 
 # Fixed here, so that a method stays what its name says if the daemon's defaults change.
 _PLAIN = {"margin": "tail", "imitation_weight": 0.0}
+_BOTH_TERMS = {"margin": "changed", "imitation_weight": 0.1}
 
 _ONE_CALL = 2560  # tokens of a row: smaller rows would cost more time, and change nothing
 
@@ -24,8 +24,7 @@ class Method:
     """A way to learn.
 
     name: in results. tried: all settings that tuning tries. varied: names of the settings that differ among them. The
-    margin is over whole tails without imitation, unless the method fixes something else. All other settings are the
-    daemon's defaults.
+    margin and imitation are what the method says. All other settings are the daemon's defaults.
     """
 
     name: str
@@ -49,14 +48,11 @@ def _tuned(name: str, feedback: Feedback, second: str, values: Sequence[float], 
     return Method(name, feedback, tuple(tried), ("lr", second))
 
 
-# With one step per pair, beta and epsilon have no effect on `previous` under Adam, and imitation has no beta. Both tune
-# beta1 instead.
-CORLL = _tuned("CoRLL", Feedback.EDITS, "beta", BETAS)
-PREVIOUS = _tuned("CoRLL, previous", Feedback.EDITS, "beta1", BETA1S, reference="previous")
+# The daemon's rule, and the two margins without imitation. Fine-tuning has no beta: it tunes beta1 instead.
+CORLL = _tuned("CoRLL", Feedback.EDITS, "beta", BETAS, **_BOTH_TERMS)
+CHANGED = _tuned("changed alone", Feedback.EDITS, "beta", BETAS, margin="changed")
+TAILS = _tuned("tails alone", Feedback.EDITS, "beta", BETAS)
 SFT = _tuned("SFT on edits", Feedback.EDITED_TEXTS, "beta1", BETA1S, acceptance_weight=1.0)
 PAIR_DPO = _tuned("pair-DPO", Feedback.TWO_SAMPLES, "beta", BETAS, acceptance_weight=0.0)
 NOTHING = Method("no learning", Feedback.NONE, (settings(),))
-# Two ways to keep up the likelihood of the edited text. The margin alone may lower it together with the draft's.
-ANCHORED = _tuned("CoRLL, anchored", Feedback.EDITS, "anchor", ANCHORS)
-BOTH = _tuned("CoRLL + SFT", Feedback.EDITS, "beta", BETAS, imitation_weight=0.1)
-COMPARED = (CORLL, ANCHORED, PREVIOUS, SFT, PAIR_DPO, BOTH)
+COMPARED = (CORLL, TAILS, CHANGED, SFT, PAIR_DPO)

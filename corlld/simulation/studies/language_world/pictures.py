@@ -10,7 +10,7 @@ import numpy as np
 from corlld.simulation.drawing import COLOURS, new_picture
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
-from corlld.simulation.studies.language_world.methods import ANCHORED, CORLL, NOTHING, PAIR_DPO, PREVIOUS, SFT
+from corlld.simulation.studies.language_world.methods import CHANGED, CORLL, NOTHING, PAIR_DPO, SFT, TAILS
 from corlld.simulation.studies.language_world.report import DIFFERENCE, DRAFTS, GRID, GRID_TUNING, by_seed
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ _TITLES = {
 _METHODS = {
     NOTHING.name: "#777777",
     CORLL.name: COLOURS[0],
-    ANCHORED.name: "#17becf",
-    PREVIOUS.name: COLOURS[3],
+    TAILS.name: "#17becf",
+    CHANGED.name: COLOURS[3],
     SFT.name: COLOURS[2],
     PAIR_DPO.name: COLOURS[1],
 }

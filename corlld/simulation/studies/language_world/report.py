@@ -10,13 +10,13 @@ from statistics import fmean
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure, paired_difference
 from corlld.simulation.studies.language_world.methods import (
-    ANCHORED,
+    CHANGED,
     COMPARED,
     CORLL,
     NOTHING,
     PAIR_DPO,
-    PREVIOUS,
     SFT,
+    TAILS,
     Method,
 )
 from corlld.simulation.studies.rows import column, names_in
@@ -33,8 +33,8 @@ ARCHIVED = "archive"  # the scenario whose users answer to drafts of the base mo
 DRAFTS = ("own", ARCHIVED)
 
 _OTHERS = (NOTHING, *(method for method in COMPARED if method is not CORLL))
-# Do the methods that keep up the likelihood of edited texts close the distance to fine-tuning?
-_BETWEEN_OTHERS = ((ANCHORED, SFT), (PREVIOUS, SFT), (PREVIOUS, PAIR_DPO))
+# What is a margin worth without imitation?
+_BETWEEN_OTHERS = ((TAILS, SFT), (TAILS, PAIR_DPO), (CHANGED, SFT), (CHANGED, TAILS))
 _IN_DETAIL = 3  # the first scenarios are reported in detail
 
 

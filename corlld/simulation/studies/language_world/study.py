@@ -17,12 +17,12 @@ from corlld.simulation.language.online import Scenario
 from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
 from corlld.simulation.studies.language_world.lab import Lab, Scale, outline
 from corlld.simulation.studies.language_world.methods import (
-    ANCHORED,
-    BOTH,
+    CHANGED,
     COMPARED,
     CORLL,
     NOTHING,
     SFT,
+    TAILS,
     Method,
     described,
     settings,
@@ -55,11 +55,14 @@ GRID: Mapping[str, Mapping[str, Any]] = {
     **{f"beta1 {beta1:g}": {"beta1": beta1} for beta1 in (0.0, 0.5)},
     **{f"max_drift_nats {drift:g}": {"max_drift_nats": drift} for drift in (0.3, 0.1)},
     "steps_per_batch 2": {"steps_per_batch": 2},
+    "reference previous": {"reference": "previous"},
+    "margin tail": {"margin": "tail"},
+    **{f"imitation_weight {weight:g}": {"imitation_weight": weight} for weight in (0.0, 0.03, 0.3)},
 }
 QUICK_GRID = (DEFAULTS, "beta 0.03")
 _OF_THE_GUARD = "max_drift_nats"
 
-_QUICK_METHODS = (CORLL, ANCHORED, SFT)
+_QUICK_METHODS = (CORLL, TAILS, SFT)
 _QUICK_TRIED = slice(7, 9)  # settings of each method, with the highest lr
 
 
@@ -107,7 +110,7 @@ class _Work:
         return run
 
     def _scenarios(self, method: Method) -> Sequence[Scenario]:
-        return self._tuned_on if self.quick or method is BOTH else SCENARIOS
+        return self._tuned_on if self.quick or method is CHANGED else SCENARIOS
 
     @property
     def _tuned_on(self) -> tuple[Scenario, ...]:
