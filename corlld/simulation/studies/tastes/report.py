@@ -21,11 +21,9 @@ from corlld.simulation.studies.tastes.series import (
     rounds_in_window,
 )
 
-TUNED, FINE_TUNING = "tuned", "fine-tuning"
-UNREHEARSED = "no rehearsal"
 # The default with one change each: the settings that most decide how soon margins saturate, and what is learnt then.
 CELLS: Mapping[str, Mapping[str, Any]] = {
-    UNREHEARSED: {"rehearsal_weight": 0.0},
+    "no rehearsal": {"rehearsal_weight": 0.0},
     "margin tail, imitation_weight 0": {"margin": "tail", "imitation_weight": 0.0},
     "imitation_weight 0": {"imitation_weight": 0.0},
     "steps_per_batch 4": {"steps_per_batch": 4},
@@ -40,7 +38,7 @@ def figures_of(rows: Sequence[Row]) -> dict[str, Figure]:
     """Return all figures of the study by name."""
     unseen = [row for row in rows if row.get("user") not in SEEN]
     apart = {f"{name}_unseen": figure for name, figure in _learning(unseen).items()}
-    return {**_learning(rows), **apart, **_soundness(rows), **_updates(rows), **_cells(rows), **_tuning(rows)}
+    return {**_learning(rows), **apart, **_soundness(rows), **_updates(rows), **_cells(rows)}
 
 
 def _learning(rows: Sequence[Row]) -> dict[str, Figure]:
@@ -159,10 +157,7 @@ def cell_differences(rows: Sequence[Row], name: str, other: str) -> tuple[Figure
 
 
 def _cells(rows: Sequence[Row]) -> dict[str, Figure]:
-    """Return the figures of each cell, and its differences to the default.
-
-    If tuning has chosen another rule than the default, fine-tuning is also compared with the tuned rule.
-    """
+    """Return the figures of each cell, and its differences to the default."""
     names = cell_names(rows)
     figures: dict[str, Figure] = {}
     for name in [DEFAULT, *names]:
@@ -186,20 +181,6 @@ def _cells(rows: Sequence[Row]) -> dict[str, Figure]:
         if name != DEFAULT:
             held_out, late = cell_differences(rows, name, DEFAULT)
             figures |= {f"{key}_held_out_difference": held_out, f"{key}_late_difference": late}
-    if TUNED in names:
-        held_out, late = cell_differences(rows, FINE_TUNING, TUNED)
-        figures |= {"fine_tuning_minus_tuned_held_out": held_out, "fine_tuning_minus_tuned_late": late}
-    return figures
-
-
-def _tuning(rows: Sequence[Row]) -> dict[str, Figure]:
-    tuning = chosen(rows, part="tuning")
-    late = [row for row in tuning if int(row["edits"]) > max(int(r["edits"]) for r in tuning) / 2]
-    figures = {}
-    for method, lr in dict.fromkeys((str(row["method"]), float(row["lr"])) for row in tuning):
-        values = [float(row["edit_ratio"]) for row in chosen(late, method=method, lr=lr)]
-        meaning = f"edit ratio in the later half on two validation tastes, {method}, lr {lr:g}"
-        figures[f"tuning_{method}_{lr:g}"] = Figure(statistics.fmean(values), meaning)
     return figures
 
 

@@ -1,6 +1,6 @@
 """Series from the rows of the study `tastes`, by user, by mark and by cell. Pure.
 
-A row has a `part` (tuning, long, cell), a `method`, a `kind` (round, held-out, plain), a `user` and a `seed`.
+A row has a `part` (long, cell), a `method`, a `kind` (round, held-out, plain), a `user` and a `seed`.
 """
 
 import statistics

@@ -41,7 +41,7 @@ def test_an_option_that_the_study_has_no_use_for_is_refused(
     assert not folder.exists()
 
 
-@pytest.mark.parametrize(("study", "seed"), [("tastes", "1001"), ("weak-edits", "1001"), ("language-world", "101")])
+@pytest.mark.parametrize(("study", "seed"), [("weak-edits", "1001"), ("language-world", "101")])
 def test_a_seed_that_settings_are_chosen_on_is_a_wrong_command_line(study: str, seed: str, tmp_path: Path) -> None:
     assert main(["simulate", study, "--seeds", seed, "--folder", str(tmp_path / "results")]) == ExitCode.USAGE
 
