@@ -10,6 +10,10 @@ from tests.support.settings_files import load, problems
 
 HOLDOUT = '[[experiment.arms]]\nname = "off"\nshare = 0.05\nholdout = true\n'
 IMITATING = '[[experiment.arms]]\nname = "imitating"\nshare = 0.5\nlearning = { imitation_weight = 0.1 }\n'
+SHARES = (
+    "numbers > 0 that sum to less than 1 over all arms: the other users are the arm `default`, which each arm is "
+    "compared with"
+)
 
 
 def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: Path) -> None:
@@ -37,18 +41,11 @@ def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: 
         ),
         (
             IMITATING + IMITATING.replace("imitating", "other").replace("0.5", "0.51"),
-            "experiment.arms: found shares that sum to 1.01, allowed: less than 1: nobody is left for the arm "
-            "`default`, which the others are compared with. Lower a share: nobody leaves an arm by that",
+            f"experiment.arms: found shares that sum to 1.01, allowed: {SHARES}",
         ),
         (
             "".join(IMITATING.replace("imitating", name).replace("0.5", str(1 / 3)) for name in "abc"),
-            "experiment.arms: found shares that sum to 1, allowed: less than 1: nobody is left for the arm "
-            "`default`, which the others are compared with. Lower a share: nobody leaves an arm by that",
-        ),
-        (
-            HOLDOUT.replace("0.05", "1"),
-            "experiment.arms: off: found a holdout of share 1, allowed: less than 1: nobody is left to learn. A share "
-            "of 0.05 is enough for a control",
+            f"experiment.arms: found shares that sum to 1, allowed: {SHARES}",
         ),
         (
             HOLDOUT + "learning = { lr = 1e-4 }",
@@ -106,7 +103,6 @@ def test_arms_that_can_t_work_are_one_line(tmp_path: Path, toml: str, line: str)
     assert problems(tmp_path, toml) == [f"{each}; in corlld.toml" for each in line.splitlines()]
 
 
-SHARES = "a number > 0 and <= 1"
 NAMES = "a text of at most 32 letters a-z, digits, - and _, which begins with a letter or digit"
 
 
@@ -115,8 +111,9 @@ NAMES = "a text of at most 32 letters a-z, digits, - and _, which begins with a 
     [
         *(
             (HOLDOUT.replace("0.05", share), f"off: share: found {found}, allowed: {SHARES}")
-            for share, found in {"0": "0", "5": "5", "'5%'": "'5%'", "nan": "NaN", "'0.5'": "'0.5'"}.items()
+            for share, found in {"0": "0", "1": "1", "5": "5", "'5%'": "'5%'", "nan": "NaN", "'0.5'": "'0.5'"}.items()
         ),
+        (IMITATING.replace("0.5", "1.0"), f"imitating: share: found 1.0, allowed: {SHARES}"),
         (HOLDOUT.replace("share = 0.05", ""), f"off: share: not set, needed: {SHARES}"),
         (HOLDOUT.replace("off", "Off!"), f"Off!: name: found 'Off!', allowed: {NAMES}"),
         (HOLDOUT.replace('name = "off"', ""), f"table 1: name: not set, needed: {NAMES}"),
