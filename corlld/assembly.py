@@ -17,6 +17,7 @@ from corlld.events.pseudonyms import Pseudonyms
 from corlld.experiment.arms import Arms
 from corlld.learning.model.files import check_model_name
 from corlld.learning.passages import check_passages
+from corlld.learning.start_config import check_start
 from corlld.loop.daemon import Daemon
 from corlld.loop.poison import NewestRecords
 from corlld.observer import Observer, Observers
@@ -216,6 +217,21 @@ def watched(settings: Settings) -> Iterator[Observer]:
         yield observer
 
 
+def refuse_wrong_settings(settings: Settings) -> None:
+    """Refuse what is known to be wrong before anything is reached, opened or served.
+
+    Raises ConfigurationError for settings that lack something or do not fit, and for files, certificates and packages
+    that they name and that can't be used.
+    """
+    the_input = build_input(settings)
+    if problems := check_for_run(settings, the_input.problems()):
+        raise ConfigurationError("\n".join(problems))
+    check_passages(settings.learning)
+    check_model_name(settings.model)
+    check_start(settings.adapter)
+    the_input.source(build_store(settings))  # both are only built: that needs certificates and packages
+
+
 def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon:
     """Build a daemon that is ready to run: input reached, model resident, store opened.
 
@@ -223,11 +239,9 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
 
     Raises FatalError with a sentence on what is wrong, before any record is read or any state is written.
     """
-    the_input = build_input(settings)
-    if problems := check_for_run(settings, the_input.problems()):
-        raise ConfigurationError("\n".join(problems))
+    refuse_wrong_settings(settings)
     with ExitStack() as opened:  # closed again if a later step fails
-        daemon = _build(settings, the_input, observer or Observer(), opened)
+        daemon = _build(settings, build_input(settings), observer or Observer(), opened)
         opened.pop_all()
     return daemon
 
@@ -235,8 +249,6 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
 def _build(settings: Settings, the_input: Input, observer: Observer, opened: ExitStack) -> Daemon:
     deadline = time.monotonic() + settings.operations.startup_timeout_seconds
     observer.starting(Stage.INPUT)
-    check_passages(settings.learning)  # a file that can't be used is reported before the wait for input and model
-    check_model_name(settings.model)
     names = pseudonyms(settings)
     store = build_store(settings)
     source, dead_letters, announcements = _reach(settings, the_input, store, deadline, opened)

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -41,6 +42,42 @@ def test_a_port_in_use_is_said_with_the_setting_before_anything_is_loaded(
         assert len(problem.splitlines()) == 1
         assert not (site / "state").exists()
         assert main(["check"]) == 0, "a check serves nothing"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"CORLLD_IDENTITY__SECRET": ""}, "identity.secret: not set"),
+        ({"CORLLD_SOURCE__PATH": ""}, "source.path: not set"),
+        ({"CORLLD_MODEL__NAME": "./no-model"}, "model.name: there is no folder"),
+        ({"CORLLD_ADAPTER__START_PATH": "./no-style"}, "no-style/adapter_config.json is missing"),
+        ({"CORLLD_STATE__URL": "s3://bucket/prefix", "CORLLD_DEAD_LETTERS__PATH": "letters.jsonl"}, "extra `s3`"),
+        (
+            {
+                "CORLLD_SOURCE__KIND": "kafka",
+                "CORLLD_KAFKA__BOOTSTRAP_SERVERS": "localhost:1",
+                "CORLLD_KAFKA__SECURITY_PROTOCOL": "SSL",
+                "CORLLD_KAFKA__SSL_CAFILE": "./no-ca.pem",
+            },
+            "no-ca.pem can't be used: No such file",
+        ),
+    ],
+    ids=["secret", "input", "model", "start-adapter", "package", "certificate"],
+)
+def test_what_the_settings_alone_show_to_be_wrong_is_said_before_the_port_opens(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str],
+    said: str,
+) -> None:
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "corlld.state.object_store", None)  # its package is not installed
+    assert main(["run"]) == ExitCode.CONFIGURATION
+    output = capsys.readouterr().err
+    assert said in output
+    assert "http_listening" not in output
 
 
 def test_a_missing_settings_file(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
