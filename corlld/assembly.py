@@ -1,10 +1,10 @@
 """Puts the parts together. Only this module knows which implementation stands behind which protocol."""
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +14,12 @@ from corlld.durable import ModelInfo, StoreIdentity
 from corlld.errors import ConfigurationError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
-from corlld.experiment.arms import Arms
 from corlld.learning.model.files import check_model_name
 from corlld.learning.passages import check_passages
 from corlld.learning.start_config import check_start
 from corlld.loop.daemon import Daemon
 from corlld.loop.poison import NewestRecords
-from corlld.observer import Observer, Observers
+from corlld.observer import Observer
 from corlld.protocols import (
     Announcements,
     AttemptStore,
@@ -39,6 +38,7 @@ from corlld.sources.jsonl.file_input import JsonlInput
 from corlld.sources.kafka.topic_input import KafkaInput
 from corlld.state.folder_attempts import FolderAttempts
 from corlld.state.store import LocalFolderStore
+from corlld.state.store_identity import refuse_differing
 
 if TYPE_CHECKING:
     from corlld.learning.model.resident import ResidentModel
@@ -178,45 +178,6 @@ def store_identity(
     )
 
 
-@contextmanager
-def watched(settings: Settings) -> Iterator[Observer]:
-    """Build the observers: health, metrics, systemd notifier, log watch.
-
-    While the block runs, health and metrics are served over HTTP if `operations.http_address` is set. The notifier is
-    silent if the environment names no supervisor. The log watch ends a daemon whose log can't be written.
-
-    Raises UnavailableError if the port is taken, ConfigurationError if the address can't be listened at.
-    """
-    from corlld.operations.health import Health
-    from corlld.operations.http import serving
-    from corlld.operations.liveness import Liveness
-    from corlld.operations.logs import LogWatch
-    from corlld.operations.metrics_observer import MetricsObserver
-    from corlld.operations.notify import Notifier, NotifySocket, watchdog_timeout
-    from corlld.operations.prometheus import Metrics
-    from corlld.operations.site import Site
-
-    liveness = Liveness(settings.operations.stall_after_seconds)
-    health = Health(liveness)
-    arms = Arms(settings.experiment, settings.learning, settings.guard)
-    learning = {name: arm.rule is not None for name, arm in arms.by_name.items()}
-    metrics = Metrics(time.time(), settings.batching.max_buffered_events, learning)
-    notifier = Notifier(
-        NotifySocket(os.environ.get("NOTIFY_SOCKET")),
-        settings.operations,
-        liveness,
-        watchdog_timeout(os.environ, os.getpid()),
-    )
-    # LogWatch comes last: it raises, and the others must have been called by then.
-    observer = Observers(health, MetricsObserver(metrics, health, arms=arms), notifier, LogWatch())
-    with ExitStack() as open_while_watched:
-        open_while_watched.callback(notifier.close)
-        if address := settings.operations.http_address:
-            host, port = open_while_watched.enter_context(serving(address, Site(metrics.registry, health)))
-            log.info("http_listening", host=host, port=port)
-        yield observer
-
-
 def refuse_wrong_settings(settings: Settings) -> None:
     """Refuse what is known to be wrong before anything is reached, opened or served.
 
@@ -252,6 +213,7 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
     names = pseudonyms(settings)
     store = build_store(settings)
     source, dead_letters, announcements = _reach(settings, the_input, store, deadline, opened)
+    _refuse_store_of_others(settings, store, names, the_input, source)
     observer.starting(Stage.MODEL)
     # Imported here, as torch and transformers take seconds: what can be wrong without them has been found by now.
     from corlld.learning.loaded_learner import load_learner
@@ -278,6 +240,19 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
         newest_records=_newest_records(the_input) if the_input.grows else None,
         observer=observer,
     )
+
+
+def _refuse_store_of_others(
+    settings: Settings, store: "AnyStore", names: Pseudonyms, the_input: Input, source: Source
+) -> None:
+    """Compare the store with what is known before the model is loaded, which may take minutes. `open` compares all.
+
+    Raises ConfigurationError if it belongs to another secret, cluster or group.
+    """
+    if store.secret_fingerprint() is None or (owner := store.identity()) is None:
+        return
+    known = {"secret_fingerprint": names.fingerprint, "cluster_id": source.cluster_id, "group": the_input.group}
+    refuse_differing(asdict(owner), known, where=settings.state.url or str(settings.state.path))
 
 
 def _newest_records(the_input: Input) -> NewestRecords:

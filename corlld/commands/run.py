@@ -76,7 +76,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def _run(settings: "Settings") -> int:
     import structlog
 
-    from corlld.assembly import build_daemon, refuse_wrong_settings, watched
+    from corlld.assembly import build_daemon, refuse_wrong_settings
+    from corlld.operations.watched import watched
 
     log = structlog.get_logger("corlld")
     refuse_wrong_settings(settings)  # before the port opens

@@ -195,6 +195,23 @@ def test_a_store_of_another_secret_is_refused(
     assert "another secret" not in problem
 
 
+@pytest.mark.parametrize(
+    ("field", "meaning"),
+    [("secret_fingerprint", "identity.secret"), ("cluster_id", "the input's cluster"), ("group", "kafka.group_id")],
+)
+def test_a_store_of_others_is_refused_before_the_model_is_loaded(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], field: str, meaning: str
+) -> None:
+    assert main(["run"]) == 0
+    file = site / "state" / "store.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: "others"}))
+    monkeypatch.setitem(sys.modules, "corlld.learning.loaded_learner", None)  # whoever loads the model fails
+    code, problem = fails(capsys, "run")
+    assert code == ExitCode.CONFIGURATION
+    assert problem.startswith(f"corlld: {site / 'state'}: the state store belongs to other settings: ")
+    assert meaning in problem
+
+
 def test_a_store_of_another_model_is_refused(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
