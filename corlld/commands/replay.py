@@ -101,6 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         whole, narrow = (summary_table(summary, show_users=arguments.show_users, narrow=each) for each in (False, True))
         print_table(stdout_console(), whole, narrow)
+        if settings.identity.secret is None and not arguments.show_users:
+            print("these pseudonyms are of this replay alone: identity.secret is not set")
         for reason, count in summary["dead_letters"].items():
             print(f"set aside: {count} {reason}")
         if arguments.export is not None:

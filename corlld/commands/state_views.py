@@ -9,16 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from corlld.commands.chosen_user import NO_STATE
 from corlld.commands.out_of_reach import OutOfReach
 from corlld.commands.shared import SHORT_UID, WHOLE_UID, print_table
 from corlld.durable import Statistics, UserState
 from corlld.errors import ExitCode, FatalError, RetriableError, StateUnreadable
 from corlld.loop.event_ids import HASH_BYTES
 
-NO_STATE = (
-    "the store has no state of this user: either the id is misspelt, or no event of the user was applied yet. "
-    "`corlld state show` lists the users of the store"
-)
 _COUNTS = ("events", "pairs_applied", "acceptances", "no_difference", "rejected", "updates")
 _COLUMNS = ("version", "events", "pairs", "accepted", "rejected", "accuracy", "margin", "rise", "edit ratio")
 _FEW_COLUMNS = ("version", "events", "rejected", "rise", "edit ratio")  # what fits 80 columns
