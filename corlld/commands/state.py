@@ -83,7 +83,8 @@ exit codes:
   65   a state has no generation before, or one that can't be read either, or
        answers with an error; or the commits of a partition stand still: its
        users are not repaired, so run the repair again when its lag is 0;
-       without --yes: there is something to repair
+       without --yes: there is something to repair; or the input is a file:
+       what to do by hand is printed, step by step
   69   no broker, no topic or no state store, or the broker stopped acknowledging
   130  interrupted
 """
