@@ -150,8 +150,8 @@ class ExperimentSettings(Section):
         "either `learning = {...}`, which overrides settings of [learning], or `holdout = true`: nothing is learnt or "
         "published. All other users are in the arm `default`. In the environment: a JSON list. Default: no experiment.",
         json_schema_extra={
-            "allowed": "a list of tables: `name` (a-z, 0-9, - and _; at most 32), `share` (> 0, their sum below 1), "
-            "and `learning` (a table) or `holdout` (true or false)"
+            "allowed": "a list of tables, each `[[experiment.arms]]`: `name` (a-z, 0-9, - and _; at most 32), `share` "
+            "(> 0, their sum below 1), and `learning` (a table) or `holdout` (true or false)"
         },
     )
     drafts: Positive = Field(

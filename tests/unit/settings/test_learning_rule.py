@@ -122,7 +122,16 @@ NAMES = "a text of at most 32 letters a-z, digits, - and _, which begins with a 
         (IMITATING.replace("{ imitation_weight = 0.1 }", "5"), "imitating: learning: found 5, allowed: a table"),
         (
             IMITATING.replace("0.1", "2026-01-01"),
-            'imitating: learning: found {"imitation_weight": "2026-01-01"}, allowed: a table',
+            'imitating: learning.imitation_weight: found "2026-01-01", allowed: a number >= 0',
+        ),
+        (IMITATING.replace("0.1", "nan"), "imitating: learning.imitation_weight: found NaN, allowed: a number >= 0"),
+        (
+            IMITATING.replace("imitation_weight = 0.1", "margin = { of = 2026-01-01 }"),
+            'imitating: learning.margin: found {"of": "2026-01-01"}, allowed: "tail", "changed"',
+        ),
+        (
+            IMITATING.replace("imitation_weight = 0.1", "epsilom = nan, lr = 1e-3"),
+            "imitating: learning.epsilom: unknown (did you mean learning.epsilon?)",
         ),
     ],
 )
@@ -140,10 +149,10 @@ def test_an_unknown_key_of_an_arm_hides_no_other_mistake_but_the_missing_key(tmp
     ]
 
 
-@pytest.mark.parametrize(("arms", "found"), [("5", "5"), ("[5]", "[5]")])
+@pytest.mark.parametrize(("arms", "found"), [("5", "5"), ("[5]", "[5]"), ("{ name = 'off' }", "a single table")])
 def test_arms_that_are_no_tables_are_refused(tmp_path: Path, arms: str, found: str) -> None:
     (line,) = problems(tmp_path, f"[experiment]\narms = {arms}")
-    assert line.startswith(f"experiment.arms: found {found}, allowed: a list of tables: `name`")
+    assert line.startswith(f"experiment.arms: found {found}, allowed: a list of tables, each `[[experiment.arms]]`: ")
 
 
 def test_each_setting_of_learning_is_shared_by_arms_or_part_of_an_arms_rule() -> None:
