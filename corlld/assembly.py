@@ -1,10 +1,10 @@
 """Puts the parts together. Only this module knows which implementation stands behind which protocol."""
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,12 @@ from corlld.durable import ModelInfo, StoreIdentity
 from corlld.errors import ConfigurationError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
-from corlld.experiment.arms import Arms
 from corlld.learning.model.files import check_model_name
 from corlld.learning.passages import check_passages
+from corlld.learning.start_config import check_start
 from corlld.loop.daemon import Daemon
 from corlld.loop.poison import NewestRecords
-from corlld.observer import Observer, Observers
+from corlld.observer import Observer
 from corlld.protocols import (
     Announcements,
     AttemptStore,
@@ -38,6 +38,7 @@ from corlld.sources.jsonl.file_input import JsonlInput
 from corlld.sources.kafka.topic_input import KafkaInput
 from corlld.state.folder_attempts import FolderAttempts
 from corlld.state.store import LocalFolderStore
+from corlld.state.store_identity import refuse_differing
 
 if TYPE_CHECKING:
     from corlld.learning.model.resident import ResidentModel
@@ -177,43 +178,19 @@ def store_identity(
     )
 
 
-@contextmanager
-def watched(settings: Settings) -> Iterator[Observer]:
-    """Build the observers: health, metrics, systemd notifier, log watch.
+def refuse_wrong_settings(settings: Settings) -> None:
+    """Refuse what is known to be wrong before anything is reached, opened or served.
 
-    While the block runs, health and metrics are served over HTTP if `operations.http_address` is set. The notifier is
-    silent if the environment names no supervisor. The log watch ends a daemon whose log can't be written.
-
-    Raises UnavailableError if the port is taken, ConfigurationError if the address can't be listened at.
+    Raises ConfigurationError for settings that lack something or do not fit, and for files, certificates and packages
+    that they name and that can't be used.
     """
-    from corlld.operations.health import Health
-    from corlld.operations.http import serving
-    from corlld.operations.liveness import Liveness
-    from corlld.operations.logs import LogWatch
-    from corlld.operations.metrics_observer import MetricsObserver
-    from corlld.operations.notify import Notifier, NotifySocket, watchdog_timeout
-    from corlld.operations.prometheus import Metrics
-    from corlld.operations.site import Site
-
-    liveness = Liveness(settings.operations.stall_after_seconds)
-    health = Health(liveness)
-    arms = Arms(settings.experiment, settings.learning, settings.guard)
-    learning = {name: arm.rule is not None for name, arm in arms.by_name.items()}
-    metrics = Metrics(time.time(), settings.batching.max_buffered_events, learning)
-    notifier = Notifier(
-        NotifySocket(os.environ.get("NOTIFY_SOCKET")),
-        settings.operations,
-        liveness,
-        watchdog_timeout(os.environ, os.getpid()),
-    )
-    # LogWatch comes last: it raises, and the others must have been called by then.
-    observer = Observers(health, MetricsObserver(metrics, health, arms=arms), notifier, LogWatch())
-    with ExitStack() as open_while_watched:
-        open_while_watched.callback(notifier.close)
-        if address := settings.operations.http_address:
-            host, port = open_while_watched.enter_context(serving(address, Site(metrics.registry, health)))
-            log.info("http_listening", host=host, port=port)
-        yield observer
+    the_input = build_input(settings)
+    if problems := check_for_run(settings, the_input.problems()):
+        raise ConfigurationError("\n".join(problems))
+    check_passages(settings.learning)
+    check_model_name(settings.model)
+    check_start(settings.adapter)
+    the_input.source(build_store(settings))  # both are only built: that needs certificates and packages
 
 
 def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon:
@@ -223,11 +200,9 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
 
     Raises FatalError with a sentence on what is wrong, before any record is read or any state is written.
     """
-    the_input = build_input(settings)
-    if problems := check_for_run(settings, the_input.problems()):
-        raise ConfigurationError("\n".join(problems))
+    refuse_wrong_settings(settings)
     with ExitStack() as opened:  # closed again if a later step fails
-        daemon = _build(settings, the_input, observer or Observer(), opened)
+        daemon = _build(settings, build_input(settings), observer or Observer(), opened)
         opened.pop_all()
     return daemon
 
@@ -235,11 +210,10 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
 def _build(settings: Settings, the_input: Input, observer: Observer, opened: ExitStack) -> Daemon:
     deadline = time.monotonic() + settings.operations.startup_timeout_seconds
     observer.starting(Stage.INPUT)
-    check_passages(settings.learning)  # a file that can't be used is reported before the wait for input and model
-    check_model_name(settings.model)
     names = pseudonyms(settings)
     store = build_store(settings)
     source, dead_letters, announcements = _reach(settings, the_input, store, deadline, opened)
+    _refuse_store_of_others(settings, store, names, the_input, source)
     observer.starting(Stage.MODEL)
     # Imported here, as torch and transformers take seconds: what can be wrong without them has been found by now.
     from corlld.learning.loaded_learner import load_learner
@@ -266,6 +240,19 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
         newest_records=_newest_records(the_input) if the_input.grows else None,
         observer=observer,
     )
+
+
+def _refuse_store_of_others(
+    settings: Settings, store: "AnyStore", names: Pseudonyms, the_input: Input, source: Source
+) -> None:
+    """Compare the store with what is known before the model is loaded, which may take minutes. `open` compares all.
+
+    Raises ConfigurationError if it belongs to another secret, cluster or group.
+    """
+    if store.secret_fingerprint() is None or (owner := store.identity()) is None:
+        return
+    known = {"secret_fingerprint": names.fingerprint, "cluster_id": source.cluster_id, "group": the_input.group}
+    refuse_differing(asdict(owner), known, where=settings.state.url or str(settings.state.path))
 
 
 def _newest_records(the_input: Input) -> NewestRecords:

@@ -25,6 +25,7 @@ from corlld.commands import (
     uid,
 )
 from corlld.commands.ending import fail, settle
+from corlld.commands.exit_codes import help_lines
 from corlld.commands.shared import Command, add_parser
 from corlld.errors import CorlldError, ExitCode, FatalError
 from corlld.system.streams import hold_closed_streams, unwritable
@@ -51,32 +52,7 @@ DESCRIPTION = """\
 Learn from how users edit a language model's drafts: one LoRA adapter per user,
 always fresh."""
 
-EPILOG = """\
-exit codes:
-  0   done, or stopped by SIGTERM or SIGINT
-  2   wrong command line
-  65  the input was refused: a file (not followed) with too many dead letters,
-      a file that shrank, was replaced, is in another format or has no valid
-      event, a recreated topic, offsets out of range, a damaged batch. Or the
-      states or versions of too many users can't be used. In `send` and
-      `check --sample`: events that are not valid. In `state` and `explain`: no
-      store, no such user, or a state that can't be read. In `experiment`: no
-      store. In `dead-letters`: no letter matches, or a letter can't be sent
-      back
-  69  broker or topic could not be reached within
-      operations.startup_timeout_seconds (all commands but `run`: 7 seconds, if
-      it is known what is in the way), the model or the bucket could not be
-      reached, there is too little free memory for the model, or the port of
-      operations.http_address is taken
-  70  a bug, or a daemon that hung and did not end when it was stopped
-  73  the state store, the adapters' folder, the log or standard output can't
-      be written
-  78  wrong settings, a settings file that can't be read, a model that corlld
-      can't train, a Python package that is missing, or a state store that
-      belongs to other settings
-A second SIGTERM or SIGINT ends the process at once. SIGINT before the loop
-runs gives 130.
-"""
+EPILOG = "\n".join(("exit codes:", *help_lines()))
 
 
 def entry() -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from corlld.commands.out_of_reach import OutOfReach
-from corlld.commands.shared import add_config, load, stderr_console, stdout_console
+from corlld.commands.shared import add_config, load, print_table, stderr_console, stdout_console
 from corlld.errors import ConfigurationError, ExitCode, FatalError, RetriableError, StateUnreadable
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """See `Command`. Raises ConfigurationError without arms, FatalError without a store."""
     from corlld.assembly import build_store, no_store_yet
-    from corlld.commands.experiment_views import arms_table, findings, to_json
+    from corlld.commands.experiment_views import FEW_COLUMNS, arms_table, findings, to_json
     from corlld.experiment.arms import Arms
     from corlld.experiment.differences import comparisons
     from corlld.experiment.tally import Tally
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(to_json(arms, tally, found, unreadable, settings.experiment.drafts), indent=2))
     else:
         console = stdout_console(soft_wrap=True)
-        console.print(arms_table(arms, tally))
+        print_table(console, arms_table(arms, tally), arms_table(arms, tally, FEW_COLUMNS))
         for line in findings(tally, found, unreadable):
             console.print(line, markup=False)
     return ExitCode.OK

@@ -16,7 +16,8 @@ from corlld.statistics import FIRST_DRAFTS
 from corlld.system.plurals import counted
 
 _USERS = ("user is", "users are")
-_COLUMNS = ("users", "outcomes", "edit ratio", "first drafts", "accepted", "edits a draft", "repetition", "forgotten")
+COLUMNS = ("users", "outcomes", "edit ratio", "first drafts", "accepted", "edits a draft", "repetition", "forgotten")
+FEW_COLUMNS = ("users", "outcomes", "edit ratio")  # what fits 80 columns beside the longest name of an arm
 
 
 def to_json(arms: Arms, tally: Tally, found: Sequence[Comparison], unreadable: int, drafts: int) -> dict[str, Any]:
@@ -75,27 +76,32 @@ def _drafts(drafts: DraftFigures) -> dict[str, float | None]:
     }
 
 
-def arms_table(arms: Arms, tally: Tally) -> Table:
+def arms_table(arms: Arms, tally: Tally, columns: Sequence[str] = COLUMNS) -> Table:
     """Return a row per arm. Users' outcomes are means by users, all other figures are means by drafts."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("arm", no_wrap=True)
-    for column in _COLUMNS:
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for name in arms.by_name:
-        figures = tally.arms[name]
-        later = _drafts(figures.later)
-        table.add_row(
-            f"{name} (no learning)" if name in arms.holdouts else name,
-            f"{figures.users:,}",
-            f"{len(figures.outcomes):,}",
-            _short(_mean(sum(figures.outcomes), len(figures.outcomes))),
-            _short(_drafts(figures.first)["edit_ratio"]),
-            _short(later["accepted"]),
-            _short(later["edits_per_draft"]),
-            _short(later["repetition"]),
-            _short(_mean(figures.plain_text_drop_sum, figures.rehearsed_updates)),
-        )
+        cells = _cells(tally.arms[name])
+        label = f"{name} (no learning)" if name in arms.holdouts else name
+        table.add_row(label, *(cells[column] for column in columns))
     return table
+
+
+def _cells(figures: ArmFigures) -> dict[str, str]:
+    """Return the figures of an arm, by column of `COLUMNS`."""
+    later = _drafts(figures.later)
+    return {
+        "users": f"{figures.users:,}",
+        "outcomes": f"{len(figures.outcomes):,}",
+        "edit ratio": _short(_mean(sum(figures.outcomes), len(figures.outcomes))),
+        "first drafts": _short(_drafts(figures.first)["edit_ratio"]),
+        "accepted": _short(later["accepted"]),
+        "edits a draft": _short(later["edits_per_draft"]),
+        "repetition": _short(later["repetition"]),
+        "forgotten": _short(_mean(figures.plain_text_drop_sum, figures.rehearsed_updates)),
+    }
 
 
 def findings(tally: Tally, found: Sequence[Comparison], unreadable: int) -> Iterator[str]:

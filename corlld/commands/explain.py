@@ -11,10 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from corlld.commands.chosen_user import NO_STATE, add_user, find_store
 from corlld.commands.explanation import Explanation, Mean, explain, meaning
 from corlld.commands.shared import add_config, load, stdout_console
-from corlld.commands.state import add_user, find_store
-from corlld.commands.state_views import NO_STATE
 from corlld.durable import StoreIdentity, UserState
 from corlld.errors import ExitCode, FatalError, StateUnreadable
 from corlld.experiment.arms import Arms

@@ -20,6 +20,7 @@ _BISECTIONS = 50
 _MOST_ROWS = 8  # of the own versions' drafts: the story is a page
 BASE_VERSION = "0"
 _COIN = 0.5
+_HARDLY_BETTER = 0.6  # a share below this is of no use, even if it is above a coin's
 
 REJECTED = {  # what became of an edit, by the reason that the state counts
     RejectReason.TOO_LONG: "longer than learning.max_response_tokens",
@@ -198,12 +199,12 @@ def _on_drafts(told: Explanation) -> str:
     before, name = (told.base, "the base model's drafts") if told.base is not None else (told.first, "the first drafts")
     if before is None:
         return "There is no draft to compare the own versions' drafts with."
-    figures = f"an edit ratio of {_shown(told.own)}, and {name} of {_shown(before)}"
+    figures = f"an edit ratio of {_shown(told.own, 'draft')}, and {name} of {_shown(before, 'draft')}"
     if told.own.is_below(before):
         return f"It helps: the own versions' drafts need less editing. They have {figures}."
     if before.is_below(told.own):
         return f"It does harm: the own versions' drafts need more editing. They have {figures}."
-    return f"Too early to say: the bands meet. The own versions' drafts have {figures}."
+    return f"Too few drafts to tell: the bands meet. The own versions' drafts have {figures}."
 
 
 def _on_rise(nats: float, state: UserState, start: str | None) -> str:
@@ -224,7 +225,7 @@ def _on_accuracy(told: Explanation) -> str:
     if (mean := known or told.accuracy) is None:
         return "No pair was scored by an adapter that had taken a step."
     where = "Of the pairs with a draft of the base model" if known else "Of the pairs"
-    found = f"{where}, the adapter preferred the edited text in {_shown(mean)}, before it learnt from them"
+    found = f"{where}, the adapter preferred the edited text in {_shown(mean, 'pair')}, before it learnt from them"
     if known is None and told.own_share is None:
         return f"{found}. What that says depends on who wrote the drafts, and the events name no version."
     if known is None and told.own_share:
@@ -234,7 +235,9 @@ def _on_accuracy(told: Explanation) -> str:
         )
     if mean.low > _COIN:
         return f"{found}: better than a coin, so that it knows the user's taste."
-    return f"{found}: no better than a coin, as far as the band can tell."
+    if mean.high < _HARDLY_BETTER:
+        return f"{found}: no better than a coin, or hardly."
+    return f"{found}: too few to tell whether that is better than a coin."
 
 
 def _on_guard(figures: Statistics) -> Iterable[str]:
@@ -267,8 +270,9 @@ def _on_arm(participation: Participation, arms: Arms) -> Iterable[str]:
         yield f"The rule of the arm {name} changed after the user joined: the user is not compared any more."
 
 
-def _shown(mean: Mean) -> str:
-    return f"{mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f})"
+def _shown(mean: Mean, what: str) -> str:
+    """Return the mean with its band and the number of what it rests on."""
+    return f"{mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f}, {counted(mean.count, what)})"
 
 
 def meaning(reason: str) -> str:

@@ -40,6 +40,7 @@ from corlld.experiment.arms import Arms
 from corlld.learning.model.files import check_model_name
 from corlld.learning.model.unsupported import refusing
 from corlld.learning.passages import check_passages
+from corlld.learning.start_config import check_start
 from corlld.protocols import Source
 from corlld.records import EditEvent
 from corlld.settings.load import check_for_run
@@ -125,8 +126,9 @@ class Check:
     def _check_settings(self) -> str:
         if problems := check_for_run(self._settings, self._input.problems()):
             raise ConfigurationError("\n".join(problems))
-        check_passages(self._settings.learning)  # both are reported before the wait for input and model
+        check_passages(self._settings.learning)  # all three are reported before the wait for input and model
         check_model_name(self._settings.model)
+        check_start(self._settings.adapter)
         fingerprint = pseudonyms(self._settings).fingerprint
         return f"complete; users' pseudonyms are made with the secret of fingerprint {fingerprint}"
 

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from rich.console import Console
 
+from corlld.commands.chosen_user import ambiguous, beginning
 from corlld.commands.shared import REACH_SECONDS, read_user
 from corlld.errors import ConfigurationError, InvalidReason
 from corlld.events.strict_json import parse_time
@@ -25,7 +26,7 @@ class Wanted:
 
     Args:
         reasons: empty for all.
-        uid: the user's pseudonym; None for all.
+        uid: the user's pseudonym, or its first digits; None for all.
         place: a letter's key, or TOPIC-PARTITION-OFFSET of its record; None for all.
         first_offset: letters of records before this offset are left out.
         since_seconds: letters that were stored before this time are left out; in seconds since 1970.
@@ -41,7 +42,7 @@ class Wanted:
         """Return whether the letter is asked for. The stream itself has left out what is before `since_seconds`."""
         return (
             (not self.reasons or letter.reason in self.reasons)
-            and self.uid in (None, letter.uid)
+            and (self.uid is None or (letter.uid or "").startswith(self.uid))
             and self.place in (None, letter.key, place_of(letter))
             and letter.offset >= self.first_offset
         )
@@ -66,7 +67,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     who.add_argument(
         "--user", metavar="USER", help="only letters of this user, by user_id; `-` reads it from standard input"
     )
-    who.add_argument("--uid", help="only letters of this user, by pseudonym")
+    who.add_argument("--uid", type=beginning, help="only letters of this user, by pseudonym or by its first digits")
     parser.add_argument(
         "--since",
         type=_since,
@@ -116,6 +117,7 @@ class Reading:
         self.place = stream.place
         self.copies = 0  # of wanted letters, beyond the first of each
         self.foreign = 0  # records or lines that are no letters of corlld
+        self._uid: str | None = None  # of the first letter, if those of one user are wanted
 
     def __iter__(self) -> Iterator[StoredLetter]:
         with Advance(self._console, self._stream.steps, self._stream.unit) as advance:
@@ -127,7 +129,16 @@ class Reading:
             if letter is None:
                 self.foreign += 1
             elif self._wanted.includes(letter):
+                self._refuse_another_user(letter)
                 yield letter
+
+    def _refuse_another_user(self, letter: StoredLetter) -> None:
+        """Raise FatalError if letters of one user are wanted, and those of two begin with the digits given."""
+        if self._wanted.uid is None or letter.uid is None:
+            return
+        self._uid = self._uid or letter.uid
+        if letter.uid != self._uid:
+            raise ambiguous(self._wanted.uid, [self._uid, letter.uid])
 
     def _once(self, letters: Iterable[StoredLetter]) -> Iterator[StoredLetter]:
         seen: dict[int, None] = {}  # hashes of keys, oldest first

@@ -15,7 +15,15 @@ from rich.console import Console
 
 from corlld.commands.replay_as_one import as_one_user, export, refuse_used, without_erased
 from corlld.commands.replay_summary import UserRecord, summarise, summary_table, to_json
-from corlld.commands.shared import add_config, file_path, load, positive, stderr_console, stdout_console
+from corlld.commands.shared import (
+    add_config,
+    file_path,
+    load,
+    positive,
+    print_table,
+    stderr_console,
+    stdout_console,
+)
 from corlld.durable import Statistics, UserState
 from corlld.errors import ExitCode, FatalError, InvalidEvent
 from corlld.events.decoder import EventDecoder
@@ -91,7 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(to_json(summary, show_users=arguments.show_users))
     else:
-        stdout_console().print(summary_table(summary, show_users=arguments.show_users))
+        whole, narrow = (summary_table(summary, show_users=arguments.show_users, narrow=each) for each in (False, True))
+        print_table(stdout_console(), whole, narrow)
+        if settings.identity.secret is None and not arguments.show_users:
+            print("these pseudonyms are of this replay alone: identity.secret is not set")
         for reason, count in summary["dead_letters"].items():
             print(f"set aside: {count} {reason}")
         if arguments.export is not None:

@@ -9,8 +9,32 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from corlld.commands.shared import SHORT_UID, WHOLE_UID
 from corlld.records import EditEvent, PairOutcome, PairStatus
 from corlld.statistics import correct_share, edit_ratio
+
+_COLUMNS = {  # of the table, with their keys in the summary
+    "pairs": "pairs",
+    "rejected": "rejected",
+    "accuracy": "prequential_accuracy",
+    "last ¼": "prequential_accuracy_last_quarter",
+    "rise": "edited_rise_nats",
+    "margin": "margin_nats",
+    "base": "base_preference",
+    "words": "word_count_perceptron",
+    "longer": "longer_wins",
+    "edit": "edit_ratio",
+}
+_FEW_COLUMNS = {name: _COLUMNS[name] for name in ("pairs", "rejected", "accuracy", "rise", "edit")}
+_MEANINGS = {
+    "accuracy": "accuracy: share of pairs whose margin prefers the edited text (ties count ½).",
+    "rise": "rise: how much more likely than the base model the adapter makes edited\n  texts, in nats per token.",
+    "margin": "margin: over the base model, in nats.",
+    "base": "base: the base model's own preference.",
+    "words": "words: an online word-count perceptron on the same pairs.",
+    "longer": "longer: the rule that prefers the longer text.",
+    "edit": "edit: mean edit ratio of all events.",
+}
 
 
 @dataclass
@@ -79,44 +103,41 @@ def _mean(values: Iterable[float]) -> float | None:
     return sum(listed) / len(listed) if listed else None
 
 
-def summary_table(summary: dict[str, Any], *, show_users: bool) -> Table:
-    """Render the summary for people. show_users: raw user ids in place of pseudonyms."""
+def summary_table(summary: dict[str, Any], *, show_users: bool, narrow: bool = False) -> Table:
+    """Render the summary for people.
+
+    Args:
+        summary: of `summarise`.
+        show_users: raw user ids in place of pseudonyms.
+        narrow: only the beginning of a pseudonym, and only the columns that fit 80 columns beside it.
+    """
     table = Table(
         title="Prequential figures: each pair was scored before it was learnt from",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
+    columns = _FEW_COLUMNS if narrow else _COLUMNS
     table.add_column("user", no_wrap=True)
-    for title in ("pairs", "rejected", "accuracy", "last ¼", "rise", "margin", "base", "words", "longer", "edit"):
-        table.add_column(title, justify="right", no_wrap=title != "rejected")
+    for title in columns:
+        table.add_column(title, justify="right", no_wrap=True)
     for user in summary["users"]:
-        rejected = ", ".join(f"{count} {reason}" for reason, count in user["rejected"].items())
-        table.add_row(
-            user["user_id"] if show_users else user["uid"][:12],
-            str(user["pairs"]),
-            rejected or "0",
-            *(
-                "-" if user[key] is None else f"{user[key]:+.3f}" if "rise" in key else f"{user[key]:.2f}"
-                for key in (
-                    "prequential_accuracy",
-                    "prequential_accuracy_last_quarter",
-                    "edited_rise_nats",
-                    "margin_nats",
-                    "base_preference",
-                    "word_count_perceptron",
-                    "longer_wins",
-                    "edit_ratio",
-                )
-            ),
-        )
-    table.caption = (
-        "accuracy: share of pairs whose margin over the base model prefers the edited text (ties count ½).\n"
-        "base: the base model's own preference. words: an online word-count perceptron on the same pairs.\n"
-        "longer: the rule that prefers the longer text. margin: in nats. edit: mean edit ratio of all events.\n"
-        "rise: how much more likely than the base model the adapter makes edited texts, in nats per token."
-    )
+        name = user["user_id"] if show_users else user["uid"][: SHORT_UID if narrow else WHOLE_UID]
+        table.add_row(name, *(_cell(user, key) for key in columns.values()))
+    table.caption = "\n".join(meaning for column, meaning in _MEANINGS.items() if column in columns)
     table.caption_justify = "left"
     return table
+
+
+def _cell(user: dict[str, Any], key: str) -> str:
+    match user[key]:
+        case None:
+            return "-"
+        case dict() as counts:
+            return "\n".join(f"{count} {reason}" for reason, count in counts.items()) or "0"
+        case int() as count:
+            return str(count)
+        case figure:
+            return f"{figure:+.3f}" if "rise" in key else f"{figure:.2f}"
 
 
 def to_json(summary: dict[str, Any], *, show_users: bool) -> str:

@@ -76,9 +76,11 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def _run(settings: "Settings") -> int:
     import structlog
 
-    from corlld.assembly import build_daemon, watched
+    from corlld.assembly import build_daemon, refuse_wrong_settings
+    from corlld.operations.watched import watched
 
     log = structlog.get_logger("corlld")
+    refuse_wrong_settings(settings)  # before the port opens
     with watched(settings) as observer:
         daemon = build_daemon(settings, observer)
         with stop_on_signals(daemon.request_stop):

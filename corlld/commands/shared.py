@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
+from rich.table import Table
 
 from corlld.errors import ExitCode, FatalError
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 REACH_SECONDS = 7.0
 HELP_COLUMNS = 80  # argparse wraps neither descriptions nor epilogs where an epilog keeps its lines
 PIPE_COLUMNS = 140  # wide enough for every table
+WIDEST_TABLE = 10_000  # columns that no table has
+WHOLE_UID, SHORT_UID = 32, 12  # digits of a pseudonym in a table, and in a narrow one
 
 
 class Command(Protocol):
@@ -132,6 +135,17 @@ def stdout_console(*, soft_wrap: bool = False) -> Console:
 def stderr_console() -> Console:
     """Return a console on standard error, for progress."""
     return Console(stderr=True, soft_wrap=True)  # lines of the log that a live display prints stay whole
+
+
+def print_table(console: Console, whole: Table, narrow: Table) -> None:
+    """Print the whole table if the console is wide enough for it, or else the narrow one, and where the rest is."""
+    unbounded = console.options.update(max_width=WIDEST_TABLE)  # else rich measures what it would cut
+    needed = console.measure(whole, options=unbounded).maximum
+    if needed <= console.width:
+        console.print(whole)
+    else:
+        console.print(narrow)
+        console.print(f"a terminal of {needed} columns shows more of each line, and --json all", markup=False)
 
 
 def read_user(user: str) -> str:

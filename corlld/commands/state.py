@@ -5,15 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corlld.commands.shared import (
-    add_config,
-    add_parser,
-    file_path,
-    load,
-    read_user,
-    stderr_console,
-    stdout_console,
-)
+from corlld.commands.chosen_user import NO_STATE, add_user, find_store, uid_of
+from corlld.commands.shared import add_config, add_parser, file_path, load, stderr_console, stdout_console
 from corlld.errors import ConfigurationError, ExitCode, FatalError
 from corlld.system.plurals import counted
 from corlld.system.progress import Advance
@@ -90,7 +83,8 @@ exit codes:
   65   a state has no generation before, or one that can't be read either, or
        answers with an error; or the commits of a partition stand still: its
        users are not repaired, so run the repair again when its lag is 0;
-       without --yes: there is something to repair
+       without --yes: there is something to repair; or the input is a file:
+       what to do by hand is printed, step by step
   69   no broker, no topic or no state store, or the broker stopped acknowledging
   130  interrupted
 """
@@ -160,15 +154,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in (show, verify, repair, export, importing):
         add_config(action)
         add_user(action, required=False)
-
-
-def add_user(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add USER and `--uid`, of which one names a user to `find_store`."""
-    who = parser.add_mutually_exclusive_group(required=required)
-    who.add_argument(
-        "user", nargs="?", metavar="USER", help="only this user, by user_id; `-` reads it from standard input"
-    )
-    who.add_argument("--uid", help="only this user, by pseudonym")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -256,7 +241,7 @@ def _copy(arguments: argparse.Namespace, settings: "Settings", source: "AnyStore
     from corlld.assembly import pseudonyms
     from corlld.commands.state_copies import copy_notes, copy_positions, copy_states, open_copy
 
-    uid = _uid(arguments, settings, source.secret_fingerprint())
+    uid = uid_of(arguments, settings, source)
     uids = _uids(source, uid)
     open_copy(source, destination, where=str(arguments.folder))
     names = None if settings.identity.secret is None else pseudonyms(settings)
@@ -281,44 +266,11 @@ def _copy(arguments: argparse.Namespace, settings: "Settings", source: "AnyStore
     return ExitCode.DATA if left else ExitCode.OK
 
 
-def find_store(settings: "Settings", arguments: argparse.Namespace) -> "tuple[AnyStore, str | None]":
-    """Return the store, not opened, and the uid of the user that the arguments of `add_user` name, if any.
-
-    Raises FatalError without a store, and ConfigurationError if it has another secret.
-    """
-    from corlld.assembly import build_store
-
-    store = build_store(settings)
-    return store, _uid(arguments, settings, store.secret_fingerprint())
-
-
-def _uid(arguments: argparse.Namespace, settings: "Settings", fingerprint: str | None) -> str | None:
-    """Return the pseudonym of the user that the command line names; None for all users.
-
-    Raises FatalError without a store, and ConfigurationError if it has another secret.
-    """
-    from corlld.assembly import no_store_yet, pseudonyms
-
-    uid: str | None = arguments.uid
-    if arguments.user is not None:
-        names = pseudonyms(settings)
-        if fingerprint not in (None, names.fingerprint):
-            raise ConfigurationError(
-                "the store's pseudonyms were made with another identity.secret: with this one, no user can be found"
-            )
-        uid = names.uid(read_user(arguments.user))
-    if fingerprint is None:
-        raise FatalError(f"state store: {no_store_yet(settings)}", ExitCode.DATA)
-    return uid
-
-
 def _uids(store: "AnyStore", uid: str | None) -> list[str]:
     """Return the users to work on: one, or all. Raises FatalError for a user without a state."""
     uids = list(store.uids())  # pseudonyms alone: the bar needs their number
     if uid is None:
         return uids
     if uid not in uids:
-        from corlld.commands.state_views import NO_STATE
-
         raise FatalError(NO_STATE, ExitCode.DATA)
     return [uid]

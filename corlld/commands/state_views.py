@@ -1,7 +1,7 @@
 """Shows stored states: one user's in full, or a line per user."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -9,17 +9,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from corlld.commands.chosen_user import NO_STATE
 from corlld.commands.out_of_reach import OutOfReach
+from corlld.commands.shared import SHORT_UID, WHOLE_UID, print_table
 from corlld.durable import Statistics, UserState
 from corlld.errors import ExitCode, FatalError, RetriableError, StateUnreadable
 from corlld.loop.event_ids import HASH_BYTES
 
-NO_STATE = (
-    "the store has no state of this user: either the id is misspelt, or no event of the user was applied yet. "
-    "`corlld state show` lists the users of the store"
-)
 _COUNTS = ("events", "pairs_applied", "acceptances", "no_difference", "rejected", "updates")
-WIDE_CHARS = 100  # a narrower terminal has no room for whole pseudonyms beside the figures
+_COLUMNS = ("version", "events", "pairs", "accepted", "rejected", "accuracy", "margin", "rise", "edit ratio")
+_FEW_COLUMNS = ("version", "events", "rejected", "rise", "edit ratio")  # what fits 80 columns
 
 
 class ReadableStore(Protocol):
@@ -55,7 +54,8 @@ def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console
         for name, text in lines.items():
             console.print(f"{name:{widest}}  {text}", markup=False)
     else:
-        console.print(_table(rows, uid_digits=32 if console.width >= WIDE_CHARS else 12))
+        narrow = _table(rows, _FEW_COLUMNS, uid_digits=SHORT_UID)
+        print_table(console, _table(rows, _COLUMNS, uid_digits=WHOLE_UID), narrow)
     return ExitCode.DATA if any("unreadable" in row for row in rows) else ExitCode.OK
 
 
@@ -137,31 +137,30 @@ def _ratio(total: float, count: int) -> float | None:
     return total / count if count else None
 
 
-def _table(rows: list[dict[str, Any]], uid_digits: int) -> Table:
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], uid_digits: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    counts, figures = (
-        ("version", "events", "pairs", "accepted", "rejected"),
-        ("accuracy", "margin", "rise", "edit ratio"),
-    )
-    for column in ("uid", *counts, *figures):
+    for column in ("uid", *columns):
         table.add_column(column, justify="left" if column == "uid" else "right", no_wrap=True)
     for row in rows:
-        if "unreadable" in row:
-            table.add_row(row["uid"][:uid_digits], "unreadable")
-            continue
-        statistics = row["statistics"]
-        table.add_row(
-            row["uid"][:uid_digits],
-            "erased" if row["erased"] else str(row["version"]),
-            str(statistics["events"]),
-            str(statistics["pairs_applied"]),
-            str(statistics["acceptances"]),
-            str(sum(statistics["rejected"].values())),
-            *(_short(row[name]) for name in ("accuracy", "mean_margin_nats")),
-            "-" if row["mean_edited_rise_nats"] is None else f"{row['mean_edited_rise_nats']:+.3f}",
-            _short(row["edit_ratio"]),
-        )
+        cells = {"version": "unreadable"} if "unreadable" in row else _cells(row)
+        table.add_row(row["uid"][:uid_digits], *(cells.get(column, "") for column in columns))
     return table
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the figures of a state that can be read, by column of `_COLUMNS`."""
+    statistics, rise = row["statistics"], row["mean_edited_rise_nats"]
+    return {
+        "version": "erased" if row["erased"] else str(row["version"]),
+        "events": str(statistics["events"]),
+        "pairs": str(statistics["pairs_applied"]),
+        "accepted": str(statistics["acceptances"]),
+        "rejected": str(sum(statistics["rejected"].values())),
+        "accuracy": _short(row["accuracy"]),
+        "margin": _short(row["mean_margin_nats"]),
+        "rise": "-" if rise is None else f"{rise:+.3f}",
+        "edit ratio": _short(row["edit_ratio"]),
+    }
 
 
 def _short(figure: float | None) -> str:

@@ -5,7 +5,6 @@ safetensors is read: the other one is pickle. Which user begins when is not know
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,27 +17,12 @@ from safetensors.torch import load as load_safetensors
 from corlld.adapters.layout import AdapterLayout, AdapterTensors, UserVectors
 from corlld.adapters.peft_config import peft_tensors
 from corlld.durable import ModelInfo
-from corlld.errors import ConfigurationError
 from corlld.learning.slots import Slot
+from corlld.learning.start_config import read_bytes, read_config, read_json, refused, shown
 from corlld.settings.paths import absolute_if_path
 
-CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "manifest.json"  # only in folders that corlld wrote
-
-# Fields of PEFT's config that change nothing of what the tensors mean. `target_modules` and its like are judged by the
-# tensors' names, `r`, `lora_alpha` and the base model by themselves.
-# fmt: off
-_OF_NO_ACCOUNT = frozenset({
-    "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules",
-    "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config",
-    "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "peft_version",
-    "qalora_group_size", "r", "revision", "runtime_config", "target_modules", "task_type",
-})
-# fmt: on
-# Other ways to draw the first weights subtract them from the base model, which then is another model.
-_PLAIN_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
-_NEEDED = {"peft_type": "LORA", "bias": "none"}  # other fields: absent, or empty, or off
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,47 +78,29 @@ def load_start(folder: Path | None, layout: AdapterLayout, model: ModelInfo) -> 
     """
     if folder is None:
         return None
-    config, manifest = _json(folder / CONFIG_FILE), {}
+    config, manifest = read_config(folder, r=layout.r, lora_alpha=layout.lora_alpha), {}
     if (folder / MANIFEST_FILE).exists():
-        manifest = _json(folder / MANIFEST_FILE)
-    _compare_shape(folder, config, layout)
+        manifest = read_json(folder / MANIFEST_FILE)
     _compare_model(folder, config, manifest, model)
-    data = _bytes(folder / TENSORS_FILE)
+    data = read_bytes(folder / TENSORS_FILE)
     try:
         tensors = load_safetensors(data)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise _refused(f"{folder / TENSORS_FILE} is not a whole file of safetensors ({error})") from None
+        raise refused(f"{folder / TENSORS_FILE} is not a whole file of safetensors ({error})") from None
     return StartAdapter(_flat(folder, tensors, layout, model), hashlib.sha256(data).hexdigest())
-
-
-def _compare_shape(folder: Path, config: Mapping[str, Any], layout: AdapterLayout) -> None:
-    for name, needed in (("r", layout.r), ("lora_alpha", layout.lora_alpha)):
-        if config.get(name) != needed:
-            raise _refused(
-                f"{folder} has {name} = {_shown(config.get(name))}, and adapter.{name} is {needed}; both must be equal"
-            )
-    if (beginning := config.get("init_lora_weights")) not in _PLAIN_BEGINNINGS:
-        raise _refused(
-            f"{folder} was made with init_lora_weights = {_shown(beginning)}, which belongs to a changed base model"
-        )
-    for name, value in sorted(config.items()):
-        word = _NEEDED.get(name)
-        if name not in _OF_NO_ACCOUNT and (value if word is None else value != word):
-            wanted = "it must not be set" if word is None else f"it must be {_shown(word)}"
-            raise _refused(f"{folder} has {name} = {_shown(value)}; {wanted}, since users' adapters are plain LoRA")
 
 
 def _compare_model(folder: Path, config: Mapping[str, Any], manifest: Mapping[str, Any], model: ModelInfo) -> None:
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or absolute_if_path(name) != model.name:
-        raise _refused(
-            f"{folder} belongs to the base model {_shown(name)}, and this is {_shown(model.name)} (model.name or "
+        raise refused(
+            f"{folder} belongs to the base model {shown(name)}, and this is {shown(model.name)} (model.name or "
             "model.served_name)"
         )
     if manifest.get("base_revision", model.revision) != model.revision:
-        raise _refused(
-            f"{folder} was made on revision {_shown(manifest['base_revision'])} of the base model, and this is "
-            f"{_shown(model.revision)}"
+        raise refused(
+            f"{folder} was made on revision {shown(manifest['base_revision'])} of the base model, and this is "
+            f"{shown(model.revision)}"
         )
 
 
@@ -145,49 +111,22 @@ def _flat(folder: Path, tensors: Mapping[str, torch.Tensor], layout: AdapterLayo
     place = next((each for each in places if each.keys() == tensors.keys()), places[0])
     for names, words in ((place.keys() - tensors.keys(), "lacks"), (tensors.keys() - place.keys(), "has")):
         if names:
-            raise _refused(
+            raise refused(
                 f"{folder} {words} the tensor {min(names)}, one of {len(names)}: users' adapters have "
                 f"{len(layout.modules)} modules, by adapter.target_modules"
             )
     for name, view in place.items():
         tensor = tensors[name]
         if tensor.shape != view.shape or not tensor.is_floating_point():
-            raise _refused(
+            raise refused(
                 f"{folder} has the tensor {name} of shape {tuple(tensor.shape)} in {_dtype(tensor)}, needed: "
                 f"{tuple(view.shape)} in a floating-point format"
             )
         view.copy_(tensor)
         if not view.isfinite().all():
-            raise _refused(f"{folder} has the tensor {name} with numbers that are not finite")
+            raise refused(f"{folder} has the tensor {name} with numbers that are not finite")
     return flat
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_bytes(file))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise _refused(f"{file} is not a JSON object")
-    return content
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        raise _refused(f"{file} is missing; needed: the folder of a PEFT adapter, in safetensors") from None
-    except OSError as error:
-        raise _refused(f"{file} can't be read: {error.strerror}") from None
-
-
-def _shown(value: object) -> str:
-    return json.dumps(value, default=str)
 
 
 def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _refused(problem: str) -> ConfigurationError:
-    return ConfigurationError(f"adapter.start_path: {problem}")

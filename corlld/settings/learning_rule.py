@@ -1,6 +1,6 @@
 """Sections [learning] and [experiment]: the rule that users learn by, and arms of an experiment that override it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, JsonValue
@@ -119,6 +119,10 @@ DEFAULT_ARM = "default"  # users of no other arm: they learn by [learning]
 MAX_ARMS = 7  # beside the default: arms are labels of metrics
 RETIRED_ARM = "retired"  # label of the users of arms that are not in the settings
 _ROUNDING = 1e-9  # of a sum of shares
+_SHARES = (
+    f"numbers > 0 that sum to less than 1 over all arms: the other users are the arm `{DEFAULT_ARM}`, which each arm "
+    "is compared with"
+)
 
 
 class Arm(Section):
@@ -130,7 +134,7 @@ class Arm(Section):
             "allowed": "a text of at most 32 letters a-z, digits, - and _, which begins with a letter or digit"
         },
     )
-    share: float = Field(gt=0, le=1)
+    share: float = Field(gt=0, lt=1, json_schema_extra={"allowed": _SHARES})
     holdout: bool = False
     learning: dict[str, JsonValue] = Field({}, json_schema_extra={"allowed": "a table of settings of [learning]"})
 
@@ -146,8 +150,8 @@ class ExperimentSettings(Section):
         "either `learning = {...}`, which overrides settings of [learning], or `holdout = true`: nothing is learnt or "
         "published. All other users are in the arm `default`. In the environment: a JSON list. Default: no experiment.",
         json_schema_extra={
-            "allowed": "a list of tables: `name` (a-z, 0-9, - and _; at most 32), `share` (> 0, their sum below 1), "
-            "and `learning` (a table) or `holdout` (true or false)"
+            "allowed": "a list of tables, each `[[experiment.arms]]`: `name` (a-z, 0-9, - and _; at most 32), `share` "
+            "(> 0, their sum below 1), and `learning` (a table) or `holdout` (true or false)"
         },
     )
     drafts: Positive = Field(
@@ -166,25 +170,10 @@ class ExperimentSettings(Section):
             yield f"arms: found {name!r} more than once, allowed: a name per arm"
         for name in sorted({DEFAULT_ARM, RETIRED_ARM}.intersection(names)):
             yield f"arms: found the name {name!r}, allowed: other names, since corlld uses this one itself"
-        yield from _problems_of_shares(self.arms)
+        if (total := sum(arm.share for arm in self.arms)) > 1 - _ROUNDING:
+            yield f"arms: found shares that sum to {total:g}, allowed: {_SHARES}"
         for arm in self.arms:
             yield from _problems_of(arm)
-
-
-def _problems_of_shares(arms: Sequence[Arm]) -> Iterator[str]:
-    if (total := sum(arm.share for arm in arms)) < 1 - _ROUNDING:
-        return
-    for arm in arms:
-        if arm.holdout and arm.share > 1 - _ROUNDING:
-            yield (
-                f"arms: {arm.name}: found a holdout of share 1, allowed: less than 1: nobody is left to learn. A share "
-                "of 0.05 is enough for a control"
-            )
-            return
-    yield (
-        f"arms: found shares that sum to {total:g}, allowed: less than 1: nobody is left for the arm `{DEFAULT_ARM}`, "
-        "which the others are compared with. Lower a share: nobody leaves an arm by that"
-    )
 
 
 def _problems_of(arm: Arm) -> Iterator[str]:

@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 
 from corlld.errors import ConfigurationError
 from corlld.settings.fields import unknown, unknown_key
-from corlld.settings.learning_rule import Arm
+from corlld.settings.learning_rule import RULE_OF_AN_ARM, Arm
 from corlld.settings.sections import Settings
 from corlld.settings.value_words import described, shown
 from corlld.settings.words import (
@@ -41,6 +41,7 @@ DEFAULT_FILE = Path("/etc/corlld/corlld.toml")
 # Not settings: switches of the tests, and variables that Kubernetes sets in pods beside a service named `corlld`.
 _FOREIGN_VARIABLES = re.compile(r"CORLLD_(TEST_.*|SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_.*)?)")
 _ARMS = ("experiment", "arms")
+_RULE = {name: KEYS["learning", name] for name in RULE_OF_AN_ARM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,18 +237,25 @@ def _wrong_values(problems: Sequence[ErrorDetails], given: _Layer) -> Iterator[s
         if name != _ARMS or len(within) < 2:
             yield _wrong_value(name, given)
         elif problem["type"] != "missing" or problem["loc"][:3] not in misspelt:
-            yield _wrong_key_of_an_arm(int(within[0]), str(within[1]), given[_ARMS])
+            yield _wrong_key_of_an_arm(within, given[_ARMS])
 
 
-def _wrong_key_of_an_arm(index: int, key: str, arms: _Given) -> str:
+def _wrong_key_of_an_arm(within: Sequence[int | str], arms: _Given) -> str:
+    """Report a key of an arm, or of its `learning`. within: index of the arm, the key, and what is below it."""
+    index, key, *below = within
     table, known = arms.value[index], Arm.model_json_schema()["properties"]
-    label = name if isinstance(name := table.get("name"), str) else f"table {index + 1}"
+    label = name if isinstance(name := table.get("name"), str) else f"table {int(index) + 1}"
+    prefix = ""
+    if key == "learning" and below:
+        table, known, key, prefix = table["learning"], _RULE, below[0], "learning."
     if key not in known:
-        return f"experiment.arms: {label}: {unknown_key(key, known)}; in {arms.origin}"
+        return f"experiment.arms: {label}: {unknown_key(str(key), known, prefix=prefix)}; in {arms.origin}"
     found = f"found {shown(table[key])}, allowed" if key in table else "not set, needed"
-    return f"experiment.arms: {label}: {key}: {found}: {described(known[key])}; in {arms.origin}"
+    return f"experiment.arms: {label}: {prefix}{key}: {found}: {described(known[key])}; in {arms.origin}"
 
 
 def _wrong_value(name: Name, given: _Layer) -> str:
     found = "a secret of the wrong form" if is_secret(name) else shown(given[name].value)
+    if name == _ARMS and isinstance(given[name].value, dict):
+        found = "a single table"  # one pair of brackets too few
     return f"{'.'.join(name)}: found {found}, allowed: {allowed(name)}; in {given[name].origin}"

@@ -84,8 +84,8 @@ def advice_on_torn(data: bytes | None) -> str:
         content = None
     if isinstance(content, dict) and content.get("cluster_id") == _FILE:
         return (
-            "put the generation before in its place, or a backup's state, and append the user's lines again from its "
-            "`applied` byte on (a file is not read again by itself)"
+            "a file is not read again by itself: first stop the daemon, then put the generation before in its place or "
+            "a backup's state, then append the user's lines again from its `applied` byte on, and start the daemon"
         )
     return "`corlld state repair` mends it"
 
@@ -129,12 +129,7 @@ def check_identity(data: bytes, identity: StoreIdentity, *, where: str) -> None:
         stored["base_model"] = absolute_if_path(
             model
         )  # versions before settings made paths absolute kept it as written
-    differing = [name for name in _MEANINGS if stored.get(name) != getattr(identity, name)]
-    if differing:
-        found = "; ".join(
-            f"{_MEANINGS[name]} was {stored.get(name)!r} and is now {getattr(identity, name)!r}" for name in differing
-        )
-        raise ConfigurationError(f"{where}: the state store belongs to other settings: {found}. {_remedy(differing)}")
+    refuse_differing(stored, asdict(identity), where=where)
     if stored.get(_START) != identity.start_adapter:
         log.warning(
             "start_adapter_changed",
@@ -143,6 +138,17 @@ def check_identity(data: bytes, identity: StoreIdentity, *, where: str) -> None:
             effect="new users begin from it; the others go on, and those who began from another one are compared with "
             "the base model",
         )
+
+
+def refuse_differing(stored: Mapping[str, object], now: Mapping[str, object], *, where: str) -> None:
+    """Compare fields of a `StoreIdentity`: those that `now` has.
+
+    Raises ConfigurationError that names what differs, and what to do.
+    """
+    differing = [name for name in _MEANINGS if name in now and stored.get(name) != now[name]]
+    if differing:
+        found = "; ".join(f"{_MEANINGS[name]} was {stored.get(name)!r} and is now {now[name]!r}" for name in differing)
+        raise ConfigurationError(f"{where}: the state store belongs to other settings: {found}. {_remedy(differing)}")
 
 
 def _remedy(differing: Sequence[str]) -> str:

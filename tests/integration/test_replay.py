@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from corlld.cli import main
+from corlld.events.pseudonyms import Pseudonyms
 from tests.support.commands import SECRET, fails
 from tests.support.edits import edit, erasure, write_events
 
@@ -78,6 +79,22 @@ def test_a_replay_learns_from_everybody_whatever_arms_the_settings_have(
     plain = replayed(archive)
     monkeypatch.setenv("CORLLD_EXPERIMENT__ARMS", '[{"name": "off", "share": 0.99, "holdout": true}]')
     assert replayed(archive) == plain
+
+
+@pytest.mark.parametrize("secret", [SECRET, None])
+def test_pseudonyms_are_printed_whole_and_those_of_no_store_are_called_so(
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    secret: str | None,
+) -> None:
+    monkeypatch.setenv("CORLLD_MODEL__NAME", str(tiny_model))
+    monkeypatch.setenv("CORLLD_IDENTITY__SECRET", secret or "")
+    assert main(["replay", str(write_events(tmp_path / "archive.jsonl", edit(0)))]) == 0
+    printed = capsys.readouterr().out
+    assert (Pseudonyms(SECRET).uid("ann") in printed.split()) == (secret is not None)
+    assert ("of this replay alone: identity.secret is not set" in printed) == (secret is None)
 
 
 def test_a_missing_archive_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,6 +84,35 @@ def test_a_flipped_bit_in_a_published_version_sets_its_user_aside_until_it_is_re
     assert [json.loads(line)["event_id"] for line in again.read_text().splitlines()] == ["ann-20"]
 
 
+def test_a_torn_state_of_a_file_is_mended_by_hand_as_the_repair_says(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a user whose state was torn, and whose edits were set aside meanwhile. No edit is missing in the end."""
+    events = site / "events.jsonl"
+    assert main(["run"]) == 0
+    append_events(events, edit(20, "ann"))
+    assert main(["run"]) == 0
+    torn = max((site / "state" / "users" / ANN).iterdir())
+    torn.write_bytes(torn.read_bytes()[:100])
+    append_events(events, edit(21, "ann"), edit(21, "bob"))
+    assert main(["run"]) == 0
+    assert reasons(site) == [("state_unreadable", ANN)]
+    capsys.readouterr()
+    assert main(["state", "repair", "--uid", ANN, "--yes"]) == 65
+    assert "2. move the damaged state away" in capsys.readouterr().err
+    shutil.move(torn, site / "torn")
+    assert main(["state", "show", "--uid", ANN, "--json"]) == 0
+    (applied,) = json.loads(capsys.readouterr().out)["applied"].values()
+    lines = events.read_bytes()[applied:].splitlines(keepends=True)
+    with events.open("ab") as again:
+        again.writelines(line for line in lines if json.loads(line)["user_id"] == "ann")
+    assert main(["run"]) == 0
+    capsys.readouterr()
+    assert main(["state", "show", "--uid", ANN, "--json"]) == 0
+    ids = json.loads(capsys.readouterr().out)["recent_event_ids"]
+    assert ids == [f"ann-{number}" for number in (0, 1, 2, 9, 20, 21)]
+
+
 def test_a_state_that_answers_with_an_error_for_ever_sets_its_user_aside_and_others_go_on(
     followed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

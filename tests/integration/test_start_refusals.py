@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -41,6 +42,42 @@ def test_a_port_in_use_is_said_with_the_setting_before_anything_is_loaded(
         assert len(problem.splitlines()) == 1
         assert not (site / "state").exists()
         assert main(["check"]) == 0, "a check serves nothing"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"CORLLD_IDENTITY__SECRET": ""}, "identity.secret: not set"),
+        ({"CORLLD_SOURCE__PATH": ""}, "source.path: not set"),
+        ({"CORLLD_MODEL__NAME": "./no-model"}, "model.name: there is no folder"),
+        ({"CORLLD_ADAPTER__START_PATH": "./no-style"}, "no-style/adapter_config.json is missing"),
+        ({"CORLLD_STATE__URL": "s3://bucket/prefix", "CORLLD_DEAD_LETTERS__PATH": "letters.jsonl"}, "extra `s3`"),
+        (
+            {
+                "CORLLD_SOURCE__KIND": "kafka",
+                "CORLLD_KAFKA__BOOTSTRAP_SERVERS": "localhost:1",
+                "CORLLD_KAFKA__SECURITY_PROTOCOL": "SSL",
+                "CORLLD_KAFKA__SSL_CAFILE": "./no-ca.pem",
+            },
+            "no-ca.pem can't be used: No such file",
+        ),
+    ],
+    ids=["secret", "input", "model", "start-adapter", "package", "certificate"],
+)
+def test_what_the_settings_alone_show_to_be_wrong_is_said_before_the_port_opens(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str],
+    said: str,
+) -> None:
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "corlld.state.object_store", None)  # its package is not installed
+    assert main(["run"]) == ExitCode.CONFIGURATION
+    output = capsys.readouterr().err
+    assert said in output
+    assert "http_listening" not in output
 
 
 def test_a_missing_settings_file(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +193,23 @@ def test_a_store_of_another_secret_is_refused(
     assert code == 78
     assert "identity.secret" in problem
     assert "another secret" not in problem
+
+
+@pytest.mark.parametrize(
+    ("field", "meaning"),
+    [("secret_fingerprint", "identity.secret"), ("cluster_id", "the input's cluster"), ("group", "kafka.group_id")],
+)
+def test_a_store_of_others_is_refused_before_the_model_is_loaded(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], field: str, meaning: str
+) -> None:
+    assert main(["run"]) == 0
+    file = site / "state" / "store.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: "others"}))
+    monkeypatch.setitem(sys.modules, "corlld.learning.loaded_learner", None)  # whoever loads the model fails
+    code, problem = fails(capsys, "run")
+    assert code == ExitCode.CONFIGURATION
+    assert problem.startswith(f"corlld: {site / 'state'}: the state store belongs to other settings: ")
+    assert meaning in problem
 
 
 def test_a_store_of_another_model_is_refused(

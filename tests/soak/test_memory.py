@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from corlld.assembly import build_daemon, watched
+from corlld.assembly import build_daemon
 from corlld.observer import Observer, Observers
 from corlld.operations.logs import configure_logging
+from corlld.operations.watched import watched
 from corlld.records import Arrival, LoopStatus
 from corlld.settings.sections import Settings
 from tests.support import traffic

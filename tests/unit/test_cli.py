@@ -3,6 +3,8 @@
 import io
 import os
 import pkgutil
+import re
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -12,6 +14,7 @@ import pytest
 
 from corlld import commands
 from corlld.cli import COMMANDS, main
+from corlld.commands.exit_codes import MEANINGS, markdown_table
 from corlld.errors import ExitCode
 from tests.support.commands import SECRET
 
@@ -76,8 +79,21 @@ def test_the_help_knows_every_exit_code_and_fits_a_terminal(
     with pytest.raises(SystemExit):
         main(["--help"])
     lines = capsys.readouterr().out.splitlines()
-    assert {int(line.split()[0]) for line in lines if line.strip()[:1].isdigit()} == set(ExitCode)
+    codes = [int(found[1]) for line in lines if (found := re.match(r"  (\d+) ", line))]
+    assert codes == [*sorted(ExitCode), 128 + signal.SIGINT, 128 + signal.SIGTERM]
     assert max(map(len, lines)) <= 80
+
+
+def test_the_help_and_the_guide_say_the_same_of_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    guide = (Path(__file__).parents[2] / "deploy" / "README.md").read_text()
+    assert markdown_table() in guide, f"put this into deploy/README.md:\n{markdown_table()}"
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", guide, re.MULTILINE)
+    assert [int(code) for code, _ in rows] == [code for code, *_ in MEANINGS]
+    for code, meaning in rows:
+        assert f" {code} {meaning.replace('[', '').replace('](#rights-on-kafka)', '')}" in printed
 
 
 @pytest.mark.parametrize("command", [*(command.NAME for command in COMMANDS), "state show", *ACTIONS])

@@ -14,6 +14,15 @@ from corlld.sources.letter_file import JsonlDeadLetters, letters_of_file
 from corlld.system.durable_files import check_file_permission, nearest_folder
 
 GROUP = "jsonl"  # what `store.json` says in place of a consumer group
+BY_HAND = """\
+no state was repaired: corlld reads no line of a file again, so this is done by hand, in this order:
+1. stop the daemon
+2. move the damaged state away: the one before is the user's state then. Or take the user's state from a backup: \
+`corlld state import FOLDER --replace --uid UID`
+3. see its `applied` byte: `corlld state show --uid UID`
+4. append the user's lines from that byte on to the file of source.path once more
+5. start the daemon: it learns what the state lacks, and nothing twice\
+"""
 
 
 class JsonlInput:
@@ -72,12 +81,7 @@ class JsonlInput:
     def committed_records(
         self, starts: Mapping[str, int], positions: PositionStore, timeout_seconds: float
     ) -> AbstractContextManager[CommittedRecords]:
-        raise FatalError(
-            "a file is not read again by corlld, so that no state was repaired: put the generation before in place of "
-            "a state, or a backup's state (`corlld state import`), and append the user's lines once more, from its "
-            "`applied` byte on (`corlld state show --uid UID`)",
-            ExitCode.USAGE,
-        )
+        raise FatalError(BY_HAND, ExitCode.DATA)
 
     @property
     def _path(self) -> Path:

@@ -1,6 +1,7 @@
 """The story of a user: bands that hold, and sentences that say no more than they may."""
 
 import math
+import re
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_no_value_has_no_mean() -> None:
 def test_drafts_that_need_less_editing_help_and_those_that_need_more_do_harm() -> None:
     good = first_sentence(drafts={"0": figures(60, 0.6), "1": figures(30, 0.2), "2": figures(30, 0.1)})
     assert good.startswith("It helps: the own versions' drafts need less editing.")
-    assert "an edit ratio of 0.15 (" in good
+    assert re.search(r"an edit ratio of 0\.15 \(0\.\d\d to 0\.\d\d, 60 drafts\), and the base model's drafts", good)
     assert "the base model's drafts of 0.60 (" in good
     bad = first_sentence(drafts={"0": figures(60, 0.1), "older": figures(30, 0.6), "2": figures(30, 0.6)})
     assert bad.startswith("It does harm: the own versions' drafts need more editing.")
@@ -87,7 +88,7 @@ def test_drafts_that_need_less_editing_help_and_those_that_need_more_do_harm() -
 
 def test_bands_that_meet_decide_nothing() -> None:
     early = first_sentence(drafts={"0": figures(6, 0.6), "1": figures(6, 0.2)})
-    assert early.startswith("Too early to say: the bands meet.")
+    assert early.startswith("Too few drafts to tell: the bands meet.")
 
 
 def test_without_drafts_of_the_base_model_the_first_drafts_are_compared_with() -> None:
@@ -162,9 +163,29 @@ def test_accuracy_counts_only_where_no_draft_is_the_adapters_own() -> None:
     assert known.startswith(
         "Of the pairs with a draft of the base model, the adapter preferred the edited text in 0.60"
     )
-    assert known.endswith("no better than a coin, as far as the band can tell.")
+    assert known.endswith("too few to tell whether that is better than a coin.")
     assert "the events name no version" in on_accuracy(**pairs, drafts={"unknown": figures(100, 0.5)})
     assert on_accuracy() == "No pair was scored by an adapter that had taken a step."
+
+
+@pytest.mark.parametrize(
+    ("pairs", "correct", "figure", "verdict"),
+    [
+        (1, 1.0, "1.00 (0.02 to 1.00, 1 pair)", "too few to tell whether that is better than a coin."),
+        (4, 4.0, "1.00 (0.40 to 1.00, 4 pairs)", "too few to tell whether that is better than a coin."),
+        (6, 6.0, "1.00 (0.54 to 1.00, 6 pairs)", "better than a coin, so that it knows the user's taste."),
+        (9, 0.0, "0.00 (0.00 to 0.34, 9 pairs)", "no better than a coin, or hardly."),
+        (1000, 520.0, "0.52 (0.48 to 0.56, 1,000 pairs)", "no better than a coin, or hardly."),
+    ],
+)
+def test_an_accuracy_says_how_many_pairs_it_rests_on_and_when_they_are_too_few(
+    pairs: int, correct: float, figure: str, verdict: str
+) -> None:
+    """For none or all of n right, the band's other edge is 40^(-1/n) from it; 520 of 1,000: at most sqrt(ln 40/2n)."""
+    drafts = {"0": figures(pairs, 0.5)}
+    found = on_accuracy(prequential_pairs=pairs, prequential_correct=correct, drafts=drafts)
+    told = f"the adapter preferred the edited text in {figure}, before it learnt from them: {verdict}"
+    assert found == f"Of the pairs, {told}"
 
 
 def test_what_the_guard_kept_out_is_counted_and_what_is_no_work_of_its_is_not() -> None:

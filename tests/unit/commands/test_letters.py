@@ -160,6 +160,7 @@ def test_a_place_without_letters_is_no_error(site: Site, capsys: pytest.CaptureF
         (["--reason", "missing_field", "--reason", "state_unreadable"], 4),
         (["--user", "bob"], 1),
         (["--uid", NAMES.uid("ann")], 2),
+        (["--uid", NAMES.uid("ann")[:12]], 2),
         (["--since", "6"], 3),
         (["--since", "6", "--user", "ann"], 1),
     ],
@@ -171,6 +172,18 @@ def test_filters_narrow_what_is_counted(
         site.set_aside(offset, edit(offset, user), user=user)
     site.set_aside(8, b"{}", MISSING, user=None)
     assert listed(capsys, *options)["letters"] == count
+
+
+def test_the_beginning_of_two_pseudonyms_chooses_neither(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 17 users two at least have the same first digit."""
+    users = {NAMES.uid(f"user-{number}"): f"user-{number}" for number in range(17)}
+    alike = next([one, other] for one in users for other in users if one < other and one[0] == other[0])
+    for offset, uid in enumerate(alike):
+        site.set_aside(offset, edit(offset, users[uid]), user=users[uid])
+    assert main(["dead-letters", "list", "--uid", alike[0][0]]) == ExitCode.USAGE
+    said = f"--uid {alike[0][0]}: the pseudonyms of 2 users begin so, {alike[0]}, {alike[1]}: give more digits"
+    assert said in capsys.readouterr().err
+    assert listed(capsys, "--uid", alike[0][:12])["letters"] == 1
 
 
 def test_copies_are_known_in_bounded_memory(

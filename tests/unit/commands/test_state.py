@@ -101,6 +101,32 @@ def test_everyone_is_shown_a_line_each(store: LocalFolderStore, capsys: pytest.C
     assert [row["uid"] for row in json.loads(capsys.readouterr().out)] == [UID, OTHER_UID]
 
 
+@pytest.mark.parametrize("width", [80, 100, 120, 140])
+def test_a_list_of_users_fits_the_terminal_and_cuts_no_cell(
+    store: LocalFolderStore, tmp_path: Path, width: int
+) -> None:
+    """Of a user with many edits, an erased one, and one whose state can't be read."""
+    store.open(IDENTITY, must_exist=True)
+    state, revision = store.load(UID)
+    assert state is not None
+    many = replace(state.statistics, events=1_234_567, pairs_applied=1_000_000, rejected={"drift": 12_345})
+    store.save(UID, replace(state, version=123_456, statistics=many), revision)
+    store.save("f" * 32, tombstone(1, "f" * 32), "0")
+    [torn] = (tmp_path / "users" / ("f" * 32)).iterdir()
+    torn.write_bytes(b"")
+    text = io.StringIO()
+    show_states(store, None, as_json=False, console=Console(file=text, width=width))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text.getvalue()
+    words = text.getvalue().split()
+    is_wide = width == 140
+    assert (UID in words, UID[:12] in words) == (is_wide, not is_wide)
+    assert {"123456", "1234567", "12345", "+0.040", "erased", "unreadable"} <= set(words)
+    assert ("1000000" in words) == is_wide
+    assert ("--json" in words) == (not is_wide), "where the rest is"
+
+
 def test_an_unreadable_state_is_said_and_fails(store: LocalFolderStore, tmp_path: Path) -> None:
     [file] = (tmp_path / "users" / UID).iterdir()
     file.write_bytes(file.read_bytes()[:40])

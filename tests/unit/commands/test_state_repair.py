@@ -47,11 +47,13 @@ def test_a_repair_of_a_state_whose_input_is_a_file_says_what_to_do_and_changes_n
     before, torn = sorted((tmp_path / "state" / "users" / UID).iterdir())
     torn.write_bytes(torn.read_bytes()[:100])
 
-    assert main(["state", "repair", *yes]) == ExitCode.USAGE
-    said = capsys.readouterr().err
-    assert "no state was repaired" in said
-    assert "the generation before in place of a state" in said
-    assert "from its `applied` byte on" in said
+    assert main(["state", "repair", *yes]) == ExitCode.DATA
+    first, *steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("corlld: ")]
+    assert first.startswith("corlld: no state was repaired: corlld reads no line of a file again")
+    words = ("stop the daemon", "move the damaged", "`applied` byte", "append", "start the daemon")
+    for (number, word), step in zip(enumerate(words, 1), steps, strict=True):
+        assert step.startswith(f"corlld: {number}. ")
+        assert word in step
     assert len(torn.read_bytes()) == 100
 
     torn.unlink()  # as the sentence says

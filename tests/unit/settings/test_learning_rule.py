@@ -10,6 +10,10 @@ from tests.support.settings_files import load, problems
 
 HOLDOUT = '[[experiment.arms]]\nname = "off"\nshare = 0.05\nholdout = true\n'
 IMITATING = '[[experiment.arms]]\nname = "imitating"\nshare = 0.5\nlearning = { imitation_weight = 0.1 }\n'
+SHARES = (
+    "numbers > 0 that sum to less than 1 over all arms: the other users are the arm `default`, which each arm is "
+    "compared with"
+)
 
 
 def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: Path) -> None:
@@ -37,18 +41,11 @@ def test_arms_are_read_from_the_file_and_as_json_from_the_environment(tmp_path: 
         ),
         (
             IMITATING + IMITATING.replace("imitating", "other").replace("0.5", "0.51"),
-            "experiment.arms: found shares that sum to 1.01, allowed: less than 1: nobody is left for the arm "
-            "`default`, which the others are compared with. Lower a share: nobody leaves an arm by that",
+            f"experiment.arms: found shares that sum to 1.01, allowed: {SHARES}",
         ),
         (
             "".join(IMITATING.replace("imitating", name).replace("0.5", str(1 / 3)) for name in "abc"),
-            "experiment.arms: found shares that sum to 1, allowed: less than 1: nobody is left for the arm "
-            "`default`, which the others are compared with. Lower a share: nobody leaves an arm by that",
-        ),
-        (
-            HOLDOUT.replace("0.05", "1"),
-            "experiment.arms: off: found a holdout of share 1, allowed: less than 1: nobody is left to learn. A share "
-            "of 0.05 is enough for a control",
+            f"experiment.arms: found shares that sum to 1, allowed: {SHARES}",
         ),
         (
             HOLDOUT + "learning = { lr = 1e-4 }",
@@ -106,7 +103,6 @@ def test_arms_that_can_t_work_are_one_line(tmp_path: Path, toml: str, line: str)
     assert problems(tmp_path, toml) == [f"{each}; in corlld.toml" for each in line.splitlines()]
 
 
-SHARES = "a number > 0 and <= 1"
 NAMES = "a text of at most 32 letters a-z, digits, - and _, which begins with a letter or digit"
 
 
@@ -115,8 +111,9 @@ NAMES = "a text of at most 32 letters a-z, digits, - and _, which begins with a 
     [
         *(
             (HOLDOUT.replace("0.05", share), f"off: share: found {found}, allowed: {SHARES}")
-            for share, found in {"0": "0", "5": "5", "'5%'": "'5%'", "nan": "NaN", "'0.5'": "'0.5'"}.items()
+            for share, found in {"0": "0", "1": "1", "5": "5", "'5%'": "'5%'", "nan": "NaN", "'0.5'": "'0.5'"}.items()
         ),
+        (IMITATING.replace("0.5", "1.0"), f"imitating: share: found 1.0, allowed: {SHARES}"),
         (HOLDOUT.replace("share = 0.05", ""), f"off: share: not set, needed: {SHARES}"),
         (HOLDOUT.replace("off", "Off!"), f"Off!: name: found 'Off!', allowed: {NAMES}"),
         (HOLDOUT.replace('name = "off"', ""), f"table 1: name: not set, needed: {NAMES}"),
@@ -125,7 +122,16 @@ NAMES = "a text of at most 32 letters a-z, digits, - and _, which begins with a 
         (IMITATING.replace("{ imitation_weight = 0.1 }", "5"), "imitating: learning: found 5, allowed: a table"),
         (
             IMITATING.replace("0.1", "2026-01-01"),
-            'imitating: learning: found {"imitation_weight": "2026-01-01"}, allowed: a table',
+            'imitating: learning.imitation_weight: found "2026-01-01", allowed: a number >= 0',
+        ),
+        (IMITATING.replace("0.1", "nan"), "imitating: learning.imitation_weight: found NaN, allowed: a number >= 0"),
+        (
+            IMITATING.replace("imitation_weight = 0.1", "margin = { of = 2026-01-01 }"),
+            'imitating: learning.margin: found {"of": "2026-01-01"}, allowed: "tail", "changed"',
+        ),
+        (
+            IMITATING.replace("imitation_weight = 0.1", "epsilom = nan, lr = 1e-3"),
+            "imitating: learning.epsilom: unknown (did you mean learning.epsilon?)",
         ),
     ],
 )
@@ -143,10 +149,10 @@ def test_an_unknown_key_of_an_arm_hides_no_other_mistake_but_the_missing_key(tmp
     ]
 
 
-@pytest.mark.parametrize(("arms", "found"), [("5", "5"), ("[5]", "[5]")])
+@pytest.mark.parametrize(("arms", "found"), [("5", "5"), ("[5]", "[5]"), ("{ name = 'off' }", "a single table")])
 def test_arms_that_are_no_tables_are_refused(tmp_path: Path, arms: str, found: str) -> None:
     (line,) = problems(tmp_path, f"[experiment]\narms = {arms}")
-    assert line.startswith(f"experiment.arms: found {found}, allowed: a list of tables: `name`")
+    assert line.startswith(f"experiment.arms: found {found}, allowed: a list of tables, each `[[experiment.arms]]`: ")
 
 
 def test_each_setting_of_learning_is_shared_by_arms_or_part_of_an_arms_rule() -> None:
