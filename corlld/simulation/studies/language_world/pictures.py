@@ -12,6 +12,7 @@ from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
 from corlld.simulation.studies.language_world.methods import CHANGED, CORLL, NOTHING, PAIR_DPO, SFT, TAILS
 from corlld.simulation.studies.language_world.report import DIFFERENCE, DRAFTS, GRID, GRID_TUNING, by_seed
+from corlld.simulation.studies.rows import chosen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,9 +47,9 @@ def plot_regret(path: Path, rows: Sequence[Row]) -> None:
     for scenario, axes in zip(shown, grid.flat, strict=False):
         levels = by_seed(rows, "regret", method=NOTHING.name, scenario=scenario)
         for method, colour in _METHODS.items():
-            if not any(row["method"] == method for row in rows):
-                continue
             own = {"method": method, "scenario": scenario}
+            if not chosen(rows, **own):
+                continue
             bands = [mean_figure(_levelled(by_seed(rows, f"to_{end}", **own), levels), "") for end in ends]
             axes.plot(ends, [band.value for band in bands], color=colour, label=method)
             low = [band.value if band.low is None else band.low for band in bands]

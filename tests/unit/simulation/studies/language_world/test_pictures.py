@@ -7,7 +7,7 @@ from matplotlib.figure import Figure as Picture
 
 from corlld.simulation.drawing import COLOURS
 from corlld.simulation.studies.contract import Figure, Row
-from corlld.simulation.studies.language_world.methods import CORLL, NOTHING
+from corlld.simulation.studies.language_world.methods import CHANGED, CORLL, NOTHING
 from corlld.simulation.studies.language_world.pictures import _forest, plot_regret
 
 
@@ -18,7 +18,7 @@ def test_the_title_of_the_regret_fits(
     rows: list[Row] = [
         {"scenario": scenario, "method": method, "seed": seed, "regret": 0.4, "to_10": 0.4, "to_20": 0.3}
         for scenario in scenarios
-        for method in (NOTHING.name, CORLL.name)
+        for method in (NOTHING.name, CORLL.name, *([CHANGED.name] if scenario == "scaled" else []))
         for seed in (1, 2)
     ]
     drawn: list[Picture] = []
