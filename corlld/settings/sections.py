@@ -121,8 +121,8 @@ class BatchingSettings(Section):
 class GuardSettings(Section):
     """Limits beyond which a step is undone or an edit is rejected."""
 
-    # no-harm (drift 0.1): a smaller limit stops honest users at least as early as hostile users. language-world (grid): it
-    # makes no difference.
+    # no-harm (drift 0.1): a smaller limit stops honest users at least as early as hostile users. language-world (grid):
+    # it makes no difference.
     max_drift_nats: float = Field(
         1.0, gt=0, description="Largest drift of a step: mean |change of log pi| per tail token of its own pairs."
     )
