@@ -56,7 +56,7 @@ be read. The others are in `corlld --help`.
 VERIFY = "read every state and every newest published version, and compare checksums"
 VERIFY_DESCRIPTION = (
     "Read every state as the daemon would, and the newest published version of each user, and compare checksums. "
-    "Name files that may hold what was erased. Nothing is changed."
+    "Name versions that are newer than their states, and files that may hold what was erased. Nothing is changed."
 )
 VERIFY_EPILOG = """\
 examples:
@@ -178,10 +178,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace, settings: "Settings") -> int:
+    from corlld.assembly import build_target
     from corlld.commands.state_views import show_states
 
     store, uid = find_store(settings, arguments)
-    return show_states(store, uid, as_json=arguments.json, console=stdout_console())
+    target = build_target(settings) if settings.publishing.enabled else None
+    return show_states(store, uid, target, as_json=arguments.json, console=stdout_console())
 
 
 def _verify(arguments: argparse.Namespace, settings: "Settings") -> int:
@@ -192,7 +194,7 @@ def _verify(arguments: argparse.Namespace, settings: "Settings") -> int:
     uids = _uids(store, uid)
     target = build_target(settings) if settings.publishing.enabled else None
     with Advance(stderr_console(), len(uids), "users") as advance:
-        found = verify(store, target, uids, advance)
+        found = verify(store, target, uids, advance, everybody=uid is None)
     for problem in found.problems[:SHOWN_PROBLEMS]:
         print(problem)
     if len(found.problems) > SHOWN_PROBLEMS:
