@@ -14,8 +14,9 @@ from corlld.assembly import build_event_producer, build_input, pseudonyms
 from corlld.commands.letter_replay import Outbox, send_back
 from corlld.commands.letter_selection import Wanted, reading
 from corlld.commands.repair_findings import Findings, Losses
+from corlld.commands.repair_notes import finish, needless, note
 from corlld.commands.shared import REACH_SECONDS
-from corlld.commands.state_repair import finish, gather, note, restore, untold_partitions
+from corlld.commands.state_repair import gather, restore, untold_partitions
 from corlld.commands.under_way import EventProducer
 from corlld.errors import ExitCode, FatalError, InvalidReason
 from corlld.events.decoder import EventDecoder
@@ -157,6 +158,11 @@ def _send(site: _Site, findings: Findings, topic_name: str, producer: EventProdu
 
     topic_name: as states call the topic.
     """
+    for uid in (gone := needless(site.store, findings)):
+        print(f"{uid}: erased since the state was restored: nothing is sent")
+    finish(site.store, gone)
+    if not findings.repairs:
+        return 0
     starts = findings.starts
     with closing(Outbox()) as outbox:
         stream, lost = _gather(site, findings, outbox)
@@ -167,7 +173,7 @@ def _send(site: _Site, findings: Findings, topic_name: str, producer: EventProdu
         for sentence in site.losses.new(findings, stream, lost):
             print(f"meanwhile: {sentence}")  # retention goes on
         send_back(outbox, producer, site.console)
-        finish(site.store, findings.repairs.values())
+        finish(site.store, findings.repairs)
         for partition, users in findings.users_by_partition(topic_name).items():
             sent = counted(outbox.by_partition[partition], "record")
             print(f"partition {partition}: {counted(users, 'state')} repaired, {sent} sent")

@@ -208,6 +208,7 @@ def _verify(arguments: argparse.Namespace, settings: "Settings") -> int:
 
 
 def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
+    from corlld.commands.repair_notes import finish
     from corlld.commands.repair_run import repair
     from corlld.commands.state_repair import look
 
@@ -217,6 +218,10 @@ def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
         findings = look(store, uids, advance)
     for sentence in findings.hopeless:
         print(sentence)
+    for uid in findings.stale:
+        print(f"{uid}: an interrupted repair has nothing more to do{': its note is removed' if arguments.yes else ''}")
+    if arguments.yes:
+        finish(store, findings.stale)
     if not findings.repairs:
         print(f"{counted(len(uids), 'user')}: nothing to repair")
     else:

@@ -64,8 +64,10 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
     adapter = state.adapter
     if adapter is not None and not isinstance(adapter, AdapterTensors):
         raise TypeError("another type of adapter")
+    optional = {} if state.repair is None else {"repair": state.repair}  # most states are the same bytes as before it
     text = canonical_json(
         {
+            **optional,
             "format": store_format.FORMAT,
             "uid": state.uid,
             "version": state.version,
@@ -201,6 +203,7 @@ def _state(fields: Mapping[str, Any]) -> UserState:
         erased=fields["erased"],
         erased_through=fields["erased_through"],
         participation=_participation(fields["participation"]),
+        repair=fields.get("repair"),
     )
 
 

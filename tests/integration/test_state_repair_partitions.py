@@ -233,7 +233,7 @@ def test_a_partition_whose_first_letter_comes_after_the_first_look_is_waited_for
     def commit_while_it_waits(_: float) -> None:
         assert not looks, "what is sent to the partition from now on is not waited for"
         note = LocalFolderStore(place.site.states).load_position(repair_name(Pseudonyms(SECRET).uid(ANN))) or {}
-        looks.append({key.split("/")[1]: int(offset) for key, offset in note.items()})
+        looks.append({key.split("/")[1]: int(offset) for key, offset in note.items() if "/" in key})
         assert place.site.lag() == 1, "nothing was sent: the letter's record is not committed"
         place.send(1, BOB, 1)
         place.commit(1, 2)
@@ -246,6 +246,31 @@ def test_a_partition_whose_first_letter_comes_after_the_first_look_is_waited_for
     assert note["1"] == 1, "for the next run, if this one is interrupted"
     place.learn()
     place.assert_undisturbed(tmp_path)
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["read before", "read after"])
+def test_an_erasure_that_comes_while_a_repair_waits_is_not_undone(
+    ann_in_partition_0: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_read: bool
+) -> None:
+    """Her state does not know the ids of what the repair sends, since it was restored from before they were learnt."""
+    place = ann_in_partition_0
+    lacks = 8 - place.tear(ANN)["0"]
+    send: Callable[..., int | None] = repair_run._send
+
+    def erase_first(*arguments: Any) -> int | None:
+        place.send_these(traffic.plain(0, ANN, erasure(ANN)))
+        if is_read:
+            place.learn()
+        return send(*arguments)
+
+    monkeypatch.setattr(repair_run, "_send", erase_first)
+    assert place.repair("--yes") == ExitCode.OK
+    said = capsys.readouterr().out
+    assert ("erased since the state was restored: nothing is sent\n" in said) == is_read
+    assert (f"{lacks} record" in said) != is_read
+    place.learn()
+    newest = oracle.read_state_header(oracle.newest_state_file(place.folder_of(ANN)))
+    assert newest["erased"]
 
 
 def test_a_partition_that_the_torn_state_alone_names_is_sent(

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from corlld.cli import main
 from corlld.commands.out_of_reach import IN_A_ROW
+from corlld.commands.repair_notes import finish
 from corlld.commands.state_copies import (
     Copied,
     CopiedStore,
@@ -19,7 +20,7 @@ from corlld.commands.state_copies import (
     copy_states,
     open_copy,
 )
-from corlld.commands.state_repair import Findings, Repair, finish, look, restore
+from corlld.commands.state_repair import Findings, Repair, look, restore
 from corlld.commands.state_verify import verify
 from corlld.commands.state_views import show_states
 from corlld.durable import Head, ModelInfo, OutboxNote, Statistics, StoreIdentity, UserState
@@ -119,7 +120,7 @@ def test_a_repair_that_was_interrupted_goes_on_in_its_own_store_alone(
     copied(source, other)
     assert list(other.position_names()) == ["ab12"]
     assert look(source, [UID, OTHER_UID], advance()).starts == {"topic-id/0": 5}
-    finish(source, [Repair(UID, {})])
+    finish(source, [UID])
     assert not look(source, [UID], advance()).repairs
 
 

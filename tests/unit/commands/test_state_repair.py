@@ -20,6 +20,7 @@ from corlld.errors import ExitCode
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.intake import TRY_AGAIN_HEADER
+from corlld.loop.transitions import REPAIR_HEADER
 from corlld.records import CommittedRecords, Record, SourcePartition, StoredLetter, Tenure
 from corlld.settings.sections import EventSettings
 from corlld.state.keys import repair_name
@@ -93,6 +94,17 @@ def test_what_the_topic_lacks_is_taken_from_letters_and_those_without_payload_ar
     assert lost == Counter({ANN: 1})
     assert [json.loads(value or b"")["event_id"] for _, value, _ in outgoing] == ["ann-11", "ann-15"]
     assert outgoing[1][2] == [("trace", b"t")], "not tried again where it crashed"
+
+
+def test_what_is_sent_names_its_repair_and_no_earlier_one() -> None:
+    sent = replace(record(15), headers=((REPAIR_HEADER, b"earlier"), ("trace", b"t")))
+    stream = CommittedRecords("topic-id", 5, {}, iter([sent]), {0: 20}, {0: 30})
+    decoder = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
+    findings = Findings({ANN: Repair(ANN, {"topic-id/0": 10}, id="ab12")})
+    with closing(Outbox()) as outbox:
+        gather(findings, stream, [letter(11, payload=True)], decoder, NAMES, outbox, Advance(Console(quiet=True), 1))
+        headers = [headers for _, _, headers in outbox.records()]
+    assert headers == [[(REPAIR_HEADER, b"ab12")], [("trace", b"t"), (REPAIR_HEADER, b"ab12")]]
 
 
 def test_users_are_taken_out_who_are_in_no_partition_that_is_behind() -> None:
