@@ -59,7 +59,8 @@ def place(arrival: Arrival) -> Place:
 
 def repair_of(arrival: Arrival) -> str | None:
     """Return the id of the repair that has sent the arrival's record again; None if none has."""
-    return next((value.decode() for name, value in arrival.record.headers if name == REPAIR_HEADER), None)
+    headers = arrival.record.headers
+    return next((value.decode(errors="replace") for name, value in headers if name == REPAIR_HEADER), None)
 
 
 def select(

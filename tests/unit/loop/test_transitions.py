@@ -41,6 +41,14 @@ def test_what_a_repair_sends_is_for_the_state_that_came_of_it() -> None:
         assert select(IDS, UserState("u1", repair=repair), [again]) == Selection(duplicates=(again,))
 
 
+def test_a_header_of_any_bytes_names_no_repair_and_ends_nothing() -> None:
+    odd = arrival(9, EraseEvent("odd", "ann", NOON))
+    odd = replace(odd, record=replace(odd.record, headers=((REPAIR_HEADER, b"\xff"),)))
+    restored = UserState("u1", repair="ab12")
+    assert select(IDS, restored, [odd]).duplicates == (odd,)
+    assert after_erasure(IDS, "u1", restored, [odd]).repair == ""
+
+
 def test_an_erasure_ends_what_a_repair_sends_unless_the_repair_sends_the_erasure_too() -> None:
     restored = UserState("u1", repair="ab12")
     live = arrival(8, EraseEvent("live", "ann", NOON))
