@@ -60,7 +60,8 @@ def place(arrival: Arrival) -> Place:
 def repair_of(arrival: Arrival) -> str | None:
     """Return the id of the repair that has sent the arrival's record again; None if none has."""
     headers = arrival.record.headers
-    return next((value.decode(errors="replace") for name, value in headers if name == REPAIR_HEADER), None)
+    # Kafka has headers without a value, whatever the type says.
+    return next(((value or b"").decode(errors="replace") for name, value in headers if name == REPAIR_HEADER), None)
 
 
 def select(

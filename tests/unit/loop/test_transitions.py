@@ -1,6 +1,9 @@
 """The state decides which arrivals are applied: each exactly once, in order."""
 
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from corlld.durable import ModuleNames, UserState
 from corlld.loop.transitions import REPAIR_HEADER, Selection, after_erasure, after_update, next_version, select
@@ -41,9 +44,10 @@ def test_what_a_repair_sends_is_for_the_state_that_came_of_it() -> None:
         assert select(IDS, UserState("u1", repair=repair), [again]) == Selection(duplicates=(again,))
 
 
-def test_a_header_of_any_bytes_names_no_repair_and_ends_nothing() -> None:
+@pytest.mark.parametrize("header", [b"\xff", b"", None])
+def test_a_header_of_any_bytes_names_no_repair_and_ends_nothing(header: Any) -> None:
     odd = arrival(9, EraseEvent("odd", "ann", NOON))
-    odd = replace(odd, record=replace(odd.record, headers=((REPAIR_HEADER, b"\xff"),)))
+    odd = replace(odd, record=replace(odd.record, headers=((REPAIR_HEADER, header),)))
     restored = UserState("u1", repair="ab12")
     assert select(IDS, restored, [odd]).duplicates == (odd,)
     assert after_erasure(IDS, "u1", restored, [odd]).repair == ""
