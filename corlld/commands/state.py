@@ -80,10 +80,10 @@ examples:
 Let the daemon run: it learns what is sent, and an event that a state knows is
 not learnt twice. Before a user's records are sent, the repair waits until the
 group has committed what was in the user's partitions when the states were
-restored. Other partitions hold nobody up. Records that retention or compaction
-has taken from the topic are missing from the state for good, unless they are
-dead letters: their number is printed. A repair that was interrupted goes on
-when it is run again.
+restored. Other partitions hold nobody up for longer than 10 seconds. Records
+that retention or compaction has taken from the topic are missing from the
+state for good, unless they are dead letters: their number is printed. A repair
+that was interrupted goes on when it is run again.
 
 exit codes:
   0    nothing is to be repaired, or everything was

@@ -138,6 +138,7 @@ def test_users_are_repaired_while_a_partition_of_others_stands_still(
 ) -> None:
     with monkeypatch.context() as hasty:
         hasty.setattr(repair_run, "STANDSTILL_SECONDS", 0.0)
+        hasty.setattr(repair_run, "OTHERS_SECONDS", 0.0)
         assert place.repair("--yes") == ExitCode.DATA
     said = capsys.readouterr()
     assert f"partition 0: 1 state repaired, {ann_caught_up[ANN]} records sent\n" in said.out
@@ -196,6 +197,7 @@ def test_a_user_of_two_partitions_waits_for_both_and_nothing_is_back_after_its_e
     assert place.site.lag() == 1
     with monkeypatch.context() as hasty:
         hasty.setattr(repair_run, "STANDSTILL_SECONDS", 0.0)
+        hasty.setattr(repair_run, "OTHERS_SECONDS", 0.0)
         assert place.repair("--yes") == ExitCode.DATA
     assert "partition 0: 1 state not repaired yet, 1 offset not committed\n" in capsys.readouterr().out
     assert place.site.lag() == 1, "sent now, the erasure would come before an edit that nobody has read"
@@ -238,6 +240,7 @@ def test_a_partition_whose_first_letter_comes_after_the_first_look_is_waited_for
         place.send(1, BOB, 1)
         place.commit(1, 2)
 
+    monkeypatch.setattr(repair_run, "OTHERS_SECONDS", 0.0)
     monkeypatch.setattr(repair_run, "restore", restore_late)
     monkeypatch.setattr(repair_run, "time", SimpleNamespace(monotonic=time.monotonic, sleep=commit_while_it_waits))
     assert place.repair("--yes") == ExitCode.OK

@@ -2,9 +2,11 @@
 
 import json
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -181,6 +183,42 @@ def test_what_is_lost_while_a_repair_waits_is_printed_before_it_sends(
         ["meanwhile:", "2", "dead", "letters"],
         ["meanwhile:", "3", "offsets", "between"],
     ]
+
+
+class Looks:
+    """An input whose partition 1, which no state names, is committed up to these offsets, look by look."""
+
+    def __init__(self, *committed: int) -> None:
+        self.committed = list(committed)
+
+    @contextmanager
+    def committed_records(self, *_: object) -> Iterator[CommittedRecords]:
+        others = {1: 5} if len(self.committed) > 1 else {1: 9}  # a busy one goes on
+        committed = {0: 30, 1: self.committed.pop(0)}
+        yield CommittedRecords("t", 0, {}, iter(()), committed, {0: 30}, others)
+
+
+@pytest.mark.parametrize(("seconds", "looks", "printed"), [(60.0, [3, 4, 5], False), (0.0, [3, 4], True)])
+def test_a_partition_that_no_state_names_is_waited_for_a_while_and_then_printed(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    seconds: float,
+    looks: list[int],
+    printed: bool,
+) -> None:
+    """A daemon may be setting a user's first record in it aside, by the state from before the repair."""
+    the_input = Looks(*looks)
+    sent_after: list[int] = []
+    monkeypatch.setattr(repair_run, "OTHERS_SECONDS", seconds)
+    monkeypatch.setattr(repair_run, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(repair_run, "build_input", lambda *_: the_input)
+    monkeypatch.setattr(repair_run, "_send", lambda *_: sent_after.append(len(the_input.committed)) or 1)
+    topic: Any = SimpleNamespace(kafka=SimpleNamespace(topic="edits"))
+    site = repair_run._Site(topic, *[None] * 3)  # type: ignore[arg-type]
+    repair_run._send_what_is_committed(site, Findings({ANN: Repair(ANN, {"t/0": 10})}), None)  # type: ignore[arg-type]
+    assert sent_after == [1 if printed else 0]
+    sentence = "not committed yet in partitions 1, which no state names: 2 offsets. "
+    assert (sentence in capsys.readouterr().out) == printed
 
 
 @pytest.fixture
