@@ -55,7 +55,8 @@ be read. The others are in `corlld --help`.
 
 VERIFY = "read every state and every newest published version, and compare checksums"
 VERIFY_DESCRIPTION = (
-    "Read every state as the daemon would, and the newest published version of each user, and compare checksums. "
+    "Read every state as the daemon would, the generation before it, and the newest published version of each user, "
+    "and compare checksums. "
     "Name versions that are newer than their states, and files that may hold what was erased. Nothing is changed."
 )
 VERIFY_EPILOG = """\

@@ -10,7 +10,7 @@ from typing import Protocol
 from corlld.commands.out_of_reach import OutOfReach
 from corlld.commands.state_views import newer_out
 from corlld.durable import UserState
-from corlld.errors import RetriableError, UserTrouble
+from corlld.errors import RetriableError, StateUnreadable, UserTrouble
 from corlld.publishing.target import PublishedVersion
 from corlld.system.progress import Advance
 
@@ -22,6 +22,8 @@ class VerifiedStore(Protocol):
     """A state store, as far as it is verified; see `StateStore`."""
 
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
+
+    def previous(self, uid: str) -> tuple[UserState | None, str]: ...
 
     def uids(self) -> Iterator[str]: ...
 
@@ -78,6 +80,7 @@ def verify(
                 found.erased += state.erased
                 left = store.left_of_erased(state, token)
                 found.problems += (f"{uid}: {file} is there still, and may hold what was erased" for file in left)
+                _verify_before(store, state, found)
                 _verify_versions(store, state, target, found)
         except RetriableError as error:
             found.problems.append(out_of_reach.note(uid, error))
@@ -91,6 +94,19 @@ def verify(
     if everybody and target is not None:
         found.problems += _without_a_state(store, target, set(uids))
     return found
+
+
+def _verify_before(store: VerifiedStore, state: UserState, found: Verified) -> None:
+    """Read the generation before, which a repair would put in the state's place. A tombstone has none."""
+    if state.erased:
+        return
+    try:
+        store.previous(state.uid)
+    except StateUnreadable as error:
+        found.problems.append(
+            f"{state.uid}: the state is sound, but the generation before it can't be read: {error}. A repair would "
+            "need that one: until the next state of the user is stored, only a backup mends the state if it is damaged"
+        )
 
 
 def _without_a_state(store: VerifiedStore, target: VerifiedTarget, uids: Container[str]) -> Iterator[str]:

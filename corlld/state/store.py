@@ -246,11 +246,13 @@ class LocalFolderStore:
 
         Raises StateUnreadable if that generation can't be read either, RetriableError.
         """
-        generations = self._generations(uid)
+
+        def read(file: Path) -> bytes:
+            with damage_raises(self._identity_file, lambda reason: StateUnreadable(f"{file}: {reason}")):
+                return file.read_bytes()
+
         with retriable(self._path):
-            newest, before = generations.newest(), generations.before_newest()
-            with damage_raises(self._identity_file, lambda reason: self._unreadable(uid, before or 0, reason)):
-                data = None if before is None else generations.file(before).read_bytes()
+            newest, data = self._generations(uid).read_before_newest(read)
         return None if data is None else decode(data, uid), NO_STATE if newest is None else str(newest)
 
     def identity(self) -> StoreIdentity | None:

@@ -476,6 +476,30 @@ def test_verify_names_what_is_left_of_an_erased_user_also_after_the_user_came_ba
     assert problems(tmp_path) == []
 
 
+@pytest.mark.parametrize("damage", ["torn", "refused"])
+def test_verify_names_a_damaged_generation_before_until_the_next_state_is_stored(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    assert problems(tmp_path) == []
+    before = generation(tmp_path, 1)
+    if damage == "torn":
+        before.write_bytes(before.read_bytes()[:-3])
+    else:
+        refuse(monkeypatch, [before])
+    [problem] = problems(tmp_path)
+    assert problem.startswith(f"{UID}: the state is sound, but the generation before it can't be read: ")
+    assert problem.endswith(
+        "A repair would need that one: until the next state of the user is stored, only a backup mends the state if it "
+        "is damaged"
+    )
+    store.save(UID, state(5), "2")
+    assert problems(tmp_path) == []
+    generation(tmp_path, 3).write_bytes(b"")
+    generation(tmp_path, 2).write_bytes(b"")
+    [problem] = problems(tmp_path)
+    assert "sound" not in problem
+
+
 @pytest.mark.parametrize("version", [4, 0], ids=["version 4", "before the first version"])
 def test_verify_takes_no_state_that_a_daemon_is_writing_for_what_a_kill_left(
     store: LocalFolderStore, tmp_path: Path, version: int
