@@ -77,6 +77,24 @@ def read_beginning(path: Path) -> bytes:
         return beginning
 
 
+def read_beginning_of_whole(path: Path) -> bytes:
+    """Read the file up to the end of its header; nothing if the file is not as long as its header says."""
+    beginning = read_beginning(path)
+    return beginning if is_whole(beginning, path.stat().st_size) else b""
+
+
+def is_whole(beginning: bytes, length: int | None) -> bool:
+    """Return whether a file of this length in bytes is as long as its header says. What it holds is not looked at.
+
+    beginning: the file at least up to the end of its header.
+    """
+    try:
+        ends = [entry["data_offsets"][1] for entry in read_header(beginning)[1].values()]
+        return bool(header_end(beginning) + max(ends, default=0) == length)
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
 def read_header(beginning: bytes) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the metadata, and by name the type, shape and place of each tensor.
 

@@ -41,7 +41,8 @@ examples:
 SHOW = "show versions, applied offsets, recent event ids, counts and prequential figures"
 SHOW_DESCRIPTION = (
     "Show each user's state: version, applied offsets, recent event ids, counts and prequential figures. "
-    "Without a user: a line per user."
+    "Without a user: a line per user. Then states are not read whole: damage that leaves a file's header and length as "
+    "they were is found by `verify`."
 )
 SHOW_EPILOG = """\
 examples:
@@ -56,8 +57,8 @@ be read. The others are in `corlld --help`.
 VERIFY = "read every state and every newest published version, and compare checksums"
 VERIFY_DESCRIPTION = (
     "Read every state as the daemon would, the generation before it, and the newest published version of each user, "
-    "and compare checksums. "
-    "Name versions that are newer than their states, and files that may hold what was erased. Nothing is changed."
+    "and compare checksums. Name versions that are newer than their states, and files that may hold what was erased. "
+    "Nothing is changed."
 )
 VERIFY_EPILOG = """\
 examples:

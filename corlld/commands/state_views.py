@@ -27,7 +27,7 @@ class ReadableStore(Protocol):
 
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
 
-    def load_header(self, uid: str) -> UserState | None: ...
+    def load_header(self, uid: str, *, check_length: bool = False) -> UserState | None: ...
 
     def uids(self) -> Iterator[str]: ...
 
@@ -45,7 +45,7 @@ def show_states(
 
     Args:
         store: need not be opened.
-        uid: the user, whose whole state is checked. None: all users, of whose states only the headers are read.
+        uid: the user, whose whole state is checked. None: all users, whose states' headers and lengths are checked.
         target: shows versions that are out and newer than their states. None: they are not looked for.
         as_json: print JSON to standard output.
         console: takes the text otherwise.
@@ -92,7 +92,7 @@ def _rows(store: ReadableStore, target: SeenTarget | None) -> list[dict[str, Any
 
 def _row(store: ReadableStore, uid: str, target: SeenTarget | None, *, header: bool = False) -> dict[str, Any]:
     try:
-        state = store.load_header(uid) if header else store.load(uid)[0]
+        state = store.load_header(uid, check_length=True) if header else store.load(uid)[0]
     except StateUnreadable as error:
         return {"uid": uid, "unreadable": str(error)}
     except ValueError as error:

@@ -333,10 +333,10 @@ def fail_for(uids: Sequence[str], store: CopiedStore, monkeypatch: pytest.Monkey
     for name in ("load", "load_header"):
         read = getattr(store, name)
 
-        def failing(uid: str, read: Callable[[str], object] = read) -> object:
+        def failing(uid: str, read: Callable[..., object] = read, **options: bool) -> object:
             if uid in uids:
                 raise RetriableError("Input/output error")
-            return read(uid)
+            return read(uid, **options)
 
         monkeypatch.setattr(store, name, failing)
 
