@@ -73,6 +73,13 @@ class CommittedRecords:
         return {partition: offsets for partition, offsets in sorted(missing.items()) if offsets > 0}
 
 
+class DuplicateReason(StrEnum):
+    """How it is known that an event was applied before."""
+
+    OFFSET = "offset"  # the user's state has passed its offset: it was read once more
+    EVENT_ID = "event_id"  # the state knows its id; or a repair sent it, and the user was erased since
+
+
 @dataclass(frozen=True, slots=True)
 class Polled:
     """The result of one poll. To be handled in this order: ended, begun, records."""
