@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from corlld.system.stored_json import read_json
+
 LENGTH_BYTES = 8  # a file begins with the length of its header, little-endian
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _ALIGNMENT = 8
@@ -103,7 +105,7 @@ def read_header(beginning: bytes) -> tuple[dict[str, str], dict[str, Any]]:
     end = header_end(beginning)
     if end > len(beginning):
         raise ValueError("it ends within its header")
-    parsed = json.loads(beginning[LENGTH_BYTES:end])
+    parsed = read_json(beginning[LENGTH_BYTES:end])
     if not isinstance(parsed, dict) or not isinstance(parsed.get("__metadata__"), dict):
         raise ValueError("it has no header of safetensors")
     return parsed.pop("__metadata__"), parsed

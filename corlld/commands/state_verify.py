@@ -1,7 +1,6 @@
 """Reads every state as the daemon would, and each newest published version: `corlld state verify`."""
 
 import hashlib
-import json
 from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from corlld.durable import UserState
 from corlld.errors import RetriableError, StateUnreadable, UserTrouble
 from corlld.publishing.target import PublishedVersion
 from corlld.system.progress import Advance
+from corlld.system.stored_json import read_json
 
 TENSORS_NAME, CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
 SHOWN_PROBLEMS = 100
@@ -153,7 +153,7 @@ def _problem_of(version: PublishedVersion) -> str | None:
     """Return what is wrong with a published version; None if its tensors are those that its manifest names."""
     try:
         digest = hashlib.sha256(Path(version.location, TENSORS_NAME).read_bytes()).hexdigest()
-        json.loads(Path(version.location, CONFIG_NAME).read_bytes())
+        read_json(Path(version.location, CONFIG_NAME).read_bytes())
     except OSError as error:
         return f"{Path(error.filename).name} can't be read: {error.strerror}"
     except ValueError:

@@ -21,6 +21,7 @@ from corlld.durable import ModelInfo
 from corlld.errors import ConfigurationError
 from corlld.learning.slots import Slot
 from corlld.settings.paths import absolute_if_path
+from corlld.system.stored_json import read_json
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
@@ -164,7 +165,7 @@ def _flat(folder: Path, tensors: Mapping[str, torch.Tensor], layout: AdapterLayo
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(_bytes(file))
+        content = read_json(_bytes(file))
     except ValueError:
         content = None
     if not isinstance(content, dict):

@@ -187,6 +187,17 @@ def test_a_file_of_zeros_is_unreadable(zeros: int) -> None:
         decode(bytes(zeros), UID)
 
 
+@pytest.mark.parametrize("where", ["header", "text"])
+def test_a_state_file_that_is_nested_too_deeply_is_unreadable_and_ends_no_process(where: str) -> None:
+    deep = "[" * 100_000
+    header = json.dumps({"__metadata__": {"corlld.state": deep, "corlld.sha256": ""}}) if where == "text" else deep
+    data = len(header).to_bytes(LENGTH_BYTES, "little") + header.encode()
+    for read in (decode, decode_header):
+        with pytest.raises(StateUnreadable):
+            read(data, UID)
+    assert write_id_of(data) is None
+
+
 def test_bytes_after_the_end_are_noticed() -> None:
     with pytest.raises(StateUnreadable, match="longer"):
         decode(STATE_FILE + b"\0", UID)
