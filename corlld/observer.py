@@ -1,9 +1,9 @@
 """The observer: the start and the loop report to it what happens, for metrics, health, progress and summaries."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from corlld.durable import ModelInfo, Statistics, UserState
-from corlld.records import Arrival, DeadLetter, EditEvent, LoopStatus, Stage, UpdateOutcome
+from corlld.records import Arrival, DeadLetter, DuplicateReason, EditEvent, LoopStatus, Stage, UpdateOutcome
 
 
 class Observer:
@@ -62,10 +62,13 @@ class Observer:
     def published(self, state: UserState, arrivals: Sequence[Arrival], seconds: float) -> None:
         """Report that a new version, or an erasure, is visible. `arrivals` are those that are new in it."""
 
-    def finished(self, arrivals: Sequence[Arrival], duplicates: int, now: float) -> None:
-        """Report arrivals whose outcome is durable, so that they may be committed.
+    def duplicates(self, numbers: Mapping[DuplicateReason, int]) -> None:
+        """Report how many arrivals were passed over, since they had been applied before, by how that is known."""
 
-        `duplicates` of them had been applied before. `now`: seconds on the daemon's monotonic clock.
+    def finished(self, arrivals: Sequence[Arrival], now: float) -> None:
+        """Report arrivals whose outcome is durable, so that they may be committed. Duplicates are among them.
+
+        now: seconds on the daemon's monotonic clock.
         """
 
     def commit_begun(self) -> None:
@@ -133,9 +136,13 @@ class Observers(Observer):
         for observer in self._observers:
             observer.published(state, arrivals, seconds)
 
-    def finished(self, arrivals: Sequence[Arrival], duplicates: int, now: float) -> None:
+    def duplicates(self, numbers: Mapping[DuplicateReason, int]) -> None:
         for observer in self._observers:
-            observer.finished(arrivals, duplicates, now)
+            observer.duplicates(numbers)
+
+    def finished(self, arrivals: Sequence[Arrival], now: float) -> None:
+        for observer in self._observers:
+            observer.finished(arrivals, now)
 
     def commit_begun(self) -> None:
         for observer in self._observers:

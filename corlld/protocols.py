@@ -318,10 +318,11 @@ class Publisher(Protocol):
 
     @property
     def must_note(self) -> bool:
-        """True if a user was published or withdrawn, and is neither announced nor noted. No I/O.
+        """True if a user was published or withdrawn, and is neither announced nor noted. No I/O."""
 
-        Then no offset may be committed before `note_unannounced`: a crash would lose the announcement.
-        """
+    @property
+    def unnoted_partitions(self) -> Collection[str]:
+        """Keys of such users' partitions. A crash after a commit there loses an announcement that is not noted."""
 
     def note_unannounced(self) -> None:
         """Durably note who is not announced: after a restart they are, without an event of theirs.

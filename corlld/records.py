@@ -1,7 +1,7 @@
 """Frozen values that pass from stage to stage. Standard library only."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -56,7 +56,7 @@ class CommittedRecords:
     name: what states call the topic. steps: offsets that are read. beginnings: up to where offsets are gone, by
     retention or by compaction, but for what is not committed; for each partition of which something is read or gone.
     records: partition by partition, in order. committed: what the group has committed, by partition. ends: where
-    readers stop now, for each partition that was asked for and holds records.
+    readers stop now, for each partition that was asked for and holds records. others: the same for all others.
     """
 
     name: str
@@ -65,11 +65,19 @@ class CommittedRecords:
     records: Iterator[Record]
     committed: Mapping[int, int]
     ends: Mapping[int, int]
+    others: Mapping[int, int] = field(default_factory=dict)
 
     def behind(self, ends: Mapping[int, int]) -> Mapping[int, int]:
         """Return how many offsets before these ends are not committed, for each partition that has such offsets."""
         missing = {partition: end - self.committed.get(partition, 0) for partition, end in ends.items()}
         return {partition: offsets for partition, offsets in sorted(missing.items()) if offsets > 0}
+
+
+class DuplicateReason(StrEnum):
+    """How it is known that an event was applied before."""
+
+    OFFSET = "offset"  # the user's state has passed its offset: it was read once more
+    EVENT_ID = "event_id"  # the state knows its id; or a repair sent it, and the user was erased since
 
 
 @dataclass(frozen=True, slots=True)

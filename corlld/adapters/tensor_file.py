@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from corlld.system.stored_json import read_json
+
 LENGTH_BYTES = 8  # a file begins with the length of its header, little-endian
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _ALIGNMENT = 8
@@ -77,6 +79,24 @@ def read_beginning(path: Path) -> bytes:
         return beginning
 
 
+def read_beginning_of_whole(path: Path) -> bytes:
+    """Read the file up to the end of its header; nothing if the file is not as long as its header says."""
+    beginning = read_beginning(path)
+    return beginning if is_whole(beginning, path.stat().st_size) else b""
+
+
+def is_whole(beginning: bytes, length: int | None) -> bool:
+    """Return whether a file of this length in bytes is as long as its header says. What it holds is not looked at.
+
+    beginning: the file at least up to the end of its header.
+    """
+    try:
+        ends = [entry["data_offsets"][1] for entry in read_header(beginning)[1].values()]
+        return bool(header_end(beginning) + max(ends, default=0) == length)
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
 def read_header(beginning: bytes) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the metadata, and by name the type, shape and place of each tensor.
 
@@ -85,7 +105,7 @@ def read_header(beginning: bytes) -> tuple[dict[str, str], dict[str, Any]]:
     end = header_end(beginning)
     if end > len(beginning):
         raise ValueError("it ends within its header")
-    parsed = json.loads(beginning[LENGTH_BYTES:end])
+    parsed = read_json(beginning[LENGTH_BYTES:end])
     if not isinstance(parsed, dict) or not isinstance(parsed.get("__metadata__"), dict):
         raise ValueError("it has no header of safetensors")
     return parsed.pop("__metadata__"), parsed

@@ -68,7 +68,7 @@ class Watch(Observer):
         self.publishing += seconds
         self.out.put(time.monotonic())
 
-    def finished(self, arrivals: Sequence[Arrival], duplicates: int, now: float) -> None:
+    def finished(self, arrivals: Sequence[Arrival], now: float) -> None:
         self.finished_events += len(arrivals)
         self.ended = now
 

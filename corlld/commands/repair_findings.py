@@ -24,6 +24,8 @@ class Repair:
     damaged: the disk answers with an error in place of that state, which may pass.
     header_lost: not even the header of that state can be read, so nothing tells the partitions that it alone knew.
     found: an offset before the user's first record in each known partition that `starts` lacks, or that of the record.
+    id: names the repair in the state that it stores and in the records that it sends. None for a repair that an older
+        corlld has begun.
     """
 
     uid: str
@@ -33,6 +35,7 @@ class Repair:
     damaged: bool = False
     header_lost: bool = False
     found: dict[str, int] = field(default_factory=dict)
+    id: str | None = None
 
     @property
     def places(self) -> dict[str, int]:
@@ -47,10 +50,15 @@ class Repair:
 
 @dataclass
 class Findings:
-    """What a look at the store found. hopeless: a sentence for each user whose state can't be repaired now."""
+    """What a look at the store found.
+
+    hopeless: a sentence for each user whose state can't be repaired now.
+    stale: users with the note of a repair that was interrupted, and that their states need no more.
+    """
 
     repairs: dict[str, Repair] = field(default_factory=dict)
     hopeless: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
 
     @property
     def starts(self) -> dict[str, int]:

@@ -14,8 +14,9 @@ from corlld.assembly import build_event_producer, build_input, pseudonyms
 from corlld.commands.letter_replay import Outbox, send_back
 from corlld.commands.letter_selection import Wanted, reading
 from corlld.commands.repair_findings import Findings, Losses
+from corlld.commands.repair_notes import finish, needless, note
 from corlld.commands.shared import REACH_SECONDS
-from corlld.commands.state_repair import finish, gather, note, restore, untold_partitions
+from corlld.commands.state_repair import gather, restore, untold_partitions
 from corlld.commands.under_way import EventProducer
 from corlld.errors import ExitCode, FatalError, InvalidReason
 from corlld.events.decoder import EventDecoder
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 STANDSTILL_SECONDS = 60.0  # longer than a daemon gathers edits and keeps an update unsaved, by default
 LOOK_SECONDS = 1.0
+# A daemon commits every second. In a partition that no file names it may still be setting a user's first record aside,
+# since it had read the state before that was restored.
+OTHERS_SECONDS = 10.0
 
 _WANTED = Wanted(reasons=frozenset({InvalidReason.STATE_UNREADABLE.value}))
 
@@ -115,22 +119,32 @@ def _send_what_is_committed(site: _Site, findings: Findings, producer: EventProd
 
     Of these records a daemon, or the one before it, may have set some aside and not committed them yet. They would be
     passed over: they are no dead letters with a payload, and not among what is committed. Commits move partition by
-    partition, so a user waits for the partitions that hold the user's records, and for no others.
+    partition, so a user waits for the partitions that hold the user's records. All others are waited for too, but for
+    OTHERS_SECONDS at most: then those that are still behind are printed.
 
     Raises FatalError if the commits stand still. Users who are not repaired by then keep their notes.
     """
     the_input = build_input(site.settings, REACH_SECONDS)
     ends: Mapping[int, int] = {}
+    others: Mapping[int, int] | None = None
     waited_for: Mapping[int, int] = {}
-    deadline = math.inf
+    deadline, patient_until = math.inf, time.monotonic() + OTHERS_SECONDS
     states = records = 0
     while findings.repairs:
         with the_input.committed_records(findings.starts, site.store, site.timeout) as stream:
             # The first ends stay, since a busy partition never stands still. Partitions that are found later are added.
             ends = {**stream.ends, **ends}
+            others = stream.others if others is None else others
             behind = stream.behind(ends)
+            elsewhere = stream.behind({partition: end for partition, end in others.items() if partition not in ends})
+        if elsewhere and time.monotonic() < patient_until:
+            time.sleep(LOOK_SECONDS)
+            continue
         ready = findings.take_apart_from({f"{stream.name}/{partition}" for partition in behind})
         if ready.repairs:
+            if elsewhere:
+                print(_not_looked_at(elsewhere))
+                others = {}
             if (sent := _send(site, ready, stream.name, producer)) is None:
                 findings.repairs |= ready.repairs
             else:
@@ -157,6 +171,11 @@ def _send(site: _Site, findings: Findings, topic_name: str, producer: EventProdu
 
     topic_name: as states call the topic.
     """
+    for uid in (gone := needless(site.store, findings)):
+        print(f"{uid}: erased since the state was restored: nothing is sent")
+    finish(site.store, gone)
+    if not findings.repairs:
+        return 0
     starts = findings.starts
     with closing(Outbox()) as outbox:
         stream, lost = _gather(site, findings, outbox)
@@ -167,11 +186,19 @@ def _send(site: _Site, findings: Findings, topic_name: str, producer: EventProdu
         for sentence in site.losses.new(findings, stream, lost):
             print(f"meanwhile: {sentence}")  # retention goes on
         send_back(outbox, producer, site.console)
-        finish(site.store, findings.repairs.values())
+        finish(site.store, findings.repairs)
         for partition, users in findings.users_by_partition(topic_name).items():
             sent = counted(outbox.by_partition[partition], "record")
             print(f"partition {partition}: {counted(users, 'state')} repaired, {sent} sent")
         return len(outbox)
+
+
+def _not_looked_at(behind: Mapping[int, int]) -> str:
+    return (
+        f"not committed yet in partitions {', '.join(map(str, behind))}, which no state names: "
+        f"{counted(sum(behind.values()), 'offset')}. If a daemon sets a record of a repaired user aside there, it had "
+        "read the state before: `corlld dead-letters replay --reason state_unreadable` sends it"
+    )
 
 
 def _standstill(site: _Site, findings: Findings, topic_name: str, behind: Mapping[int, int]) -> FatalError:

@@ -146,7 +146,7 @@ class Recorder(Observer):
         record.pairs += outcome.pairs
         record.version = state.version
 
-    def finished(self, arrivals: Sequence[Arrival], duplicates: int, now: float) -> None:
+    def finished(self, arrivals: Sequence[Arrival], now: float) -> None:
         """See `Observer`."""
         self._advance(len(arrivals))
 

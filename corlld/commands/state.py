@@ -34,7 +34,8 @@ examples:
 SHOW = "show versions, applied offsets, recent event ids, counts and prequential figures"
 SHOW_DESCRIPTION = (
     "Show each user's state: version, applied offsets, recent event ids, counts and prequential figures. "
-    "Without a user: a line per user."
+    "Without a user: a line per user. Then states are not read whole: damage that leaves a file's header and length as "
+    "they were is found by `verify`."
 )
 SHOW_EPILOG = """\
 examples:
@@ -48,8 +49,9 @@ be read. The others are in `corlld --help`.
 
 VERIFY = "read every state and every newest published version, and compare checksums"
 VERIFY_DESCRIPTION = (
-    "Read every state as the daemon would, and the newest published version of each user, and compare checksums. "
-    "Name files that may hold what was erased. Nothing is changed."
+    "Read every state as the daemon would, the generation before it, and the newest published version of each user, "
+    "and compare checksums. Name versions that are newer than their states, and files that may hold what was erased. "
+    "Nothing is changed."
 )
 VERIFY_EPILOG = """\
 examples:
@@ -73,10 +75,10 @@ examples:
 Let the daemon run: it learns what is sent, and an event that a state knows is
 not learnt twice. Before a user's records are sent, the repair waits until the
 group has committed what was in the user's partitions when the states were
-restored. Other partitions hold nobody up. Records that retention or compaction
-has taken from the topic are missing from the state for good, unless they are
-dead letters: their number is printed. A repair that was interrupted goes on
-when it is run again.
+restored. Other partitions hold nobody up for longer than 10 seconds. Records
+that retention or compaction has taken from the topic are missing from the
+state for good, unless they are dead letters: their number is printed. A repair
+that was interrupted goes on when it is run again.
 
 exit codes:
   0    nothing is to be repaired, or everything was
@@ -163,10 +165,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace, settings: "Settings") -> int:
+    from corlld.assembly import build_target
     from corlld.commands.state_views import show_states
 
     store, uid = find_store(settings, arguments)
-    return show_states(store, uid, as_json=arguments.json, console=stdout_console())
+    target = build_target(settings) if settings.publishing.enabled else None
+    return show_states(store, uid, target, as_json=arguments.json, console=stdout_console())
 
 
 def _verify(arguments: argparse.Namespace, settings: "Settings") -> int:
@@ -177,7 +181,7 @@ def _verify(arguments: argparse.Namespace, settings: "Settings") -> int:
     uids = _uids(store, uid)
     target = build_target(settings) if settings.publishing.enabled else None
     with Advance(stderr_console(), len(uids), "users") as advance:
-        found = verify(store, target, uids, advance)
+        found = verify(store, target, uids, advance, everybody=uid is None)
     for problem in found.problems[:SHOWN_PROBLEMS]:
         print(problem)
     if len(found.problems) > SHOWN_PROBLEMS:
@@ -191,6 +195,7 @@ def _verify(arguments: argparse.Namespace, settings: "Settings") -> int:
 
 
 def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
+    from corlld.commands.repair_notes import finish
     from corlld.commands.repair_run import repair
     from corlld.commands.state_repair import look
 
@@ -200,6 +205,10 @@ def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
         findings = look(store, uids, advance)
     for sentence in findings.hopeless:
         print(sentence)
+    for uid in findings.stale:
+        print(f"{uid}: an interrupted repair has nothing more to do{': its note is removed' if arguments.yes else ''}")
+    if arguments.yes:
+        finish(store, findings.stale)
     if not findings.repairs:
         print(f"{counted(len(uids), 'user')}: nothing to repair")
     else:

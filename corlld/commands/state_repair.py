@@ -4,24 +4,27 @@ A repair has five steps: note in the store where the generation before ends, sto
 until the group has committed what was in the user's partitions by then, send the user's records from there on to the
 input once more, remove the note. Until the state is stored, a daemon that runs makes dead letters of the records, and
 commits them later. A repair that was interrupted finds its note, and goes on. What was sent twice is learnt once, by
-its event id.
+its event id. What was sent to a state that did not come of the repair, or that was erased since, is passed over.
 """
 
+import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from corlld.commands.letter_judgement import Outgoing
 from corlld.commands.letter_replay import Outbox
 from corlld.commands.out_of_reach import OutOfReach
 from corlld.commands.repair_findings import Findings, Repair
+from corlld.commands.repair_notes import NotingStore, RepairNote, finish, note, noted_of
 from corlld.durable import UserState
 from corlld.errors import ExitCode, FatalError, InvalidEvent, LostSwap, RetriableError, StateUnreadable
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.intake import TRY_AGAIN_HEADER
+from corlld.loop.transitions import REPAIR_HEADER
 from corlld.records import CommittedRecords, EraseEvent, StoredLetter
-from corlld.state.keys import repair_name
 from corlld.system.plurals import counted
 from corlld.system.progress import Advance
 
@@ -33,12 +36,10 @@ _WITHOUT_A_STATE = (
 )
 
 
-class RepairedStore(Protocol):
+class RepairedStore(NotingStore, Protocol):
     """A state store, as far as repairs need it; see `StateStore` and `PositionStore`."""
 
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
-
-    def load_header(self, uid: str) -> UserState | None: ...
 
     def check_readable(self, uid: str) -> None: ...
 
@@ -47,12 +48,6 @@ class RepairedStore(Protocol):
     def restore(self, uid: str, state: UserState, token: str) -> str: ...
 
     def previous(self, uid: str) -> tuple[UserState | None, str]: ...
-
-    def load_position(self, name: str) -> Mapping[str, str | int] | None: ...
-
-    def save_position(self, name: str, position: Mapping[str, str | int]) -> None: ...
-
-    def remove_position(self, name: str) -> None: ...
 
 
 def look(store: RepairedStore, uids: Iterable[str], advance: Advance) -> Findings:
@@ -75,7 +70,7 @@ def look(store: RepairedStore, uids: Iterable[str], advance: Advance) -> Finding
 
 def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
     try:
-        store.load(uid)
+        state, _ = store.load(uid)
     except StateUnreadable:
         _look_before(store, uid, findings, damaged=False)
         return
@@ -84,14 +79,12 @@ def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
             raise
         _look_before(store, uid, findings, damaged=True)
         return
-    if (noted := _noted(store, uid)) is not None:
-        findings.repairs[uid] = Repair(uid, noted)
-
-
-def _noted(store: RepairedStore, uid: str) -> dict[str, int] | None:
-    """Return from where on an interrupted repair had to send the user's records; None if none was interrupted."""
-    position = store.load_position(repair_name(uid))
-    return None if position is None else {key: int(offset) for key, offset in position.items()}
+    if (noted := noted_of(store, uid)) is None:
+        return
+    if noted.belongs_to(state):
+        findings.repairs[uid] = Repair(uid, noted.places, id=noted.id)
+    else:
+        findings.stale.append(uid)
 
 
 def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged: bool) -> None:
@@ -108,15 +101,19 @@ def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged:
             f"{uid}: there is no generation before, as of an erased user: {_FROM_A_BACKUP}{_AND_ERASE}"
         )
     else:
-        noted = _noted(store, uid) or {}  # the generation before may lack what an earlier repair has not sent
+        noted = noted_of(store, uid)
+        if noted is None or not noted.belongs_to(before):
+            noted = RepairNote({}, secrets.token_hex(8))  # else the generation before lacks what was not sent yet, too
+        places = {key: min(offset, before.applied.get(key, offset)) for key, offset in noted.places.items()}
         findings.repairs[uid] = Repair(
             uid,
-            {**before.applied, **{key: min(offset, before.applied.get(key, offset)) for key, offset in noted.items()}},
-            before,
+            {**before.applied, **places},
+            replace(before, repair=noted.id),
             token,
             damaged,
             header_lost=header is None,
             found={} if header is None else _added_partitions(before, header),
+            id=noted.id,
         )
 
 
@@ -222,7 +219,9 @@ def _add(
         return False
     repair.note_place(key_of_partition, offset)
     # What crashed again after it was tried again is no wish to try it once more.
-    headers = tuple(header for header in headers if header[0] != TRY_AGAIN_HEADER)
+    headers = tuple(header for header in headers if header[0] not in (TRY_AGAIN_HEADER, REPAIR_HEADER))
+    if repair.id is not None:
+        headers = (*headers, (REPAIR_HEADER, repair.id.encode()))
     outgoing = Outgoing(event.user_id.encode(), value, headers, isinstance(event, EraseEvent))
     outbox.add((topic, partition, offset), outgoing)
     return True
@@ -263,19 +262,14 @@ def _restore_one(store: RepairedStore, repair: Repair, state: UserState) -> None
     If a damaged state is still the newest afterwards, the note goes: the damage may pass, and the state lacks nothing
     then. A note from before stays: it belongs to an earlier repair.
     """
-    was_noted = _noted(store, repair.uid) is not None
+    was_noted = noted_of(store, repair.uid) is not None
     note(store, repair)
     try:
         store.restore(repair.uid, state, repair.token)
     except RetriableError:
         if repair.damaged and not was_noted and store.newest_token(repair.uid) == repair.token:
-            store.remove_position(repair_name(repair.uid))
+            finish(store, [repair.uid])
         raise
-
-
-def note(store: RepairedStore, repair: Repair) -> None:
-    """Note in the store from where on the user's records are to be sent, for a run after an interruption."""
-    store.save_position(repair_name(repair.uid), dict(repair.places))
 
 
 def _can_be_read(store: RepairedStore, uid: str) -> bool:
@@ -285,9 +279,3 @@ def _can_be_read(store: RepairedStore, uid: str) -> bool:
     except StateUnreadable:
         return False
     return True
-
-
-def finish(store: RepairedStore, repairs: Iterable[Repair]) -> None:
-    """Remove the notes: everything was sent."""
-    for repair in repairs:
-        store.remove_position(repair_name(repair.uid))

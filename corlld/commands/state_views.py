@@ -26,25 +26,34 @@ class ReadableStore(Protocol):
 
     def load(self, uid: str) -> tuple[UserState | None, str]: ...
 
-    def load_header(self, uid: str) -> UserState | None: ...
+    def load_header(self, uid: str, *, check_length: bool = False) -> UserState | None: ...
 
     def uids(self) -> Iterator[str]: ...
 
 
-def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console: Console) -> int:
+class SeenTarget(Protocol):
+    """A publishing target, as far as it is looked at here; see `Target`."""
+
+    def newest(self, uid: str) -> int: ...
+
+
+def show_states(
+    store: ReadableStore, uid: str | None, target: SeenTarget | None = None, *, as_json: bool, console: Console
+) -> int:
     """Show one user's state, or a line per user.
 
     Args:
         store: need not be opened.
-        uid: the user, whose whole state is checked. None: all users, of whose states only the headers are read.
+        uid: the user, whose whole state is checked. None: all users, whose states' headers and lengths are checked.
+        target: shows versions that are out and newer than their states. None: they are not looked for.
         as_json: print JSON to standard output.
         console: takes the text otherwise.
 
     Returns the exit code: DATA if a state can't be read.
 
-    Raises FatalError for a user without a state, RetriableError if the store is away.
+    Raises FatalError for a user without a state, RetriableError if the store or the target is away.
     """
-    rows = [_row(store, uid)] if uid is not None else _rows(store)
+    rows = [_row(store, uid, target)] if uid is not None else _rows(store, target)
     if as_json:
         # Printed without the console, which would wrap or colour it.
         print(json.dumps(rows[0] if uid is not None else rows, indent=2, sort_keys=True))
@@ -59,12 +68,20 @@ def show_states(store: ReadableStore, uid: str | None, *, as_json: bool, console
     return ExitCode.DATA if any("unreadable" in row for row in rows) else ExitCode.OK
 
 
-def _rows(store: ReadableStore) -> list[dict[str, Any]]:
+def newer_out(state: UserState, newest: int) -> bool:
+    """Return whether a version is out that the state did not make: an older backup of the state was restored.
+
+    newest: the newest version that is out; 0 for none.
+    """
+    return newest > max(0 if state.release is None else state.release.version, state.erased_through)
+
+
+def _rows(store: ReadableStore, target: SeenTarget | None) -> list[dict[str, Any]]:
     out_of_reach = OutOfReach()
     rows = []
     for uid in store.uids():
         try:
-            rows.append(_row(store, uid, header=True))
+            rows.append(_row(store, uid, target, header=True))
             out_of_reach.served()
         except RetriableError as error:
             out_of_reach.note(uid, error)
@@ -73,19 +90,21 @@ def _rows(store: ReadableStore) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(store: ReadableStore, uid: str, *, header: bool = False) -> dict[str, Any]:
+def _row(store: ReadableStore, uid: str, target: SeenTarget | None, *, header: bool = False) -> dict[str, Any]:
     try:
-        state = store.load_header(uid) if header else store.load(uid)[0]
+        state = store.load_header(uid, check_length=True) if header else store.load(uid)[0]
     except StateUnreadable as error:
         return {"uid": uid, "unreadable": str(error)}
     except ValueError as error:
         raise FatalError(f"--uid: {error}", ExitCode.USAGE) from None
     if state is None:
         raise FatalError(NO_STATE, ExitCode.DATA)
+    newest = target.newest(uid) if target is not None else 0
     return {
         "uid": uid,
         "version": state.version,
         "published": state.release.version if state.release else None,
+        "newer_out": newest if newer_out(state, newest) else None,
         "erased": state.erased,
         "arm": state.arm,
         "start_adapter": state.adapter.start if state.adapter else None,
@@ -151,7 +170,8 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the figures of a state that can be read, by column of `_COLUMNS`."""
     statistics, rise = row["statistics"], row["mean_edited_rise_nats"]
     return {
-        "version": "erased" if row["erased"] else str(row["version"]),
+        "version": ("erased" if row["erased"] else str(row["version"]))
+        + (f" ({row['newer_out']} out)" if row["newer_out"] else ""),
         "events": str(statistics["events"]),
         "pairs": str(statistics["pairs_applied"]),
         "accepted": str(statistics["acceptances"]),

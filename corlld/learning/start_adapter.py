@@ -18,7 +18,7 @@ from corlld.adapters.layout import AdapterLayout, AdapterTensors, UserVectors
 from corlld.adapters.peft_config import peft_tensors
 from corlld.durable import ModelInfo
 from corlld.learning.slots import Slot
-from corlld.learning.start_config import read_bytes, read_config, read_json, refused, shown
+from corlld.learning.start_config import read_bytes, read_config, read_object, refused, shown
 from corlld.settings.paths import absolute_if_path
 
 TENSORS_FILE = "adapter_model.safetensors"
@@ -80,7 +80,7 @@ def load_start(folder: Path | None, layout: AdapterLayout, model: ModelInfo) -> 
         return None
     config, manifest = read_config(folder, r=layout.r, lora_alpha=layout.lora_alpha), {}
     if (folder / MANIFEST_FILE).exists():
-        manifest = read_json(folder / MANIFEST_FILE)
+        manifest = read_object(folder / MANIFEST_FILE)
     _compare_model(folder, config, manifest, model)
     data = read_bytes(folder / TENSORS_FILE)
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from corlld.errors import ConfigurationError
 from corlld.settings.sections import AdapterSettings
+from corlld.system.stored_json import read_json
 
 CONFIG_FILE = "adapter_config.json"
 
@@ -39,15 +40,15 @@ def read_config(folder: Path, *, r: int, lora_alpha: int) -> dict[str, Any]:
 
     Raises ConfigurationError: see `check_start`.
     """
-    config = read_json(folder / CONFIG_FILE)
+    config = read_object(folder / CONFIG_FILE)
     _compare_shape(folder, config, {"r": r, "lora_alpha": lora_alpha})
     return config
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
     """Return the object in a file of the start adapter. Raises ConfigurationError."""
     try:
-        content = json.loads(read_bytes(file))
+        content = read_json(read_bytes(file))
     except ValueError:
         content = None
     if not isinstance(content, dict):

@@ -78,13 +78,14 @@ class AttemptSaves:
     def _try(self, partition: SourcePartition) -> None:
         answers: list[Answer] = []
 
-        def begin() -> "Future[Timed[None]]":
+        def begin() -> "Future[Timed[None]] | None":
             nonlocal answers
             answers = self._asked.pop(partition, [])
             if (notes := self._live.get(partition)) is None:  # the tenure has ended since the last try
-                nothing: Future[Timed[None]] = Future()
-                nothing.set_result(Timed(None, 0.0))
-                return nothing
+                self._under_way.discard(partition)
+                self._failing.discard(partition)
+                self._answer(answers, durable=False)
+                return None
             notes.changed = False
             return self._pool.submit(self._jobs.timed(self._store.save_attempts), partition.key, notes.content())
 

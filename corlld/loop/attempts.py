@@ -120,11 +120,9 @@ class AttemptJournal:
             failed=failed,
         )
 
-    def _load(self, tenure: Tenure) -> "Future[Timed[Attempts | None]]":
+    def _load(self, tenure: Tenure) -> "Future[Timed[Attempts | None]] | None":
         if tenure not in self._loading:  # it has ended since the last try
-            nothing: Future[Timed[Attempts | None]] = Future()
-            nothing.set_result(Timed(None, 0.0))
-            return nothing
+            return None
         return self._pool.submit(self._jobs.timed(self._store.load_attempts), tenure.partition.key)
 
     def end(self, tenure: Tenure) -> None:

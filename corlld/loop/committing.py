@@ -48,22 +48,30 @@ class Committer:
         self._clock = clock
         self._next_commit = 0.0
         self._noting = False
+        self._cannot_note = False  # the last try failed
 
     def commit_due(self, now: float) -> None:
-        """Begin a commit if one is due and anything has moved."""
-        if now < self._next_commit or self._noting:
+        """Begin a commit if one is due and anything has moved.
+
+        While a note can't be written, partitions without users that it would name are committed all the same.
+        """
+        if now < self._next_commit or (self._noting and not self._cannot_note):
             return
         known = self._source.committed()
         behind = {t: offset for t, offset in self._committable().items() if offset != known.get(t)}
         if not behind:
             return
-        if self._publisher.must_note:
+        if self._noting:
+            self._commit(self._without_unnoted(behind))
+        elif self._publisher.must_note:
             self._note_and_commit(behind)
         else:
             self._commit(behind)
 
     def committable_at_the_end(self) -> Mapping[Tenure, int]:
-        """Return the offsets for the last commit: all that may be committed, or none if a note can't be written.
+        """Return the offsets for the last commit: all that may be committed.
+
+        If a note can't be written, those of partitions with users that it would name are left out.
 
         To be called once the publisher is closed. Waits for the store.
         """
@@ -72,20 +80,37 @@ class Committer:
             try:
                 self._publisher.note_unannounced()
             except RetriableError as error:
-                log.warning("left_uncommitted", problem=str(error))
-                return {}
+                left = self._without_unnoted(offsets)
+                log.warning("left_uncommitted", problem=str(error), partitions=len(offsets) - len(left))
+                return left
         return offsets
 
     def _note_and_commit(self, offsets: Mapping[Tenure, int]) -> None:
         def noted(_: None) -> None:
-            self._noting = False
-            # What was published meanwhile is not covered by these offsets.
-            self._commit({t: offset for t, offset in offsets.items() if self._watermarks.is_live(t)})
+            self._noting = self._cannot_note = False
+            # What was published meanwhile is not covered by these offsets. Some may have been committed meanwhile.
+            known = self._source.committed()
+            live = {t: offset for t, offset in offsets.items() if self._watermarks.is_live(t)}
+            self._commit({t: offset for t, offset in live.items() if offset > known.get(t, -1)})
+
+        def failed(error: RetriableError) -> None:
+            if not self._cannot_note:
+                self._cannot_note = True
+                held = sorted({t.partition.partition for t in offsets.keys() - self._without_unnoted(offsets).keys()})
+                log.warning("commits_held", partitions=held, problem=f"the outbox can't be written: {error}")
 
         self._noting = True
         self._jobs.until_done(
-            Task(Stage.STATE, "outbox"), lambda: self._pool.submit(self._publisher.note_unannounced), noted
+            Task(Stage.STATE, "outbox"),
+            lambda: self._pool.submit(self._publisher.note_unannounced),
+            noted,
+            failed=failed,
         )
+
+    def _without_unnoted(self, offsets: Mapping[Tenure, int]) -> Mapping[Tenure, int]:
+        """Return those of these offsets in which a commit loses no announcement. They were committable before."""
+        unnoted = self._publisher.unnoted_partitions
+        return {t: offset for t, offset in offsets.items() if t.partition.key not in unnoted}
 
     def _commit(self, offsets: Mapping[Tenure, int]) -> None:
         if offsets and self._source.commit(offsets):

@@ -91,7 +91,7 @@ class Jobs:
     def until_done(
         self,
         task: Task,
-        begin: "Callable[[], Future[T]]",
+        begin: "Callable[[], Future[T] | None]",
         then: Callable[[T], None],
         unless: Unless[Any] | None = None,
         failed: Callable[[RetriableError], None] = lambda error: None,
@@ -102,7 +102,7 @@ class Jobs:
 
         Args:
             task: what is tried. Until it is done its stage counts as failing if the last try failed.
-            begin: starts one try; called in the loop.
+            begin: starts one try; called in the loop. None: no try is needed any more. The task ends without `then`.
             then: called in the loop.
             unless: an error that ends the task in another way. The task then no longer counts as failing.
             failed: called in the loop after each try that failed for now, before the pause.
@@ -122,7 +122,10 @@ class Jobs:
                     log.info("works_again", stage=task.stage.value)
                 then(result)
 
-        self._when_done(begin(), done)
+        if (future := begin()) is None:
+            self._failures.pop(task, None)
+        else:
+            self._when_done(future, done)
 
     def handle_completions(self, wait_seconds: float = 0.0) -> None:
         """Run the handlers of completed jobs. If there are none, wait for the first one up to `wait_seconds`."""

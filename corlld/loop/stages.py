@@ -26,7 +26,7 @@ from corlld.loop.memory.unsaved import Unsaved
 from corlld.loop.offsets import LowWatermarks
 from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, place, select
 from corlld.observer import Observer
-from corlld.records import DeadLetter, EditEvent, EraseEvent, TrainingBatch, UpdateOutcome
+from corlld.records import DeadLetter, DuplicateReason, EditEvent, EraseEvent, TrainingBatch, UpdateOutcome
 from corlld.settings.sections import Settings
 
 log = structlog.get_logger("corlld.claims")  # operators filter by this name
@@ -253,8 +253,11 @@ class Stages:
         for arrival in arrivals:
             self._watermarks.finish(arrival.record)
         self._batcher.release(arrivals)
-        duplicates = len(claim.selection.covered) + len(claim.selection.duplicates)
-        self._observer.finished(arrivals, duplicates, self._clock())
+        covered, known = len(claim.selection.covered), len(claim.selection.duplicates)
+        if covered or known:
+            log.debug("duplicates", uid=claim.uid, offset=covered, event_id=known)
+            self._observer.duplicates({DuplicateReason.OFFSET: covered, DuplicateReason.EVENT_ID: known})
+        self._observer.finished(arrivals, self._clock())
         self.rest(claim)
 
     def rest(self, claim: Claim) -> None:

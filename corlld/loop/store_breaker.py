@@ -66,10 +66,12 @@ class StoreBreaker:
         try:
             return self._store.load(uid)
         except StateUnreadable as error:
-            if self._max_share < 1:
-                with self._lock:
-                    self._check_store(uid, error)
-            raise
+            if self._max_share >= 1:
+                raise
+            with self._lock:
+                self._check_store(uid, error)
+        # The look takes seconds. A repair that has restored the state meanwhile does not see what is set aside now.
+        return self._store.load(uid)
 
     def _check_store(self, uid: str, error: StateUnreadable) -> None:
         """Look at the store, unless that was done lately and few users had trouble since."""

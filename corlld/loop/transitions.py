@@ -13,6 +13,8 @@ from corlld.loop.event_ids import EventIds
 from corlld.records import Arrival, EditEvent, EraseEvent, UpdateOutcome
 from corlld.statistics import fold
 
+REPAIR_HEADER = "corlld.repair"  # of a record that a repair has sent again: the id of the repair
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
@@ -28,8 +30,8 @@ class Selection:
     """A user's arrivals, sorted by what the state knows of them. Each part is in order.
 
     covered: the stored state has them already, so nothing is left to do.
-    duplicates: the event id was seen at another offset. `applied` must pass them durably: once the state has forgotten
-        the id, a replay would count them again.
+    duplicates: the event id was seen at another offset, or the event was sent again for another state: see `select`.
+        `applied` must pass them durably: once the state has forgotten the id, a replay would count them again.
     fresh: new.
     """
 
@@ -55,10 +57,21 @@ def place(arrival: Arrival) -> Place:
     return Place(arrival.arrived_at, arrival.record.tenure.number, arrival.record.offset)
 
 
+def repair_of(arrival: Arrival) -> str | None:
+    """Return the id of the repair that has sent the arrival's record again; None if none has."""
+    headers = arrival.record.headers
+    # Kafka has headers without a value, whatever the type says.
+    return next(((value or b"").decode(errors="replace") for name, value in headers if name == REPAIR_HEADER), None)
+
+
 def select(
     ids: EventIds, state: UserState | None, arrivals: Iterable[Arrival], already: Selection | None = None
 ) -> Selection:
-    """Sort `arrivals` by what the state knows of them, and add them to those `already` selected for the same step."""
+    """Sort `arrivals` by what the state knows of them, and add them to those `already` selected for the same step.
+
+    What a repair has sent again is for the generation that it put in place, and for what came of that. An erasure may
+    have come since: its tombstone does not know the ids of edits that the generation lacked.
+    """
     already = already or Selection()
     covered, duplicates, fresh = list(already.covered), list(already.duplicates), list(already.fresh)
     applied = state.applied if state else {}
@@ -70,6 +83,8 @@ def select(
             covered.append(arrival)
         elif event_id and (event_id in seen or known(event_id)):
             duplicates.append(arrival)  # a Kafka tombstone has no id
+        elif state and state.repair is not None and repair_of(arrival) not in (None, state.repair):
+            duplicates.append(arrival)
         else:
             seen.add(event_id)
             fresh.append(arrival)
@@ -116,6 +131,7 @@ def after_erasure(ids: EventIds, uid: str, state: UserState | None, arrivals: Se
 
     The user's arm goes too: it would be drawn again from the uid, as for anybody who is new. The new erasures' own
     event ids stay as they are: an older corlld knows no hashes, and must not erase once more what comes in from now on.
+    A repair that has not sent all records has nothing more to send, unless it has sent the erasures itself.
 
     Args:
         ids: keeps hashes of all the ids of before.
@@ -127,6 +143,7 @@ def after_erasure(ids: EventIds, uid: str, state: UserState | None, arrivals: Se
     erased = ids.erase(before, (a.event.event_id for a in arrivals if isinstance(a.event, EditEvent)))
     known = ids.known(erased)
     erasures = dict.fromkeys(a.event.event_id for a in arrivals if isinstance(a.event, EraseEvent))
+    sent_again = all(repair_of(a) == before.repair for a in arrivals if isinstance(a.event, EraseEvent))
     return replace(
         ids.remember(erased, (event_id for event_id in erasures if event_id and not known(event_id))),
         adapter=None,
@@ -136,6 +153,7 @@ def after_erasure(ids: EventIds, uid: str, state: UserState | None, arrivals: Se
         erased=True,
         erased_through=before.version,
         participation=None,
+        repair=before.repair if before.repair is None or sent_again else "",
     )
 
 

@@ -1,7 +1,7 @@
 """Turn what the start and the loop report into movements of the metrics."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from corlld.durable import ModelInfo, Statistics, UserState
@@ -12,6 +12,7 @@ from corlld.operations.prometheus import TOKEN_KINDS, Metrics
 from corlld.records import (
     Arrival,
     DeadLetter,
+    DuplicateReason,
     EditEvent,
     LoopStatus,
     PairOutcome,
@@ -122,8 +123,9 @@ class MetricsObserver(Observer):
     def dead_letter(self, letter: DeadLetter) -> None:
         self._metrics.intake.dead_letters.labels(letter.error.reason).inc()
 
-    def finished(self, arrivals: Sequence[Arrival], duplicates: int, now: float) -> None:
-        self._metrics.intake.duplicates.inc(duplicates)
+    def duplicates(self, numbers: Mapping[DuplicateReason, int]) -> None:
+        for reason, number in numbers.items():
+            self._metrics.intake.duplicates.labels(reason).inc(number)
 
     def commit_begun(self) -> None:
         self._metrics.progress.commits.inc()

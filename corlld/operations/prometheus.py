@@ -20,7 +20,7 @@ from corlld import __version__
 from corlld.errors import InvalidReason, RejectReason
 from corlld.operations.arm_metrics import ArmMetrics
 from corlld.operations.declarations import Declarations, Description, Labels
-from corlld.records import PairStatus, Stage
+from corlld.records import DuplicateReason, PairStatus, Stage
 from corlld.statistics import DraftOrigin
 
 EVENT_TYPES = ("edit", "acceptance", "erase")
@@ -106,7 +106,10 @@ class IntakeMetrics:
             "corlld_dead_letters_total", "Records set aside as dead letters, by reason.", {"reason": InvalidReason}
         )
         self.duplicates = declare.counter(
-            "corlld_duplicates_total", "Events skipped because their id or their offset had been applied before."
+            "corlld_duplicates_total",
+            "Events skipped since they had been applied before, by how that is known: the user's state has passed the "
+            "offset (read once more), or knows the event's id (delivered once more).",
+            {"reason": DuplicateReason},
         )
         self.buffered_events = declare.gauge("corlld_buffered_events", "Events in the buffer: waiting or in flight.")
         self.buffered_chars = declare.gauge("corlld_buffered_chars", "Characters of text in the buffered events.")

@@ -8,7 +8,7 @@ of this daemon, or by another daemon that looks there.
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
@@ -97,21 +97,27 @@ class Announcer:
         """Return why nothing can be announced now; None if nothing is known. No I/O."""
         return self._announcements.problem or self._problem
 
-    def announce(self, uid: str) -> None:
-        """Ask for an announcement of the user's newest state. Never waits.
+    def announce(self, uid: str, partitions: Collection[str]) -> None:
+        """Ask for an announcement of the user's newest state, which has events of these partitions. Never waits.
 
         Raises the error that ended the thread: FatalError if the topic refused an announcement for good.
         """
         if self._failure is not None:
             raise self._failure
         with self._changed:
-            self._backlog.ask(uid, self._clock())
+            self._backlog.ask(uid, self._clock(), partitions)
             self._changed.notify()
 
     @property
     def must_note(self) -> bool:
         """See `Publisher.must_note`."""
         return bool(self._backlog.unnoted)
+
+    @property
+    def unnoted_partitions(self) -> Collection[str]:
+        """See `Publisher.unnoted_partitions`."""
+        with self._changed:
+            return self._backlog.unnoted_partitions
 
     def note_unannounced(self) -> None:
         """See `Publisher.note_unannounced`: one note for all users whom no note names yet."""

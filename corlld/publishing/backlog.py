@@ -4,7 +4,7 @@ It does no I/O and knows no threads: the announcer locks it, and gives the time.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from corlld.durable import OutboxNote
 
@@ -27,6 +27,7 @@ class Backlog:
         self._since: dict[str, float] = {}  # unix seconds; all users that are not announced
         self._asks = 0
         self._unnoted: dict[str, int] = {}  # the newest ask of users whom no note names since then
+        self._partitions: dict[str, Collection[str]] = {}  # of these users
         self._left: dict[str, set[str]] = {}  # by note: its users who are not announced
         self._notes_of: dict[str, set[str]] = {}  # by user
         self._others: set[str] = set()  # notes of other lives
@@ -51,10 +52,19 @@ class Backlog:
         """Users whom no note names since they were last asked for, with the number of that ask."""
         return self._unnoted
 
-    def ask(self, uid: str, now: float) -> None:
-        """Note that the user's newest state must be announced. `now`: unix seconds."""
+    @property
+    def unnoted_partitions(self) -> Collection[str]:
+        """The partitions of the users whom no note names since they were last asked for."""
+        return set().union(*self._partitions.values())
+
+    def ask(self, uid: str, now: float, partitions: Collection[str] = ()) -> None:
+        """Note that the user's newest state must be announced. It has events of these partitions. `now`: unix seconds.
+
+        A commit in one of them would lose the announcement in a crash, until a note names the user.
+        """
         self._asks += 1
         self._unnoted[uid] = self._asks
+        self._partitions[uid] = partitions
         self._own.add(uid)
         self._since.setdefault(uid, now)
         self._adopted.pop(uid, None)
@@ -82,6 +92,7 @@ class Backlog:
         del self._since[uid]
         self._own.discard(uid)
         self._unnoted.pop(uid, None)
+        self._partitions.pop(uid, None)
         notes = self._notes_of.pop(uid, set())
         for name in notes if announced else notes - self._others:
             self._left[name].discard(uid)
@@ -99,7 +110,7 @@ class Backlog:
         """Note that a note is durable. asks: its users, with the asks that it was written for (see `unnoted`)."""
         for uid, ask in asks.items():
             if self._unnoted.get(uid) == ask:
-                del self._unnoted[uid]
+                del self._unnoted[uid], self._partitions[uid]
         self._name(name, (uid for uid in asks if uid in self._since))
 
     def adopt(self, name: str, note: OutboxNote) -> None:

@@ -66,8 +66,8 @@ class FolderTarget:
             return max((version for version, _ in _versions(self._path / uid)), default=0)
 
     def uids(self) -> Iterator[str]:
-        """See `Target`."""
-        with retriable(self._path), os.scandir(self._path) as entries:
+        """See `Target`. Nobody has versions in a folder that is not there."""
+        with retriable(self._path), contextlib.suppress(FileNotFoundError), os.scandir(self._path) as entries:
             for entry in entries:
                 if _UID.fullmatch(entry.name):
                     yield entry.name

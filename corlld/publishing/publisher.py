@@ -3,7 +3,7 @@
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import structlog
 
@@ -63,6 +63,11 @@ class AdapterPublisher:
         """See the protocol."""
         return self._announcer is not None and self._announcer.must_note
 
+    @property
+    def unnoted_partitions(self) -> Collection[str]:
+        """See the protocol."""
+        return self._announcer.unnoted_partitions if self._announcer is not None else ()
+
     def note_unannounced(self) -> None:
         """See the protocol."""
         if self._announcer is not None:
@@ -93,7 +98,7 @@ class AdapterPublisher:
             return None
         self._prune(state.uid)
         if self._announcer is not None:
-            self._announcer.announce(state.uid)
+            self._announcer.announce(state.uid, tuple(state.applied))
         return AdapterVersion(state.uid, state.release.version, location, json.loads(files[MANIFEST_FILE])["digest"])
 
     def newest(self, uid: str) -> int:
@@ -104,7 +109,7 @@ class AdapterPublisher:
         """See the protocol."""
         self._target.withdraw(state.uid, state.erased_through)
         if self._announcer is not None:
-            self._announcer.announce(state.uid)
+            self._announcer.announce(state.uid, tuple(state.applied))
 
     def close(self, timeout_seconds: float) -> None:
         """Send pending announcements, for at most `timeout_seconds`."""

@@ -4,13 +4,13 @@ To add a target, write a class that keeps this protocol in a file of this folder
 `assembly.build_target`. The contract suite of publishing targets then runs over it.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from corlld.errors import PublicationFailed
 from corlld.publishing.peft_format import MANIFEST_FILE, adapter_name
+from corlld.system.stored_json import read_json
 
 ANNOUNCED = ("uid", "version", "name", "base_model", "base_revision", "digest")  # of the manifest
 
@@ -125,7 +125,7 @@ def integrity_alarm(uid: str, version: int, file_name: str) -> PublicationFailed
 def parse_manifest(uid: str, version: int, data: bytes) -> Mapping[str, object]:
     """Return the manifest of a published version. Raises PublicationFailed if it is not one of this version."""
     try:
-        manifest = json.loads(data)
+        manifest = read_json(data)
     except ValueError:
         raise integrity_alarm(uid, version, MANIFEST_FILE) from None
     named = isinstance(manifest, dict) and manifest.keys() >= set(ANNOUNCED)

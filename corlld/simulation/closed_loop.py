@@ -93,7 +93,7 @@ class _Learnt(Observer):
         with self.changed:
             self.versions[state.uid] = state.version
 
-    def finished(self, arrivals: Sequence[Arrival], duplicates: int, now: float) -> None:
+    def finished(self, arrivals: Sequence[Arrival], now: float) -> None:
         with self.changed:
             self.finished_events += len(arrivals)
             self.changed.notify_all()

@@ -15,6 +15,7 @@ from corlld.settings.sections import DeadLetterSettings
 from corlld.sources.dead_letters import letter_headers, letter_key, read_letter
 from corlld.system.durable_files import fsync_folder
 from corlld.system.lines import read_line
+from corlld.system.stored_json import read_json
 
 
 class JsonlDeadLetters:
@@ -102,7 +103,7 @@ def _letters(file: IO[bytes], path: Path, size: int) -> Iterator[tuple[int, Stor
 
 def _read(line: bytes) -> StoredLetter | None:
     try:
-        fields = json.loads(line)
+        fields = read_json(line)
         payload = fields.get("payload")
         headers = [(str(name), str(value).encode()) for name, value in fields["headers"].items()]
         value = None if payload is None else base64.b64decode(payload, validate=True)

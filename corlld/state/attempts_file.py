@@ -5,6 +5,7 @@ import json
 
 from corlld.durable import Attempts
 from corlld.errors import AttemptsUnreadable
+from corlld.system.stored_json import read_json
 
 FOLDER = "attempts"
 
@@ -37,7 +38,7 @@ def encode_attempts(partition: str, attempts: Attempts) -> bytes:
 def decode_attempts(data: bytes, partition: str) -> Attempts:
     """Read it back. Raises AttemptsUnreadable if it is not what `encode_attempts` wrote for this partition."""
     try:
-        fields = json.loads(data)
+        fields = read_json(data)
         if fields["format"] != _FORMAT or fields["partition"] != partition:
             raise ValueError
         return Attempts(

@@ -14,6 +14,7 @@ from corlld.durable import OutboxNote
 from corlld.errors import StateUnreadable
 from corlld.state.keys import is_uid
 from corlld.system.durable_files import PERSONAL, fsync_folder, link_new, retriable, write_whole
+from corlld.system.stored_json import read_json
 
 OUTBOX_FOLDER = "outbox"
 
@@ -88,7 +89,7 @@ def encode_note(note: OutboxNote) -> bytes:
 def decode_note(data: bytes, where: object) -> OutboxNote:
     """Return the note. Raises StateUnreadable, which names `where` the note is."""
     try:
-        fields = json.loads(data)
+        fields = read_json(data)
         since, uids = float(fields["since"]), tuple(map(str, fields["uids"]))
     except (ValueError, TypeError, KeyError):
         raise StateUnreadable(f"{where} is no note of the outbox") from None

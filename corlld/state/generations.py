@@ -51,8 +51,20 @@ class Generations:
                 return number, read(self.file(number))
         raise OSError(errno.EBUSY, "states change faster than they can be read")
 
-    def before_newest(self) -> int | None:
-        """Return the number of the generation before the newest; None if there is none, or if it was erased."""
+    def read_before_newest(self, read: Callable[[Path], bytes]) -> tuple[int | None, bytes | None]:
+        """Return the number of the newest generation, and what `read` finds in the file of the one before.
+
+        None for a generation that there is not. The one before the newest counts as none if it was erased.
+        """
+        for _ in range(READ_ATTEMPTS):
+            newest, before = self.newest(), self._before_newest()
+            if before is None:
+                return newest, None
+            with contextlib.suppress(FileNotFoundError):  # another owner has moved on meanwhile
+                return newest, read(self.file(before))
+        raise OSError(errno.EBUSY, "states change faster than they can be read")
+
+    def _before_newest(self) -> int | None:
         before = next(iter(sorted(self._numbers(), reverse=True)[1:2]), None)
         return None if before is None or before < max(self._matches(_MARK), default=0) else before
 

@@ -1,8 +1,9 @@
 """Keys that both state stores use alike: names of users and positions, and the token of a user without a state."""
 
 import hashlib
-import json
 import re
+
+from corlld.system.stored_json import read_json
 
 NO_STATE = "0"  # the token that the first `save` of a user needs
 
@@ -45,7 +46,7 @@ def is_repair_name(name: str) -> bool:
 def parse_position(data: bytes) -> dict[str, str | int] | None:
     """Return the position that a file or an object holds; None if it is corrupt."""
     try:
-        position = json.loads(data)
+        position = read_json(data)
     except ValueError:
         return None
     return position if isinstance(position, dict) else None

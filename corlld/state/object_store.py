@@ -18,7 +18,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 
-from corlld.adapters.tensor_file import header_end
+from corlld.adapters.tensor_file import header_end, is_whole
 from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import (
     ConfigurationError,
@@ -153,13 +153,18 @@ class ObjectStore:
         state = self.load_header(uid)
         return None if state is None else head_of(state)
 
-    def load_header(self, uid: str) -> UserState | None:
-        """Return the newest state without its tensors. Quick: the checksum is not checked. Raises as `load`."""
+    def load_header(self, uid: str, *, check_length: bool = False) -> UserState | None:
+        """Return the newest state without its tensors. Quick: the checksum is not checked. Raises as `load`.
+
+        check_length: read the whole state if its object is not as long as its header says.
+        """
         with self._objects.retriable():
             beginning = self._objects.read_beginning(_state_key(uid), HEADER_GUESS_BYTES)
             with contextlib.suppress(ValueError):  # less than a header: see below
                 if beginning is not None and (whole := header_end(beginning)) > HEADER_GUESS_BYTES:
                     beginning = self._objects.read_beginning(_state_key(uid), whole)
+            if check_length and not is_whole(beginning or b"", self._objects.length(_state_key(uid))):
+                return self.load(uid)[0]
         if beginning is None:
             return None
         with contextlib.suppress(StateUnreadable):

@@ -7,7 +7,6 @@ All that is not a tensor stands as JSON in the file's metadata: the state's text
 import base64
 import hashlib
 import hmac
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, Literal
@@ -39,6 +38,7 @@ from corlld.durable import (
 from corlld.errors import StateUnreadable
 from corlld.state import store_format
 from corlld.state.migrations import migrated
+from corlld.system.stored_json import read_json
 
 Moments = Literal["float32", "bfloat16"]
 
@@ -64,8 +64,10 @@ def encode(state: UserState, write_id: str | None = None, moments: Moments = "fl
     adapter = state.adapter
     if adapter is not None and not isinstance(adapter, AdapterTensors):
         raise TypeError("another type of adapter")
+    optional = {} if state.repair is None else {"repair": state.repair}  # most states are the same bytes as before it
     text = canonical_json(
         {
+            **optional,
             "format": store_format.FORMAT,
             "uid": state.uid,
             "version": state.version,
@@ -143,7 +145,7 @@ def head_of(state: UserState) -> Head:
 def write_id_of(data: bytes) -> str | None:
     """Return the `write_id` that a file was encoded with; None if it has none or can't be read."""
     try:
-        write_id = json.loads(read_tensors(data)[0][STATE_KEY])["write_id"]
+        write_id = read_json(read_tensors(data)[0][STATE_KEY])["write_id"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return write_id if isinstance(write_id, str) else None
@@ -165,7 +167,7 @@ def _newer_format_of(data: bytes) -> int | None:
     """
     try:
         metadata, _ = read_header(data)
-        number = json.loads(metadata[STATE_KEY])["format"]
+        number = read_json(metadata[STATE_KEY])["format"]
         digest = hashlib.sha256(metadata[STATE_KEY].encode())
         digest.update(memoryview(data)[header_end(data) :])
         whole = hmac.compare_digest(digest.hexdigest(), metadata[CHECKSUM_KEY])
@@ -183,7 +185,7 @@ def _checksum(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
 
 def _fields(text: str, uid: str) -> dict[str, Any]:
     """Return the fields of a state's text in today's format, whatever format it was written in."""
-    fields = migrated(json.loads(text))
+    fields = migrated(read_json(text))
     if fields["uid"] != uid:
         raise StateUnreadable("it belongs to another user")
     return fields
@@ -201,6 +203,7 @@ def _state(fields: Mapping[str, Any]) -> UserState:
         erased=fields["erased"],
         erased_through=fields["erased_through"],
         participation=_participation(fields["participation"]),
+        repair=fields.get("repair"),
     )
 
 

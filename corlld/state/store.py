@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from corlld.adapters.tensor_file import read_beginning
+from corlld.adapters.tensor_file import read_beginning, read_beginning_of_whole
 from corlld.durable import Head, StoreIdentity, UserState
 from corlld.errors import ExitCode, FatalError, LostSwap, RetriableError, StateUnreadable
 from corlld.state.attempts_file import FOLDER as ATTEMPTS_FOLDER
@@ -192,10 +192,13 @@ class LocalFolderStore:
         state = self.load_header(uid)
         return None if state is None else head_of(state)
 
-    def load_header(self, uid: str) -> UserState | None:
-        """Return the newest state without its tensors. Quick: the checksum is not checked. Raises as `load`."""
+    def load_header(self, uid: str, *, check_length: bool = False) -> UserState | None:
+        """Return the newest state without its tensors. Quick: the checksum is not checked. Raises as `load`.
+
+        check_length: read the whole state if its file is not as long as its header says.
+        """
         with retriable(self._path):
-            found = self._generations(uid).read_newest(read_beginning)
+            found = self._generations(uid).read_newest(read_beginning_of_whole if check_length else read_beginning)
         if found is None:
             return None
         with contextlib.suppress(StateUnreadable):
@@ -246,11 +249,13 @@ class LocalFolderStore:
 
         Raises StateUnreadable if that generation can't be read either, RetriableError.
         """
-        generations = self._generations(uid)
+
+        def read(file: Path) -> bytes:
+            with damage_raises(self._identity_file, lambda reason: StateUnreadable(f"{file}: {reason}")):
+                return file.read_bytes()
+
         with retriable(self._path):
-            newest, before = generations.newest(), generations.before_newest()
-            with damage_raises(self._identity_file, lambda reason: self._unreadable(uid, before or 0, reason)):
-                data = None if before is None else generations.file(before).read_bytes()
+            newest, data = self._generations(uid).read_before_newest(read)
         return None if data is None else decode(data, uid), NO_STATE if newest is None else str(newest)
 
     def identity(self) -> StoreIdentity | None:

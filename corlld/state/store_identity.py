@@ -15,6 +15,7 @@ from corlld.durable import StoreIdentity
 from corlld.errors import ConfigurationError
 from corlld.settings.paths import absolute_if_path
 from corlld.state import store_format
+from corlld.system.stored_json import read_json
 
 log = structlog.get_logger("corlld.start")
 
@@ -45,7 +46,7 @@ def raised_identity_file(data: bytes, identity: StoreIdentity) -> bytes | None:
     It must be written before the first state in today's format: an older program then refuses the whole store at its
     start, and not the states one by one. And no earlier: until then the older program can still be used.
     """
-    content = json.loads(data)
+    content = read_json(data)
     if content["format"] >= store_format.FORMAT and content.get(_START) == identity.start_adapter:
         return None
     return _written({name: value for name, value in content.items() if name != _START} | _fields(identity))
@@ -79,7 +80,7 @@ def advice_on_torn(data: bytes | None) -> str:
     data: the content of `store.json`, which may be corrupt: that is reported elsewhere. None if there is none.
     """
     try:
-        content = json.loads(data or b"null")
+        content = read_json(data or b"null")
     except ValueError:
         content = None
     if isinstance(content, dict) and content.get("cluster_id") == _FILE:
@@ -164,7 +165,7 @@ def _remedy(differing: Sequence[str]) -> str:
 def _parsed(data: bytes, where: str) -> dict[str, Any]:
     """Return the content. Raises ConfigurationError if it is corrupt, NewerFormat."""
     try:
-        content = json.loads(data)
+        content = read_json(data)
     except ValueError:
         content = None
     if not isinstance(content, dict) or not isinstance(number := content.get("format"), int) or number < 1:

@@ -86,6 +86,13 @@ class ObjectClient:
         except FileNotFoundError:
             return None
 
+    def length(self, key: str) -> int | None:
+        """Return the length of the object in bytes, None if there is no object."""
+        try:
+            return obstore.head(self._s3, key)["size"]
+        except FileNotFoundError:
+            return None
+
     def modified_at(self, key: str) -> float | None:
         """Return when the object was written, by the server's clock, in unix time; None if there is no object."""
         try:

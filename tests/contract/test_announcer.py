@@ -134,12 +134,12 @@ def test_a_manifest_that_cannot_be_understood_is_one_users_trouble_and_others_ar
     world.target.put(UID, 3, adapter_files(released_state(3), SMALL_LAYOUT, MODEL))
     (tmp_path / UID / "v000003" / MANIFEST_FILE).write_bytes(b"{\xff")
     world.heads[UID] = Head(3, erased=False)
-    world.announcer.announce(UID)
+    world.announcer.announce(UID, ())
     world.publish(1, OTHER_UID)
     until(lambda: world.topic.values)
     until(lambda: world.announcer.pending == 1)
     assert [uid for uid, _ in world.topic.values] == [OTHER_UID]
-    world.announcer.announce(OTHER_UID)  # raises what ended the thread
+    world.announcer.announce(OTHER_UID, ())  # raises what ended the thread
     world.announcer.close(0)
 
 
@@ -185,7 +185,7 @@ def test_a_version_that_is_not_out_yet_is_left_to_who_puts_it_out(world: World) 
     world.publish(3)
     until(lambda: world.announcer.pending == 0)
     world.heads[UID] = Head(4, erased=False)  # stored by another owner, about to be published
-    world.announcer.announce(UID)
+    world.announcer.announce(UID, ())
     until(lambda: world.announcer.pending == 0)
     assert world.topic.last_version(UID) == 3
     assert len(world.topic.values) == 1
@@ -264,6 +264,7 @@ def test_nothing_is_noted_that_is_acknowledged_in_time(world: World) -> None:
     world.publish(3)
     until(lambda: world.announcer.pending == 0)
     assert not world.publisher.must_note
+    assert not world.publisher.unnoted_partitions
     world.publisher.note_unannounced()
     assert world.outbox.added == 0
 
@@ -272,8 +273,10 @@ def test_a_version_that_was_not_acknowledged_is_announced_by_the_next_life_witho
     silent(world)
     world.publish(3)
     assert world.publisher.must_note
+    assert set(world.publisher.unnoted_partitions) == {"topic-id/0", "topic-id/3"}
     world.publisher.note_unannounced()
     assert not world.publisher.must_note
+    assert not world.publisher.unnoted_partitions
     killed(world)
     until(lambda: world.announcer.pending == 0 and world.topic.values)
     assert world.topic.last_version(UID) == 3

@@ -27,6 +27,23 @@ def store(bucket: Bucket) -> ObjectStore:
     return store
 
 
+def test_a_state_that_is_not_as_long_as_its_header_says_is_read_whole_if_that_is_asked_for(
+    store: ObjectStore, bucket: Bucket
+) -> None:
+    assert store.load_header(UID, check_length=True) is None
+    store.save(UID, released_state(3), "0")
+    header = store.load_header(UID, check_length=True)
+    assert header is not None
+    assert header.version == 3
+    objects = ObjectClient(bucket.url, setting="state.url", max_retries=0)
+    found = objects.read(STATE)
+    assert found is not None
+    objects.replace(STATE, found.data[:-3])
+    assert store.load_header(UID) is not None
+    with pytest.raises(StateUnreadable):
+        store.load_header(UID, check_length=True)
+
+
 @pytest.mark.parametrize("error", [GenericError("timed out"), PreconditionError("412, for the repeated request")])
 def test_a_write_whose_answer_was_lost_succeeded(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -138,6 +138,7 @@ def test_users_are_repaired_while_a_partition_of_others_stands_still(
 ) -> None:
     with monkeypatch.context() as hasty:
         hasty.setattr(repair_run, "STANDSTILL_SECONDS", 0.0)
+        hasty.setattr(repair_run, "OTHERS_SECONDS", 0.0)
         assert place.repair("--yes") == ExitCode.DATA
     said = capsys.readouterr()
     assert f"partition 0: 1 state repaired, {ann_caught_up[ANN]} records sent\n" in said.out
@@ -196,6 +197,7 @@ def test_a_user_of_two_partitions_waits_for_both_and_nothing_is_back_after_its_e
     assert place.site.lag() == 1
     with monkeypatch.context() as hasty:
         hasty.setattr(repair_run, "STANDSTILL_SECONDS", 0.0)
+        hasty.setattr(repair_run, "OTHERS_SECONDS", 0.0)
         assert place.repair("--yes") == ExitCode.DATA
     assert "partition 0: 1 state not repaired yet, 1 offset not committed\n" in capsys.readouterr().out
     assert place.site.lag() == 1, "sent now, the erasure would come before an edit that nobody has read"
@@ -233,11 +235,12 @@ def test_a_partition_whose_first_letter_comes_after_the_first_look_is_waited_for
     def commit_while_it_waits(_: float) -> None:
         assert not looks, "what is sent to the partition from now on is not waited for"
         note = LocalFolderStore(place.site.states).load_position(repair_name(Pseudonyms(SECRET).uid(ANN))) or {}
-        looks.append({key.split("/")[1]: int(offset) for key, offset in note.items()})
+        looks.append({key.split("/")[1]: int(offset) for key, offset in note.items() if "/" in key})
         assert place.site.lag() == 1, "nothing was sent: the letter's record is not committed"
         place.send(1, BOB, 1)
         place.commit(1, 2)
 
+    monkeypatch.setattr(repair_run, "OTHERS_SECONDS", 0.0)
     monkeypatch.setattr(repair_run, "restore", restore_late)
     monkeypatch.setattr(repair_run, "time", SimpleNamespace(monotonic=time.monotonic, sleep=commit_while_it_waits))
     assert place.repair("--yes") == ExitCode.OK
@@ -246,6 +249,31 @@ def test_a_partition_whose_first_letter_comes_after_the_first_look_is_waited_for
     assert note["1"] == 1, "for the next run, if this one is interrupted"
     place.learn()
     place.assert_undisturbed(tmp_path)
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["read before", "read after"])
+def test_an_erasure_that_comes_while_a_repair_waits_is_not_undone(
+    ann_in_partition_0: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_read: bool
+) -> None:
+    """Her state does not know the ids of what the repair sends, since it was restored from before they were learnt."""
+    place = ann_in_partition_0
+    lacks = 8 - place.tear(ANN)["0"]
+    send: Callable[..., int | None] = repair_run._send
+
+    def erase_first(*arguments: Any) -> int | None:
+        place.send_these(traffic.plain(0, ANN, erasure(ANN)))
+        if is_read:
+            place.learn()
+        return send(*arguments)
+
+    monkeypatch.setattr(repair_run, "_send", erase_first)
+    assert place.repair("--yes") == ExitCode.OK
+    said = capsys.readouterr().out
+    assert ("erased since the state was restored: nothing is sent\n" in said) == is_read
+    assert (f"{lacks} record" in said) != is_read
+    place.learn()
+    newest = oracle.read_state_header(oracle.newest_state_file(place.folder_of(ANN)))
+    assert newest["erased"]
 
 
 def test_a_partition_that_the_torn_state_alone_names_is_sent(

@@ -66,7 +66,7 @@ class Progress(Observer):
     def turned(self, status: LoopStatus) -> None:
         self.host_memory_bytes, self.unsaved_users = status.host_memory_bytes, status.unsaved_users
 
-    def finished(self, arrivals: Sequence[Arrival], duplicates: int, now: float) -> None:
+    def finished(self, arrivals: Sequence[Arrival], now: float) -> None:
         self.finished_events += len(arrivals)
         for arrival in arrivals:
             self._seen[int(arrival.event.user_id)] = 1

@@ -238,12 +238,17 @@ class MemoryPublisher:
     problem: str | None = None
     announces: bool = True
     unnoted: set[str] = field(default_factory=set)
+    partitions: dict[str, Collection[str]] = field(default_factory=dict)  # of users
     noted: list[str] = field(default_factory=list)
     note_faults: list[Exception] = field(default_factory=list)
 
     @property
     def must_note(self) -> bool:
         return bool(self.unnoted)
+
+    @property
+    def unnoted_partitions(self) -> Collection[str]:
+        return {key for uid in self.unnoted for key in self.partitions[uid]}
 
     def note_unannounced(self) -> None:
         if self.note_faults:
@@ -255,9 +260,10 @@ class MemoryPublisher:
     def unannounced(self) -> Unannounced:
         return Unannounced(len(self.unnoted) + len(self.noted), 0.0)
 
-    def _ask(self, uid: str) -> None:
+    def _ask(self, state: UserState) -> None:
+        self.partitions[state.uid] = tuple(state.applied)
         if not self.announces:
-            self.unnoted.add(uid)
+            self.unnoted.add(state.uid)
 
     def publish(self, state: UserState) -> AdapterVersion | None:
         if self.faults:
@@ -267,7 +273,7 @@ class MemoryPublisher:
         versions = self.out.setdefault(state.uid, [])
         if state.release.version not in versions:
             versions.append(state.release.version)
-        self._ask(state.uid)
+        self._ask(state)
         return AdapterVersion(state.uid, state.release.version, "", "")
 
     def newest(self, uid: str) -> int:
@@ -277,7 +283,7 @@ class MemoryPublisher:
         if self.faults:
             raise self.faults.pop(0)
         self.out.pop(state.uid, None)
-        self._ask(state.uid)
+        self._ask(state)
 
     def close(self, timeout_seconds: float) -> None:
         self.closed = True

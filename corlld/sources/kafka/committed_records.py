@@ -45,13 +45,14 @@ def committed_records(
         beginnings, readable = reader.range(round(1000 * timeout_seconds))
         wanted: dict[TopicPartition, int] = {}
         unread: dict[int, int] = {}
+        others: dict[int, int] = {}
         gone: dict[int, int] = {}
         for place, end in readable.items():
             start = starts.get(f"{identity.name}/{place.partition}")
+            if end > beginnings[place]:
+                (others if start is None else unread)[place.partition] = end
             if start is None:
                 continue
-            if end > beginnings[place]:
-                unread[place.partition] = end
             committed = view.committed.get(place.partition, 0)
             if start < committed:
                 gone[place.partition] = min(beginnings[place], committed)
@@ -59,7 +60,8 @@ def committed_records(
         ends = {place: view.committed[place.partition] for place in wanted}
         wanted = {place: start for place, start in wanted.items() if start < ends[place]}
         steps = sum(ends[place] - start for place, start in wanted.items())
-        yield CommittedRecords(identity.name, steps, gone, _records(reader, wanted, ends), view.committed, unread)
+        records = _records(reader, wanted, ends)
+        yield CommittedRecords(identity.name, steps, gone, records, view.committed, unread, others)
 
 
 def _records(

@@ -11,6 +11,7 @@ from rich.console import Console
 from structlog.testing import capture_logs
 
 from corlld.commands.repair_findings import Findings
+from corlld.commands.repair_notes import finish, needless
 from corlld.commands.state_copies import Copied, copy_states
 from corlld.commands.state_repair import look, restore
 from corlld.commands.state_verify import verify
@@ -61,7 +62,7 @@ def repaired(store: LocalFolderStore) -> tuple[list[str], list[str]]:
 def assert_loads(store: LocalFolderStore, wanted: UserState) -> str:
     found, token = store.load(wanted.uid)
     assert found is not None
-    assert same_state(found, wanted)
+    assert same_state(replace(found, repair=None), wanted)
     return token
 
 
@@ -148,6 +149,64 @@ def test_a_repair_whose_state_was_stored_before_the_error_goes_on(
     broken_off(store, tmp_path, monkeypatch, is_stored=True)
     assert_loads(store, state(3))
     assert look(store, USERS, advance()).starts == {"topic-id/0": 30}
+
+
+def killed(store: LocalFolderStore, *, is_stored: bool) -> None:
+    """Tear UID's state, and repair it. The repair is killed before or after the generation before is stored."""
+    file = Path(store._path / "users" / UID / f"{int(store.newest_token(UID)):012d}.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-3])
+    with pytest.MonkeyPatch.context() as patch:
+
+        def dying(uid: str, state: UserState, token: str) -> str:
+            if is_stored:
+                LocalFolderStore.restore(store, uid, state, token)
+            raise KeyboardInterrupt
+
+        patch.setattr(store, "restore", dying)
+        with pytest.raises(KeyboardInterrupt):
+            list(restore(store, look(store, USERS, advance())))
+    if not is_stored:
+        file.write_bytes(whole)  # the damage passed
+
+
+def test_a_repair_that_was_killed_before_it_stored_anything_says_nothing_of_a_newer_state(
+    store: LocalFolderStore,
+) -> None:
+    killed(store, is_stored=False)
+    assert look(store, USERS, advance()) == Findings(stale=[UID])
+    store.save(UID, state(5), store.newest_token(UID))
+    assert look(store, USERS, advance()) == Findings(stale=[UID])
+    finish(store, [UID])
+    assert look(store, USERS, advance()) == Findings()
+
+
+def test_a_repair_that_was_killed_after_it_stored_the_generation_before_goes_on_over_newer_states(
+    store: LocalFolderStore,
+) -> None:
+    killed(store, is_stored=True)
+    assert look(store, USERS, advance()).starts == {"topic-id/0": 30}
+    restored, token = store.load(UID)
+    assert restored is not None
+    assert restored.repair
+    token = store.save(UID, replace(state(4), repair=restored.repair), token)
+    assert look(store, USERS, advance()).starts == {"topic-id/0": 30}
+    killed(store, is_stored=False)  # again, and the damage passes
+    assert look(store, USERS, advance()).starts == {"topic-id/0": 30}, "the first one has not sent anything yet"
+    killed(store, is_stored=True)
+    assert look(store, USERS, advance()).starts == {"topic-id/0": 30}
+
+
+@pytest.mark.parametrize("repair", [None, "", "another"], ids=["import", "erasure", "another repair"])
+def test_a_repair_that_was_killed_says_nothing_of_a_state_that_did_not_come_of_it(
+    store: LocalFolderStore, repair: str | None
+) -> None:
+    killed(store, is_stored=True)
+    findings = look(store, USERS, advance())
+    store.save(UID, replace(state(5), repair=repair), store.newest_token(UID))
+    assert look(store, USERS, advance()) == Findings(stale=[UID])
+    assert needless(store, findings) == [UID], "a repair that is under way sends nothing"
+    assert not findings.repairs
 
 
 @pytest.mark.parametrize("is_stored", [False, True])
@@ -415,6 +474,30 @@ def test_verify_names_what_is_left_of_an_erased_user_also_after_the_user_came_ba
     bad.clear()
     token = store.save(UID, came_back(7), token)
     assert problems(tmp_path) == []
+
+
+@pytest.mark.parametrize("damage", ["torn", "refused"])
+def test_verify_names_a_damaged_generation_before_until_the_next_state_is_stored(
+    store: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    assert problems(tmp_path) == []
+    before = generation(tmp_path, 1)
+    if damage == "torn":
+        before.write_bytes(before.read_bytes()[:-3])
+    else:
+        refuse(monkeypatch, [before])
+    [problem] = problems(tmp_path)
+    assert problem.startswith(f"{UID}: the state is sound, but the generation before it can't be read: ")
+    assert problem.endswith(
+        "A repair would need that one: until the next state of the user is stored, only a backup mends the state if it "
+        "is damaged"
+    )
+    store.save(UID, state(5), "2")
+    assert problems(tmp_path) == []
+    generation(tmp_path, 3).write_bytes(b"")
+    generation(tmp_path, 2).write_bytes(b"")
+    [problem] = problems(tmp_path)
+    assert "sound" not in problem
 
 
 @pytest.mark.parametrize("version", [4, 0], ids=["version 4", "before the first version"])

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +135,18 @@ def test_an_unreadable_state_is_said_and_fails(store: LocalFolderStore, tmp_path
         text = io.StringIO()
         assert show_states(store, uid, as_json=False, console=Console(file=text, width=140)) == ExitCode.DATA
         assert "unreadable" in text.getvalue()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-3], lambda data: data + b"0"], ids=["torn", "longer"])
+def test_a_state_that_is_damaged_behind_its_header_does_not_look_sound_in_the_list(
+    store: LocalFolderStore, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    [file] = (tmp_path / "users" / UID).iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    text = io.StringIO()
+    assert show_states(store, None, as_json=False, console=Console(file=text, width=140)) == ExitCode.DATA
+    assert [line.split() for line in text.getvalue().splitlines() if UID in line] == [[UID, "unreadable"]]
+    assert store.load_header(UID) is not None, "a repair looks at the header of a torn state"
 
 
 @pytest.mark.parametrize(("uid", "code"), [("0" * 32, ExitCode.DATA), ("../../etc", ExitCode.USAGE)])

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from corlld.cli import main
 from corlld.commands.out_of_reach import IN_A_ROW
+from corlld.commands.repair_notes import finish
 from corlld.commands.state_copies import (
     Copied,
     CopiedStore,
@@ -19,7 +20,7 @@ from corlld.commands.state_copies import (
     copy_states,
     open_copy,
 )
-from corlld.commands.state_repair import Findings, Repair, finish, look, restore
+from corlld.commands.state_repair import Findings, Repair, look, restore
 from corlld.commands.state_verify import verify
 from corlld.commands.state_views import show_states
 from corlld.durable import Head, ModelInfo, OutboxNote, Statistics, StoreIdentity, UserState
@@ -119,7 +120,7 @@ def test_a_repair_that_was_interrupted_goes_on_in_its_own_store_alone(
     copied(source, other)
     assert list(other.position_names()) == ["ab12"]
     assert look(source, [UID, OTHER_UID], advance()).starts == {"topic-id/0": 5}
-    finish(source, [Repair(UID, {})])
+    finish(source, [UID])
     assert not look(source, [UID], advance()).repairs
 
 
@@ -332,10 +333,10 @@ def fail_for(uids: Sequence[str], store: CopiedStore, monkeypatch: pytest.Monkey
     for name in ("load", "load_header"):
         read = getattr(store, name)
 
-        def failing(uid: str, read: Callable[[str], object] = read) -> object:
+        def failing(uid: str, read: Callable[..., object] = read, **options: bool) -> object:
             if uid in uids:
                 raise RetriableError("Input/output error")
-            return read(uid)
+            return read(uid, **options)
 
         monkeypatch.setattr(store, name, failing)
 
@@ -450,6 +451,78 @@ def test_verify_names_what_is_wrong_with_states_and_published_versions(
     ]
     file.write_bytes(file.read_bytes()[:-1])
     assert "can't be used" in verify(source, None, [UID], advance()).problems[0]
+
+
+def put(target: FolderTarget, version: int, uid: str = UID) -> None:
+    target.put(uid, version, adapter_files(released_state(version, uid=uid), SMALL_LAYOUT, MODEL))
+
+
+def sentence_on(newest: int, at: str) -> str:
+    return (
+        f"{UID}: adapter version {newest} is published, {at}: was an older backup restored? The user's next version "
+        f"will be {newest + 1}. For what was learnt since, import a newer backup, or send the records since once more"
+    )
+
+
+def test_verify_and_show_name_versions_that_are_newer_than_an_imported_state(
+    source: LocalFolderStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = FolderTarget(tmp_path / "adapters")
+    target.open()
+    put(target, 5)
+    new, numbered = LocalFolderStore(tmp_path / "new"), LocalFolderStore(tmp_path / "numbered")
+    copied(source, new)
+    numbered.open(IDENTITY, must_exist=False)
+    numbered.save(UID, released_state(5), "0")
+    copied(source, numbered, others=True)
+    for store, at in ((new, "at 3"), (numbered, "of before it")):
+        found = verify(store, target, [UID, OTHER_UID], advance(), everybody=True)
+        assert found.problems == [sentence_on(5, f"the state is {at}")]
+        assert (found.versions, found.not_out) == (0, 0)
+        text = io.StringIO()
+        show_states(store, UID, target, as_json=False, console=Console(file=text, width=140))
+        assert ["newer_out", "5"] in [line.split() for line in text.getvalue().splitlines()]
+        text = io.StringIO()
+        show_states(store, None, target, as_json=False, console=Console(file=text, width=140))
+        assert f"{3 if store is new else 5} (5 out)" in text.getvalue()
+    show_states(new, OTHER_UID, target, as_json=True, console=Console())
+    assert json.loads(capsys.readouterr().out)["newer_out"] is None
+
+
+def test_verify_names_users_whose_versions_are_out_and_whom_an_imported_store_does_not_know(
+    source: LocalFolderStore, tmp_path: Path
+) -> None:
+    target = FolderTarget(tmp_path / "adapters")
+    target.open()
+    put(target, 2)
+    (tmp_path / "adapters" / f"{1:032x}").mkdir()  # nothing is out
+    new = LocalFolderStore(tmp_path / "new")
+    open_copy(source, new, where="here")
+    new.save(OTHER_UID, tombstone(5, OTHER_UID), "0")
+    wanted = sentence_on(2, "and there is no state of the user")
+    assert verify(new, target, [OTHER_UID], advance(), everybody=True).problems == [wanted]
+    assert verify(new, target, [OTHER_UID], advance()).problems == []
+    new.save(UID, released_state(2), "0")  # the user came since the store was listed
+    assert verify(new, target, [OTHER_UID], advance(), everybody=True).problems == []
+
+
+def test_verify_takes_no_version_that_a_daemon_publishes_meanwhile_for_one_of_a_newer_state(
+    source: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = FolderTarget(tmp_path / "adapters")
+    target.open()
+    put(target, 3)
+    newest = target.newest
+
+    def publish_first(uid: str) -> int:
+        if source.newest_token(uid) == "1":
+            source.save(uid, released_state(4), "1")
+            put(target, 4)
+        return newest(uid)
+
+    monkeypatch.setattr(target, "newest", publish_first)
+    found = verify(source, target, [UID], advance())
+    assert (found.problems, found.versions) == ([], 1)
 
 
 def test_a_manifest_that_cannot_be_understood_and_a_config_that_is_none_are_one_users_problems(

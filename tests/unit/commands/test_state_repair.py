@@ -2,9 +2,11 @@
 
 import json
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from corlld.errors import ExitCode
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.intake import TRY_AGAIN_HEADER
+from corlld.loop.transitions import REPAIR_HEADER
 from corlld.records import CommittedRecords, Record, SourcePartition, StoredLetter, Tenure
 from corlld.settings.sections import EventSettings
 from corlld.state.keys import repair_name
@@ -97,6 +100,17 @@ def test_what_the_topic_lacks_is_taken_from_letters_and_those_without_payload_ar
     assert outgoing[1][2] == [("trace", b"t")], "not tried again where it crashed"
 
 
+def test_what_is_sent_names_its_repair_and_no_earlier_one() -> None:
+    sent = replace(record(15), headers=((REPAIR_HEADER, b"earlier"), ("trace", b"t")))
+    stream = CommittedRecords("topic-id", 5, {}, iter([sent]), {0: 20}, {0: 30})
+    decoder = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
+    findings = Findings({ANN: Repair(ANN, {"topic-id/0": 10}, id="ab12")})
+    with closing(Outbox()) as outbox:
+        gather(findings, stream, [letter(11, payload=True)], decoder, NAMES, outbox, Advance(Console(quiet=True), 1))
+        headers = [headers for _, _, headers in outbox.records()]
+    assert headers == [[(REPAIR_HEADER, b"ab12")], [("trace", b"t"), (REPAIR_HEADER, b"ab12")]]
+
+
 def test_users_are_taken_out_who_are_in_no_partition_that_is_behind() -> None:
     both = Repair("both", {"t/1": 4, "t/10": 4, "before/0": 9})
     found = Repair("found", {"t/0": 4}, found={"t/2": 5})
@@ -171,6 +185,42 @@ def test_what_is_lost_while_a_repair_waits_is_printed_before_it_sends(
         ["meanwhile:", "2", "dead", "letters"],
         ["meanwhile:", "3", "offsets", "between"],
     ]
+
+
+class Looks:
+    """An input whose partition 1, which no state names, is committed up to these offsets, look by look."""
+
+    def __init__(self, *committed: int) -> None:
+        self.committed = list(committed)
+
+    @contextmanager
+    def committed_records(self, *_: object) -> Iterator[CommittedRecords]:
+        others = {1: 5} if len(self.committed) > 1 else {1: 9}  # a busy one goes on
+        committed = {0: 30, 1: self.committed.pop(0)}
+        yield CommittedRecords("t", 0, {}, iter(()), committed, {0: 30}, others)
+
+
+@pytest.mark.parametrize(("seconds", "looks", "printed"), [(60.0, [3, 4, 5], False), (0.0, [3, 4], True)])
+def test_a_partition_that_no_state_names_is_waited_for_a_while_and_then_printed(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    seconds: float,
+    looks: list[int],
+    printed: bool,
+) -> None:
+    """A daemon may be setting a user's first record in it aside, by the state from before the repair."""
+    the_input = Looks(*looks)
+    sent_after: list[int] = []
+    monkeypatch.setattr(repair_run, "OTHERS_SECONDS", seconds)
+    monkeypatch.setattr(repair_run, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(repair_run, "build_input", lambda *_: the_input)
+    monkeypatch.setattr(repair_run, "_send", lambda *_: sent_after.append(len(the_input.committed)) or 1)
+    topic: Any = SimpleNamespace(kafka=SimpleNamespace(topic="edits"))
+    site = repair_run._Site(topic, *[None] * 3)  # type: ignore[arg-type]
+    repair_run._send_what_is_committed(site, Findings({ANN: Repair(ANN, {"t/0": 10})}), None)  # type: ignore[arg-type]
+    assert sent_after == [1 if printed else 0]
+    sentence = "not committed yet in partitions 1, which no state names: 2 offsets. "
+    assert (sentence in capsys.readouterr().out) == printed
 
 
 @pytest.fixture

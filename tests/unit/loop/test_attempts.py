@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from structlog.testing import capture_logs
 
 from corlld.durable import Attempts
 from corlld.errors import AttemptsUnreadable, InvalidReason, RetriableError
@@ -141,6 +142,23 @@ def test_records_wait_until_it_is_known_what_was_tried_of_them() -> None:
     assert site.live()
     assert site.letters() == [(4, "crashed")]
     assert site.parts.applied_ids("bob") == ("bob-0", "bob-2")
+
+
+def test_attempts_of_a_tenure_that_ended_before_they_could_be_read_are_not_asked_for_again() -> None:
+    parts = Deferring()
+    parts.attempts.load_faults = [RetriableError("away")] * 10_000
+    source, daemon = parts.live(Polled(begun=(tenure(),)))
+
+    def end() -> None:
+        source.deliver(Polled(ended=(tenure(),)))
+        source.idle = when(lambda: not daemon._journal.loading and not daemon.waiting_for, daemon.request_stop)
+
+    source.idle = when(lambda: Stage.STATE in daemon.waiting_for, end)
+    with capture_logs() as lines:
+        daemon.run()
+    events = [line["event"] for line in lines]
+    assert "will_try_again" in events
+    assert not {"works_again", "partition_resumed"}.intersection(events)
 
 
 def test_a_partition_whose_attempts_cannot_be_read_waits_alone() -> None:

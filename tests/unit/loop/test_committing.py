@@ -1,12 +1,15 @@
 """No offset is committed whose user's announcement a crash would lose: it is acknowledged or noted first."""
 
 import pytest
+from structlog.testing import capture_logs
 
+from corlld.durable import UserState
 from corlld.errors import RetriableError
-from corlld.records import Stage
+from corlld.records import Polled, Record, Stage
 from tests.support.daemon_parts import PSEUDONYMS, T0, Parts, begun, records, value
-from tests.support.fakes import MemoryPublisher, ScriptedSource
+from tests.support.fakes import MemoryPublisher, ScriptedSource, tenure
 
+T1 = tenure(1)
 UID = PSEUDONYMS.uid("ann")
 
 
@@ -91,6 +94,75 @@ def test_without_a_note_the_last_commit_is_left_out_and_the_edit_comes_again() -
     source.idle = lambda: daemon.request_stop() if publisher.unnoted else None
     daemon.run()
     assert source.final == {}
+    assert source.committed()[T0] == 0
+
+
+class OneSided(OrderedPublisher):
+    """Announces all users but Ann."""
+
+    def _ask(self, state: UserState) -> None:
+        self.announces = state.uid != UID
+        super()._ask(state)
+
+
+class SourceOfTwo(ScriptedSource):
+    """Ann's edits are in partition 0, Bob's in partition 1. He has one at first."""
+
+    delivered_to_bob = 1
+
+
+def bobs(event_id: str, offset: int) -> tuple[Record, ...]:
+    return records(value(event_id, "bob"), of=T1, user="bob", first=offset)
+
+
+def of_two_partitions(*anns: Record) -> tuple[Parts, SourceOfTwo, OrderedPublisher]:
+    """No note can be written."""
+    parts = Parts(batching={"max_events": 1})
+    source = SourceOfTwo([Polled((*anns, *bobs("b0", 0)), begun=(T0, T1))], finite=False)
+    publisher = parts.publisher = OneSided(source)
+    publisher.note_faults = [RetriableError("disk full")] * 1_000_000
+    return parts, source, publisher
+
+
+def test_a_note_that_cannot_be_written_holds_the_commits_of_its_users_partitions_alone() -> None:
+    parts, source, publisher = of_two_partitions()
+    daemon = parts.daemon(source)
+    later = iter(
+        [
+            (*records(value("a")), *bobs("b1", 1)),  # both are finished before the next commit is due
+            bobs("b2", 2),
+        ]
+    )
+
+    def look() -> None:
+        committed = source.committed()
+        if publisher.note_faults:
+            assert committed[T0] == 0
+            if committed[T1] == source.delivered_to_bob:
+                if (delivered := next(later, None)) is None:
+                    publisher.note_faults.clear()
+                else:
+                    source.delivered_to_bob += 1
+                    source.deliver(Polled(delivered))
+        elif committed[T0] == 1:
+            daemon.request_stop()
+
+    source.idle = look
+    with capture_logs() as logs:
+        daemon.run()
+    assert publisher.noted == [UID]
+    of_bob = [offsets[T1] for offsets in source.commits if T1 in offsets]
+    assert of_bob == sorted(of_bob), "the note does not take back what was committed meanwhile"
+    [held] = [line for line in logs if line["event"] == "commits_held"]
+    assert (held["partitions"], held["problem"]) == ([0], "the outbox can't be written: disk full")
+
+
+def test_without_a_note_the_last_commit_leaves_out_the_partitions_of_its_users_alone() -> None:
+    parts, source, publisher = of_two_partitions(*records(value("a")))
+    daemon = parts.daemon(source)
+    source.idle = lambda: daemon.request_stop() if len(publisher.out) == 2 else None
+    daemon.run()
+    assert source.final == {T1: 1}
     assert source.committed()[T0] == 0
 
 

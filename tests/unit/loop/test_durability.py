@@ -17,7 +17,7 @@ from tests.support.states import released_state
 
 def test_what_failed_and_then_ended_otherwise_is_not_waited_for() -> None:
     parts = Parts()
-    parts.store.load_faults = [RetriableError("away"), StateUnreadable("torn")]
+    parts.store.load_faults = [RetriableError("away"), StateUnreadable("torn"), StateUnreadable("torn")]
     source = ScriptedSource([begun(*records(value("a")))])
     daemon = parts.daemon(source)
     daemon.run()

@@ -1,6 +1,7 @@
 """The loop keeps I1 to I3, I5 and I6 whatever fails, in whatever order: in memory, with random faults and kills."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 
 from corlld.durable import UserState
 from corlld.errors import RetriableError
+from corlld.loop.transitions import REPAIR_HEADER
 from corlld.records import Polled, Record, SourcePartition, Tenure
-from tests.support.daemon_parts import PSEUDONYMS, Parts, value
+from tests.support.daemon_parts import PSEUDONYMS, Parts, begun, records, value
 from tests.support.fakes import ListingLearner, MemoryPublisher, MemoryStore, ScriptedSource
 
 
@@ -210,3 +212,28 @@ def test_every_event_is_applied_exactly_once_and_in_order_through_faults_kills_a
     malformed = sum(v == b"{" for partition in partitions for _, v in partition)
     positions = {(x.record.tenure.partition.partition, x.record.offset) for x in parts.dead_letters.letters}
     assert len(positions) == malformed
+
+
+@pytest.mark.parametrize("max_events", [1, 8])
+def test_i8_what_a_repair_sends_after_an_erasure_brings_nobody_back_and_what_it_sends_with_one_is_learnt(
+    max_events: int,
+) -> None:
+    """A state was restored without e1 and e2; e3 and an erasure before it had become dead letters."""
+
+    def sent_again(*values: bytes, first: int) -> list[Record]:
+        return [replace(each, headers=((REPAIR_HEADER, b"ab12"),)) for each in records(*values, first=first)]
+
+    restored = UserState(PSEUDONYMS.uid("ann"), repair="ab12")
+    live, late = value("live", type="erase"), value("late", type="erase")
+    for erasures, wanted in (([], ("e3", "new")), ([live], ("new",))):
+        parts = Parts(batching={"max_events": max_events})
+        parts.store.states[restored.uid] = (restored, 1)
+        parts.run(
+            begun(
+                *records(*erasures, first=10),
+                *sent_again(value("e1"), value("e2"), late, value("e3"), first=20),
+                *records(value("new"), first=30),
+            )
+        )
+        assert parts.applied_ids() == wanted
+        assert parts.state().statistics.events == len(wanted)

@@ -63,6 +63,20 @@ def test_a_task_that_fails_for_now_is_tried_again_after_a_pause_and_ends_once() 
     assert done == ["stored"]
 
 
+def test_a_task_that_is_not_needed_any_more_ends_and_nobody_says_that_it_works_again() -> None:
+    done, needed = list[str](), True
+    begin = tries(RetriableError("away"))
+    jobs = Jobs(LATER, lambda: 0.0, Observer())
+    with capture_logs() as lines:
+        jobs.until_done(ANNS_STATE, lambda: begin() if needed else None, done.append)
+        jobs.handle_completions()
+        needed = False
+        jobs.run_due_retries(LATER)
+        jobs.handle_completions()
+    assert (done, jobs.failing_stages) == ([], [])
+    assert [line["event"] for line in lines] == ["will_try_again"]
+
+
 def test_the_error_that_a_task_names_ends_it_and_it_fails_no_longer() -> None:
     jobs = Jobs(LATER, lambda: 0.0, Observer())
     done: list[str] = []

@@ -23,6 +23,23 @@ def test_a_duplicate_is_filtered_and_the_batch_is_refilled_from_the_buffer() -> 
     assert parts.publisher.out[PSEUDONYMS.uid("ann")] == [1, 2]  # [a b] with the duplicate refilled, then [c]
 
 
+def test_duplicates_leave_a_trace_without_an_id() -> None:
+    parts = Parts()
+    with capture_logs() as first:
+        parts.run(begun(*records(value("raw-a"), value("raw-b"))))
+    with capture_logs() as again:
+        parts.run(begun(*records(value("raw-a"), value("raw-b"), value("raw-a"))))
+    assert not [line for line in first if line["event"] == "duplicates"]
+    [line] = [line for line in again if line["event"] == "duplicates"]
+    assert line == {
+        "event": "duplicates",
+        "log_level": "debug",
+        "uid": PSEUDONYMS.uid("ann"),
+        "offset": 2,
+        "event_id": 1,
+    }
+
+
 def test_a_duplicate_alone_moves_applied_durably_and_makes_no_version() -> None:
     parts = Parts()
     parts.run(begun(*records(value("a"))))

@@ -1,8 +1,13 @@
 """The state decides which arrivals are applied: each exactly once, in order."""
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
 from corlld.durable import ModuleNames, UserState
-from corlld.loop.transitions import Selection, after_erasure, after_update, next_version, select
-from corlld.records import EraseEvent, PairOutcome, PairStatus, UpdateOutcome
+from corlld.loop.transitions import REPAIR_HEADER, Selection, after_erasure, after_update, next_version, select
+from corlld.records import Arrival, EraseEvent, PairOutcome, PairStatus, UpdateOutcome
 from tests.support.event_ids import event_ids, hashes
 from tests.support.fakes import NOON, Applied, arrival, edit_event, tenure
 
@@ -24,6 +29,42 @@ def test_arrivals_below_applied_are_covered_and_known_ids_are_duplicates() -> No
         arrival(7, edit_event("fresh")),
     )
     assert select(IDS, state, [covered, duplicate, fresh, again]) == Selection((covered,), (duplicate, again), (fresh,))
+
+
+def sent_again(of: Arrival, repair: str) -> Arrival:
+    return replace(of, record=replace(of.record, headers=((REPAIR_HEADER, repair.encode()),)))
+
+
+def test_what_a_repair_sends_is_for_the_state_that_came_of_it() -> None:
+    again = sent_again(arrival(9), "ab12")
+    for repair in (None, "ab12"):
+        assert select(IDS, UserState("u1", repair=repair), [again]).fresh == (again,)
+    assert select(IDS, None, [again]).fresh == (again,), "a store that was lost is filled from the topic"
+    for repair in ("", "cd34"):
+        assert select(IDS, UserState("u1", repair=repair), [again]) == Selection(duplicates=(again,))
+
+
+@pytest.mark.parametrize("header", [b"\xff", b"", None])
+def test_a_header_of_any_bytes_names_no_repair_and_ends_nothing(header: Any) -> None:
+    odd = arrival(9, EraseEvent("odd", "ann", NOON))
+    odd = replace(odd, record=replace(odd.record, headers=((REPAIR_HEADER, header),)))
+    restored = UserState("u1", repair="ab12")
+    assert select(IDS, restored, [odd]).duplicates == (odd,)
+    assert after_erasure(IDS, "u1", restored, [odd]).repair == ""
+
+
+def test_an_erasure_ends_what_a_repair_sends_unless_the_repair_sends_the_erasure_too() -> None:
+    restored = UserState("u1", repair="ab12")
+    live = arrival(8, EraseEvent("live", "ann", NOON))
+    again = sent_again(arrival(7, EraseEvent("again", "ann", NOON)), "ab12")
+    after = {
+        name: after_erasure(IDS, "u1", restored, erasures).repair
+        for name, erasures in {"live": [live], "again": [again], "both": [live, again]}.items()
+    }
+    assert after == {"live": "", "again": "ab12", "both": ""}
+    assert after_erasure(IDS, "u1", UserState("u1"), [live]).repair is None
+    later = after_update(IDS, "u1", restored, select(IDS, restored, [arrival(1)]), outcome("e1"))
+    assert next_version(later, None).repair == "ab12"
 
 
 def test_a_kafka_tombstone_has_no_id_and_is_never_a_duplicate() -> None:

@@ -68,13 +68,29 @@ def test_states_that_always_change_before_they_are_read_are_given_up(generations
 
 def test_what_was_erased_is_no_generation_before_though_its_file_stays(generations: Generations) -> None:
     write(generations, 2, 3)
-    assert generations.before_newest() == 2
+    assert generations.read_before_newest(Path.read_bytes) == (3, b"2")
     generations.mark_erased(3)
-    assert generations.before_newest() is None
+    assert generations.read_before_newest(Path.read_bytes) == (3, None)
     assert generations.newest() == 3
     assert generations.before(3) == [generations.file(2)], "it is still to be removed"
     write(generations, 4)
-    assert generations.before_newest() == 3
+    assert generations.read_before_newest(Path.read_bytes) == (4, b"3")
+
+
+def test_the_generation_before_is_looked_for_again_if_another_owner_has_removed_it_meanwhile(
+    generations: Generations,
+) -> None:
+    write(generations, 1, 2)
+
+    def read(path: Path) -> bytes:
+        if path == generations.file(1):
+            write(generations, 3)
+            remove_all(generations.before(2))
+        return path.read_bytes()
+
+    assert generations.read_before_newest(read) == (3, b"2")
+    remove_all([generations.file(2)])
+    assert generations.read_before_newest(read) == (3, None)
 
 
 def warnings_of_removals(generations: Generations, numbers: range) -> list[tuple[object, ...]]:

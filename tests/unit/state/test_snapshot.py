@@ -57,6 +57,8 @@ def with_figures(**figures: Any) -> UserState:
         replace(released_state(), older_event_ids=bytes(range(256)) * 2),
         replace(released_state(), adapter=replace(adapter(seed=3), start="a digest")),
         released_state(participation=PARTICIPATION),
+        replace(released_state(), repair="ab12"),
+        replace(tombstone(), repair=""),
         with_figures(edited_rise=EditedRise(3, 0.1 + 0.2)),
         with_figures(base_draft_pairs=BaseDraftPairs(3, 2.5)),
         tombstone(),
@@ -69,6 +71,8 @@ def with_figures(**figures: Any) -> UserState:
         "with hashes of older event ids",
         "with a start adapter",
         "in an arm",
+        "put in place by a repair",
+        "erased since a repair",
         "with the rise of edited texts",
         "with pairs on the base model's drafts",
         "tombstone",
@@ -181,6 +185,17 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(bit: int) -> None:
 def test_a_file_of_zeros_is_unreadable(zeros: int) -> None:
     with pytest.raises(StateUnreadable):
         decode(bytes(zeros), UID)
+
+
+@pytest.mark.parametrize("where", ["header", "text"])
+def test_a_state_file_that_is_nested_too_deeply_is_unreadable_and_ends_no_process(where: str) -> None:
+    deep = "[" * 100_000
+    header = json.dumps({"__metadata__": {"corlld.state": deep, "corlld.sha256": ""}}) if where == "text" else deep
+    data = len(header).to_bytes(LENGTH_BYTES, "little") + header.encode()
+    for read in (decode, decode_header):
+        with pytest.raises(StateUnreadable):
+            read(data, UID)
+    assert write_id_of(data) is None
 
 
 def test_bytes_after_the_end_are_noticed() -> None:
