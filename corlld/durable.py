@@ -133,7 +133,7 @@ class UserState:
     erased: bool = False  # a tombstone: nothing from before the erasure is left
     erased_through: int = 0  # versions up to this number were erased: none of them may be out
     participation: Participation | None = None  # None: no experiment, or the user was there before it
-    repair: str | None = None  # the id of the repair that put an older generation here; "" if it was erased since
+    repair: str | None = None  # the ids of the repairs that this state came of since the last erasure, blanks between
 
     @property
     def arm(self) -> str | None:

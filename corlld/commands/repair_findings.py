@@ -26,6 +26,7 @@ class Repair:
     found: an offset before the user's first record in each known partition that `starts` lacks, or that of the record.
     id: names the repair in the state that it stores and in the records that it sends. None for a repair that an older
         corlld has begun.
+    repairs: those that the generation before came of, as in the state. What others have sent was erased since.
     """
 
     uid: str
@@ -36,6 +37,7 @@ class Repair:
     header_lost: bool = False
     found: dict[str, int] = field(default_factory=dict)
     id: str | None = None
+    repairs: str | None = None
 
     @property
     def places(self) -> dict[str, int]:
@@ -53,12 +55,12 @@ class Findings:
     """What a look at the store found.
 
     hopeless: a sentence for each user whose state can't be repaired now.
-    stale: users with the note of a repair that was interrupted, and that their states need no more.
+    stale: why the note of an interrupted repair says nothing of the user's state, by user.
     """
 
     repairs: dict[str, Repair] = field(default_factory=dict)
     hopeless: list[str] = field(default_factory=list)
-    stale: list[str] = field(default_factory=list)
+    stale: dict[str, str] = field(default_factory=dict)
 
     @property
     def starts(self) -> dict[str, int]:

@@ -41,7 +41,7 @@ class RepairNote:
 
     def belongs_to(self, state: UserState | None) -> bool:
         """Return whether the state came of the repair, and lacks what it has not sent."""
-        return self.id is None or (state is not None and state.repair == self.id)
+        return self.id is None or (state is not None and self.id in (state.repair or "").split())
 
 
 def noted_of(store: NotingStore, uid: str) -> RepairNote | None:
@@ -58,23 +58,34 @@ def note(store: NotingStore, repair: Repair) -> None:
     store.save_position(repair_name(repair.uid), {**repair.places, **named})
 
 
-def needless(store: NotingStore, findings: Findings) -> list[str]:
-    """Take out the repairs of users who were erased since their states were restored. Returns these users.
+def take_out_passed(store: NotingStore, findings: Findings) -> tuple[list[str], list[str]]:
+    """Take out the repairs whose states were replaced since they were restored.
 
-    A state that can't be read by now tells nothing: its user stays. Raises RetriableError.
+    A state that can't be read by now tells nothing, and a repair without an id neither: the user stays. Raises
+    RetriableError.
+
+    Returns the users who were erased since, and the users whose states something stored that knows nothing of repairs:
+    an import, or an older corlld.
     """
-    uids = [uid for uid, repair in findings.repairs.items() if repair.id and _has_passed(store, repair)]
-    for uid in uids:
+    erased: list[str] = []
+    overwritten: list[str] = []
+    for uid, repair in list(findings.repairs.items()):
+        if repair.id is None:
+            continue
+        try:
+            header = store.load_header(uid)
+        except StateUnreadable:
+            continue
+        if header is not None and repair.id in (header.repair or "").split():
+            continue
         del findings.repairs[uid]
-    return uids
+        (overwritten if is_overwritten(header) else erased).append(uid)
+    return erased, overwritten
 
 
-def _has_passed(store: NotingStore, repair: Repair) -> bool:
-    try:
-        header = store.load_header(repair.uid)
-    except StateUnreadable:
-        return False
-    return header is None or header.repair != repair.id
+def is_overwritten(state: UserState | None) -> bool:
+    """Return whether something has stored this state that knows nothing of repairs, after a repair had restored it."""
+    return state is not None and state.repair is None and not state.erased
 
 
 def finish(store: NotingStore, uids: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from corlld.assembly import build_event_producer, build_input, pseudonyms
 from corlld.commands.letter_replay import Outbox, send_back
 from corlld.commands.letter_selection import Wanted, reading
 from corlld.commands.repair_findings import Findings, Losses
-from corlld.commands.repair_notes import finish, needless, note
+from corlld.commands.repair_notes import finish, note, take_out_passed
 from corlld.commands.shared import REACH_SECONDS
 from corlld.commands.state_repair import gather, restore, untold_partitions
 from corlld.commands.under_way import EventProducer
@@ -43,8 +43,9 @@ def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bo
     Until a state is restored, a daemon that runs sets the user's records aside. So what the states lack is gathered
     once more afterwards.
 
-    Raises FatalError if the input can't be read or sent to, or if the group does not commit what it has set aside of
-    some users: all others are repaired then. Raises KeyboardInterrupt if a signal asked to stop.
+    Raises FatalError if the input can't be read or sent to, if the group does not commit what it has set aside of some
+    users, or if something else stores some states meanwhile: all others are repaired then. Raises KeyboardInterrupt if
+    a signal asked to stop.
     """
     timeout = settings.operations.startup_timeout_seconds
     site = _Site(settings, store, console, timeout)
@@ -65,17 +66,29 @@ def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bo
         _send_what_is_committed(site, findings, producer)
     finally:
         producer.close(0)
+    if site.overwritten:
+        raise FatalError(
+            f"{', '.join(site.overwritten)}: an import or an older corlld has stored the state since it was restored. "
+            "Nothing was sent: whether the user was erased meanwhile can't be seen. Stop every older daemon, and send "
+            "the user's records since the backup once more if they are missing",
+            ExitCode.DATA,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """Where a repair works. timeout: in seconds, for each answer of the cluster. losses: those that were printed."""
+    """Where a repair works.
+
+    timeout: in seconds, for each answer of the cluster. losses: those that were printed. overwritten: users whose
+    states an import or an older corlld has stored since they were restored.
+    """
 
     settings: Settings
     store: "AnyStore"
     console: Console
     timeout: float
     losses: Losses = field(default_factory=Losses)
+    overwritten: list[str] = field(default_factory=list)
 
 
 def _look_at_input(site: _Site, findings: Findings) -> int:
@@ -171,9 +184,11 @@ def _send(site: _Site, findings: Findings, topic_name: str, producer: EventProdu
 
     topic_name: as states call the topic.
     """
-    for uid in (gone := needless(site.store, findings)):
+    erased, overwritten = take_out_passed(site.store, findings)
+    for uid in erased:
         print(f"{uid}: erased since the state was restored: nothing is sent")
-    finish(site.store, gone)
+    finish(site.store, erased)
+    site.overwritten.extend(overwritten)
     if not findings.repairs:
         return 0
     starts = findings.starts

@@ -205,8 +205,8 @@ def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
         findings = look(store, uids, advance)
     for sentence in findings.hopeless:
         print(sentence)
-    for uid in findings.stale:
-        print(f"{uid}: an interrupted repair has nothing more to do{': its note is removed' if arguments.yes else ''}")
+    for uid, why in findings.stale.items():
+        print(f"{uid}: {why}{': its note is removed' if arguments.yes else ''}")
     if arguments.yes:
         finish(store, findings.stale)
     if not findings.repairs:

@@ -17,13 +17,13 @@ from corlld.commands.letter_judgement import Outgoing
 from corlld.commands.letter_replay import Outbox
 from corlld.commands.out_of_reach import OutOfReach
 from corlld.commands.repair_findings import Findings, Repair
-from corlld.commands.repair_notes import NotingStore, RepairNote, finish, note, noted_of
+from corlld.commands.repair_notes import NotingStore, RepairNote, finish, is_overwritten, note, noted_of
 from corlld.durable import UserState
 from corlld.errors import ExitCode, FatalError, InvalidEvent, LostSwap, RetriableError, StateUnreadable
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.intake import TRY_AGAIN_HEADER
-from corlld.loop.transitions import REPAIR_HEADER
+from corlld.loop.transitions import REPAIR_HEADER, is_for
 from corlld.records import CommittedRecords, EraseEvent, StoredLetter
 from corlld.system.plurals import counted
 from corlld.system.progress import Advance
@@ -82,9 +82,14 @@ def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
     if (noted := noted_of(store, uid)) is None:
         return
     if noted.belongs_to(state):
-        findings.repairs[uid] = Repair(uid, noted.places, id=noted.id)
+        findings.repairs[uid] = Repair(uid, noted.places, id=noted.id, repairs=None if state is None else state.repair)
+    elif is_overwritten(state):
+        findings.stale[uid] = (
+            "an import or an older corlld has stored the state since an interrupted repair restored it. What that "
+            "repair had not sent by then is not sent any more"
+        )
     else:
-        findings.stale.append(uid)
+        findings.stale[uid] = "an interrupted repair has nothing more to do"
 
 
 def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged: bool) -> None:
@@ -108,13 +113,19 @@ def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged:
         findings.repairs[uid] = Repair(
             uid,
             {**before.applied, **places},
-            replace(before, repair=noted.id),
+            replace(before, repair=_with(before.repair, noted.id)),
             token,
             damaged,
             header_lost=header is None,
             found={} if header is None else _added_partitions(before, header),
             id=noted.id,
+            repairs=before.repair,
         )
+
+
+def _with(repairs: str | None, new: str | None) -> str | None:
+    """Return these ids of repairs, and the new one. None: a repair that an older corlld has begun."""
+    return repairs if new is None else " ".join(dict.fromkeys((*(repairs or "").split(), new)))
 
 
 def _erased_since(before: UserState | None, header: UserState) -> bool:
@@ -217,6 +228,9 @@ def _add(
     # A partition that the generation before does not name: nothing of it was learnt yet.
     if repair is None or offset < repair.starts.get(key_of_partition, 0):
         return False
+    sent_by = next(((raw or b"").decode(errors="replace") for name, raw in headers if name == REPAIR_HEADER), None)
+    if sent_by != repair.id and not is_for(repair.repairs, sent_by):
+        return False  # an earlier repair sent it, and the user was erased since
     repair.note_place(key_of_partition, offset)
     # What crashed again after it was tried again is no wish to try it once more.
     headers = tuple(header for header in headers if header[0] not in (TRY_AGAIN_HEADER, REPAIR_HEADER))

@@ -64,6 +64,11 @@ def repair_of(arrival: Arrival) -> str | None:
     return next(((value or b"").decode(errors="replace") for name, value in headers if name == REPAIR_HEADER), None)
 
 
+def is_for(repairs: str | None, sent_by: str | None) -> bool:
+    """Return whether what this repair has sent is for a state that came of these repairs. None: sent by none."""
+    return repairs is None or sent_by is None or sent_by in repairs.split()
+
+
 def select(
     ids: EventIds, state: UserState | None, arrivals: Iterable[Arrival], already: Selection | None = None
 ) -> Selection:
@@ -83,7 +88,7 @@ def select(
             covered.append(arrival)
         elif event_id and (event_id in seen or known(event_id)):
             duplicates.append(arrival)  # a Kafka tombstone has no id
-        elif state and state.repair is not None and repair_of(arrival) not in (None, state.repair):
+        elif state and state.repair is not None and not is_for(state.repair, repair_of(arrival)):
             duplicates.append(arrival)
         else:
             seen.add(event_id)
@@ -143,7 +148,8 @@ def after_erasure(ids: EventIds, uid: str, state: UserState | None, arrivals: Se
     erased = ids.erase(before, (a.event.event_id for a in arrivals if isinstance(a.event, EditEvent)))
     known = ids.known(erased)
     erasures = dict.fromkeys(a.event.event_id for a in arrivals if isinstance(a.event, EraseEvent))
-    sent_again = all(repair_of(a) == before.repair for a in arrivals if isinstance(a.event, EraseEvent))
+    erased_by = [repair_of(a) for a in arrivals if isinstance(a.event, EraseEvent)]
+    sent_again = all(each in (before.repair or "").split() for each in erased_by)
     return replace(
         ids.remember(erased, (event_id for event_id in erasures if event_id and not known(event_id))),
         adapter=None,

@@ -18,7 +18,7 @@ from corlld.commands.letter_replay import Outbox
 from corlld.commands.repair_findings import Findings, Repair
 from corlld.commands.state_repair import gather, look, restore, untold_partitions
 from corlld.durable import StoreIdentity
-from corlld.errors import ExitCode
+from corlld.errors import ExitCode, FatalError
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.intake import TRY_AGAIN_HEADER
@@ -53,13 +53,13 @@ def test_a_repair_of_a_state_whose_input_is_a_file_says_what_to_do_and_changes_n
     assert main(["state", "repair", *yes]) == ExitCode.DATA
     first, *steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("corlld: ")]
     assert first.startswith("corlld: no state was repaired: corlld reads no line of a file again")
-    words = ("stop the daemon", "move the damaged", "`applied` byte", "append", "start the daemon")
+    words = ("stop the daemon", "in place of the damaged", "`applied` byte", "append", "start the daemon")
     for (number, word), step in zip(enumerate(words, 1), steps, strict=True):
         assert step.startswith(f"corlld: {number}. ")
         assert word in step
     assert len(torn.read_bytes()) == 100
 
-    torn.unlink()  # as the sentence says
+    torn.unlink()  # as the sentence says of a folder
     assert main(["state", "show", "--uid", UID]) == ExitCode.OK
     assert "jsonl/0: 30" in capsys.readouterr().out
     assert before.exists()
@@ -109,6 +109,22 @@ def test_what_is_sent_names_its_repair_and_no_earlier_one() -> None:
         gather(findings, stream, [letter(11, payload=True)], decoder, NAMES, outbox, Advance(Console(quiet=True), 1))
         headers = [headers for _, _, headers in outbox.records()]
     assert headers == [[(REPAIR_HEADER, b"ab12")], [("trace", b"t"), (REPAIR_HEADER, b"ab12")]]
+
+
+@pytest.mark.parametrize(("repairs", "learnt"), [("", [16]), ("other", [16]), ("earlier", [15, 16]), (None, [15, 16])])
+def test_what_a_repair_sent_before_an_erasure_is_not_sent_again_by_another(
+    repairs: str | None, learnt: list[int]
+) -> None:
+    """repairs: those that the generation before came of since the user's last erasure."""
+    sent = replace(record(15), headers=((REPAIR_HEADER, b"earlier"),))
+    stream = CommittedRecords("topic-id", 5, {}, iter([sent, record(16)]), {0: 20}, {0: 30})
+    decoder = EventDecoder(EventSettings(), supports_messages=True, key_required=False)
+    findings = Findings({ANN: Repair(ANN, {"topic-id/0": 10}, id="ab12", repairs=repairs)})
+    with closing(Outbox()) as outbox:
+        gather(findings, stream, [], decoder, NAMES, outbox, Advance(Console(quiet=True), 1))
+        assert [json.loads(value or b"")["event_id"] for _, value, _ in outbox.records()] == [
+            f"ann-{offset}" for offset in learnt
+        ]
 
 
 def test_users_are_taken_out_who_are_in_no_partition_that_is_behind() -> None:
@@ -273,3 +289,52 @@ def test_commits_are_behind_until_each_partition_with_records_has_reached_its_en
     assert stream.behind({0: 20, 1: 5}) == {}
     assert stream.behind({1: 9, 0: 21}) == {0: 1, 1: 2}
     assert stream.behind({0: 20, 2: 4}) == {2: 4}, "a partition without a commit"
+
+
+def test_a_state_that_is_repaired_once_more_keeps_the_id_of_the_repair_before(
+    torn: tuple[LocalFolderStore, Path],
+) -> None:
+    """Else what the first repair sent, and a dead letter of it, would be passed over as if it were erased."""
+    store, newest = torn
+    for repairs in (0, 1):
+        newest.write_bytes(newest.read_bytes()[:-3])
+        findings = look(store, [UID], Advance(Console(quiet=True), 1))
+        assert len((findings.repairs[UID].repairs or "").split()) == repairs
+        assert list(restore(store, findings)) == [UID]
+        store.remove_position(repair_name(UID))
+        state, token = store.load(UID)
+        assert state is not None
+        assert len((state.repair or "").split()) == repairs + 1
+        store.save(UID, replace(state, version=state.version + 1), token)
+        newest = max((newest.parent).iterdir(), key=lambda file: file.name)
+
+
+def test_a_state_that_something_else_stored_meanwhile_is_not_called_erased(
+    torn: tuple[LocalFolderStore, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A daemon of an older corlld drops the repair's id. Its user may have been erased meanwhile, or not."""
+    store, newest = torn
+    newest.write_bytes(newest.read_bytes()[:-3])
+    findings = look(store, [UID], Advance(Console(quiet=True), 1))
+    assert list(restore(store, findings)) == [UID]
+    state, token = store.load(UID)
+    assert state is not None
+    store.save(UID, replace(state, repair=None), token)
+    site = repair_run._Site(SimpleNamespace(), store, Console(quiet=True), 1.0)  # type: ignore[arg-type]
+    repair_run._send(site, findings, "topic-id", None)  # type: ignore[arg-type]
+    assert site.overwritten == [UID]
+    assert "erased" not in capsys.readouterr().out
+    assert store.load_position(repair_name(UID)) is not None, "its note stays"
+
+    site.overwritten.clear()
+    monkeypatch.setattr(repair_run, "_Site", lambda *_: site)
+    monkeypatch.setattr(repair_run, "_look_at_input", lambda *_: 0)
+    monkeypatch.setattr(repair_run, "restore", lambda *_: [])
+    monkeypatch.setattr(repair_run, "build_event_producer", lambda *_: SimpleNamespace(close=lambda _: None))
+    monkeypatch.setattr(repair_run, "_send_what_is_committed", lambda site, *_: site.overwritten.append(UID))
+    settings: Any = SimpleNamespace(operations=SimpleNamespace(startup_timeout_seconds=1.0))
+    with pytest.raises(FatalError, match=f"{UID}: an import or an older corlld has stored the state") as raised:
+        repair_run.repair(settings, store, findings, yes=True, console=Console(quiet=True))
+    assert raised.value.exit_code == ExitCode.DATA
+    again = look(store, [UID], Advance(Console(quiet=True), 1))
+    assert "an import or an older corlld has stored the state" in again.stale[UID]

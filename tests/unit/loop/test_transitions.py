@@ -37,7 +37,7 @@ def sent_again(of: Arrival, repair: str) -> Arrival:
 
 def test_what_a_repair_sends_is_for_the_state_that_came_of_it() -> None:
     again = sent_again(arrival(9), "ab12")
-    for repair in (None, "ab12"):
+    for repair in (None, "ab12", "ab12 cd34", "cd34 ab12"):
         assert select(IDS, UserState("u1", repair=repair), [again]).fresh == (again,)
     assert select(IDS, None, [again]).fresh == (again,), "a store that was lost is filled from the topic"
     for repair in ("", "cd34"):
@@ -63,6 +63,7 @@ def test_an_erasure_ends_what_a_repair_sends_unless_the_repair_sends_the_erasure
     }
     assert after == {"live": "", "again": "ab12", "both": ""}
     assert after_erasure(IDS, "u1", UserState("u1"), [live]).repair is None
+    assert after_erasure(IDS, "u1", replace(restored, repair="cd34 ab12"), [again]).repair == "cd34 ab12"
     later = after_update(IDS, "u1", restored, select(IDS, restored, [arrival(1)]), outcome("e1"))
     assert next_version(later, None).repair == "ab12"
 
