@@ -44,6 +44,17 @@ def test_a_state_that_is_not_as_long_as_its_header_says_is_read_whole_if_that_is
         store.load_header(UID, check_length=True)
 
 
+def test_the_state_before_that_is_copied_over_a_torn_one_is_the_state(store: ObjectStore, bucket: Bucket) -> None:
+    """As the steps say that `state repair` prints for an input that is a file."""
+    token = store.save(UID, released_state(3), "0")
+    store.save(UID, released_state(4), token)
+    objects = ObjectClient(bucket.url, setting="state.url", max_retries=0)
+    objects.copy(PREVIOUS, STATE)
+    state, _ = store.load(UID)
+    assert state is not None
+    assert state.version == 3
+
+
 @pytest.mark.parametrize("error", [GenericError("timed out"), PreconditionError("412, for the repeated request")])
 def test_a_write_whose_answer_was_lost_succeeded(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -17,7 +17,9 @@ GROUP = "jsonl"  # what `store.json` says in place of a consumer group
 BY_HAND = """\
 no state was repaired: corlld reads no line of a file again, so this is done by hand, in this order:
 1. stop the daemon
-2. move the damaged state away: the one before is the user's state then. Or take the user's state from a backup: \
+2. put the state before in place of the damaged one. In a folder (state.path): move the file with the highest number \
+out of users/UID. In a bucket (state.url): copy users/UID/previous.safetensors over users/UID/state.safetensors (if \
+that is only moved away, the user begins anew). Or take the user's state from a backup: \
 `corlld state import FOLDER --replace --uid UID`
 3. see its `applied` byte: `corlld state show --uid UID`
 4. append the user's lines from that byte on to the file of source.path once more
