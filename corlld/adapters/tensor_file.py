@@ -85,7 +85,7 @@ def read_beginning_of_whole(path: Path) -> bytes:
     return beginning if is_whole(beginning, path.stat().st_size) else b""
 
 
-def is_whole(beginning: bytes, length: int | None) -> bool:
+def is_whole(beginning: bytes, length: int) -> bool:
     """Return whether a file of this length in bytes is as long as its header says. What it holds is not looked at.
 
     beginning: the file at least up to the end of its header.

@@ -159,17 +159,16 @@ class ObjectStore:
         check_length: read the whole state if its object is not as long as its header says.
         """
         with self._objects.retriable():
-            beginning = self._objects.read_beginning(_state_key(uid), HEADER_GUESS_BYTES)
+            found = self._objects.read_beginning(_state_key(uid), HEADER_GUESS_BYTES)
             with contextlib.suppress(ValueError):  # less than a header: see below
-                if beginning is not None and (whole := header_end(beginning)) > HEADER_GUESS_BYTES:
-                    beginning = self._objects.read_beginning(_state_key(uid), whole)
-            if check_length and not is_whole(beginning or b"", self._objects.length(_state_key(uid))):
-                return self.load(uid)[0]
-        if beginning is None:
+                if found is not None and (whole := header_end(found[0])) > HEADER_GUESS_BYTES:
+                    found = self._objects.read_beginning(_state_key(uid), whole)
+        if found is None:
             return None
         with contextlib.suppress(StateUnreadable):
-            return decode_header(beginning, uid)
-        # In one read again: the header is torn, or in a newer format, or the state was replaced meanwhile.
+            if not check_length or is_whole(*found):
+                return decode_header(found[0], uid)
+        # In one read again: the state is torn, or in a newer format, or was replaced meanwhile.
         return self.load(uid)[0]
 
     def stored_at(self, uid: str) -> float | None:

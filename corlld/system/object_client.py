@@ -72,10 +72,14 @@ class ObjectClient:
         except FileNotFoundError:
             return None
 
-    def read_beginning(self, key: str, length: int) -> bytes | None:
-        """Return the first `length` bytes of the object, or all if it is shorter. None if there is no object."""
+    def read_beginning(self, key: str, length: int) -> tuple[bytes, int] | None:
+        """Return the first `length` bytes of the object, or all if it is shorter, and how many bytes it has.
+
+        None if there is no object.
+        """
         try:
-            return bytes(obstore.get_range(self._s3, key, start=0, length=length))
+            found = obstore.get(self._s3, key, options={"range": (0, length)})
+            return bytes(found.bytes()), found.meta["size"]
         except FileNotFoundError:
             return None
 
@@ -83,13 +87,6 @@ class ObjectClient:
         """Return the ETag of the object without reading it, None if there is no object."""
         try:
             return obstore.head(self._s3, key)["e_tag"]
-        except FileNotFoundError:
-            return None
-
-    def length(self, key: str) -> int | None:
-        """Return the length of the object in bytes, None if there is no object."""
-        try:
-            return obstore.head(self._s3, key)["size"]
         except FileNotFoundError:
             return None
 
