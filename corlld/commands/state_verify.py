@@ -115,7 +115,11 @@ def _without_a_state(store: VerifiedStore, target: VerifiedTarget, uids: Contain
     came_since = set(store.uids()) if others else set()
     for uid, newest in sorted(others.items()):
         if uid not in came_since:
-            yield f"{uid}: adapter version {newest} is published, and there is no state of the user: {_older(newest)}"
+            yield (
+                f"{uid}: adapter version {newest} is published, and this store has no state of the user. If the "
+                "version is another store's, move it to another folder: no two stores may publish to one. If not: "
+                f"{_older(newest)}"
+            )
 
 
 def _older(newest: int) -> str:

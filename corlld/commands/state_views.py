@@ -51,7 +51,7 @@ def show_states(
 
     Returns the exit code: DATA if a state can't be read.
 
-    Raises FatalError for a user without a state, RetriableError if the store or the target is away.
+    Raises FatalError for a user without a state, RetriableError if the store is away. If the target is, that is shown.
     """
     rows = [_row(store, uid, target)] if uid is not None else _rows(store, target)
     if as_json:
@@ -99,12 +99,17 @@ def _row(store: ReadableStore, uid: str, target: SeenTarget | None, *, header: b
         raise FatalError(f"--uid: {error}", ExitCode.USAGE) from None
     if state is None:
         raise FatalError(NO_STATE, ExitCode.DATA)
-    newest = target.newest(uid) if target is not None else 0
+    newest, problem = 0, None
+    try:
+        newest = target.newest(uid) if target is not None else 0
+    except RetriableError as error:  # the state can be shown all the same
+        problem = str(error)
     return {
         "uid": uid,
         "version": state.version,
         "published": state.release.version if state.release else None,
         "newer_out": newest if newer_out(state, newest) else None,
+        "versions_unreadable": problem,
         "erased": state.erased,
         "arm": state.arm,
         "start_adapter": state.adapter.start if state.adapter else None,
@@ -171,7 +176,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     statistics, rise = row["statistics"], row["mean_edited_rise_nats"]
     return {
         "version": ("erased" if row["erased"] else str(row["version"]))
-        + (f" ({row['newer_out']} out)" if row["newer_out"] else ""),
+        + (f" ({row['newer_out']} out)" if row["newer_out"] else " (? out)" if row["versions_unreadable"] else ""),
         "events": str(statistics["events"]),
         "pairs": str(statistics["pairs_applied"]),
         "accepted": str(statistics["acceptances"]),

@@ -489,6 +489,21 @@ def test_verify_and_show_name_versions_that_are_newer_than_an_imported_state(
     assert json.loads(capsys.readouterr().out)["newer_out"] is None
 
 
+def test_states_are_shown_if_the_versions_cannot_be_read(
+    source: LocalFolderStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Away:
+        def newest(self, uid: str) -> int:
+            raise RetriableError("adapters: Input/output error")
+
+    assert show_states(source, None, Away(), as_json=True, console=Console()) == ExitCode.OK
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["versions_unreadable"] for row in rows} == {"adapters: Input/output error"}
+    text = io.StringIO()
+    assert show_states(source, None, Away(), as_json=False, console=Console(file=text, width=140)) == ExitCode.OK
+    assert "3 (? out)" in text.getvalue()
+
+
 def test_verify_names_users_whose_versions_are_out_and_whom_an_imported_store_does_not_know(
     source: LocalFolderStore, tmp_path: Path
 ) -> None:
@@ -499,8 +514,10 @@ def test_verify_names_users_whose_versions_are_out_and_whom_an_imported_store_do
     new = LocalFolderStore(tmp_path / "new")
     open_copy(source, new, where="here")
     new.save(OTHER_UID, tombstone(5, OTHER_UID), "0")
-    wanted = sentence_on(2, "and there is no state of the user")
-    assert verify(new, target, [OTHER_UID], advance(), everybody=True).problems == [wanted]
+    [said] = verify(new, target, [OTHER_UID], advance(), everybody=True).problems
+    beginning = f"{UID}: adapter version 2 is published, and this store has no state of the user. If the version is "
+    assert said.startswith(beginning + "another store's, move it to another folder")
+    assert said.endswith(sentence_on(2, "X").partition("X: ")[2])
     assert verify(new, target, [OTHER_UID], advance()).problems == []
     new.save(UID, released_state(2), "0")  # the user came since the store was listed
     assert verify(new, target, [OTHER_UID], advance(), everybody=True).problems == []
