@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -33,7 +32,7 @@ class Advance:
         self._total = total
         self._done = 0
         columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._progress = _live(*columns, console=console, disable=not console.is_terminal)
+        self._progress = _live(*columns, console=console)
         self._task = self._progress.add_task(what, total=total)
 
     def __call__(self, count: int) -> None:
@@ -71,9 +70,17 @@ def shown(console: Console, doing: str) -> Iterator[None]:
         yield
 
 
-def _live(*columns: ProgressColumn, **options: Any) -> Progress:
-    """Return a live display. Meanwhile rich sends standard output to its console, which may be standard error.
+def _live(*columns: ProgressColumn, console: Console, transient: bool = False) -> Progress:
+    """Return a live display, which shows nothing unless the console is a terminal and not quiet.
 
-    That keeps lines apart on a terminal. But in a file or a pipe standard output is a result: it stays where it is.
+    Meanwhile rich sends standard output to the console, which may be standard error. That keeps lines apart on a
+    terminal. But in a file or a pipe standard output is a result: it stays where it is. And a quiet console would
+    swallow it: nothing is sent there.
     """
-    return Progress(*columns, redirect_stdout=sys.stdout.isatty(), **options)
+    return Progress(
+        *columns,
+        console=console,
+        transient=transient,
+        disable=console.quiet or not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),
+    )

@@ -34,6 +34,21 @@ def test_what_is_printed_meanwhile_goes_to_standard_output(
     assert "a letter" not in stream.getvalue()
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_quiet_console_swallows_nothing_of_what_a_command_prints(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `dead-letters show` has it on a terminal, if there are few letters."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    printed = Terminal()
+    monkeypatch.setattr("sys.stdout", printed)
+    with WAYS[way](Console(file=Terminal(), force_terminal=True, quiet=True)):
+        print("a letter")
+    assert printed.getvalue() == "a letter\n"
+
+
 def test_a_step_is_a_line_at_its_beginning() -> None:
     progress, stream = console(terminal=False)
     with shown(progress, "loading [model]"):
