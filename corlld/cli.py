@@ -5,6 +5,7 @@ What a command does, takes and teaches is in its own module of `corlld.commands`
 
 import argparse
 import signal
+import sys
 from collections.abc import Sequence
 
 from corlld import __version__
@@ -65,6 +66,9 @@ def entry() -> int:
         code = main()
     except SystemExit as ended:  # argparse's, which has printed, or a signal's before the loop runs
         code = int(ended.code or ExitCode.OK)
+    except Exception:  # noqa: BLE001  # it is logged, as without this clause: then the exit code would be 1
+        sys.excepthook(*sys.exc_info())
+        code = ExitCode.INTERNAL
     return settle(code)
 
 

@@ -112,6 +112,8 @@ def log_uncaught_errors() -> None:
         if issubclass(kind, KeyboardInterrupt):
             sys.__excepthook__(kind, error, trace)
         else:
+            if not structlog.is_configured():  # the command has not come so far; structlog itself would print messages
+                configure_logging("info", "auto")
             structlog.get_logger("corlld").critical("uncaught", exc_info=(kind, error, trace))
 
     def of_thread(hook: threading.ExceptHookArgs) -> None:

@@ -130,3 +130,15 @@ print(sorted({{"torch", "transformers", "kafka"}} & set(sys.modules)), file=sys.
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+def test_an_uncaught_error_of_any_command_has_the_exit_code_of_a_bug() -> None:
+    code = (
+        "import sys\nfrom corlld import cli\n"
+        "def fall(*_): raise RuntimeError('a text of a user')\n"
+        "cli.build_parser = fall\nsys.exit(cli.entry())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.INTERNAL
+    assert '"uncaught"' in done.stderr
+    assert "a text of a user" not in done.stderr
