@@ -67,7 +67,7 @@ def load_settings(config: Path | None, environ: Mapping[str, str] = os.environ) 
     Raises ConfigurationError, with a line for each problem.
     """
     problems: list[str] = []
-    file = config if config is not None else DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    file = config if config is not None else _default_file()
     given: _Layer = {
         **(_read_file(file, problems) if file is not None else {}),
         **_read_credentials(environ, problems),
@@ -77,6 +77,17 @@ def load_settings(config: Path | None, environ: Mapping[str, str] = os.environ) 
     if problems:
         raise ConfigurationError("\n".join(problems))
     return Settings.model_validate(_nested(given))
+
+
+def _default_file() -> Path | None:
+    """Return the default file, also if it can't be looked at: reading it says why. None: there is none."""
+    try:
+        DEFAULT_FILE.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass
+    return DEFAULT_FILE
 
 
 def check_for_run(settings: Settings, input_problems: Mapping[str, str]) -> list[str]:

@@ -171,15 +171,26 @@ def check_permission(folder: Path) -> None:
 
 def nearest_folder(folder: Path) -> Path:
     """Return the folder, or the nearest one above it that exists. Raises FatalError if a file is there."""
-    existing = next(there for there in (folder.absolute(), *folder.absolute().parents) if there.exists())
+    existing = next(there for there in (folder.absolute(), *folder.absolute().parents) if is_there(there))
     if not existing.is_dir():
         raise FatalError(f"{folder} can't be a folder: {existing} is a file", ExitCode.CANNOT_WRITE)
     return existing
 
 
+def is_there(path: Path) -> bool:
+    """Return whether there is a file or folder. Raises FatalError if this process may not look, or can't."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise FatalError(f"{path} can't be looked at: {error.strerror}", ExitCode.CANNOT_WRITE) from None
+    return True
+
+
 def check_file_permission(file: Path) -> None:
     """Check that this process may write the file, or make it. Changes nothing. Raises FatalError."""
-    if not file.exists():
+    if not is_there(file):
         check_permission(file.parent)
     elif not os.access(file, os.W_OK):
         raise FatalError(f"{file} can't be written", ExitCode.CANNOT_WRITE)

@@ -1,5 +1,6 @@
 """Settings come from a file, credential files and the environment; each mistake is a line; `run` needs a few more."""
 
+import errno
 import json
 import tomllib
 from pathlib import Path
@@ -14,6 +15,7 @@ from corlld.settings.load import check_for_run, load_settings
 from corlld.settings.sections import Settings
 from corlld.settings.template_arguments import RESERVED
 from corlld.settings.words import render_default_toml, variable
+from tests.support.bad_disk import refuse
 from tests.support.settings_files import SECRET, load, problems
 
 
@@ -46,6 +48,17 @@ def test_the_default_file_is_read_where_it_exists(tmp_path: Path, monkeypatch: p
     default.write_text("[adapter]\nr = 4\n")
     assert load_settings(None, {}).adapter.r == 4
     assert load(tmp_path).adapter.r == Settings().adapter.r  # a file that is named replaces it
+
+
+def test_a_default_file_that_may_not_be_looked_at_is_a_problem_and_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of a standard installation is not for everybody."""
+    default = tmp_path / "default.toml"
+    monkeypatch.setattr(loading, "DEFAULT_FILE", default)
+    refuse(monkeypatch, [default], ["stat", "open", "read_bytes", "read_text"], errno.EACCES)
+    with pytest.raises(ConfigurationError, match=f"{default}.* Permission denied"):
+        load_settings(None, {})
 
 
 def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,18 @@ def test_no_folder_can_be_below_a_file(tmp_path: Path, below: str) -> None:
     assert caught.value.exit_code == ExitCode.CANNOT_WRITE
     with pytest.raises(FatalError, match=f"can't be a folder: {file} is a file"):
         check_file_permission(file / below / "letters.jsonl")
+
+
+@pytest.mark.parametrize("check", [check_permission, check_file_permission])
+def test_what_may_not_be_looked_at_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Callable[[Path], None]
+) -> None:
+    """The user of a command may not enter a folder of the daemon's."""
+    there = tmp_path / "folder" / "adapters"
+    refuse(monkeypatch, [there], ["stat"], errno.EACCES)
+    with pytest.raises(FatalError, match=f"{there} can't be looked at: Permission denied") as caught:
+        check(there)
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
 
 
 def test_what_may_be_written_is_not_made(tmp_path: Path) -> None:
