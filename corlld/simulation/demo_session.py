@@ -32,6 +32,7 @@ from corlld.simulation.editors import WeakEditor, utility
 from corlld.simulation.personas import INES, TASTES
 from corlld.simulation.prompts import HELD_OUT, TRAINING, Prompt
 from corlld.statistics import correct_share, repetition_ratio
+from corlld.system.progress import shown
 
 HELD_OUT_PROMPTS = 12  # per user
 # The users are asked about different subjects at the same time.
@@ -69,7 +70,7 @@ def demo(settings: Settings, folder: Path, *, edits: int, alpha: float, console:
     """
     transformers.utils.logging.disable_progress_bar()
     settings = demo_settings(settings, folder)
-    with console.status("Looking up the model; the first time it is converted, which takes about a minute"):
+    with shown(console, "looking up the model; the first time it is converted, which takes about a minute"):
         base = find_model_files(settings.model).source
         engine = PeftEngine(base, settings.model, MAX_NEW_TOKENS)
     users = list(USERS)
@@ -122,7 +123,7 @@ def run(
         console: a terminal gets a live table, anything else one line per round and user.
     """
     users = list(editors)
-    with console.status("The frozen model drafts for the held-out prompts"):
+    with shown(console, "the base model drafts for the held-out prompts"):
         frozen = draft_held_out(engine, dict.fromkeys(users))
     prompts = {user: TRAINING.prompts(USERS[user], STARTS[user]) for user in users}
     exchanges: list[Exchange] = []
@@ -135,7 +136,7 @@ def run(
             table.round([_progress(loop, user, exchanges) for user in users])
         outcomes = {user: loop.outcomes(user) for user in users}
         adapters = {user: folder for user in users if (folder := loop.adapter(user)) is not None}
-    with console.status("The adapters draft for the held-out prompts: each user's own, then another's"):
+    with shown(console, "the adapters draft for the held-out prompts: each user's own, then another's"):
         own = draft_held_out(engine, {user: user for user in users})
         learners = [user for user in users if user != HOLDOUT]
         following = dict(zip(learners, [*learners[1:], *learners[:1]], strict=True))

@@ -125,7 +125,7 @@ def held_out_table(frozen: HeldOut, own: HeldOut, exchanged: HeldOut, prompts: i
         box=box.SIMPLE_HEAD,
     )
     table.add_column("user")
-    for title in ("frozen model", "own adapter", "another's adapter"):
+    for title in ("base model", "own adapter", "another's adapter"):
         table.add_column(title, justify="right")
     for user in own.distances:
         name = f"{user} (holdout)" if user == holdout else user

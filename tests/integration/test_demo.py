@@ -59,6 +59,8 @@ def test_it_shows_figures_drafts_picture_and_how_to_load_an_adapter(
 ) -> None:
     assert main(["demo", "--edits", str(EDITS), "--folder", str(tmp_path / "demo")]) == 0
     out = capsys.readouterr().out
+    for step in ("looking up the model", "the base model drafts", "the adapters draft"):
+        assert any(line.startswith(step) for line in out.splitlines()), "else a pipe is silent for minutes"
     for user in ("mira", "jonas"):
         assert f"{user}: {EDITS} drafts, edit ratio " in out  # no terminal here: plain lines
         assert f"{user}, asked: " in out
@@ -68,7 +70,7 @@ def test_it_shows_figures_drafts_picture_and_how_to_load_an_adapter(
     (line,) = [line for line in out.splitlines() if line.startswith(f"ines (holdout): {EDITS} drafts")]
     assert line.endswith("accuracy -, version 0")
     (row,) = [line.split() for line in out.splitlines() if line.lstrip().startswith("ines (holdout) ")]
-    assert row[2] == row[3], "the frozen model drafts for the holdout"
+    assert row[2] == row[3], "the base model drafts for the holdout"
     assert (tmp_path / "demo" / "edits.png").read_bytes().startswith(b"\x89PNG")
     lines = out[out.index("To load one:") :].splitlines()[1:4]
     assert len(list((tmp_path / "demo" / "adapters").glob("*/v000002/adapter_config.json"))) == 2
