@@ -195,6 +195,7 @@ def _verify(arguments: argparse.Namespace, settings: "Settings") -> int:
 
 
 def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
+    from corlld.assembly import build_input
     from corlld.commands.repair_notes import finish
     from corlld.commands.repair_run import repair
     from corlld.commands.state_repair import look
@@ -209,7 +210,8 @@ def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
         print(f"{uid}: {why}{': its note is removed' if arguments.yes else ''}")
     if arguments.yes:
         finish(store, findings.stale)
-    if not findings.repairs:
+    by_hand = findings.hopeless and not build_input(settings).can_be_sent_to
+    if not findings.repairs and not by_hand:
         print(f"{counted(len(uids), 'user')}: nothing to repair")
     else:
         repair(settings, store, findings, yes=arguments.yes, console=stderr_console())

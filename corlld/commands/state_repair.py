@@ -71,13 +71,13 @@ def look(store: RepairedStore, uids: Iterable[str], advance: Advance) -> Finding
 def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
     try:
         state, _ = store.load(uid)
-    except StateUnreadable:
-        _look_before(store, uid, findings, damaged=False)
+    except StateUnreadable as error:
+        _look_before(store, uid, findings, error.problem, damaged=False)
         return
     except RetriableError:
-        if _can_be_read(store, uid):
+        if (problem := _damage_of(store, uid)) is None:
             raise
-        _look_before(store, uid, findings, damaged=True)
+        _look_before(store, uid, findings, problem, damaged=True)
         return
     if (noted := noted_of(store, uid)) is None:
         return
@@ -92,12 +92,15 @@ def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
         findings.stale[uid] = "an interrupted repair has nothing more to do"
 
 
-def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged: bool) -> None:
+def _look_before(store: RepairedStore, uid: str, findings: Findings, problem: str, *, damaged: bool) -> None:
     header = _unchecked_header(store, uid, damaged=damaged)
     try:
         before, token = store.previous(uid)
     except StateUnreadable as error:
-        findings.hopeless.append(f"{uid}: the generation before can't be read either: {error}; {_FROM_A_BACKUP}")
+        findings.hopeless.append(
+            f"{uid}: {problem}; the generation before can't be read either: {error}; only a backup helps: "
+            f"{_FROM_A_BACKUP}"
+        )
         return
     if header is not None and _erased_since(before, header):
         findings.hopeless.append(f"{uid}: the header of the state says that the user was erased: {_WITHOUT_A_STATE}")
@@ -120,6 +123,7 @@ def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged:
             found={} if header is None else _added_partitions(before, header),
             id=noted.id,
             repairs=before.repair,
+            problem=problem,
         )
 
 
@@ -252,7 +256,7 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
     for repair in list(findings.repairs.values()):
         try:
             if repair.state is not None:
-                if repair.damaged and _can_be_read(store, repair.uid):
+                if repair.damaged and _damage_of(store, repair.uid) is None:
                     findings.hopeless.append(f"{repair.uid}: the state can be read again, and stays: look again")
                     del findings.repairs[repair.uid]
                     continue
@@ -286,10 +290,13 @@ def _restore_one(store: RepairedStore, repair: Repair, state: UserState) -> None
         raise
 
 
-def _can_be_read(store: RepairedStore, uid: str) -> bool:
-    """Return whether the disk gives the state by now, since its error may pass. Raises RetriableError."""
+def _damage_of(store: RepairedStore, uid: str) -> str | None:
+    """Return why the disk does not give the state; None if it does by now, since its error may pass.
+
+    Raises RetriableError.
+    """
     try:
         store.check_readable(uid)
-    except StateUnreadable:
-        return False
-    return True
+    except StateUnreadable as error:
+        return error.problem
+    return None

@@ -51,13 +51,28 @@ def test_a_repair_of_a_state_whose_input_is_a_file_says_what_to_do_and_changes_n
     torn.write_bytes(torn.read_bytes()[:100])
 
     assert main(["state", "repair", *yes]) == ExitCode.DATA
-    first, *steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("corlld: ")]
+    printed = capsys.readouterr()
+    [named] = printed.out.splitlines()
+    assert named.startswith(f"{UID}: {torn} can't be used: ")
+    assert "generation before" not in named, "the steps say what to do"
+    first, *steps = [line for line in printed.err.splitlines() if line.startswith("corlld: ")]
     assert first.startswith("corlld: no state was repaired: corlld reads no line of a file again")
     words = ("stop the daemon", "in place of the damaged", "`applied` byte", "append", "start the daemon")
     for (number, word), step in zip(enumerate(words, 1), steps, strict=True):
         assert step.startswith(f"corlld: {number}. ")
         assert word in step
     assert len(torn.read_bytes()) == 100
+
+    kept = before.read_bytes()
+    before.write_bytes(kept[:100])
+    assert main(["state", "repair", *yes]) == ExitCode.DATA
+    printed = capsys.readouterr()
+    [named] = printed.out.splitlines()
+    assert named.startswith(f"{UID}: {torn} can't be used: ")
+    assert "; the generation before can't be read either: " in named
+    assert "; only a backup helps: " in named
+    assert "corlld: 5. start the daemon" in printed.err
+    before.write_bytes(kept)
 
     torn.unlink()  # as the sentence says of a folder
     assert main(["state", "show", "--uid", UID]) == ExitCode.OK
