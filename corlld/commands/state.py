@@ -212,11 +212,20 @@ def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
         finish(store, findings.stale)
     by_hand = findings.hopeless and not build_input(settings).can_be_sent_to
     if not findings.repairs and not by_hand:
-        print(f"{counted(len(uids), 'user')}: nothing to repair")
+        print(_nothing_repaired(len(uids), len(findings.hopeless)))
     else:
         repair(settings, store, findings, yes=arguments.yes, console=stderr_console())
     unfinished = findings.hopeless or (findings.repairs and not arguments.yes)
     return ExitCode.DATA if unfinished else ExitCode.OK
+
+
+def _nothing_repaired(users: int, hopeless: int) -> str:
+    """Return the summary of a look that found nothing to repair."""
+    if not hopeless:
+        return f"{counted(users, 'user')}: nothing to repair"
+    if hopeless == users:
+        return f"{counted(users, 'user')}: can't be repaired"
+    return f"{counted(users, 'user')}: nothing to repair, {hopeless:,} can't be repaired"
 
 
 def _export(arguments: argparse.Namespace, settings: "Settings") -> int:

@@ -28,11 +28,9 @@ from corlld.records import CommittedRecords, EraseEvent, StoredLetter
 from corlld.system.plurals import counted
 from corlld.system.progress import Advance
 
-_FROM_A_BACKUP = "`corlld state import FOLDER --replace` takes the state from a backup"
 _AND_ERASE = ". If the user was erased since the backup, send the erasure again"
-_WITHOUT_A_STATE = (
-    "`corlld state import FOLDER --replace` takes a backup's state from after the erasure; without such a backup move "
-    "the user's folder out of the store, and send the erasure again"
+_FROM_AFTER_IT = (
+    " from after the erasure; without such a backup move the user's folder out of the store, and send the erasure again"
 )
 
 
@@ -99,14 +97,16 @@ def _look_before(store: RepairedStore, uid: str, findings: Findings, problem: st
     except StateUnreadable as error:
         findings.hopeless.append(
             f"{uid}: {problem}; the generation before can't be read either: {error}; only a backup helps: "
-            f"{_FROM_A_BACKUP}"
+            f"{_from_a_backup(uid)}"
         )
         return
     if header is not None and _erased_since(before, header):
-        findings.hopeless.append(f"{uid}: the header of the state says that the user was erased: {_WITHOUT_A_STATE}")
+        findings.hopeless.append(
+            f"{uid}: the header of the state says that the user was erased: {_from_a_backup(uid)}{_FROM_AFTER_IT}"
+        )
     elif before is None:
         findings.hopeless.append(
-            f"{uid}: there is no generation before, as of an erased user: {_FROM_A_BACKUP}{_AND_ERASE}"
+            f"{uid}: there is no generation before, as of an erased user: {_from_a_backup(uid)}{_AND_ERASE}"
         )
     else:
         noted = noted_of(store, uid)
@@ -125,6 +125,11 @@ def _look_before(store: RepairedStore, uid: str, findings: Findings, problem: st
             repairs=before.repair,
             problem=problem,
         )
+
+
+def _from_a_backup(uid: str) -> str:
+    """Return the command for this user: without `--uid` an import replaces every user."""
+    return f"`corlld state import FOLDER --replace --uid {uid}` takes the state from a backup"
 
 
 def _with(repairs: str | None, new: str | None) -> str | None:

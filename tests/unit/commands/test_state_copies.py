@@ -206,7 +206,7 @@ def test_an_import_writes_over_a_torn_state_if_it_is_asked_to(
 ) -> None:
     tear(live, monkeypatch)
     [advice] = look(live, [UID], advance()).hopeless  # type: ignore[arg-type]
-    assert "`corlld state import FOLDER --replace` takes the state from a backup" in advice
+    assert f"`corlld state import FOLDER --replace --uid {UID}` takes the state from a backup" in advice
     assert copied(source, live) == {Copied.UNREADABLE_THERE: 1, Copied.ALREADY_THERE: 1}
     assert copied(source, live, others=True) == {Copied.COPIED: 1, Copied.ALREADY_THERE: 1}
     state, _ = live.load(UID)
