@@ -481,10 +481,13 @@ def test_verify_and_show_name_versions_that_are_newer_than_an_imported_state(
         assert (found.versions, found.not_out) == (0, 0)
         text = io.StringIO()
         show_states(store, UID, target, as_json=False, console=Console(file=text, width=140))
-        assert ["newer_out", "5"] in [line.split() for line in text.getvalue().splitlines()]
+        words = "newer version 5 is published, newer than this state: `corlld state verify` says what to do"
+        assert words in [" ".join(line.split()) for line in text.getvalue().splitlines()]
         text = io.StringIO()
         show_states(store, None, target, as_json=False, console=Console(file=text, width=140))
-        assert f"{3 if store is new else 5} (5 out)" in text.getvalue()
+        assert f"{3 if store is new else 5}*" in text.getvalue().split()
+        *_, last = text.getvalue().splitlines()
+        assert last == "* published versions are newer than this state: `corlld state verify` says what to do"
     show_states(new, OTHER_UID, target, as_json=True, console=Console())
     assert json.loads(capsys.readouterr().out)["newer_out"] is None
 
@@ -501,7 +504,9 @@ def test_states_are_shown_if_the_versions_cannot_be_read(
     assert {row["versions_unreadable"] for row in rows} == {"adapters: Input/output error"}
     text = io.StringIO()
     assert show_states(source, None, Away(), as_json=False, console=Console(file=text, width=140)) == ExitCode.OK
-    assert "3 (? out)" in text.getvalue()
+    assert "3?" in text.getvalue().split()
+    *_, last = text.getvalue().splitlines()
+    assert last == "? the published versions can't be read: adapters: Input/output error"
 
 
 def test_verify_names_users_whose_versions_are_out_and_whom_an_imported_store_does_not_know(
