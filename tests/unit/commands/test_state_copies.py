@@ -598,6 +598,33 @@ def test_an_import_of_another_secrets_states_or_of_no_store_is_refused(
     assert not (tmp_path / "new").exists()
 
 
+def test_an_import_names_who_is_erased_again_and_an_export_does_not(
+    source: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clear_settings(monkeypatch)
+    monkeypatch.setenv("CORLLD_STATE__PATH", str(tmp_path / "source"))
+    monkeypatch.setenv("CORLLD_PUBLISHING__PATH", str(tmp_path / "adapters"))
+    copy = str(tmp_path / "copy")
+    assert main(["state", "export", copy]) == ExitCode.OK
+    token = source.save(UID, tombstone(3, UID), "1")
+    capsys.readouterr()
+    assert main(["state", "export", copy, "--replace"]) == ExitCode.OK
+    assert capsys.readouterr().out == "1 user: copied\n1 user: there already, the same\n"
+
+    source.save(UID, replace(released_state(5), erased_through=3, applied={"topic-id/0": 120}), token)
+    put(FolderTarget(tmp_path / "adapters"), 5)
+    assert main(["state", "import", copy, "--replace"]) == ExitCode.OK
+    line, *summary = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{UID}: is erased in the backup, and has a state here: erased again. ")
+    assert "Until then `corlld state verify` names what is still published" in line
+    assert summary == [
+        "1 user: is erased in the backup, and has a state here: erased again",
+        "1 user: there already, the same",
+    ]
+    assert main(["state", "verify"]) == ExitCode.DATA
+    assert f"{UID}: version 5 is published still, and it was erased" in capsys.readouterr().out
+
+
 def test_the_commands_copy_and_verify_a_store(
     source: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
