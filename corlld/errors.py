@@ -87,10 +87,19 @@ class UserTrouble(CorlldError):
 
 
 class StateUnreadable(UserTrouble):
-    """A user's stored state is torn or corrupt, or has not been reached for long. The user never gets a fresh state."""
+    """A user's stored state is torn or corrupt, or has not been reached for long. The user never gets a fresh state.
+
+    Args:
+        problem: names the file where it is known, and the reason.
+        advice: what mends it; the message ends with it.
+    """
 
     reason = InvalidReason.STATE_UNREADABLE
     detail = "the user's stored state can't be read or written"
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        self.problem = problem
+        super().__init__("; ".join(part for part in (problem, advice) if part))
 
 
 class PublicationFailed(UserTrouble):

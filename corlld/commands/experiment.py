@@ -30,8 +30,11 @@ examples:
   corlld experiment --json > arms.json
 
 A user counts once, by the mean edit ratio of the first `experiment.drafts`
-drafts after the user's first 8. The exit code is 65 if there is no store, and
-78 if the settings have no arms. The others are in `corlld --help`.
+drafts after the user's first 8. The column `forgotten` says how much less
+likely an arm's adapters make plain text than the base model does: the mean of
+the updates that rehearsed plain text, in nats per token. The exit code is 65 if
+there is no store, and 78 if the settings have no arms. The others are in
+`corlld --help`.
 """
 
 

@@ -60,11 +60,11 @@ def count(letters: Iterable[StoredLetter]) -> dict[str, ReasonCounts]:
 
 
 def counts_table(counts: dict[str, ReasonCounts]) -> Table:
-    """Return a line per reason."""
+    """Return a line per reason. first, last: in the order in which they were stored, which offsets may not have."""
     table = Table(
         *(Column(name, justify="left" if name == "reason" else "right") for name in ("reason", "letters", "users")),
-        Column("oldest", overflow="fold"),
-        Column("newest", overflow="fold"),
+        Column("first", overflow="fold"),
+        Column("last", overflow="fold"),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )

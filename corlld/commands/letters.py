@@ -43,9 +43,9 @@ examples:
 
 LIST = "count the letters by reason"
 LIST_DESCRIPTION = (
-    "Count the letters by reason: letters, users by pseudonym, the oldest and the newest. Copies of a letter are "
-    "counted once. A letter whose record named no readable key has no user; neither has a letter of a file, unless "
-    "its user's state could not be read."
+    "Count the letters by reason: letters, users by pseudonym, the first and the last that was stored. Copies of a "
+    "letter are counted once. A letter whose record named no readable key has no user; neither has a letter of a file, "
+    "unless its user's state could not be read."
 )
 LIST_EPILOG = """\
 examples:

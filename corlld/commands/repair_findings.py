@@ -27,6 +27,7 @@ class Repair:
     id: names the repair in the state that it stores and in the records that it sends. None for a repair that an older
         corlld has begun.
     repairs: those that the generation before came of, as in the state. What others have sent was erased since.
+    problem: names the file that can't be read, and the reason; empty if an interrupted repair has replaced it already.
     """
 
     uid: str
@@ -38,6 +39,7 @@ class Repair:
     found: dict[str, int] = field(default_factory=dict)
     id: str | None = None
     repairs: str | None = None
+    problem: str = ""
 
     @property
     def places(self) -> dict[str, int]:

@@ -38,7 +38,7 @@ _WANTED = Wanted(reasons=frozenset({InvalidReason.STATE_UNREADABLE.value}))
 
 
 def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bool, console: Console) -> None:
-    """Gather what the states lack, restore the states, and send it; or print what would be done.
+    """Name the users, gather what their states lack, restore the states, and send it; or print what would be done.
 
     Until a state is restored, a daemon that runs sets the user's records aside. So what the states lack is gathered
     once more afterwards.
@@ -49,6 +49,8 @@ def repair(settings: Settings, store: "AnyStore", findings: Findings, *, yes: bo
     """
     timeout = settings.operations.startup_timeout_seconds
     site = _Site(settings, store, console, timeout)
+    for uid, found in findings.repairs.items():
+        print(f"{uid}: {found.problem or 'an interrupted repair goes on'}")
     records = _look_at_input(site, findings)
     if not yes:
         print(f"{_summary(len(findings.repairs), records)} to send: nothing was changed yet; --yes repairs")

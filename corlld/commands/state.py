@@ -195,6 +195,7 @@ def _verify(arguments: argparse.Namespace, settings: "Settings") -> int:
 
 
 def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
+    from corlld.assembly import build_input
     from corlld.commands.repair_notes import finish
     from corlld.commands.repair_run import repair
     from corlld.commands.state_repair import look
@@ -209,12 +210,22 @@ def _repair(arguments: argparse.Namespace, settings: "Settings") -> int:
         print(f"{uid}: {why}{': its note is removed' if arguments.yes else ''}")
     if arguments.yes:
         finish(store, findings.stale)
-    if not findings.repairs:
-        print(f"{counted(len(uids), 'user')}: nothing to repair")
+    by_hand = findings.hopeless and not build_input(settings).can_be_sent_to
+    if not findings.repairs and not by_hand:
+        print(_nothing_repaired(len(uids), len(findings.hopeless)))
     else:
         repair(settings, store, findings, yes=arguments.yes, console=stderr_console())
     unfinished = findings.hopeless or (findings.repairs and not arguments.yes)
     return ExitCode.DATA if unfinished else ExitCode.OK
+
+
+def _nothing_repaired(users: int, hopeless: int) -> str:
+    """Return the summary of a look that found nothing to repair."""
+    if not hopeless:
+        return f"{counted(users, 'user')}: nothing to repair"
+    if hopeless == users:
+        return f"{counted(users, 'user')}: can't be repaired"
+    return f"{counted(users, 'user')}: nothing to repair, {hopeless:,} can't be repaired"
 
 
 def _export(arguments: argparse.Namespace, settings: "Settings") -> int:
@@ -235,7 +246,7 @@ def _import(arguments: argparse.Namespace, settings: "Settings") -> int:
             f"the states in {arguments.folder} were made with another identity.secret: with this one, no user would "
             "be found again"
         )
-    return _copy(arguments, settings, folder, build_store(settings))
+    return _copy(arguments, settings, folder, build_store(settings), from_backup=True)
 
 
 def _refuse_other_folder(folder: Path, settings: "Settings") -> None:
@@ -246,9 +257,16 @@ def _refuse_other_folder(folder: Path, settings: "Settings") -> None:
         raise FatalError(f"{folder} holds something else: name a new folder, or an earlier export", ExitCode.USAGE)
 
 
-def _copy(arguments: argparse.Namespace, settings: "Settings", source: "AnyStore", destination: "AnyStore") -> int:
+def _copy(
+    arguments: argparse.Namespace,
+    settings: "Settings",
+    source: "AnyStore",
+    destination: "AnyStore",
+    *,
+    from_backup: bool = False,
+) -> int:
     from corlld.assembly import pseudonyms
-    from corlld.commands.state_copies import copy_notes, copy_positions, copy_states, open_copy
+    from corlld.commands.state_copies import UNFINISHED, copy_notes, copy_positions, copy_states, open_copy
 
     uid = uid_of(arguments, settings, source)
     uids = _uids(source, uid)
@@ -264,15 +282,15 @@ def _copy(arguments: argparse.Namespace, settings: "Settings", source: "AnyStore
             advance,
             replace_others=arguments.replace,
             hashed=None if names is None else names.event_id_hash,
+            from_backup=from_backup,
         )
     copy_positions(source, destination)
-    if uid is None:
-        left += copy_notes(source, destination)
-    for line in left:
+    notes = copy_notes(source, destination) if uid is None else []
+    for line in (*left, *notes):
         print(line)
     for outcome, number in counts.most_common():
         print(f"{counted(number, 'user')}: {outcome}")
-    return ExitCode.DATA if left else ExitCode.OK
+    return ExitCode.DATA if notes or UNFINISHED & counts.keys() else ExitCode.OK
 
 
 def _uids(store: "AnyStore", uid: str | None) -> list[str]:

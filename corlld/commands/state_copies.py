@@ -30,6 +30,7 @@ class Copied(StrEnum):
     """What became of a user's state; the words of the summary."""
 
     COPIED = "copied"
+    ERASED_AGAIN = "is erased in the backup, and has a state here: erased again"
     ALREADY_THERE = "there already, the same"
     KEPT = "not copied: the user has another state there (--replace)"
     ERASED_THERE = "not copied: the user was erased there"
@@ -38,7 +39,11 @@ class Copied(StrEnum):
     UNREADABLE_THERE = "not copied: the state there can't be read (`corlld state repair`, or --replace)"
 
 
-UNFINISHED = frozenset(Copied) - {Copied.COPIED, Copied.ALREADY_THERE}
+UNFINISHED = frozenset(Copied) - {Copied.COPIED, Copied.ERASED_AGAIN, Copied.ALREADY_THERE}
+_STILL_OUT = (
+    ". The user's published versions are withdrawn by a daemon that publishes: at the user's next event, or when it "
+    "comes to the user as it looks through all versions. Until then `corlld state verify` names what is still published"
+)
 
 
 class CopiedStore(Protocol):
@@ -96,8 +101,9 @@ def copy_states(
     *,
     replace_others: bool,
     hashed: Callable[[str, str], bytes] | None,
+    from_backup: bool = False,
 ) -> tuple[Counter[Copied], list[str]]:
-    """Copy users' states one by one. Returns counts, and the users who were not copied, by pseudonym.
+    """Copy users' states one by one. Returns counts, and a line for each user who was not copied, or erased again.
 
     A state from before an erasure at the destination is never copied, also if the user came back. A state at the
     destination is replaced only if `replace_others`, and by one whose version is no lower: versions never go back.
@@ -105,6 +111,8 @@ def copy_states(
     Args:
         hashed: as for `EventIds`; None without the secret. Then an erasure of a user without a version is not seen once
             the user came back.
+        from_backup: say who had a state at the destination and is erased by the source. A backup that is brought up to
+            date takes over an erasure, and nothing is said.
 
     Raises ConfigurationError if a daemon works on the destination meanwhile, RetriableError if a store is away.
     """
@@ -119,8 +127,12 @@ def copy_states(
             left.append(out_of_reach.note(uid, error))
         else:
             out_of_reach.served()
+            if outcome is Copied.ERASED_AGAIN and not from_backup:
+                outcome = Copied.COPIED
             if outcome in UNFINISHED:
                 left.append(f"{uid}: {outcome}")
+            elif outcome is Copied.ERASED_AGAIN:
+                left.append(f"{uid}: {outcome}{_STILL_OUT}")
         counts[outcome] += 1
         advance(1)
     out_of_reach.finish()
@@ -183,6 +195,7 @@ def _copy(
     if state is None:
         return Copied.UNREADABLE  # it went away meanwhile: a store never removes a user
     save: Callable[[str, UserState, str], str] = destination.save
+    header = None
     try:
         there, token = _load_there(destination, uid)
         is_same = there is not None and same_state(state, there)
@@ -206,7 +219,10 @@ def _copy(
         _forget_erased(destination, state, token, hashed)
     except LostSwap:
         raise ConfigurationError("a daemon writes to the destination meanwhile: stop it first") from None
-    return Copied.ALREADY_THERE if is_same else Copied.COPIED
+    if is_same:
+        return Copied.ALREADY_THERE
+    was = there or header
+    return Copied.ERASED_AGAIN if state.erased and was is not None and not was.erased else Copied.COPIED
 
 
 def _load_there(destination: CopiedStore, uid: str) -> tuple[UserState | None, str]:

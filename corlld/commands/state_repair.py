@@ -28,11 +28,9 @@ from corlld.records import CommittedRecords, EraseEvent, StoredLetter
 from corlld.system.plurals import counted
 from corlld.system.progress import Advance
 
-_FROM_A_BACKUP = "`corlld state import FOLDER --replace` takes the state from a backup"
 _AND_ERASE = ". If the user was erased since the backup, send the erasure again"
-_WITHOUT_A_STATE = (
-    "`corlld state import FOLDER --replace` takes a backup's state from after the erasure; without such a backup move "
-    "the user's folder out of the store, and send the erasure again"
+_FROM_AFTER_IT = (
+    " from after the erasure; without such a backup move the user's folder out of the store, and send the erasure again"
 )
 
 
@@ -71,13 +69,13 @@ def look(store: RepairedStore, uids: Iterable[str], advance: Advance) -> Finding
 def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
     try:
         state, _ = store.load(uid)
-    except StateUnreadable:
-        _look_before(store, uid, findings, damaged=False)
+    except StateUnreadable as error:
+        _look_before(store, uid, findings, error.problem, damaged=False)
         return
     except RetriableError:
-        if _can_be_read(store, uid):
+        if (problem := _damage_of(store, uid)) is None:
             raise
-        _look_before(store, uid, findings, damaged=True)
+        _look_before(store, uid, findings, problem, damaged=True)
         return
     if (noted := noted_of(store, uid)) is None:
         return
@@ -92,18 +90,23 @@ def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
         findings.stale[uid] = "an interrupted repair has nothing more to do"
 
 
-def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged: bool) -> None:
+def _look_before(store: RepairedStore, uid: str, findings: Findings, problem: str, *, damaged: bool) -> None:
     header = _unchecked_header(store, uid, damaged=damaged)
     try:
         before, token = store.previous(uid)
     except StateUnreadable as error:
-        findings.hopeless.append(f"{uid}: the generation before can't be read either: {error}; {_FROM_A_BACKUP}")
+        findings.hopeless.append(
+            f"{uid}: {problem}; the generation before can't be read either: {error}; only a backup helps: "
+            f"{_from_a_backup(uid)}"
+        )
         return
     if header is not None and _erased_since(before, header):
-        findings.hopeless.append(f"{uid}: the header of the state says that the user was erased: {_WITHOUT_A_STATE}")
+        findings.hopeless.append(
+            f"{uid}: the header of the state says that the user was erased: {_from_a_backup(uid)}{_FROM_AFTER_IT}"
+        )
     elif before is None:
         findings.hopeless.append(
-            f"{uid}: there is no generation before, as of an erased user: {_FROM_A_BACKUP}{_AND_ERASE}"
+            f"{uid}: there is no generation before, as of an erased user: {_from_a_backup(uid)}{_AND_ERASE}"
         )
     else:
         noted = noted_of(store, uid)
@@ -120,7 +123,13 @@ def _look_before(store: RepairedStore, uid: str, findings: Findings, *, damaged:
             found={} if header is None else _added_partitions(before, header),
             id=noted.id,
             repairs=before.repair,
+            problem=problem,
         )
+
+
+def _from_a_backup(uid: str) -> str:
+    """Return the command for this user: without `--uid` an import replaces every user."""
+    return f"`corlld state import FOLDER --replace --uid {uid}` takes the state from a backup"
 
 
 def _with(repairs: str | None, new: str | None) -> str | None:
@@ -252,7 +261,7 @@ def restore(store: RepairedStore, findings: Findings) -> Iterator[str]:
     for repair in list(findings.repairs.values()):
         try:
             if repair.state is not None:
-                if repair.damaged and _can_be_read(store, repair.uid):
+                if repair.damaged and _damage_of(store, repair.uid) is None:
                     findings.hopeless.append(f"{repair.uid}: the state can be read again, and stays: look again")
                     del findings.repairs[repair.uid]
                     continue
@@ -286,10 +295,13 @@ def _restore_one(store: RepairedStore, repair: Repair, state: UserState) -> None
         raise
 
 
-def _can_be_read(store: RepairedStore, uid: str) -> bool:
-    """Return whether the disk gives the state by now, since its error may pass. Raises RetriableError."""
+def _damage_of(store: RepairedStore, uid: str) -> str | None:
+    """Return why the disk does not give the state; None if it does by now, since its error may pass.
+
+    Raises RetriableError.
+    """
     try:
         store.check_readable(uid)
-    except StateUnreadable:
-        return False
-    return True
+    except StateUnreadable as error:
+        return error.problem
+    return None

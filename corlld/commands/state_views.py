@@ -19,6 +19,7 @@ from corlld.loop.event_ids import HASH_BYTES
 _COUNTS = ("events", "pairs_applied", "acceptances", "no_difference", "rejected", "updates")
 _COLUMNS = ("version", "events", "pairs", "accepted", "rejected", "accuracy", "margin", "rise", "edit ratio")
 _FEW_COLUMNS = ("version", "events", "rejected", "rise", "edit ratio")  # what fits 80 columns
+_ADVICE = "`corlld state verify` says what to do"
 
 
 class ReadableStore(Protocol):
@@ -65,6 +66,8 @@ def show_states(
     else:
         narrow = _table(rows, _FEW_COLUMNS, uid_digits=SHORT_UID)
         print_table(console, _table(rows, _COLUMNS, uid_digits=WHOLE_UID), narrow)
+        for line in _notes(rows):
+            console.print(line, markup=False)
     return ExitCode.DATA if any("unreadable" in row for row in rows) else ExitCode.OK
 
 
@@ -135,6 +138,8 @@ def _lines(row: Mapping[str, Any]) -> dict[str, str]:
         match name, value:
             case "statistics", _:
                 lines |= _lines({count: value[count] for count in _COUNTS})
+            case "newer_out", int():
+                lines["newer version"] = f"{value} is published, newer than this state: {_ADVICE}"
             case "published", None:
                 lines[name] = "nothing yet"
             case _, None | False | {} if not value:
@@ -171,12 +176,21 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], uid_digits
     return table
 
 
+def _notes(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each mark that `_cells` sets at a version."""
+    if any(row.get("newer_out") for row in rows):
+        yield f"* published versions are newer than this state: {_ADVICE}"
+    problems = [problem for row in rows if (problem := row.get("versions_unreadable"))]
+    if problems:
+        yield f"? the published versions can't be read: {problems[0]}"
+
+
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the figures of a state that can be read, by column of `_COLUMNS`."""
     statistics, rise = row["statistics"], row["mean_edited_rise_nats"]
     return {
         "version": ("erased" if row["erased"] else str(row["version"]))
-        + (f" ({row['newer_out']} out)" if row["newer_out"] else " (? out)" if row["versions_unreadable"] else ""),
+        + ("*" if row["newer_out"] else "?" if row["versions_unreadable"] else ""),
         "events": str(statistics["events"]),
         "pairs": str(statistics["pairs_applied"]),
         "accepted": str(statistics["acceptances"]),

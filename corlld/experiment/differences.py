@@ -24,6 +24,7 @@ class Comparison:
     """An arm against another one.
 
     saved: by how much the arm's mean outcome is lower, as a share of a draft; None while one of them has no outcome.
+    without_outcome: the arms of the two in which no user has an outcome yet.
     users_needed: how many more outcomes, in all arms, make the interval reach no farther than `difference` to each
         side. days_needed: at the pace of the last two weeks; None if it is too early to say.
     """
@@ -35,13 +36,17 @@ class Comparison:
     difference: float
     users_needed: int
     days_needed: float | None
+    without_outcome: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
         """What is known, in plain words."""
         other = "no learning" if self.is_holdout else f"arm {self.against}"
         if self.saved is None:
-            return f"arm {self.arm}: nothing is known against {other}, since no user of both has an outcome yet"
+            return (
+                f"arm {self.arm}: nothing is known against {other} yet, since no user of "
+                f"{' or of '.join(f'arm {name}' for name in self.without_outcome)} has an outcome"
+            )
         low, high = self.saved.low, self.saved.high
         if low > 0:
             return (
@@ -93,7 +98,8 @@ def comparisons(
             saved = difference_of(samples[1], samples[0]) if all(map(len, outcomes)) else None
             needed = _users_needed(outcomes, [arms.by_name[name].share for name in pair], difference)
             days = needed / pace if pace else None
-            yield Comparison(arm, against, against in arms.holdouts, saved, difference, needed, days)
+            without = tuple(name for name, own in zip(pair, outcomes, strict=True) if not len(own))
+            yield Comparison(arm, against, against in arms.holdouts, saved, difference, needed, days, without)
 
 
 def short(figure: float) -> str:

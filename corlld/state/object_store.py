@@ -330,8 +330,8 @@ class ObjectStore:
                 yield match[1]
 
     def _unreadable(self, uid: str, error: Exception) -> StateUnreadable:
-        advice = advice_on_torn(self._read_identity())
-        return StateUnreadable(f"{self._objects.url}/{_state_key(uid)} can't be used: {error}; {advice}")
+        problem = f"{self._objects.url}/{_state_key(uid)} can't be used: {error}"
+        return StateUnreadable(problem, advice_on_torn(self._read_identity()))
 
 
 def _state_key(uid: str) -> str:

@@ -310,8 +310,8 @@ class LocalFolderStore:
         return FolderErasure(uid, self._generations(uid), self._temporary, self._identity_file)
 
     def _unreadable(self, uid: str, number: int, error: Exception | str) -> StateUnreadable:
-        advice = advice_on_torn(self._read_identity())
-        return StateUnreadable(f"{self._generations(uid).file(number)} can't be used: {error}; {advice}")
+        problem = f"{self._generations(uid).file(number)} can't be used: {error}"
+        return StateUnreadable(problem, advice_on_torn(self._read_identity()))
 
     # --- the folder as a whole ----------------------------------------------------------------------------------------
 

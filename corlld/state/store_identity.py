@@ -85,8 +85,9 @@ def advice_on_torn(data: bytes | None) -> str:
         content = None
     if isinstance(content, dict) and content.get("cluster_id") == _FILE:
         return (
-            "a file is not read again by itself: first stop the daemon, then put the generation before in its place or "
-            "a backup's state, then append the user's lines again from its `applied` byte on, and start the daemon"
+            "the input file is not read again by itself: first stop the daemon, then put the generation before in its "
+            "place or a backup's state, then append the user's lines again from its `applied` byte on, and start "
+            "the daemon"
         )
     return "`corlld state repair` mends it"
 

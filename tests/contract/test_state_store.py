@@ -296,7 +296,12 @@ def test_a_torn_state_is_unreadable_for_ever_and_never_passed_over(
     ("cluster", "is_mended", "advice"),
     [
         ("cluster", True, "`corlld state repair` mends it"),
-        ("jsonl", False, "first stop the daemon, then put .*, then append the user's lines .*, and start the daemon"),
+        (
+            "jsonl",
+            False,
+            "; the input file is not read again by itself: first stop the daemon, then put .*, "
+            "then append the user's lines .*, and start the daemon",
+        ),
     ],
 )
 def test_what_mends_a_torn_state_depends_on_the_input(

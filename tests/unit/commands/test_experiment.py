@@ -49,6 +49,13 @@ def save(store: LocalFolderStore, number: int, arm: str | None, terms: str = "",
     store.save(uid(number), UserState(uid(number), statistics=statistics, participation=part), "0")
 
 
+def test_the_help_says_what_forgotten_means(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["experiment", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "`forgotten` says how much less likely an arm's adapters make plain text than the base model does" in words
+
+
 def test_without_arms_it_says_what_is_missing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

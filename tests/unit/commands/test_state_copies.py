@@ -206,7 +206,7 @@ def test_an_import_writes_over_a_torn_state_if_it_is_asked_to(
 ) -> None:
     tear(live, monkeypatch)
     [advice] = look(live, [UID], advance()).hopeless  # type: ignore[arg-type]
-    assert "`corlld state import FOLDER --replace` takes the state from a backup" in advice
+    assert f"`corlld state import FOLDER --replace --uid {UID}` takes the state from a backup" in advice
     assert copied(source, live) == {Copied.UNREADABLE_THERE: 1, Copied.ALREADY_THERE: 1}
     assert copied(source, live, others=True) == {Copied.COPIED: 1, Copied.ALREADY_THERE: 1}
     state, _ = live.load(UID)
@@ -481,10 +481,13 @@ def test_verify_and_show_name_versions_that_are_newer_than_an_imported_state(
         assert (found.versions, found.not_out) == (0, 0)
         text = io.StringIO()
         show_states(store, UID, target, as_json=False, console=Console(file=text, width=140))
-        assert ["newer_out", "5"] in [line.split() for line in text.getvalue().splitlines()]
+        words = "newer version 5 is published, newer than this state: `corlld state verify` says what to do"
+        assert words in [" ".join(line.split()) for line in text.getvalue().splitlines()]
         text = io.StringIO()
         show_states(store, None, target, as_json=False, console=Console(file=text, width=140))
-        assert f"{3 if store is new else 5} (5 out)" in text.getvalue()
+        assert f"{3 if store is new else 5}*" in text.getvalue().split()
+        *_, last = text.getvalue().splitlines()
+        assert last == "* published versions are newer than this state: `corlld state verify` says what to do"
     show_states(new, OTHER_UID, target, as_json=True, console=Console())
     assert json.loads(capsys.readouterr().out)["newer_out"] is None
 
@@ -501,7 +504,9 @@ def test_states_are_shown_if_the_versions_cannot_be_read(
     assert {row["versions_unreadable"] for row in rows} == {"adapters: Input/output error"}
     text = io.StringIO()
     assert show_states(source, None, Away(), as_json=False, console=Console(file=text, width=140)) == ExitCode.OK
-    assert "3 (? out)" in text.getvalue()
+    assert "3?" in text.getvalue().split()
+    *_, last = text.getvalue().splitlines()
+    assert last == "? the published versions can't be read: adapters: Input/output error"
 
 
 def test_verify_names_users_whose_versions_are_out_and_whom_an_imported_store_does_not_know(
@@ -591,6 +596,33 @@ def test_an_import_of_another_secrets_states_or_of_no_store_is_refused(
     assert main(["state", "import", str(tmp_path)]) == ExitCode.DATA
     assert "no exported state store" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_an_import_names_who_is_erased_again_and_an_export_does_not(
+    source: LocalFolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clear_settings(monkeypatch)
+    monkeypatch.setenv("CORLLD_STATE__PATH", str(tmp_path / "source"))
+    monkeypatch.setenv("CORLLD_PUBLISHING__PATH", str(tmp_path / "adapters"))
+    copy = str(tmp_path / "copy")
+    assert main(["state", "export", copy]) == ExitCode.OK
+    token = source.save(UID, tombstone(3, UID), "1")
+    capsys.readouterr()
+    assert main(["state", "export", copy, "--replace"]) == ExitCode.OK
+    assert capsys.readouterr().out == "1 user: copied\n1 user: there already, the same\n"
+
+    source.save(UID, replace(released_state(5), erased_through=3, applied={"topic-id/0": 120}), token)
+    put(FolderTarget(tmp_path / "adapters"), 5)
+    assert main(["state", "import", copy, "--replace"]) == ExitCode.OK
+    line, *summary = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{UID}: is erased in the backup, and has a state here: erased again. ")
+    assert "Until then `corlld state verify` names what is still published" in line
+    assert summary == [
+        "1 user: is erased in the backup, and has a state here: erased again",
+        "1 user: there already, the same",
+    ]
+    assert main(["state", "verify"]) == ExitCode.DATA
+    assert f"{UID}: version 5 is published still, and it was erased" in capsys.readouterr().out
 
 
 def test_the_commands_copy_and_verify_a_store(

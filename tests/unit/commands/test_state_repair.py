@@ -31,7 +31,7 @@ from corlld.system.progress import Advance
 from tests.support.bad_disk import refuse
 from tests.support.commands import SECRET, clear_settings
 from tests.support.edits import edit
-from tests.support.states import UID, released_state
+from tests.support.states import OTHER_UID, UID, released_state
 
 
 @pytest.mark.parametrize("yes", [[], ["--yes"]])
@@ -51,7 +51,11 @@ def test_a_repair_of_a_state_whose_input_is_a_file_says_what_to_do_and_changes_n
     torn.write_bytes(torn.read_bytes()[:100])
 
     assert main(["state", "repair", *yes]) == ExitCode.DATA
-    first, *steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("corlld: ")]
+    printed = capsys.readouterr()
+    [named] = printed.out.splitlines()
+    assert named.startswith(f"{UID}: {torn} can't be used: ")
+    assert "generation before" not in named, "the steps say what to do"
+    first, *steps = [line for line in printed.err.splitlines() if line.startswith("corlld: ")]
     assert first.startswith("corlld: no state was repaired: corlld reads no line of a file again")
     words = ("stop the daemon", "in place of the damaged", "`applied` byte", "append", "start the daemon")
     for (number, word), step in zip(enumerate(words, 1), steps, strict=True):
@@ -59,10 +63,48 @@ def test_a_repair_of_a_state_whose_input_is_a_file_says_what_to_do_and_changes_n
         assert word in step
     assert len(torn.read_bytes()) == 100
 
+    kept = before.read_bytes()
+    before.write_bytes(kept[:100])
+    assert main(["state", "repair", *yes]) == ExitCode.DATA
+    printed = capsys.readouterr()
+    [named] = printed.out.splitlines()
+    assert named.startswith(f"{UID}: {torn} can't be used: ")
+    assert "; the generation before can't be read either: " in named
+    assert "; only a backup helps: " in named
+    assert "corlld: 5. start the daemon" in printed.err
+    before.write_bytes(kept)
+
     torn.unlink()  # as the sentence says of a folder
     assert main(["state", "show", "--uid", UID]) == ExitCode.OK
     assert "jsonl/0: 30" in capsys.readouterr().out
     assert before.exists()
+
+
+@pytest.mark.parametrize(
+    ("others", "summary"),
+    [([], "1 user: can't be repaired"), ([OTHER_UID], "2 users: nothing to repair, 1 can't be repaired")],
+)
+def test_a_user_who_cannot_be_repaired_is_not_counted_as_sound_and_the_import_names_the_user(
+    others: list[str],
+    summary: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clear_settings(monkeypatch)
+    settings = {"KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA__TOPIC": "edits", "STATE__PATH": tmp_path / "state"}
+    for name, value in {**settings, "IDENTITY__SECRET": SECRET}.items():
+        monkeypatch.setenv(f"CORLLD_{name}", str(value))
+    store = LocalFolderStore(tmp_path / "state")
+    store.open(StoreIdentity("f", "c", "g", "m", "r", "a"), must_exist=False)
+    for uid in (UID, *others):
+        store.save(uid, released_state(3, uid=uid), "0")
+    [torn] = (tmp_path / "state" / "users" / UID).iterdir()
+    torn.write_bytes(torn.read_bytes()[:100])
+    assert main(["state", "repair"]) == ExitCode.DATA
+    sentence, last = capsys.readouterr().out.splitlines()
+    assert f"`corlld state import FOLDER --replace --uid {UID}` takes the state from a backup" in sentence
+    assert last == summary
 
 
 NAMES = Pseudonyms(SECRET)

@@ -135,13 +135,23 @@ def test_savings_are_the_difference_of_the_means_and_told_in_a_sentence() -> Non
         (Interval(-0.081, -0.13, -0.03), "arm a costs users .08 of a draft (.03 to .13) against arm b"),
         (Interval(0.02, -0.001, 0.1), "arm a: no difference to arm b is shown yet (.00 to .10 of a draft)"),
         (Interval(0.02, -0.04, 0.1), "arm a: no difference to arm b is shown yet (-.04 to .10 of a draft)"),
-        (None, "arm a: nothing is known against arm b, since no user of both has an outcome yet"),
     ],
 )
-def test_what_is_known_is_a_sentence(saved: Interval | None, sentence: str) -> None:
+def test_what_is_known_is_a_sentence(saved: Interval, sentence: str) -> None:
     assert (
         Comparison("a", "b", is_holdout=False, saved=saved, difference=0.05, users_needed=0, days_needed=None).sentence
         == sentence
+    )
+
+
+@pytest.mark.parametrize(
+    ("off", "default", "without"),
+    [(0, 40, "arm off"), (40, 0, "arm default"), (0, 0, "arm default or of arm off")],
+)
+def test_the_arms_without_an_outcome_are_named(off: int, default: int, without: str) -> None:
+    found = compared(off=figures(0.5, off, 1), default=figures(0.5, default, 2))["default", "off"]
+    assert found.sentence == (
+        f"arm default: nothing is known against no learning yet, since no user of {without} has an outcome"
     )
 
 
