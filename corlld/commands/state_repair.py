@@ -83,8 +83,8 @@ def _look_at(store: RepairedStore, uid: str, findings: Findings) -> None:
         findings.repairs[uid] = Repair(uid, noted.places, id=noted.id, repairs=None if state is None else state.repair)
     elif is_overwritten(state):
         findings.stale[uid] = (
-            "an import or an older corlld has stored the state since an interrupted repair restored it. What that "
-            "repair had not sent by then is not sent any more"
+            "the state is not what an interrupted repair has put in place: it put nothing in place, or an import or an "
+            "older corlld has stored a state since. What that repair had not sent is not sent any more"
         )
     else:
         findings.stale[uid] = "an interrupted repair has nothing more to do"

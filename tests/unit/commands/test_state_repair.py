@@ -379,4 +379,4 @@ def test_a_state_that_something_else_stored_meanwhile_is_not_called_erased(
         repair_run.repair(settings, store, findings, yes=True, console=Console(quiet=True))
     assert raised.value.exit_code == ExitCode.DATA
     again = look(store, [UID], Advance(Console(quiet=True), 1))
-    assert "an import or an older corlld has stored the state" in again.stale[UID]
+    assert "an import or an older corlld has stored a state since" in again.stale[UID]
