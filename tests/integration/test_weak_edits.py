@@ -41,7 +41,7 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weak-edits")
     console = Console(quiet=True)
     options = Options((1,), quick=True, model=str(tiny_model), edits=None)
-    run_study(WeakEdits(rules=RULES, rates=RATES), options, folder, "typed", console, console)
+    run_study(WeakEdits(rules=RULES, rates=RATES, shipped=RULES), options, folder, "typed", console, console)
     return folder
 
 
@@ -91,7 +91,9 @@ def test_nothing_is_reported_of_writers_and_seeds_that_were_tuned_on(rows: list[
     assert users["shipped"] <= users["new"]
 
 
-def test_each_rule_runs_with_the_learning_rate_that_was_best_for_it(rows: list[dict[str, str]]) -> None:
+def test_each_rule_runs_with_the_learning_rate_that_was_best_for_it_and_at_one_rate(
+    rows: list[dict[str, str]], figures: dict[str, Any]
+) -> None:
     rates = {(row["part"], row["rule"]): row["lr"] for row in rows if row["rule"] != NOTHING.name}
     by_rate: dict[str, dict[str, list[float]]] = {}
     for row in rows:
@@ -102,18 +104,8 @@ def test_each_rule_runs_with_the_learning_rate_that_was_best_for_it(rows: list[d
         assert len(tried) == len(RATES)
         # The first of equal rates is taken.
         assert rates["new", rule] == min(tried, key=lambda lr: sum(tried[lr]))
-    assert rates["shipped", CHANGED.name] == str(SHIPPED_RATE)
-
-
-def test_the_shipped_rate_is_not_run_twice_if_it_is_the_best(tiny_model: Path, tmp_path: Path) -> None:
-    rule = CHANGED.at(RATES[0])
-    study = WeakEdits(rules=(rule,), rates=RATES)
-    options = Options((1,), quick=True, model=str(tiny_model), edits=None, scratch=tmp_path)
-    for rate, distance in zip(RATES, (0.5, 0.5, 0.6), strict=True):
-        (tmp_path / f"tuned, {rule.name}, {rate:g}.json").write_text(str(distance))
-    shipped = [unit for unit in study.units(options) if unit.key.startswith("shipped/")]
-    assert len(shipped) == 2
-    assert [unit.run() for unit in shipped] == [[], []]
+    assert {rates["shipped", rule.name] for rule in RULES} == {str(SHIPPED_RATE)}
+    assert "shipped_alpha_0.5_changed_minus_fine_tuning_effort" in figures
 
 
 def test_a_cell_is_run_once_for_conditions_that_are_the_same_to_its_rule(rows: list[dict[str, str]]) -> None:
@@ -140,7 +132,7 @@ def test_pictures_are_there_and_what_was_needed_on_the_way_is_not(folder: Path) 
 
 
 def test_a_sitting_gives_a_report_of_what_was_done(tiny_model: Path, tmp_path: Path) -> None:
-    console, study = Console(quiet=True), WeakEdits(rules=RULES, rates=RATES)
+    console, study = Console(quiet=True), WeakEdits(rules=RULES, rates=RATES, shipped=RULES)
     options = Options((1,), quick=True, model=str(tiny_model), edits=None)
     units = study.units(replace(options, scratch=tmp_path / "scratch"))
     begun = [unit for unit in units if unit.key.startswith("tuning/changed/") or unit.key == "new/alpha 0.5/changed/1"]

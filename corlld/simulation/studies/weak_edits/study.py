@@ -6,7 +6,7 @@ Units, the most telling first:
 2. By seed, three writers on whom nothing was ever chosen: every rule with its best learning rate, on honest weak edits.
    Then the first rules in other conditions: whole edits, noise of both kinds, edits of the words that matter most.
 3. The first rules by the writers of the tuning.
-4. The daemon's rule with the daemon's own learning rate, if tuning has chosen another.
+4. The daemon's rule and fine-tuning, both with the daemon's own learning rate.
 
 A rule that learns from choices, or not at all, is run once for all conditions that are the same to it.
 """
@@ -20,7 +20,15 @@ from pathlib import Path
 from corlld.errors import ExitCode, FatalError
 from corlld.simulation.personas import INES, JONAS, LATER_TASTES, MIRA, Taste
 from corlld.simulation.studies.contract import Figure, Options, Row, Study, Unit
-from corlld.simulation.studies.weak_edits.contestants import LEARNING_RATES, NOTHING, OF_EDITS, PAIR_DPO, Rule, seen
+from corlld.simulation.studies.weak_edits.contestants import (
+    FINE_TUNING,
+    LEARNING_RATES,
+    NOTHING,
+    OF_EDITS,
+    PAIR_DPO,
+    Rule,
+    seen,
+)
 from corlld.simulation.studies.weak_edits.feedback import Condition, Feedback
 from corlld.simulation.studies.weak_edits.loop import Loop
 from corlld.simulation.studies.weak_edits.pictures import plot_differences, plot_learning
@@ -65,7 +73,8 @@ class WeakEdits:
     """The study.
 
     rules: those that learn from edits; the first is the daemon's. rates: learning rates that are tried for each rule.
-    scale: of a whole run, and of a quick one.
+    shipped: those that are also compared at the daemon's own learning rate: tuning has noise, and may give a rule a
+    slow one. scale: of a whole run, and of a quick one.
     """
 
     name: str = "weak-edits"
@@ -74,6 +83,7 @@ class WeakEdits:
     seeds: tuple[int, ...] = (1, 2, 3)
     rules: tuple[Rule, ...] = OF_EDITS
     rates: tuple[float, ...] = LEARNING_RATES
+    shipped: tuple[Rule, ...] = (OF_EDITS[0], FINE_TUNING)
     scale: tuple[Scale, Scale] = (FULL, QUICK)
 
     def units(self, options: Options) -> Sequence[Unit]:
@@ -102,7 +112,7 @@ class WeakEdits:
                 for seed in seeds
                 for unit in _cells(work.tuned, "others", TUNED_ON, FIRST, (*first, NOTHING, PAIR_DPO), seed)
             ),
-            *(unit for seed in seeds for unit in _cells(work.shipped, "shipped", known, FIRST, self.rules[:1], seed)),
+            *(unit for seed in seeds for unit in _cells(work.cell, "shipped", known, FIRST, self.shipped, seed)),
         ]
         return list({unit.key: unit for unit in units}.values())
 
@@ -162,12 +172,6 @@ class _Work:
     def tuned(self, part: str, tastes: Sequence[Taste], condition: Condition, rule: Rule, seed: int) -> list[Row]:
         """Run a cell with the rule's best learning rate."""
         return self.cell(part, tastes, condition, rule.at(self._best(rule)) if rule.learning else rule, seed)
-
-    def shipped(self, part: str, tastes: Sequence[Taste], condition: Condition, rule: Rule, seed: int) -> list[Row]:
-        """Run a cell with the rule as it is; nothing if its best learning rate is its own."""
-        if rule.learning is not None and self._best(rule) == rule.learning.lr:
-            return []
-        return self.cell(part, tastes, condition, rule, seed)
 
     def _best(self, rule: Rule) -> float:
         """Return the learning rate with the smallest distance of drafts in tuning."""
