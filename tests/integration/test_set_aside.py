@@ -99,7 +99,7 @@ def test_a_torn_state_of_a_file_is_mended_by_hand_as_the_repair_says(
     assert reasons(site) == [("state_unreadable", ANN)]
     capsys.readouterr()
     assert main(["state", "repair", "--uid", ANN, "--yes"]) == 65
-    assert "2. move the damaged state away" in capsys.readouterr().err
+    assert "2. put the state before in place of the damaged one" in capsys.readouterr().err
     shutil.move(torn, site / "torn")
     assert main(["state", "show", "--uid", ANN, "--json"]) == 0
     (applied,) = json.loads(capsys.readouterr().out)["applied"].values()

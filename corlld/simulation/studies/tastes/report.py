@@ -25,8 +25,6 @@ from corlld.simulation.studies.tastes.series import (
 CELLS: Mapping[str, Mapping[str, Any]] = {
     "no rehearsal": {"rehearsal_weight": 0.0},
     "margin tail, imitation_weight 0": {"margin": "tail", "imitation_weight": 0.0},
-    "imitation_weight 0": {"imitation_weight": 0.0},
-    "steps_per_batch 4": {"steps_per_batch": 4},
     "acceptance_weight 0": {"acceptance_weight": 0.0},
     "epsilon 0.05": {"epsilon": 0.05},
     "beta 0.01": {"beta": 0.01},
