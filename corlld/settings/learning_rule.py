@@ -16,9 +16,9 @@ class LearningSettings(Section):
     # The comment above a default names the studies that chose it. tests/evidence/README.md has their results,
     # tests/evidence/STUDY/summary.json their figures.
 
-    # tastes (cell beta 0.01), language-world (grid): no other value is better in both effort and soundness.
+    # tastes (cell beta 0.01), language-world (grid): no other value is better.
     beta: float = Field(0.1, gt=0, description="Strength of the KL anchor. loss = -log sigma(beta * margin).")
-    # tastes: with 0.05, adapters of gemma3-270m hardly learn. language-world: no gain, even with noise 0.2.
+    # tastes (cell epsilon 0.05), language-world (grid): no gain, even with noise 0.2.
     epsilon: float = Field(0.0, ge=0, lt=0.5, description="Assumed share of edits that are not improvements.")
     # language-world (grid): `previous` is no better, on drafts of the user's own adapter and of the base model.
     reference: Literal["base", "previous"] = Field(
@@ -47,7 +47,7 @@ class LearningSettings(Section):
     imitation_tokens: Literal["tail", "changed"] = Field(
         "tail", description="Tokens of an edited text that are imitated, as those of `margin`."
     )
-    # theory (plateaus under unscaled noise), tastes (cell acceptance_weight 0).
+    # theory (plateaus): needed under unscaled noise. tastes (cell acceptance_weight 0): no difference to honest edits.
     acceptance_weight: float = Field(
         0.1,
         ge=0,
