@@ -135,6 +135,10 @@ class UserState:
     participation: Participation | None = None  # None: no experiment, or the user was there before it
     repair: str | None = None  # the ids of the repairs that this state came of since the last erasure, blanks between
 
+    def came_of(self, repair: str | None) -> bool:
+        """Return whether the state came of the repair with this id, with no erasure since. None: of no repair."""
+        return repair in (self.repair or "").split()
+
     @property
     def arm(self) -> str | None:
         """The name of the user's arm; None for a user in no arm."""

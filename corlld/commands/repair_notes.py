@@ -41,7 +41,7 @@ class RepairNote:
 
     def belongs_to(self, state: UserState | None) -> bool:
         """Return whether the state came of the repair, and lacks what it has not sent."""
-        return self.id is None or (state is not None and self.id in (state.repair or "").split())
+        return self.id is None or (state is not None and state.came_of(self.id))
 
 
 def noted_of(store: NotingStore, uid: str) -> RepairNote | None:
@@ -76,7 +76,7 @@ def take_out_passed(store: NotingStore, findings: Findings) -> tuple[list[str], 
             header = store.load_header(uid)
         except StateUnreadable:
             continue
-        if header is not None and repair.id in (header.repair or "").split():
+        if header is not None and header.came_of(repair.id):
             continue
         del findings.repairs[uid]
         (overwritten if is_overwritten(header) else erased).append(uid)

@@ -153,7 +153,7 @@ def _send_what_is_committed(site: _Site, findings: Findings, producer: EventProd
             behind = stream.behind(ends)
             elsewhere = stream.behind({partition: end for partition, end in others.items() if partition not in ends})
         if elsewhere and time.monotonic() < patient_until:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)  # as below: only another look shows what was committed
             continue
         ready = findings.take_apart_from({f"{stream.name}/{partition}" for partition in behind})
         if ready.repairs:

@@ -23,7 +23,7 @@ from corlld.errors import ExitCode, FatalError, InvalidEvent, LostSwap, Retriabl
 from corlld.events.decoder import EventDecoder
 from corlld.events.pseudonyms import Pseudonyms
 from corlld.loop.intake import TRY_AGAIN_HEADER
-from corlld.loop.transitions import REPAIR_HEADER, is_for
+from corlld.loop.transitions import REPAIR_HEADER, is_for, repair_in
 from corlld.records import CommittedRecords, EraseEvent, StoredLetter
 from corlld.system.plurals import counted
 from corlld.system.progress import Advance
@@ -237,7 +237,7 @@ def _add(
     # A partition that the generation before does not name: nothing of it was learnt yet.
     if repair is None or offset < repair.starts.get(key_of_partition, 0):
         return False
-    sent_by = next(((raw or b"").decode(errors="replace") for name, raw in headers if name == REPAIR_HEADER), None)
+    sent_by = repair_in(headers)
     if sent_by != repair.id and not is_for(repair.repairs, sent_by):
         return False  # an earlier repair sent it, and the user was erased since
     repair.note_place(key_of_partition, offset)

@@ -57,9 +57,8 @@ def place(arrival: Arrival) -> Place:
     return Place(arrival.arrived_at, arrival.record.tenure.number, arrival.record.offset)
 
 
-def repair_of(arrival: Arrival) -> str | None:
-    """Return the id of the repair that has sent the arrival's record again; None if none has."""
-    headers = arrival.record.headers
+def repair_in(headers: Iterable[tuple[str, bytes]]) -> str | None:
+    """Return the id of the repair that has sent the record with these headers again; None if none has."""
     # Kafka has headers without a value, whatever the type says.
     return next(((value or b"").decode(errors="replace") for name, value in headers if name == REPAIR_HEADER), None)
 
@@ -88,7 +87,7 @@ def select(
             covered.append(arrival)
         elif event_id and (event_id in seen or known(event_id)):
             duplicates.append(arrival)  # a Kafka tombstone has no id
-        elif state and state.repair is not None and not is_for(state.repair, repair_of(arrival)):
+        elif state and state.repair is not None and not is_for(state.repair, repair_in(arrival.record.headers)):
             duplicates.append(arrival)
         else:
             seen.add(event_id)
@@ -148,8 +147,8 @@ def after_erasure(ids: EventIds, uid: str, state: UserState | None, arrivals: Se
     erased = ids.erase(before, (a.event.event_id for a in arrivals if isinstance(a.event, EditEvent)))
     known = ids.known(erased)
     erasures = dict.fromkeys(a.event.event_id for a in arrivals if isinstance(a.event, EraseEvent))
-    erased_by = [repair_of(a) for a in arrivals if isinstance(a.event, EraseEvent)]
-    sent_again = all(each in (before.repair or "").split() for each in erased_by)
+    erased_by = [repair_in(a.record.headers) for a in arrivals if isinstance(a.event, EraseEvent)]
+    sent_again = all(map(before.came_of, erased_by))
     return replace(
         ids.remember(erased, (event_id for event_id in erasures if event_id and not known(event_id))),
         adapter=None,
