@@ -13,7 +13,7 @@ from tests.support import traffic
 from tests.support.daemon_process import Hold, Launcher, Site, wait_while_running
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.quiet_learning import write_undisturbed_tensors
-from tests.support.storm import Chaos, Storm, is_assigned, settings_of
+from tests.support.storm import Chaos, Storm, settings_of
 
 pytestmark = pytest.mark.crash
 
@@ -66,7 +66,7 @@ def test_a_stale_owner_overwrites_newer_states_where_no_swap_is_compared(
     marks.touch()
     hold = Hold("saving", 3, HOLD_SECONDS)
     stale = launcher.start(config, site.log("stale"), marks=marks, hold=hold, mutation="swap-blindly")
-    wait_while_running(stale, lambda: is_assigned(stale), "an assignment", 60)
+    stale.wait_for_assignment()
     producer.send(records[: EVENTS // 2])
     wait_while_running(stale, lambda: "held" in marks.read_text(), "the held save", 60)
     stale.signal(signal.SIGSTOP)
@@ -122,7 +122,7 @@ def test_the_last_words_are_old_where_what_is_not_announced_is_not_noted_or_a_no
     producer = traffic.Producer(site.bootstrap, site.topic)
     words = f"{site.topic}.adapters"
     first = launcher.start(config, site.log("first"), mutation=mutation)
-    wait_while_running(first, lambda: is_assigned(first), "an assignment", 60)
+    first.wait_for_assignment()
     producer.send(records[: EVENTS // 2])
     site.wait_for_end(first)
     let_topic_take(kafka_broker, words, 10)
@@ -131,7 +131,7 @@ def test_the_last_words_are_old_where_what_is_not_announced_is_not_noted_or_a_no
     first.kill()
     let_topic_take(kafka_broker, words, 1_000_000)
     last = launcher.start(config, site.log("last"), mutation=mutation)
-    wait_while_running(last, lambda: is_assigned(last), "an assignment", 60)
+    last.wait_for_assignment()
     assert last.stop() == 0
     producer.close()
     words_problem, *left = site.verdict(producer, pairs_per_step=1, copies_allowed=True)["problems"]

@@ -130,9 +130,7 @@ def test_a_broker_that_stops_for_longer_than_the_delivery_time_out_ends_no_annou
         place.produce(edit(2))
         wait_while_running(place.life, lambda: "held" in place.marks.read_text(), "version 2 is held", 30)
         os.kill(own_kafka_broker.pid, signal.SIGSTOP)
-        wait_while_running(
-            place.life, lambda: "announcement_failed" in place.life.log.read_text(), "the announcement fails", 30
-        )
+        wait_while_running(place.life, lambda: place.life.logged("announcement_failed"), "the announcement fails", 30)
         os.kill(own_kafka_broker.pid, signal.SIGCONT)
         place.wait_for_words(ann=2)
         os.kill(own_kafka_broker.pid, signal.SIGSTOP)

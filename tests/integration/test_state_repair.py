@@ -24,8 +24,7 @@ PARTITIONS, USERS, EVENTS = 2, 4, 120
 
 def run_until_done(launcher: Launcher, site: Site, config: Path, name: str) -> None:
     daemon = launcher.start(config, site.log(name))
-    log = site.log(name)
-    wait_while_running(daemon, lambda: log.exists() and "partition_assigned" in log.read_text(), "partitions", 60)
+    daemon.wait_for_assignment()
     site.wait_for_end(daemon)
     assert daemon.stop() == 0
 

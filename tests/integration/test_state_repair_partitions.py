@@ -22,11 +22,10 @@ from corlld.state.keys import repair_name
 from corlld.state.store import LocalFolderStore
 from tests.support import oracle, traffic
 from tests.support.commands import SECRET
-from tests.support.daemon_process import ENVIRON, Launcher, Site, wait_while_running
+from tests.support.daemon_process import ENVIRON, Launcher, Site
 from tests.support.edits import erasure
 from tests.support.kafka.broker import KafkaCluster
 from tests.support.quiet_learning import write_undisturbed_tensors
-from tests.support.storm import is_assigned
 from tests.support.traffic import Producer, Sent
 
 ANN, BOB, CID = traffic.users(3)
@@ -55,7 +54,7 @@ class Place:
     def learn(self) -> None:
         """Run a daemon until everything is committed."""
         daemon = self.launcher.start(self.config, self.site.log(f"to-{len(self.records)}"))
-        wait_while_running(daemon, lambda: is_assigned(daemon), "an assignment", 60)
+        daemon.wait_for_assignment()
         self.site.wait_for_end(daemon)
         assert daemon.stop() == 0
 

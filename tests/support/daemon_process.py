@@ -257,13 +257,26 @@ class Poison:
 
 
 class Life:
-    """A daemon that the launcher forked."""
+    """A daemon that the launcher forked.
 
-    def __init__(self, pid: int, log: Path) -> None:
+    log_start: the size of the log when it began. Daemons of one test may share a log.
+    """
+
+    def __init__(self, pid: int, log: Path, log_start: int) -> None:
         self.pid = pid
         self.log = log
+        self._log_start = log_start
         self.code: int | None = None
         self.ended = threading.Event()
+
+    def logged(self, event: str) -> bool:
+        """Return whether this daemon, and none before it, has logged the event."""
+        written = self.log.read_bytes()[self._log_start :] if self.log.exists() else b""
+        return f'"{event}"'.encode() in written
+
+    def wait_for_assignment(self, seconds: float = 60.0) -> None:
+        """Wait until it has begun to read: before, a signal would end it as any other program."""
+        wait_while_running(self, lambda: self.logged("partition_assigned"), "an assignment", seconds)
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -328,10 +341,11 @@ class Launcher:
             "mutation": mutation,
             "poison": asdict(poison) if poison else None,
         }
+        log_start = log.stat().st_size if log.exists() else 0
         self._orders.write((json.dumps(order) + "\n").encode())
         self._orders.flush()
         self._wait(lambda: bool(self._started))
-        life = Life(self._started.pop(), log)
+        life = Life(self._started.pop(), log, log_start)
         with self._changed:
             self._lives[life.pid] = life
             self._changed.notify_all()

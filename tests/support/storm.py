@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import traffic
-from tests.support.daemon_process import ENVIRON, Launcher, Life, Site, wait_while_running
+from tests.support.daemon_process import ENVIRON, Launcher, Site
 from tests.support.falls import MarkedLife, Plan
 from tests.support.quiet_learning import write_undisturbed_tensors
 from tests.support.traffic import Producer, Sent
@@ -181,11 +181,6 @@ def _erasure(storm: Storm, user: str, number: int) -> Sent:
     return Sent(place, user.encode(), json.dumps(body).encode())
 
 
-def is_assigned(daemon: Life) -> bool:
-    """Return whether the daemon has begun to read: before, a signal would end it as any other program."""
-    return daemon.log.exists() and '"partition_assigned"' in daemon.log.read_text()
-
-
 def plan_of(kind: str, draw: random.Random) -> Plan:
     """Return the moment at which such a fall begins."""
     if kind == AFTER_A_TAKE_OVER:
@@ -246,7 +241,7 @@ class Chaos:
             last = self._launcher.start(
                 configs[0], self._site.log("last"), environ=self._environ, mutation=self._storm.mutation
             )
-        wait_while_running(last, lambda: is_assigned(last), "an assignment", FINISH_SECONDS)
+        last.wait_for_assignment(FINISH_SECONDS)
         self._site.wait_for_end(last, FINISH_SECONDS)
         self._producer.send(passers_by(self._storm))
         self._site.wait_for_end(last, FINISH_SECONDS)
