@@ -120,7 +120,8 @@ class Rules:
 
     harmful: those of them that spoil plain English if edits are noise (choice.csv of the study `no-harm`): they are
     never chosen. plain: the margin over whole tails, always reported. chosen: the candidate that validation has chosen.
-    fine_tuning: reported beside them, with the same learning rate. flipped: the chosen rule on labels by a coin.
+    fine_tuning: reported beside them, with the same learning rate. others: reported too. flipped: the chosen rule on
+    labels by a coin.
     """
 
     candidates: tuple[Rule, ...] = (*_GRID, *_FINE_TUNING_GRID)
@@ -128,20 +129,23 @@ class Rules:
     plain: Rule = TAIL
     chosen: Rule = COMBINED_FASTER
     fine_tuning: Rule = FINE_TUNING_FASTER
-    others: tuple[Rule, ...] = (
-        CHANGED_IMITATING,
-        FINE_TUNING,
-        FOUR_STEPS,
-        FINE_TUNING_FOUR_STEPS,
-        TAIL_IMITATING,
-        CHANGED,
-    )
+    others: tuple[Rule, ...] = (CHANGED_IMITATING, FINE_TUNING, CHANGED)
     flipped: Rule = Rule("labels by a coin", COMBINED_FASTER.learning, flipped=True)
 
     @property
+    def principal(self) -> tuple[Rule, ...]:
+        """The rules that run with every seed, and whose adapters also judge another editor's edits."""
+        return (self.plain, self.chosen, self.fine_tuning)
+
+    @property
+    def learning(self) -> tuple[Rule, ...]:
+        """The reported rules that learn from the editors' own labels, each once, the most telling first."""
+        return tuple(dict.fromkeys((*self.principal, *self.others)))
+
+    @property
     def reported(self) -> tuple[Rule, ...]:
-        """The rules that are reported, each once, the most telling first."""
-        return tuple(dict.fromkeys((self.plain, self.chosen, self.fine_tuning, *self.others, self.flipped)))
+        """The rules that are reported. Of flipped labels first halves are enough: there is nothing to learn."""
+        return (*self.learning, self.flipped)
 
 
 RULES = Rules()

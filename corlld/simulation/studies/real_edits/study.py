@@ -27,6 +27,7 @@ from corlld.statistics import repetition_ratio
 FULL = Sizes(editors=8, validation_editors=3, least=16, most=96)
 QUICK = Sizes(editors=2, validation_editors=1, least=16, most=32)
 VALIDATION_SEED = 1001  # never reported
+SECOND_HALF = f"{REPORTED}, second half"
 _ANY_LENGTH = 10_000_000  # characters
 
 
@@ -37,15 +38,16 @@ class RealEdits:
     name: str = "real-edits"
     question: str = "Does corlld make more likely what an editor of real texts will write next?"
     budget_minutes: float = 120.0
-    seeds: tuple[int, ...] = (1,)
+    seeds: tuple[int, ...] = (1, 2, 3)
     sizes: tuple[Sizes, Sizes] = (FULL, QUICK)
     rules: Rules = RULES
 
     def units(self, options: Options) -> Sequence[Unit]:
         """Return the units: a minute or so each.
 
-        The baselines come first, then the candidates on the validation editors, then the reported rules on first
-        halves, then whose adapter knows whom on second halves, then the reported rules on these.
+        The baselines come first, then the candidates on the validation editors. Then come by seed the reported rules on
+        first halves, whose adapter knows whom on second halves, and the reported rules on these. After the first seed
+        only the principal rules run, and no adapter judges another editor's edits.
         """
         if options.scratch is None:
             raise ValueError("this study needs `scratch`")
@@ -57,19 +59,15 @@ class RealEdits:
         for rule in self.rules.candidates:
             for editor in editors.validation:
                 units.append(_unit(VALIDATION, editor, rule, VALIDATION_SEED, work.validating))
-        for run, kind in ((work.first_half, REPORTED), (partial(work.crossing, editors.reported), PERSONS)):
-            units += self._reported(editors.reported, options.seeds, kind, run)
-        return units + self._reported(editors.reported, options.seeds, f"{REPORTED}, second half", work.second_half)
-
-    def _reported(self, editors: Sequence[Editor], seeds: Sequence[int], kind: str, run: "_Run") -> list[Unit]:
-        """Return units of the reported rules. Of flipped labels the first half is enough: there is nothing to learn."""
-        return [
-            _unit(kind, editor, rule, seed, run)
-            for seed in seeds
-            for editor in editors
-            for rule in self.rules.reported
-            if not rule.flipped or kind == REPORTED
-        ]
+        rules, first = self.rules, options.seeds[0]
+        for seed in options.seeds:
+            for kind, each, run in (
+                (REPORTED, rules.reported if seed == first else rules.principal, work.first_half),
+                (PERSONS, rules.principal if seed == first else (), partial(work.crossing, editors.reported)),
+                (SECOND_HALF, rules.learning if seed == first else rules.principal, work.second_half),
+            ):
+                units += [_unit(kind, editor, rule, seed, run) for editor in editors.reported for rule in each]
+        return units
 
     def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
         """Return the figures of what was done, and draw `rises.png` and `persons.png` if there is enough for them."""

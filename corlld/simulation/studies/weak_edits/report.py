@@ -19,7 +19,6 @@ GOOD = 0.25  # drafts are good once their mean distance is at most this
 WINDOW = 8  # drafts of a running mean
 PARTS = {
     "new": "three writers on whom nothing was chosen",
-    "others": "the writers of the tuning",
     "shipped": "three writers on whom nothing was chosen, the daemon's learning rate",
 }
 

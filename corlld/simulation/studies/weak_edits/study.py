@@ -3,12 +3,12 @@
 Units, the most telling first:
 
 1. The tuning: every rule with the same number of learning rates, by three writers on a seed that is not reported.
-2. By seed, three writers on whom nothing was ever chosen: every rule with its best learning rate, on honest weak edits.
-   Then the first rules in other conditions: whole edits, noise of both kinds, edits of the words that matter most.
-3. The first rules by the writers of the tuning.
-4. The daemon's rule and fine-tuning, both with the daemon's own learning rate.
+2. By seed, three writers on whom nothing was ever chosen, and the best learning rate of each rule. Every rule learns
+   from honest edits that close half of the gap. The first rules also learn from weaker and from whole edits. The
+   daemon's rule and fine-tuning also learn from noise of both kinds, and from edits of the words that matter most.
+3. The daemon's rule and fine-tuning, both with the daemon's own learning rate.
 
-A rule that learns from choices, or not at all, is run once for all conditions that are the same to it.
+A rule that learns from choices, or not at all, is run once: all honest conditions are the same to it.
 """
 
 import json
@@ -36,14 +36,13 @@ from corlld.simulation.studies.weak_edits.report import Report, tuning_distance
 from corlld.simulation.studies.workshop import Workshop
 
 VALIDATION_SEED = 1001
-FIRST_RULES = 4  # that run in all conditions
+FIRST_RULES = 3  # that learn from edits of every strength
 TUNED_ON = (MIRA, JONAS, INES)
-FIRST = (Condition(0.5), Condition(0.2))
-LATER = (
+HALF = Condition(0.5)
+STRENGTHS = (Condition(0.2), Condition(1.0))
+OTHERS = (
     Condition(0.5, epsilon=0.2, harm="scaled"),
     Condition(0.5, epsilon=0.2, harm="unscaled"),
-    Condition(1.0),
-    Condition(0.2, anywhere=True),
     Condition(0.5, anywhere=True),
 )
 
@@ -53,19 +52,21 @@ class Scale:
     """The amount of work.
 
     drafts: per writer. mark_every: drafts between two measurements on held-out prompts. tuning: drafts per writer in
-    tuning. held_out: prompts per writer. later: conditions beside the first ones. tastes: of the new writers.
+    tuning. held_out: prompts per writer. strengths: conditions of the first rules. others: conditions of the rules that
+    are shipped. tastes: of the new writers.
     """
 
     drafts: int
     mark_every: int
     tuning: int
     held_out: int
-    later: tuple[Condition, ...]
+    strengths: tuple[Condition, ...]
+    others: tuple[Condition, ...]
     tastes: tuple[Taste, ...]
 
 
-FULL = Scale(60, mark_every=60, tuning=24, held_out=8, later=LATER, tastes=LATER_TASTES)
-QUICK = Scale(8, mark_every=8, tuning=4, held_out=2, later=LATER[:1], tastes=LATER_TASTES[:2])
+FULL = Scale(60, mark_every=60, tuning=24, held_out=8, strengths=STRENGTHS, others=OTHERS, tastes=LATER_TASTES)
+QUICK = Scale(8, 8, tuning=4, held_out=2, strengths=STRENGTHS[:1], others=OTHERS[:1], tastes=LATER_TASTES[:2])
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class WeakEdits:
     """The study.
 
     rules: those that learn from edits; the first is the daemon's. rates: learning rates that are tried for each rule.
-    shipped: those that are also compared at the daemon's own learning rate: tuning has noise, and may give a rule a
-    slow one. scale: of a whole run, and of a quick one.
+    shipped: the daemon's rule and its peer: compared in all conditions, and at the daemon's own learning rate, since
+    tuning has noise, and may give a rule a slow one. scale: of a whole run, and of a quick one.
     """
 
     name: str = "weak-edits"
@@ -91,30 +92,32 @@ class WeakEdits:
             raise FatalError(f"--seeds: {VALIDATION_SEED} is the seed of the tuning: name others", ExitCode.USAGE)
         if options.scratch is None:
             raise ValueError("this study needs `scratch`")
-        scale, seeds, known = self.scale[options.quick], options.seeds, self.scale[options.quick].tastes
+        scale = self.scale[options.quick]
         work = _Work(Workshop(options.model), scale, self.rates, options.scratch)
         tuning = [
             Unit(f"tuning/{rule.name}/{lr:g}", partial(work.tuning, rule, lr))
             for rule in (*self.rules, PAIR_DPO)
             for lr in self.rates
         ]
-        first, everything = self.rules[:FIRST_RULES], (*self.rules, NOTHING, PAIR_DPO)
-        units = [
+        by_condition = (
+            ((HALF,), (*self.rules, NOTHING, PAIR_DPO)),
+            (scale.strengths, self.rules[:FIRST_RULES]),
+            (scale.others, self.shipped),
+        )
+        return [
             *tuning,
             *(
                 unit
-                for seed in seeds
-                for conditions, rules in ((FIRST, everything), (scale.later, (*first, NOTHING, PAIR_DPO)))
-                for unit in _cells(work.tuned, "new", known, conditions, rules, seed)
+                for seed in options.seeds
+                for conditions, rules in by_condition
+                for unit in _cells(work.tuned, "new", scale.tastes, conditions, rules, seed)
             ),
             *(
                 unit
-                for seed in seeds
-                for unit in _cells(work.tuned, "others", TUNED_ON, FIRST, (*first, NOTHING, PAIR_DPO), seed)
+                for seed in options.seeds
+                for unit in _cells(work.cell, "shipped", scale.tastes, (HALF,), self.shipped, seed)
             ),
-            *(unit for seed in seeds for unit in _cells(work.cell, "shipped", known, FIRST, self.shipped, seed)),
         ]
-        return list({unit.key: unit for unit in units}.values())
 
     def report(self, rows: Sequence[Row], folder: Path, options: Options) -> Mapping[str, Figure]:
         """Return the figures of what was done, and draw `learning.png` and `differences.png` if there is enough."""
@@ -129,7 +132,7 @@ class WeakEdits:
 def _cells(
     run: "_Run", part: str, tastes: Sequence[Taste], conditions: Sequence[Condition], rules: Sequence[Rule], seed: int
 ) -> list[Unit]:
-    """Return a unit per condition and rule. The same cell has the same key in every condition."""
+    """Return a unit per condition and rule."""
     return [
         Unit(f"{part}/{seen(condition, rule)}/{rule.name}/{seed}", partial(run, part, tastes, condition, rule, seed))
         for condition in conditions
@@ -160,14 +163,14 @@ class _Work:
 
     def tuning(self, rule: Rule, lr: float) -> list[Row]:
         """Run one learning rate of a rule, and keep the mean distance of the drafts of the later half."""
-        loop = Loop(self.workshop, rule.at(lr), Feedback(FIRST[0], VALIDATION_SEED), TUNED_ON, VALIDATION_SEED)
+        loop = Loop(self.workshop, rule.at(lr), Feedback(HALF, VALIDATION_SEED), TUNED_ON, VALIDATION_SEED)
         rows: list[Row] = []
         while loop.drafts < self.scale.tuning:
             rows += loop.round()
         path = self._path(rule, lr)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(tuning_distance(rows)))
-        return _labelled(rows, "tuning", FIRST[0], rule.at(lr), VALIDATION_SEED)
+        return _labelled(rows, "tuning", HALF, rule.at(lr), VALIDATION_SEED)
 
     def tuned(self, part: str, tastes: Sequence[Taste], condition: Condition, rule: Rule, seed: int) -> list[Row]:
         """Run a cell with the rule's best learning rate."""

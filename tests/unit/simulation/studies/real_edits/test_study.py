@@ -14,7 +14,7 @@ from corlld.simulation.studies.real_edits.archive import read_edits, split
 from corlld.simulation.studies.real_edits.prequential import replay
 from corlld.simulation.studies.real_edits.report import Report
 from corlld.simulation.studies.real_edits.rules import Rule, Rules, ruled
-from corlld.simulation.studies.real_edits.study import QUICK, STUDY, VALIDATION_SEED, RealEdits
+from corlld.simulation.studies.real_edits.study import QUICK, SECOND_HALF, STUDY, VALIDATION_SEED, RealEdits
 from tests.support.archives import archived, write_archive
 
 LONG = "before long"
@@ -100,6 +100,19 @@ def test_second_halves_go_on_where_first_halves_ended(tmp_path: Path, tiny_model
     (editor, _) = split(read_edits(given.edits or tmp_path), QUICK).reported
     uncut = replay(resident, editor, PLAIN, 1, range(32)).rows
     assert [row["margin"] for row in rows] == [row["margin"] for row in uncut]
+
+
+def test_later_seeds_run_the_principal_rules_alone(tmp_path: Path, tiny_model: Path) -> None:
+    def keys(seed: int) -> set[tuple[str, str]]:
+        units = study().units(replace(options(tmp_path, tiny_model), seeds=(5, 6)))
+        parts = [unit.key.split("/") for unit in units]
+        return {(part[0], part[1]) for part in parts if len(part) > 2 and part[2] == str(seed)}
+
+    principal = {(kind, rule.name) for kind in ("reported", SECOND_HALF) for rule in (PLAIN, CHOSEN, SFT)}
+    assert keys(6) == principal
+    assert keys(5) - principal == {("reported", "labels by a coin")} | {
+        ("persons", rule.name) for rule in (PLAIN, CHOSEN, SFT)
+    }
 
 
 def test_a_part_of_the_units_gives_a_report_of_that_part(tmp_path: Path, tiny_model: Path) -> None:
