@@ -129,7 +129,7 @@ class Rules:
     plain: Rule = TAIL
     chosen: Rule = COMBINED_FASTER
     fine_tuning: Rule = FINE_TUNING_FASTER
-    others: tuple[Rule, ...] = (CHANGED_IMITATING, FINE_TUNING, CHANGED)
+    others: tuple[Rule, ...] = (CHANGED_IMITATING, FINE_TUNING, FOUR_STEPS, CHANGED)
     flipped: Rule = Rule("labels by a coin", COMBINED_FASTER.learning, flipped=True)
 
     @property
