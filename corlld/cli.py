@@ -25,6 +25,7 @@ from corlld.commands import (
     state,
     uid,
 )
+from corlld.commands.any_order import AnyOrderParser
 from corlld.commands.ending import fail, settle
 from corlld.commands.exit_codes import help_lines
 from corlld.commands.shared import Command, add_parser
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
     """Build the parser. It returns the chosen command's `run` beside its arguments."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = AnyOrderParser(  # argparse makes those of the commands of the same class
         prog="corlld", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"corlld {__version__}")

@@ -31,7 +31,7 @@ from corlld.simulation.drafting import DRAFTS_EACH, MAX_NEW_TOKENS, PeftEngine
 from corlld.simulation.editors import WeakEditor, utility
 from corlld.simulation.personas import INES, TASTES
 from corlld.simulation.prompts import HELD_OUT, TRAINING, Prompt
-from corlld.statistics import correct_share, repetition_ratio
+from corlld.statistics import repetition_ratio
 from corlld.system.progress import shown
 
 HELD_OUT_PROMPTS = 12  # per user
@@ -174,15 +174,16 @@ def _progress(loop: ClosedLoop, user: str, exchanges: Sequence[Exchange]) -> Pro
         drafts=len(own),
         edit_ratio_start=statistics.fmean(ratios[: 2 * DRAFTS_EACH]),
         edit_ratio_now=statistics.fmean(ratios[-2 * DRAFTS_EACH :]),
-        accuracy=_accuracy(loop.outcomes(user)),
+        rise=_rise(loop.outcomes(user)),
         version=loop.versions()[user],
         newest_draft=own[-1].draft.text,
     )
 
 
-def _accuracy(outcomes: Iterable[PairOutcome]) -> float | None:
-    judged = [correct_share(o.margin) for o in outcomes if o.margin is not None and o.scored_by_trained]
-    return statistics.fmean(judged) if judged else None
+def _rise(outcomes: Iterable[PairOutcome]) -> float | None:
+    """Return the mean rise of the last edits that a trained adapter has scored. A draft that is accepted has none."""
+    rises = [o.edited_rise for o in outcomes if o.edited_rise is not None and o.scored_by_trained]
+    return statistics.fmean(rises[-2 * DRAFTS_EACH :]) if rises else None
 
 
 def _curves(result: DemoResult, user: str) -> Curves:

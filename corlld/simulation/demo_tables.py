@@ -18,6 +18,13 @@ from rich.table import Table
 
 from corlld.simulation.prompts import Prompt
 
+# The accuracy of pairs is not shown: once an adapter writes what its user wants, it is a coin toss.
+MEANING = (
+    "edit ratio: share of a draft that its user changed, mean of the last two rounds and of the first two; "
+    "rise: how much likelier than the base model the adapter made the last edited texts before it learnt from them, in "
+    "nats per token; a draft that is accepted as it is has none"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
@@ -36,19 +43,19 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The figures of one user after a round. accuracy: None before a trained adapter has scored a pair."""
+    """The figures of one user after a round; see `MEANING`. rise: None before a trained adapter has scored a pair."""
 
     user_id: str
     drafts: int
     edit_ratio_start: float
     edit_ratio_now: float
-    accuracy: float | None
+    rise: float | None  # nats per token
     version: int
     newest_draft: str
 
     @property
-    def accuracy_text(self) -> str:
-        return "-" if self.accuracy is None else f"{self.accuracy:.2f}"
+    def rise_text(self) -> str:
+        return "-" if self.rise is None else f"{self.rise:.2f}"
 
 
 class ProgressTable:
@@ -64,6 +71,8 @@ class ProgressTable:
     def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
+        else:
+            self._console.print(MEANING, soft_wrap=True)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -80,7 +89,7 @@ class ProgressTable:
         for user in users:
             self._console.print(
                 f"{user.user_id}: {user.drafts} drafts, edit ratio {user.edit_ratio_now:.2f} "
-                f"(start {user.edit_ratio_start:.2f}), accuracy {user.accuracy_text}, version {user.version}",
+                f"(start {user.edit_ratio_start:.2f}), rise {user.rise_text}, version {user.version}",
                 soft_wrap=True,
             )
 
@@ -88,7 +97,7 @@ class ProgressTable:
 def _progress_table(users: Sequence[Progress], seconds_left: float) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="Learning from edits", title_justify="left", expand=True)
     table.add_column("user")
-    for title in ("drafts", "edit ratio", "at the start", "accuracy", "version"):
+    for title in ("drafts", "edit ratio", "at the start", "rise", "version"):
         table.add_column(title, justify="right")
     table.add_column("newest draft", no_wrap=True, overflow="ellipsis", ratio=1)
     for user in users:
@@ -97,13 +106,12 @@ def _progress_table(users: Sequence[Progress], seconds_left: float) -> Table:
             str(user.drafts),
             f"{user.edit_ratio_now:.2f}",
             f"{user.edit_ratio_start:.2f}",
-            user.accuracy_text,
+            user.rise_text,
             str(user.version),
             escape(user.newest_draft),
         )
-    table.caption = (
-        f"about {seconds_left / 60:.1f} min left" if seconds_left else "done"
-    ) + "; edit ratio: share of a draft that its user changed, mean of the last two rounds and of the first two"
+    left = f"about {seconds_left / 60:.1f} min left" if seconds_left else "done"
+    table.caption = f"{left}; {MEANING}"
     table.caption_justify = "left"
     return table
 

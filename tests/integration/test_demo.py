@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,10 @@ def test_it_shows_figures_drafts_picture_and_how_to_load_an_adapter(
     assert f"ines (holdout): {EDITS} drafts, edit ratio " in out
     assert f"ines (holdout): {EDITS} drafts" in out.partition("version 2")[2], "after the others have learnt"
     (line,) = [line for line in out.splitlines() if line.startswith(f"ines (holdout): {EDITS} drafts")]
-    assert line.endswith("accuracy -, version 0")
+    assert line.endswith("rise -, version 0")
+    rises = re.findall(rf"^(?:mira|jonas): {EDITS} drafts, .*, rise (-?\d+\.\d\d), version 2$", out, re.MULTILINE)
+    assert len(rises) == 2
+    assert out.count("rise: how much likelier") == 1
     (row,) = [line.split() for line in out.splitlines() if line.lstrip().startswith("ines (holdout) ")]
     assert row[2] == row[3], "the base model drafts for the holdout"
     assert (tmp_path / "demo" / "edits.png").read_bytes().startswith(b"\x89PNG")
