@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from corlld.simulation.drawing import COLOURS, new_picture, running_mean
+from corlld.simulation.drawing import COLOURS, legend_below, new_picture, running_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ def plot_edits(path: Path, users: Mapping[str, Curves], window: int) -> None:
 
     Args:
         path: a PNG file; an older one is replaced.
-        users: at most as many as there are colours.
+        users: by the name that is shown; at most as many as there are colours.
         window: edits in a running mean.
     """
     picture = new_picture(8, 7)
@@ -42,5 +42,5 @@ def plot_edits(path: Path, users: Mapping[str, Curves], window: int) -> None:
     soundness.set(xlabel="number of edits", ylabel="repetition", ylim=(-0.02, 1.02), title="Repeated words in a draft")
     for axes in (effort, soundness):
         axes.grid(alpha=0.3)
-        axes.legend()
+    legend_below(picture, columns=len(users))
     picture.savefig(path, dpi=110)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from corlld.simulation.drawing import COLOURS, new_picture
+from corlld.simulation.drawing import COLOURS, legend_below, new_picture
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
 from corlld.simulation.studies.language_world.methods import CHANGED, CORLL, NOTHING, PAIR_DPO, SFT, TAILS
@@ -61,7 +61,7 @@ def plot_regret(path: Path, rows: Sequence[Row]) -> None:
         axes.set(xlabel="answers of the user")
     for axes in grid[:, 0]:
         axes.set(ylabel="regret (share of U's range)")
-    grid[0, 0].legend(fontsize="small")
+    legend_below(picture, columns=3 * columns)
     join = "; " if columns > 1 else "\n"  # a single column is narrower than the sentence
     picture.suptitle(
         f"What a text lacks of the best sentence{join}bands: 95 % over users, without the users' own levels"
@@ -106,7 +106,7 @@ def plot_differences(path: Path, figures: Mapping[str, Figure], defaults: str) -
         right.plot(judged, places, "x", color=colour, label=f"{drafts} drafts (x: the validation seeds)")
     right.invert_yaxis()
     right.set(title="CoRLL: a changed setting minus the defaults", xlabel="difference of REG_T; left is better")
-    right.legend(fontsize="small")
+    legend_below(picture, columns=2)
     picture.savefig(path, dpi=90)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corlld.simulation.drawing import COLOURS, new_picture
+from corlld.simulation.drawing import COLOURS, legend_below, new_picture
 from corlld.simulation.studies.contract import Row
 from corlld.simulation.studies.no_harm.report import Band
 
@@ -21,6 +21,8 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
     figure = new_picture(9, 7)
     kinds = list(dict.fromkeys(str(row["user"]) for row in rows))
     colours = dict(zip((kind for kind in kinds if "," not in kind), COLOURS, strict=False))
+    seeds = {kind: len({row["seed"] for row in rows if row["user"] == kind}) for kind in kinds}
+    labels = {kind: f"{kind}, {count} seed{'s' * (count > 1)}" for kind, count in seeds.items()}
     panels = (
         ("plain_ratio", "perplexity / base model's", "Plain English that no user writes about"),
         ("draft_repetition", "share of repeated words", "Repetition in the user's own drafts"),
@@ -34,9 +36,7 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
             known = [row for row in rows if row["user"] == kind and row.get(column, "") != ""]
             edits = sorted({int(row["edits"]) for row in known})
             values = [[float(row[column]) for row in known if row["edits"] == count] for count in edits]
-            seeds = max(map(len, values), default=0)
-            label = f"{kind}, {seeds} seed{'s' * (seeds > 1)}"
-            axes.plot(edits, [np.mean(part) for part in values], line, color=colour, markersize=4, label=label)
+            axes.plot(edits, [np.mean(part) for part in values], line, color=colour, markersize=4, label=labels[kind])
             low, high = [min(part) for part in values], [max(part) for part in values]
             axes.fill_between(edits, low, high, color=colour, alpha=0.05 if variant else 0.15, linewidth=0)
         if hasattr(band, column):
@@ -45,6 +45,6 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
         axes.grid(alpha=0.3)
         if column == "plain_ratio":
             axes.set_yscale("log")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    legend_below(figure, columns=3)
     figure.suptitle("Four kinds of users; bands: lowest to highest seed; thin lines: limits stated for the noisy user")
     figure.savefig(path, dpi=100)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from corlld.simulation.drawing import COLOURS, new_picture
+from corlld.simulation.drawing import COLOURS, LOOKS, legend_below, new_picture
 from corlld.simulation.studies.contract import Figure
 
 
@@ -23,21 +23,21 @@ def plot_rises(
     """
     figure = new_picture(12, 5)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for colour, (rule, figures) in zip(COLOURS, rises.items(), strict=False):
+    for (colour, line, _), (rule, figures) in zip(LOOKS, rises.items(), strict=False):
         own = ends[: len(figures)]
-        left.plot(own, [f.value for f in figures], color=colour, label=rule)
+        left.plot(own, [f.value for f in figures], line, color=colour, label=rule)
         left.fill_between(own, *zip(*[(f.low, f.high) for f in figures], strict=True), color=colour, alpha=0.12)
     left.set(xlabel="edits of each editor so far", ylabel="nats per token", title="Mean so far; 95 % over commits")
     names = sorted({name for own in editors.values() for name in own})
-    for colour, (rule, means) in zip(COLOURS, editors.items(), strict=False):
+    for (colour, _, mark), means in zip(LOOKS, editors.values(), strict=False):
         places = [names.index(name) for name in means]
-        right.plot(places, list(means.values()), "o", color=colour, label=rule)
+        right.plot(places, list(means.values()), mark, color=colour)
     right.set_xticks(range(len(names)), [name.removeprefix("editor ") for name in names])
     right.set(xlabel="editor", title="Each editor's mean")
     for axes in (left, right):
         axes.axhline(0, color="black", linewidth=0.8)
         axes.grid(alpha=0.3)
-    left.legend(fontsize="small")
+    legend_below(figure, columns=4)
     figure.suptitle("Rise of log pi(edited) over the base model, before the edit is learnt from")
     figure.savefig(path, dpi=100)
 
@@ -63,5 +63,5 @@ def plot_persons(path: Path, control: Mapping[str, tuple[Figure, Figure]]) -> No
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(ylabel="nats per token", title="Second halves: rise by adapters that have learnt from first halves (95 %)")
     axes.grid(alpha=0.3, axis="y")
-    axes.legend()
+    legend_below(figure, columns=2)
     figure.savefig(path, dpi=100)

@@ -3,14 +3,17 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from corlld.simulation.drawing import COLOURS, new_picture
+from corlld.simulation.drawing import COLOURS, legend_below, new_picture
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
 from corlld.simulation.studies.rows import chosen
 from corlld.simulation.studies.tastes.report import cell_differences
 from corlld.simulation.studies.tastes.series import DEFAULT, at_mark, by_user, cell_names, marks, running
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
 
 _GREY = "#444444"
 _SOUND = 0.2  # drafts of a collapse repeat .3 to .7 of their words, those of sound learners less than this
@@ -32,7 +35,7 @@ def plot_learning(path: Path, rows: Sequence[Row]) -> None:
     _band(held_out, places, found, "mean and 95 % band over users")
     held_out.set(xlabel="number of edits", ylabel="distance", ylim=(0, 1))
     held_out.set(title="Distance of held-out drafts from the text that the user has in mind")
-    _finish(figure, path, effort, held_out)
+    _finish(figure, path)
 
 
 def plot_soundness(path: Path, rows: Sequence[Row]) -> None:
@@ -61,7 +64,7 @@ def plot_soundness(path: Path, rows: Sequence[Row]) -> None:
     saturation.set(title="Pairs whose gradient has almost vanished", ylabel="share", ylim=(-0.02, 1.02))
     for below in (displacement, saturation):
         below.set_xlabel("number of edits")
-    _finish(figure, path, *axes.flat, legends=(repetition, perplexity))
+    _finish(figure, path)
 
 
 def plot_cells(path: Path, rows: Sequence[Row]) -> None:
@@ -130,9 +133,8 @@ def _interval(axes: Any, figure: Figure, height: int, colour: str) -> None:
     axes.plot([figure.value], [height], "D", color=colour)
 
 
-def _finish(figure: Any, path: Path, *axes: Any, legends: Sequence[Any] | None = None) -> None:
-    for each in axes:
-        each.grid(alpha=0.3)
-    for each in axes if legends is None else legends:
-        each.legend(fontsize=9)
+def _finish(figure: "Picture", path: Path) -> None:
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+    legend_below(figure, columns=6)
     figure.savefig(path, dpi=90)

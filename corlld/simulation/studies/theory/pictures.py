@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corlld.simulation.drawing import COLOURS, new_picture
+from corlld.simulation.drawing import COLOURS, legend_below, new_picture
 from corlld.simulation.studies.contract import Row
 from corlld.simulation.studies.rows import chosen
 
@@ -67,10 +67,10 @@ def plot_plateaus(path: Path, rows: Sequence[Row]) -> None:
             xscale="log", yscale="log", xlabel="rounds T", title=f"Harm {noise}" + " with the gap" * (noise == "scaled")
         )
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
         if noise == "scaled":
             axes.set(ylabel="mean gap from T/2 to T (utility)")
     figure.suptitle("Noisy users, alpha 0.3, argmax drafts; bands of two standard errors")
+    legend_below(figure, columns=3)
     figure.savefig(path, dpi=100)
 
 
