@@ -76,7 +76,8 @@ def demo(settings: Settings, folder: Path, *, edits: int, alpha: float, console:
     users = list(USERS)
     result = run(settings, engine, dict.fromkeys(users, WeakEditor(alpha)), edits=edits, console=console)
     picture = folder / "edits.png"
-    plot_edits(picture, {user: _curves(result, user) for user in users}, window=2 * DRAFTS_EACH)
+    curves = {user: _curves(result, user) for user in users}
+    plot_edits(picture, curves, window=2 * DRAFTS_EACH, holdout=HOLDOUT)
     console.print(held_out_table(result.frozen, result.own, result.exchanged, HELD_OUT_PROMPTS, HOLDOUT))
     show_drafts(result.frozen, result.own, held_out_prompts(users), console)
     console.print(f"\nPicture (edit ratio and repetition against number of edits): {picture}", soft_wrap=True)
