@@ -23,6 +23,7 @@ from corlld.assembly import (
     store_identity,
 )
 from corlld.commands.experiment_check import described, left_out
+from corlld.commands.memory_check import check_memory
 from corlld.commands.sample import Sample, sample_table
 from corlld.commands.shared import REACH_SECONDS
 from corlld.durable import ModelInfo
@@ -209,28 +210,9 @@ class Check:
         return next((rule for rule in rules if rule.rehearsal_weight), rules[0])
 
     def _check_memory(self) -> str:
-        if (plan := self._plan) is None:
+        if self._plan is None:
             return SKIPPED + "it depends on the model, which was not found"
-        slots = self._settings.adapter.device_slots
-        start = f"start adapter {_megabytes(plan.start)}, " if plan.start else ""
-        found = (
-            f"base model {_megabytes(plan.base)}, {start}a step of {counted(plan.row_tokens, 'token')} and "
-            f"{counted(plan.step_users, 'user')} {_megabytes(plan.step)}, a user {_megabytes(plan.state)}; room for "
-            f"{plan.host_users:,} of them in host memory (state.host_memory_bytes)"
-        )
-        if not plan.host_users:
-            raise ConfigurationError(f"{found}: state.host_memory_bytes is too small for one user")
-        if not plan.step_fits:
-            raise ConfigurationError(
-                f"{found}: a step is larger than the {_megabytes(plan.device_free)} that are free beside the model; "
-                "set a smaller learning.max_row_tokens or batching.max_users_per_step"
-            )
-        if plan.device_users is None:
-            return found
-        found += f", and for {plan.device_users:,} on the device beside model and step (adapter.device_slots: {slots})"
-        if plan.device_users < slots:
-            raise ConfigurationError(f"{found}: adapter.device_slots is larger than the number of users that fit")
-        return found
+        return check_memory(self._plan, self._settings.adapter.device_slots)
 
     def _check_store(self) -> str:
         place = self._settings.state.url or self._settings.state.path
@@ -306,7 +288,3 @@ def check(settings: Settings, console: Console, progress: Console, *, sample: in
         sample: how many of the newest records to read and to describe; None for no sample.
     """
     return Check(settings, console, progress, sample).run()
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB" if count < 1e7 else f"{count / 1e6:,.0f} MB"

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from corlld.assembly import build_event_producer, build_input, pseudonyms
+from corlld.commands.lacking_records import gather, untold_partitions
 from corlld.commands.letter_replay import Outbox, send_back
 from corlld.commands.letter_selection import Wanted, reading
 from corlld.commands.repair_findings import Findings, Losses
 from corlld.commands.repair_notes import finish, note, take_out_passed
 from corlld.commands.shared import REACH_SECONDS
-from corlld.commands.state_repair import gather, restore, untold_partitions
+from corlld.commands.state_repair import restore
 from corlld.commands.under_way import EventProducer
 from corlld.errors import ExitCode, FatalError, InvalidReason
 from corlld.events.decoder import EventDecoder

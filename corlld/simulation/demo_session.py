@@ -76,7 +76,8 @@ def demo(settings: Settings, folder: Path, *, edits: int, alpha: float, console:
     users = list(USERS)
     result = run(settings, engine, dict.fromkeys(users, WeakEditor(alpha)), edits=edits, console=console)
     picture = folder / "edits.png"
-    plot_edits(picture, {_shown_name(user): _curves(result, user) for user in users}, window=2 * DRAFTS_EACH)
+    curves = {user: _curves(result, user) for user in users}
+    plot_edits(picture, curves, window=2 * DRAFTS_EACH, holdout=HOLDOUT)
     console.print(held_out_table(result.frozen, result.own, result.exchanged, HELD_OUT_PROMPTS, HOLDOUT))
     show_drafts(result.frozen, result.own, held_out_prompts(users), console)
     console.print(f"\nPicture (edit ratio and repetition against number of edits): {picture}", soft_wrap=True)
@@ -170,7 +171,7 @@ def _progress(loop: ClosedLoop, user: str, exchanges: Sequence[Exchange]) -> Pro
     own = [exchange for exchange in exchanges if exchange.user_id == user]
     ratios = [exchange.edit_ratio for exchange in own]
     return Progress(
-        _shown_name(user),
+        f"{user} (holdout)" if user == HOLDOUT else user,
         drafts=len(own),
         edit_ratio_start=statistics.fmean(ratios[: 2 * DRAFTS_EACH]),
         edit_ratio_now=statistics.fmean(ratios[-2 * DRAFTS_EACH :]),
@@ -178,10 +179,6 @@ def _progress(loop: ClosedLoop, user: str, exchanges: Sequence[Exchange]) -> Pro
         version=loop.versions()[user],
         newest_draft=own[-1].draft.text,
     )
-
-
-def _shown_name(user: str) -> str:
-    return f"{user} (holdout)" if user == HOLDOUT else user
 
 
 def _rise(outcomes: Iterable[PairOutcome]) -> float | None:

@@ -18,7 +18,10 @@ from corlld.commands.exit_codes import MEANINGS, markdown_table
 from corlld.errors import ExitCode
 from tests.support.commands import SECRET
 
-ACTIONS = [f"dead-letters {action}" for action in ("list", "show", "replay")]
+ACTIONS = [
+    *(f"dead-letters {action}" for action in ("list", "show", "replay")),
+    *(f"state {action}" for action in ("show", "verify", "repair", "export", "import")),
+]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ def test_the_help_and_the_guide_say_the_same_of_every_exit_code(capsys: pytest.C
         assert f" {code} {meaning.replace('[', '').replace('](#rights-on-kafka)', '')}" in printed
 
 
-@pytest.mark.parametrize("command", [*(command.NAME for command in COMMANDS), "state show", *ACTIONS])
+@pytest.mark.parametrize("command", [*(command.NAME for command in COMMANDS), *ACTIONS])
 def test_the_help_of_a_command_teaches_by_examples_and_fits_a_terminal(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

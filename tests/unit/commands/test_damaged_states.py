@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 from structlog.testing import capture_logs
 
+from corlld.commands.copied_state import Copied
 from corlld.commands.repair_findings import Findings
 from corlld.commands.repair_notes import finish, take_out_passed
-from corlld.commands.state_copies import Copied, copy_states
+from corlld.commands.state_copies import copy_states
 from corlld.commands.state_repair import look, restore
 from corlld.commands.state_verify import verify
 from corlld.durable import StoreIdentity, UserState

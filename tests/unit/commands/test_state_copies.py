@@ -10,16 +10,10 @@ import pytest
 from rich.console import Console
 
 from corlld.cli import main
+from corlld.commands.copied_state import Copied, CopiedStore
 from corlld.commands.out_of_reach import IN_A_ROW
 from corlld.commands.repair_notes import finish
-from corlld.commands.state_copies import (
-    Copied,
-    CopiedStore,
-    copy_notes,
-    copy_positions,
-    copy_states,
-    open_copy,
-)
+from corlld.commands.state_copies import copy_notes, copy_positions, copy_states, open_copy
 from corlld.commands.state_repair import Findings, Repair, look, restore
 from corlld.commands.state_verify import verify
 from corlld.commands.state_views import show_states
@@ -257,7 +251,7 @@ def test_a_copy_that_is_brought_up_to_date_keeps_nothing_of_what_was_erased_mean
     source.save(UID, back, source.save(UID, erased, "2"))
     if interrupted:
         with monkeypatch.context() as patch:
-            patch.setattr("corlld.commands.state_copies._forget_erased", _interrupt)
+            patch.setattr("corlld.commands.copied_state._forget_erased", _interrupt)
             with pytest.raises(KeyboardInterrupt):
                 copied(source, other, others=True)
     outcome = Copied.ALREADY_THERE if interrupted else Copied.COPIED

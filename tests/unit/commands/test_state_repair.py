@@ -14,9 +14,10 @@ from rich.console import Console
 
 from corlld.cli import main
 from corlld.commands import repair_run
+from corlld.commands.lacking_records import gather, untold_partitions
 from corlld.commands.letter_replay import Outbox
 from corlld.commands.repair_findings import Findings, Repair
-from corlld.commands.state_repair import gather, look, restore, untold_partitions
+from corlld.commands.state_repair import look, restore
 from corlld.durable import StoreIdentity
 from corlld.errors import ExitCode, FatalError
 from corlld.events.decoder import EventDecoder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from corlld.simulation.drawing import COLOURS, legend_below, new_picture
+from corlld.simulation.drawing import COLOURS, add_legend, new_picture
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
 from corlld.simulation.studies.language_world.methods import CHANGED, CORLL, NOTHING, PAIR_DPO, SFT, TAILS
@@ -61,11 +61,11 @@ def plot_regret(path: Path, rows: Sequence[Row]) -> None:
         axes.set(xlabel="answers of the user")
     for axes in grid[:, 0]:
         axes.set(ylabel="regret (share of U's range)")
-    legend_below(picture, columns=3 * columns)
     join = "; " if columns > 1 else "\n"  # a single column is narrower than the sentence
     picture.suptitle(
         f"What a text lacks of the best sentence{join}bands: 95 % over users, without the users' own levels"
     )
+    add_legend(picture)
     picture.savefig(path, dpi=90)
 
 
@@ -91,7 +91,10 @@ def plot_differences(path: Path, figures: Mapping[str, Figure], defaults: str) -
         COLOURS[0],
     )
     left.invert_yaxis()
-    left.set(title="CoRLL minus another method (users: method)", xlabel="difference of REG_T; left is better for CoRLL")
+    left.set(
+        title="CoRLL minus another method (users: method)",
+        xlabel="difference of REG_T (share of U's range); left is better",
+    )
     for offset, drafts, colour in zip((-0.15, 0.15), DRAFTS, COLOURS, strict=False):
         cells = {
             name.removeprefix(f"{GRID}_{drafts}_"): figure
@@ -105,8 +108,11 @@ def plot_differences(path: Path, figures: Mapping[str, Figure], defaults: str) -
         places = np.arange(len(cells)) + offset
         right.plot(judged, places, "x", color=colour, label=f"{drafts} drafts (x: the validation seeds)")
     right.invert_yaxis()
-    right.set(title="CoRLL: a changed setting minus the defaults", xlabel="difference of REG_T; left is better")
-    legend_below(picture, columns=2)
+    right.set(
+        title="CoRLL: a changed setting minus the defaults",
+        xlabel="difference of REG_T (share of U's range); left is better",
+    )
+    add_legend(picture)
     picture.savefig(path, dpi=90)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corlld.simulation.drawing import COLOURS, legend_below, new_picture
+from corlld.simulation.drawing import COLOURS, add_legend, new_picture
 from corlld.simulation.studies.contract import Row
 from corlld.simulation.studies.no_harm.report import Band
 
@@ -24,9 +24,9 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
     seeds = {kind: len({row["seed"] for row in rows if row["user"] == kind}) for kind in kinds}
     labels = {kind: f"{kind}, {count} seed{'s' * (count > 1)}" for kind, count in seeds.items()}
     panels = (
-        ("plain_ratio", "perplexity / base model's", "Plain English that no user writes about"),
-        ("draft_repetition", "share of repeated words", "Repetition in the user's own drafts"),
-        ("canary_similarity", "similarity to the base model's", "Drafts for prompts that no user asks"),
+        ("plain_ratio", "perplexity over the base model's", "Plain English that no user writes about"),
+        ("draft_repetition", "repetition (share of words)", "Repetition in the user's own drafts"),
+        ("canary_similarity", "similarity (1: the base model's)", "Drafts for prompts that no user asks"),
         ("drift_max", "nats per token", "Guard: largest drift of an update"),
     )
     for axes, (column, unit, title) in zip(figure.subplots(2, 2).flat, panels, strict=True):
@@ -45,6 +45,6 @@ def plot_harm(path: Path, rows: Sequence[Row], band: Band) -> None:
         axes.grid(alpha=0.3)
         if column == "plain_ratio":
             axes.set_yscale("log")
-    legend_below(figure, columns=3)
     figure.suptitle("Four kinds of users; bands: lowest to highest seed; thin lines: limits stated for the noisy user")
+    add_legend(figure)
     figure.savefig(path, dpi=100)

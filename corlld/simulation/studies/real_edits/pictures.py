@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from corlld.simulation.drawing import COLOURS, LOOKS, legend_below, new_picture
+from corlld.simulation.drawing import COLOURS, LOOKS, add_legend, new_picture
 from corlld.simulation.studies.contract import Figure
 
 
@@ -33,12 +33,12 @@ def plot_rises(
         places = [names.index(name) for name in means]
         right.plot(places, list(means.values()), mark, color=colour)
     right.set_xticks(range(len(names)), [name.removeprefix("editor ") for name in names])
-    right.set(xlabel="editor", title="Each editor's mean")
+    right.set(xlabel="editor", ylabel="nats per token", title="Each editor's mean")
     for axes in (left, right):
         axes.axhline(0, color="black", linewidth=0.8)
         axes.grid(alpha=0.3)
-    legend_below(figure, columns=4)
     figure.suptitle("Rise of log pi(edited) over the base model, before the edit is learnt from")
+    add_legend(figure)
     figure.savefig(path, dpi=100)
 
 
@@ -63,5 +63,5 @@ def plot_persons(path: Path, control: Mapping[str, tuple[Figure, Figure]]) -> No
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(ylabel="nats per token", title="Second halves: rise by adapters that have learnt from first halves (95 %)")
     axes.grid(alpha=0.3, axis="y")
-    legend_below(figure, columns=2)
+    add_legend(figure)
     figure.savefig(path, dpi=100)

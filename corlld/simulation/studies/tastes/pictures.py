@@ -3,17 +3,14 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from corlld.simulation.drawing import COLOURS, legend_below, new_picture
+from corlld.simulation.drawing import COLOURS, add_legend, new_picture
 from corlld.simulation.studies.contract import Figure, Row
 from corlld.simulation.studies.intervals import mean_figure
 from corlld.simulation.studies.rows import chosen
 from corlld.simulation.studies.tastes.report import cell_differences
 from corlld.simulation.studies.tastes.series import DEFAULT, at_mark, by_user, cell_names, marks, running
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Picture
 
 _GREY = "#444444"
 _SOUND = 0.2  # drafts of a collapse repeat .3 to .7 of their words, those of sound learners less than this
@@ -28,12 +25,16 @@ def plot_learning(path: Path, rows: Sequence[Row]) -> None:
     curves = running(rounds, "edit_ratio")
     _users(effort, edits, curves)
     _band(effort, edits, list(zip(*curves.values(), strict=True)), "mean and 95 % band over users")
-    effort.set(ylabel="edit ratio", ylim=(0, 1), title="Share of a draft that its user changes (mean of 20 edits)")
+    effort.set(
+        ylabel="edit ratio (share of a draft)",
+        ylim=(0, 1),
+        title="Share of a draft that its user changes (mean of 20 edits)",
+    )
     places = marks(rows)
     found = [at_mark(rows, "distance", place) for place in places]
     _users(held_out, places, dict(zip(curves, zip(*found, strict=True), strict=True)), marker="D")
     _band(held_out, places, found, "mean and 95 % band over users")
-    held_out.set(xlabel="number of edits", ylabel="distance", ylim=(0, 1))
+    held_out.set(xlabel="number of edits", ylabel="distance (0 to 1)", ylim=(0, 1))
     held_out.set(title="Distance of held-out drafts from the text that the user has in mind")
     _finish(figure, path)
 
@@ -45,15 +46,15 @@ def plot_soundness(path: Path, rows: Sequence[Row]) -> None:
     rounds = chosen(rows, part="long", kind="round")
     edits = sorted({int(row["edits"]) for row in rounds})
     (repetition, length), (perplexity, kl), (displacement, saturation) = axes
-    repetition.axhline(_SOUND, color=_GREY, linestyle="--", label="sound learners stay below")
+    repetition.axhline(_SOUND, color=_GREY, linestyle="--", label="repetition: sound learners stay below")
     _users(repetition, edits, running(rounds, "repetition"))
-    repetition.set(title="Repeated words in a draft", ylabel="share", ylim=(0, 0.5))
+    repetition.set(title="Repeated words in a draft", ylabel="share of words", ylim=(0, 0.5))
     words, hidden = running(rounds, "words"), running(rounds, "hidden_words")
     _users(length, edits, {user: _quotients(words[user], hidden[user]) for user in words})
     length.set(title="Length of a draft over that of the text in mind", ylabel="words / words", ylim=(0, None))
     _marked(perplexity, rows, "perplexity", "plain")
     base = statistics.fmean(at_mark(rows, "base_perplexity", marks(rows)[0], "plain"))
-    perplexity.axhline(base, color=_GREY, linestyle="--", label="base model")
+    perplexity.axhline(base, color=_GREY, linestyle=":", label="perplexity: base model")
     perplexity.set(title="Perplexity of plain English", ylabel="perplexity", ylim=(0, None))
     _marked(kl, rows, "kl_nats", "held-out")
     kl.set(title="log π - log π_base of own held-out drafts", ylabel="nats per token")
@@ -61,7 +62,7 @@ def plot_soundness(path: Path, rows: Sequence[Row]) -> None:
     displacement.axhline(0, color=_GREY, linewidth=0.8)
     displacement.set(title="Change of log π(edited tail) by its own update", ylabel="nats")
     _steps(saturation, rounds, "saturated_share")
-    saturation.set(title="Pairs whose gradient has almost vanished", ylabel="share", ylim=(-0.02, 1.02))
+    saturation.set(title="Pairs whose gradient has almost vanished", ylabel="share of pairs", ylim=(-0.02, 1.02))
     for below in (displacement, saturation):
         below.set_xlabel("number of edits")
     _finish(figure, path)
@@ -73,7 +74,7 @@ def plot_cells(path: Path, rows: Sequence[Row]) -> None:
     held_out, late = figure.subplots(1, 2, sharey=True)
     names = cell_names(rows)
     differences = [cell_differences(rows, name, DEFAULT) for name in names]
-    titles = ("held-out distance at the end", "edit ratio in the later half")
+    titles = ("held-out distance at the end (0 to 1)", "edit ratio in the later half (0 to 1)")
     for place, (axes, title) in enumerate(zip((held_out, late), titles, strict=True)):
         for height, pair in enumerate(differences):
             _interval(axes, pair[place], height, COLOURS[place])
@@ -133,8 +134,8 @@ def _interval(axes: Any, figure: Figure, height: int, colour: str) -> None:
     axes.plot([figure.value], [height], "D", color=colour)
 
 
-def _finish(figure: "Picture", path: Path) -> None:
+def _finish(figure: Any, path: Path) -> None:
     for axes in figure.axes:
         axes.grid(alpha=0.3)
-    legend_below(figure, columns=6)
+    add_legend(figure)
     figure.savefig(path, dpi=90)

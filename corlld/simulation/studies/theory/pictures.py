@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corlld.simulation.drawing import COLOURS, legend_below, new_picture
+from corlld.simulation.drawing import COLOURS, add_legend, new_picture
 from corlld.simulation.studies.contract import Row
 from corlld.simulation.studies.rows import chosen
 
@@ -27,7 +27,9 @@ def plot_regret(path: Path, rows: Sequence[Row]) -> None:
                 axes.plot(marks, values.mean(0), color=colour, label=f"alpha {alpha:g}, mean of seeds")
                 axes.fill_between(marks, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
                 if draws == "argmax":
-                    axes.plot(marks, factor / (alpha * np.sqrt(marks)), "--", color=colour, label="its bound")
+                    axes.plot(
+                        marks, factor / (alpha * np.sqrt(marks)), "--", color=colour, label=f"bound at alpha {alpha:g}"
+                    )
             bound = f"bound {factor:g}/(alpha sqrt T)" if draws == "argmax" else "no bound is known"
             axes.set(xscale="log", yscale="log", title=f"{way}, {draws} drafts: {bound}")
             axes.grid(alpha=0.3)
@@ -35,10 +37,8 @@ def plot_regret(path: Path, rows: Sequence[Row]) -> None:
         axes.set(xlabel="rounds T")
     for axes in grid[:, 0]:
         axes.set(ylabel="regret REG_T (utility)")
-    grid[1, 0].legend(
-        *grid[0, 0].get_legend_handles_labels(), fontsize="small", loc="lower left"
-    )  # there the panel is empty
     figure.suptitle("Honest but weak users; bands from the lowest seed to the highest")
+    add_legend(figure)
     figure.savefig(path, dpi=100)
 
 
@@ -70,7 +70,7 @@ def plot_plateaus(path: Path, rows: Sequence[Row]) -> None:
         if noise == "scaled":
             axes.set(ylabel="mean gap from T/2 to T (utility)")
     figure.suptitle("Noisy users, alpha 0.3, argmax drafts; bands of two standard errors")
-    legend_below(figure, columns=3)
+    add_legend(figure)
     figure.savefig(path, dpi=100)
 
 

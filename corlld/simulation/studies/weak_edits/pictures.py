@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from corlld.simulation.drawing import COLOURS, legend_below, new_picture
+from corlld.simulation.drawing import COLOURS, add_legend, new_picture
 from corlld.simulation.studies.contract import Figure
 from corlld.simulation.studies.weak_edits.contestants import FINE_TUNING, NOTHING, PAIR_DPO
 from corlld.simulation.studies.weak_edits.report import Curve
@@ -31,9 +31,10 @@ def plot_learning(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> None
         axes.grid(alpha=0.3)
     for axes in panels.flat[len(curves) :]:
         axes.set_axis_off()
-    panels[0, 0].set_ylabel("distance from the wanted text")
-    legend_below(figure, columns=2 * across)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("distance from the wanted text (0 to 1)")
     figure.suptitle("Lines: drafts that are edited, mean of the last 8.\nDiamonds: held-out drafts. Less is better.")
+    add_legend(figure)
     figure.savefig(path, dpi=100)
 
 
@@ -56,9 +57,11 @@ def plot_differences(path: Path, differences: Mapping[str, Mapping[str, Figure]]
             named.add(rule)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(differences)), [name.replace(", ", "\n") for name in differences], fontsize="small")
-    axes.set(ylabel="held-out distance minus fine-tuning's", title="95 % over writers and seeds; below 0 is better")
+    axes.set(
+        ylabel="held-out distance (0 to 1) minus fine-tuning's", title="95 % over writers and seeds; below 0 is better"
+    )
     axes.grid(alpha=0.3, axis="y")
-    legend_below(figure, columns=3)
+    add_legend(figure)
     figure.savefig(path, dpi=100)
 
 
