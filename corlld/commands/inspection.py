@@ -20,9 +20,11 @@ from corlld.assembly import (
     build_target,
     no_store_yet,
     pseudonyms,
+    refuse_store_of_others,
     store_identity,
 )
 from corlld.commands.experiment_check import described, left_out
+from corlld.commands.memory_check import judged
 from corlld.commands.sample import Sample, sample_table
 from corlld.commands.shared import REACH_SECONDS
 from corlld.durable import ModelInfo
@@ -45,7 +47,6 @@ from corlld.protocols import Source
 from corlld.records import EditEvent
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import LearningSettings, Settings
-from corlld.state.store import LocalFolderStore
 from corlld.system.durable_files import check_permission
 from corlld.system.plurals import counted
 from corlld.system.progress import shown
@@ -70,8 +71,7 @@ class Check:
         self._console = console
         self._progress = progress
         self._startup_seconds = settings.operations.startup_timeout_seconds
-        # Replaced once the settings are known to be complete.
-        self._store: AnyStore = LocalFolderStore(settings.state.path)
+        self._store: AnyStore | None = None  # set once it is built
         self._opened: Source | None = None
         self._source: Source | None = None  # set once it is reached
         self._away: frozenset[str] = frozenset()  # the servers of an input that was not reached
@@ -133,8 +133,7 @@ class Check:
         return f"complete; users' pseudonyms are made with the secret of fingerprint {fingerprint}"
 
     def _check_source(self) -> str:
-        self._store = store = build_store(self._settings)
-        source = self._opened = self._input.source(store)
+        source = self._opened = self._input.source(self._built_store())
         try:
             source.start(self._startup_seconds if self._input.servers else min(REACH_SECONDS, self._startup_seconds))
         except (MissingTopicError, MissingRightError):  # its broker answers
@@ -209,45 +208,33 @@ class Check:
         return next((rule for rule in rules if rule.rehearsal_weight), rules[0])
 
     def _check_memory(self) -> str:
-        if (plan := self._plan) is None:
+        if self._plan is None:
             return SKIPPED + "it depends on the model, which was not found"
-        slots = self._settings.adapter.device_slots
-        start = f"start adapter {_megabytes(plan.start)}, " if plan.start else ""
-        found = (
-            f"base model {_megabytes(plan.base)}, {start}a step of {counted(plan.row_tokens, 'token')} and "
-            f"{counted(plan.step_users, 'user')} {_megabytes(plan.step)}, a user {_megabytes(plan.state)}; room for "
-            f"{plan.host_users:,} of them in host memory (state.host_memory_bytes)"
-        )
-        if not plan.host_users:
-            raise ConfigurationError(f"{found}: state.host_memory_bytes is too small for one user")
-        if not plan.step_fits:
-            raise ConfigurationError(
-                f"{found}: a step is larger than the {_megabytes(plan.device_free)} that are free beside the model; "
-                "set a smaller learning.max_row_tokens or batching.max_users_per_step"
-            )
-        if plan.device_users is None:
-            return found
-        found += f", and for {plan.device_users:,} on the device beside model and step (adapter.device_slots: {slots})"
-        if plan.device_users < slots:
-            raise ConfigurationError(f"{found}: adapter.device_slots is larger than the number of users that fit")
-        return found
+        return judged(self._plan, self._settings.adapter.device_slots)
+
+    def _built_store(self) -> "AnyStore":
+        if self._store is None:
+            self._store = build_store(self._settings)
+        return self._store
 
     def _check_store(self) -> str:
-        place = self._settings.state.url or self._settings.state.path
-        if self._source is None or self._model is None:
-            return SKIPPED + "it is compared with input and model, which were not found"
-        if self._store.secret_fingerprint() is None and not self._source.has_commits():
-            if self._settings.state.url is None:
-                check_permission(self._settings.state.path)
+        place, source, model = self._settings.state.url or self._settings.state.path, self._source, self._model
+        store, names = self._built_store(), pseudonyms(self._settings)
+        exists, must_exist = store.secret_fingerprint() is not None, source is not None and source.has_commits()
+        # Whatever else is missing: a store of another secret must be known before anything is started with it.
+        refuse_store_of_others(self._settings, store, names, self._input, source)
+        if not exists and not must_exist and self._settings.state.url is None:
+            check_permission(self._settings.state.path)
+        if source is None or model is None:
+            secret = f"{place} belongs to this identity.secret; " if exists else ""
+            return f"{SKIPPED}{secret}it is compared with input and model, which were not both found"
+        if not exists and not must_exist:
             return no_store_yet(self._settings)
-        identity = store_identity(
-            pseudonyms(self._settings), self._input, self._source, self._model, self._start_digest
-        )
-        self._store.open(identity, must_exist=self._source.has_commits())
-        users = sum(1 for _ in self._store.uids())
+        store.open(store_identity(names, self._input, source, model, self._start_digest), must_exist=must_exist)
+        users = sum(1 for _ in store.uids())
         self._has_users = users > 0
         found = f"{place} belongs to these settings; it holds {counted(users, 'user')}"
-        return "\n".join(filter(None, [found, self._store.out_of_reach()]))
+        return "\n".join(filter(None, [found, store.out_of_reach()]))
 
     def _check_adapters(self) -> str:
         if not self._settings.publishing.enabled:
@@ -259,7 +246,7 @@ class Check:
 
     def _check_experiment(self) -> str:
         arms, drafts = self._arms(), self._settings.experiment.drafts
-        changed = left_out(arms, self._store, drafts, self._start_digest) if self._has_users else ()
+        changed = left_out(arms, self._built_store(), drafts, self._start_digest) if self._has_users else ()
         return "\n".join([*described(arms), *changed])
 
     def _check_sample(self) -> str:
@@ -306,7 +293,3 @@ def check(settings: Settings, console: Console, progress: Console, *, sample: in
         sample: how many of the newest records to read and to describe; None for no sample.
     """
     return Check(settings, console, progress, sample).run()
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB" if count < 1e7 else f"{count / 1e6:,.0f} MB"
