@@ -28,7 +28,7 @@ from corlld.commands import (
 from corlld.commands.ending import fail, settle
 from corlld.commands.exit_codes import help_lines
 from corlld.commands.shared import Command, add_parser
-from corlld.errors import CorlldError, ExitCode, FatalError
+from corlld.errors import CorlldError, ExitCode, FatalError, RetriableError
 from corlld.system.streams import hold_closed_streams, unwritable
 
 # In the order of `corlld --help`.
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser(COMMANDS).parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except FatalError as error:
+    except (FatalError, RetriableError) as error:
         return fail(str(error), error.exit_code)
     except CorlldError as error:
         return fail(str(error), ExitCode.UNAVAILABLE)

@@ -111,12 +111,9 @@ class Check:
                 found, mark = check(), "ok"
             if found.startswith(SKIPPED):
                 found, mark = found.removeprefix(SKIPPED), "skipped"
-        except FatalError as error:
+        except (FatalError, RetriableError) as error:  # retriable: a store that can't be listed, say
             found, mark = str(error), "problem"
             self.exit_code = self.exit_code or error.exit_code
-        except RetriableError as error:  # a store that can't be listed, say
-            found, mark = str(error), "problem"
-            self.exit_code = self.exit_code or ExitCode.UNAVAILABLE
         first, *more = found.splitlines()
         self._console.print(f"{mark:8} {name:14} {first}", markup=False)
         for line in more:

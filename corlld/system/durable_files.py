@@ -32,12 +32,13 @@ SHARED = Access(0o750, 0o640)  # adapters: readable by the group of the engines 
 def retriable(folder: Path) -> Iterator[None]:
     """Raise RetriableError for an OSError: a disk that is full, gone or failing may work later.
 
-    The message names the folder, never a user.
+    The message names the folder, never a user. A missing right has the exit code that `check_writable` gives it.
     """
     try:
         yield
     except OSError as error:
-        raise RetriableError(f"{folder}: {error.strerror or type(error).__name__}") from error
+        reason = error.strerror or type(error).__name__
+        raise RetriableError(f"{folder}: {reason}", ExitCode.CANNOT_WRITE) from error
 
 
 def fsync_folder(folder: Path) -> None:
