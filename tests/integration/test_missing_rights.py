@@ -2,8 +2,9 @@
 
 import errno
 import json
-import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,9 +63,26 @@ def test_a_folder_of_the_store_that_belongs_to_another_user_is_refused_at_the_st
 ) -> None:
     """Else the daemon would wait for the right at the first write, for ever."""
     assert main(["run"]) == 0
-    others, access = site / "state" / folder, os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != others and access(path, mode))
+    others, really_make = site / "state" / folder, tempfile.TemporaryFile
+
+    def refuse_there(*arguments: Any, **keywords: Any) -> Any:
+        if keywords.get("dir") == others:
+            raise PermissionError(errno.EACCES, "Permission denied", str(others))
+        return really_make(*arguments, **keywords)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse_there)
     capsys.readouterr()
     assert main([command]) == ExitCode.CANNOT_WRITE
     printed = capsys.readouterr()
-    assert f"{others} can't be written" in printed.out + printed.err
+    assert f"{others} can't be written: Permission denied" in printed.out + printed.err
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize("name", ["STATE__PATH", "PUBLISHING__PATH", "DEAD_LETTERS__PATH"])
+def test_a_place_in_a_pseudo_filesystem_is_refused_also_of_root(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, name: str
+) -> None:
+    monkeypatch.setenv(f"CORLLD_{name}", "/proc/corlld")
+    assert main([command]) == ExitCode.CANNOT_WRITE
+    printed = capsys.readouterr()
+    assert "/proc can't be written: No such file or directory" in printed.out + printed.err
