@@ -47,6 +47,7 @@ from corlld.protocols import Source
 from corlld.records import EditEvent
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import LearningSettings, Settings
+from corlld.settings.unused import unused
 from corlld.system.durable_files import check_permission
 from corlld.system.plurals import counted
 from corlld.system.progress import shown
@@ -127,7 +128,9 @@ class Check:
         check_model_name(self._settings.model)
         check_start(self._settings.adapter)
         fingerprint = pseudonyms(self._settings).fingerprint
-        return f"complete; users' pseudonyms are made with the secret of fingerprint {fingerprint}"
+        found = f"complete; users' pseudonyms are made with the secret of fingerprint {fingerprint}"
+        kind, is_topic = self._input.kind, self._input.can_be_sent_to
+        return "\n".join([found, *unused(self._settings, kind=kind, is_topic=is_topic)])
 
     def _check_source(self) -> str:
         source = self._opened = self._input.source(self._built_store())
