@@ -34,7 +34,6 @@ from corlld.publishing.target import Target
 from corlld.records import Record, Stage
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import Settings
-from corlld.settings.unused import unused
 from corlld.sources.jsonl.file_input import JsonlInput
 from corlld.sources.kafka.topic_input import KafkaInput
 from corlld.state.folder_attempts import FolderAttempts
@@ -202,11 +201,8 @@ def build_daemon(settings: Settings, observer: Observer | None = None) -> Daemon
     Raises FatalError with a sentence on what is wrong, before any record is read or any state is written.
     """
     refuse_wrong_settings(settings)
-    the_input = build_input(settings)
-    for found in unused(settings, kind=the_input.kind, is_topic=the_input.can_be_sent_to):
-        log.warning("settings_not_used", found=found)
     with ExitStack() as opened:  # closed again if a later step fails
-        daemon = _build(settings, the_input, observer or Observer(), opened)
+        daemon = _build(settings, build_input(settings), observer or Observer(), opened)
         opened.pop_all()
     return daemon
 
