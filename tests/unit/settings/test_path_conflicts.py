@@ -84,7 +84,7 @@ def test_dead_letters_are_not_appended_to_what_is_read(tmp_path: Path, name: str
         {"state__path": "state", "publishing__path": "adapters", "source__path": "events.jsonl"},
     ],
 )
-def test_folders_in_each_other_that_do_no_harm_are_accepted(tmp_path: Path, paths: dict[str, str]) -> None:
+def test_paths_of_the_settings_that_do_not_harm_each_other_are_accepted(tmp_path: Path, paths: dict[str, str]) -> None:
     assert load(tmp_path, written(tmp_path, **paths)).state.path == tmp_path / paths["state__path"]
 
 
