@@ -213,7 +213,7 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
     names = pseudonyms(settings)
     store = build_store(settings)
     source, dead_letters, announcements = _reach(settings, the_input, store, deadline, opened)
-    _refuse_store_of_others(settings, store, names, the_input, source)
+    refuse_store_of_others(settings, store, names, the_input, source)
     observer.starting(Stage.MODEL)
     # Imported here, as torch and transformers take seconds: what can be wrong without them has been found by now.
     from corlld.learning.loaded_learner import load_learner
@@ -242,16 +242,20 @@ def _build(settings: Settings, the_input: Input, observer: Observer, opened: Exi
     )
 
 
-def _refuse_store_of_others(
-    settings: Settings, store: "AnyStore", names: Pseudonyms, the_input: Input, source: Source
+def refuse_store_of_others(
+    settings: Settings, store: "AnyStore", names: Pseudonyms, the_input: Input, source: Source | None
 ) -> None:
     """Compare the store with what is known before the model is loaded, which may take minutes. `open` compares all.
 
-    Raises ConfigurationError if it belongs to another secret, cluster or group.
+    source: None if it was not reached. Then its cluster is not compared.
+
+    Raises ConfigurationError if the store belongs to another secret, cluster or group.
     """
     if store.secret_fingerprint() is None or (owner := store.identity()) is None:
         return
-    known = {"secret_fingerprint": names.fingerprint, "cluster_id": source.cluster_id, "group": the_input.group}
+    known = {"secret_fingerprint": names.fingerprint, "group": the_input.group}
+    if source is not None:
+        known["cluster_id"] = source.cluster_id
     refuse_differing(asdict(owner), known, where=settings.state.url or str(settings.state.path))
 
 

@@ -29,7 +29,7 @@ from corlld.commands.any_order import AnyOrderParser
 from corlld.commands.ending import fail, settle
 from corlld.commands.exit_codes import help_lines
 from corlld.commands.shared import Command, add_parser
-from corlld.errors import CorlldError, ExitCode, FatalError
+from corlld.errors import CorlldError, ExitCode, FatalError, RetriableError
 from corlld.system.streams import hold_closed_streams, unwritable
 
 # In the order of `corlld --help`.
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser(COMMANDS).parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except FatalError as error:
+    except (FatalError, RetriableError) as error:
         return fail(str(error), error.exit_code)
     except CorlldError as error:
         return fail(str(error), ExitCode.UNAVAILABLE)

@@ -19,7 +19,8 @@ class ExitCode(IntEnum):
     DATA = 65
     UNAVAILABLE = 69  # broker, topic, model or bucket could not be reached, or a port is taken
     INTERNAL = 70  # a bug, or a stop that never came to its end
-    CANNOT_WRITE = 73  # no permission or no space at the start
+    # The state store, the adapters or the dead letters on this machine, or an output: no right, no space, a bad disk.
+    CANNOT_WRITE = 73
     CONFIGURATION = 78  # wrong settings, an unusable model, a missing package or access rule, another settings' store
 
 
@@ -114,7 +115,14 @@ class AttemptsUnreadable(CorlldError):
 
 
 class RetriableError(CorlldError):
-    """Something outside failed and may work later. Its fate: another try after a pause, and no commit meanwhile."""
+    """Something outside failed and may work later. Its fate: another try after a pause, and no commit meanwhile.
+
+    exit_code: of a command, or of a start, that does not try again.
+    """
+
+    def __init__(self, message: str = "", exit_code: ExitCode = ExitCode.UNAVAILABLE) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
 
 
 class TooLargeForTopic(RetriableError):

@@ -54,13 +54,15 @@ MEANINGS = (
     ),
     Meaning(
         ExitCode.CANNOT_WRITE,
-        "the state store, the adapters, the log or standard output can't be written",
+        "a folder or file of the state store, the adapters or the dead letters can't be read or written: a right or "
+        "space is missing, or the disk fails. Or the log or standard output can't be written",
         MAY_HELP,
     ),
     Meaning(
         ExitCode.CONFIGURATION,
-        "wrong settings, a settings file that can't be read, a model that corlld can't train, a missing Python package "
-        "or [right on Kafka](#rights-on-kafka), or a state store that belongs to other settings or to a newer corlld",
+        "wrong settings, a file that can't be read (of settings, or one that they name), a model that corlld can't "
+        "train, a missing Python package or [right on Kafka](#rights-on-kafka), or a state store that belongs to other "
+        "settings or to a newer corlld",
         CANNOT_HELP,
     ),
     Meaning(

@@ -20,6 +20,7 @@ from corlld.assembly import (
     build_target,
     no_store_yet,
     pseudonyms,
+    refuse_store_of_others,
     store_identity,
 )
 from corlld.commands.experiment_check import described, left_out
@@ -46,7 +47,7 @@ from corlld.protocols import Source
 from corlld.records import EditEvent
 from corlld.settings.load import check_for_run
 from corlld.settings.sections import LearningSettings, Settings
-from corlld.state.store import LocalFolderStore
+from corlld.settings.unused import unused
 from corlld.system.durable_files import check_permission
 from corlld.system.plurals import counted
 from corlld.system.progress import shown
@@ -71,8 +72,7 @@ class Check:
         self._console = console
         self._progress = progress
         self._startup_seconds = settings.operations.startup_timeout_seconds
-        # Replaced once the settings are known to be complete.
-        self._store: AnyStore = LocalFolderStore(settings.state.path)
+        self._store: AnyStore | None = None  # set once it is built
         self._opened: Source | None = None
         self._source: Source | None = None  # set once it is reached
         self._away: frozenset[str] = frozenset()  # the servers of an input that was not reached
@@ -112,12 +112,9 @@ class Check:
                 found, mark = check(), "ok"
             if found.startswith(SKIPPED):
                 found, mark = found.removeprefix(SKIPPED), "skipped"
-        except FatalError as error:
+        except (FatalError, RetriableError) as error:  # retriable: a store that can't be listed, say
             found, mark = str(error), "problem"
             self.exit_code = self.exit_code or error.exit_code
-        except RetriableError as error:  # a store that can't be listed, say
-            found, mark = str(error), "problem"
-            self.exit_code = self.exit_code or ExitCode.UNAVAILABLE
         first, *more = found.splitlines()
         self._console.print(f"{mark:8} {name:14} {first}", markup=False)
         for line in more:
@@ -131,11 +128,12 @@ class Check:
         check_model_name(self._settings.model)
         check_start(self._settings.adapter)
         fingerprint = pseudonyms(self._settings).fingerprint
-        return f"complete; users' pseudonyms are made with the secret of fingerprint {fingerprint}"
+        found = f"complete; users' pseudonyms are made with the secret of fingerprint {fingerprint}"
+        kind, is_topic = self._input.kind, self._input.can_be_sent_to
+        return "\n".join([found, *unused(self._settings, kind=kind, is_topic=is_topic)])
 
     def _check_source(self) -> str:
-        self._store = store = build_store(self._settings)
-        source = self._opened = self._input.source(store)
+        source = self._opened = self._input.source(self._built_store())
         try:
             source.start(self._startup_seconds if self._input.servers else min(REACH_SECONDS, self._startup_seconds))
         except (MissingTopicError, MissingRightError):  # its broker answers
@@ -214,22 +212,29 @@ class Check:
             return SKIPPED + "it depends on the model, which was not found"
         return check_memory(self._plan, self._settings.adapter.device_slots)
 
+    def _built_store(self) -> "AnyStore":
+        if self._store is None:
+            self._store = build_store(self._settings)
+        return self._store
+
     def _check_store(self) -> str:
-        place = self._settings.state.url or self._settings.state.path
-        if self._source is None or self._model is None:
-            return SKIPPED + "it is compared with input and model, which were not found"
-        if self._store.secret_fingerprint() is None and not self._source.has_commits():
-            if self._settings.state.url is None:
-                check_permission(self._settings.state.path)
+        place, source, model = self._settings.state.url or self._settings.state.path, self._source, self._model
+        store, names = self._built_store(), pseudonyms(self._settings)
+        exists, must_exist = store.secret_fingerprint() is not None, source is not None and source.has_commits()
+        # Whatever else is missing: a store of another secret must be known before anything is started with it.
+        refuse_store_of_others(self._settings, store, names, self._input, source)
+        if not exists and not must_exist and self._settings.state.url is None:
+            check_permission(self._settings.state.path)
+        if source is None or model is None:
+            secret = f"{place} belongs to this identity.secret; " if exists else ""
+            return f"{SKIPPED}{secret}it is compared with input and model, which were not both found"
+        if not exists and not must_exist:
             return no_store_yet(self._settings)
-        identity = store_identity(
-            pseudonyms(self._settings), self._input, self._source, self._model, self._start_digest
-        )
-        self._store.open(identity, must_exist=self._source.has_commits())
-        users = sum(1 for _ in self._store.uids())
+        store.open(store_identity(names, self._input, source, model, self._start_digest), must_exist=must_exist)
+        users = sum(1 for _ in store.uids())
         self._has_users = users > 0
         found = f"{place} belongs to these settings; it holds {counted(users, 'user')}"
-        return "\n".join(filter(None, [found, self._store.out_of_reach()]))
+        return "\n".join(filter(None, [found, store.out_of_reach()]))
 
     def _check_adapters(self) -> str:
         if not self._settings.publishing.enabled:
@@ -241,7 +246,7 @@ class Check:
 
     def _check_experiment(self) -> str:
         arms, drafts = self._arms(), self._settings.experiment.drafts
-        changed = left_out(arms, self._store, drafts, self._start_digest) if self._has_users else ()
+        changed = left_out(arms, self._built_store(), drafts, self._start_digest) if self._has_users else ()
         return "\n".join([*described(arms), *changed])
 
     def _check_sample(self) -> str:

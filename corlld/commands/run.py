@@ -76,11 +76,15 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def _run(settings: "Settings") -> int:
     import structlog
 
-    from corlld.assembly import build_daemon, refuse_wrong_settings
+    from corlld.assembly import build_daemon, build_input, refuse_wrong_settings
     from corlld.operations.watched import watched
+    from corlld.settings.unused import unused
 
     log = structlog.get_logger("corlld")
     refuse_wrong_settings(settings)  # before the port opens
+    the_input = build_input(settings)
+    for found in unused(settings, kind=the_input.kind, is_topic=the_input.can_be_sent_to):
+        log.warning("settings_not_used", found=found)
     with watched(settings) as observer:
         daemon = build_daemon(settings, observer)
         with stop_on_signals(daemon.request_stop):

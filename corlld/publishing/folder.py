@@ -35,7 +35,7 @@ class FolderTarget:
         self._path = path
 
     def check(self) -> str:
-        """See `Target`. Looks at the rights alone: a full disk shows in `open`."""
+        """See `Target`. Makes no folder, and writes no bytes: a full disk shows in `open`."""
         check_permission(self._path)
         return str(self._path)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from corlld.settings.fields import is_to_blame
+from corlld.settings.path_conflicts import problems_of_paths
 
 if TYPE_CHECKING:
     from corlld.settings.sections import Settings
@@ -16,8 +17,7 @@ def problems_between_sections(settings: "Settings") -> Iterator[str]:
         names = ("dead_letters.topic", "kafka.topic")
         wrong, other = names if is_to_blame(letters, "topic", "topic", of=kafka) else reversed(names)
         yield f"{wrong}: found {kafka.topic!r}, allowed: another topic than {other}"
-    if letters.path is not None and letters.path == settings.source.path:
-        yield "dead_letters.path: found the path of source.path, allowed: another file"
+    yield from problems_of_paths(settings)
     learning, arms = settings.learning, settings.experiment.arms
     rehearses = learning.rehearsal_weight or any(arm.learning.get("rehearsal_weight") for arm in arms)
     if learning.rehearsal_path is not None and not rehearses:
@@ -29,11 +29,7 @@ def problems_between_sections(settings: "Settings") -> Iterator[str]:
 
 
 def _problems_of_publishing(settings: "Settings") -> Iterator[str]:
-    publishing, state = settings.publishing, settings.state
+    publishing = settings.publishing
     for name, topic in (("kafka.topic", settings.kafka.topic), ("dead_letters.topic", settings.dead_letters.topic)):
         if publishing.announce_topic == topic:
             yield f"publishing.announce_topic: found {topic!r}, allowed: another topic than {name}"
-    if publishing.path == state.path:
-        names = ("publishing.path", "state.path")
-        wrong, other = names if is_to_blame(publishing, "path", "path", of=state) else reversed(names)
-        yield f"{wrong}: found the path of {other}, allowed: another folder"

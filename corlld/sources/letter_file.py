@@ -82,7 +82,7 @@ def letters_of_file(path: Path) -> Iterator[LetterStream]:
         yield LetterStream(f"file {path}", 0, "bytes", iter(()))
         return
     except OSError as error:
-        raise FatalError(f"{path} can't be read: {error.strerror}", ExitCode.DATA) from None
+        raise FatalError(f"{path} can't be read: {error.strerror}", ExitCode.CANNOT_WRITE) from None
     with file:
         size = os.fstat(file.fileno()).st_size
         yield LetterStream(f"file {path}", size, "bytes", _letters(file, path, size))
@@ -94,7 +94,7 @@ def _letters(file: IO[bytes], path: Path, size: int) -> Iterator[tuple[int, Stor
         try:
             line = read_line(file)
         except OSError as error:
-            raise FatalError(f"{path} can't be read: {error.strerror}", ExitCode.DATA) from None
+            raise FatalError(f"{path} can't be read: {error.strerror}", ExitCode.CANNOT_WRITE) from None
         if not line.ended:  # the daemon still writes it
             return
         at += line.length

@@ -42,6 +42,7 @@ from corlld.state.store_identity import (
 )
 from corlld.system.durable_files import (
     PERSONAL,
+    check_permission,
     check_writable,
     create,
     fsync_folder,
@@ -98,6 +99,8 @@ class LocalFolderStore:
             check_writable(self._path, PERSONAL)
             for folder in (self._users, self._temporary, self._positions, self._path / OUTBOX_FOLDER):
                 make_folders(folder, PERSONAL)
+                check_permission(folder)  # they may be another user's: of a run by root, say
+            check_permission(self._path / ATTEMPTS_FOLDER)
             if existing is None:
                 with contextlib.suppress(FileExistsError):  # another daemon of the group was first
                     create(self._identity_file, new_identity_file(identity), PERSONAL)
@@ -263,7 +266,7 @@ class LocalFolderStore:
         try:
             data = self._read_identity()
         except OSError as error:
-            raise FatalError(f"{self._path} can't be read: {error.strerror}", ExitCode.DATA) from None
+            raise FatalError(f"{self._path} can't be read: {error.strerror}", ExitCode.CANNOT_WRITE) from None
         return None if data is None else identity_of(data, where=str(self._identity_file))
 
     def position_names(self) -> Iterator[str]:

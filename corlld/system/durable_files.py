@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -32,12 +33,13 @@ SHARED = Access(0o750, 0o640)  # adapters: readable by the group of the engines 
 def retriable(folder: Path) -> Iterator[None]:
     """Raise RetriableError for an OSError: a disk that is full, gone or failing may work later.
 
-    The message names the folder, never a user.
+    The message names the folder, never a user. A missing right has the exit code that `check_writable` gives it.
     """
     try:
         yield
     except OSError as error:
-        raise RetriableError(f"{folder}: {error.strerror or type(error).__name__}") from error
+        reason = error.strerror or type(error).__name__
+        raise RetriableError(f"{folder}: {reason}", ExitCode.CANNOT_WRITE) from error
 
 
 def fsync_folder(folder: Path) -> None:
@@ -119,12 +121,14 @@ def remove_all(files: Iterable[Path]) -> dict[Path, OSError]:
 def check_writable(folder: Path, access: Access) -> None:
     """Make the folder if it is missing, and write, fsync, link and remove a file in it.
 
-    So a full disk, or a filesystem without links, shows at the start. What kills have left of earlier probes and writes
-    is removed; a folder that can be written and can't be listed keeps it.
+    So a full disk, or a filesystem without links, shows at the start. No folder is made where no file can be: in
+    `/sys`, a folder may be a switch. What kills have left of earlier probes and writes is removed; a folder that can be
+    written and can't be listed keeps it.
 
     Raises FatalError.
     """
     probe = folder / f".probe-{secrets.token_hex(8)}"
+    check_permission(folder)
     try:
         make_folders(folder, access)
         try:
@@ -160,13 +164,16 @@ def remove_left_overs(folder: Path, now: float, *, every_name: bool = False) -> 
 
 
 def check_permission(folder: Path) -> None:
-    """Check that this process may write in the folder, or make it in the nearest one above that exists.
+    """Check that this process can write in the folder, or make it in the nearest one above that exists.
 
-    Changes nothing. Raises FatalError.
+    Leaves nothing behind. Raises FatalError.
     """
     existing = nearest_folder(folder)
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise FatalError(f"{existing} can't be written", ExitCode.CANNOT_WRITE)
+    try:  # rights alone tell nothing: root has every right, also in `/proc` and `/sys`, where no file can be made
+        with tempfile.TemporaryFile(dir=existing) as file:  # on most filesystems it never has a name
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise FatalError(f"{existing} can't be written: {error.strerror}", ExitCode.CANNOT_WRITE) from error
 
 
 def nearest_folder(folder: Path) -> Path:
@@ -189,11 +196,19 @@ def is_there(path: Path) -> bool:
 
 
 def check_file_permission(file: Path) -> None:
-    """Check that this process may write the file, or make it. Changes nothing. Raises FatalError."""
+    """Check that this process can append to the file durably, or make it. Changes nothing. Raises FatalError."""
     if not is_there(file):
-        check_permission(file.parent)
-    elif not os.access(file, os.W_OK):
-        raise FatalError(f"{file} can't be written", ExitCode.CANNOT_WRITE)
+        return check_permission(file.parent)
+    if not file.is_file():  # a folder, or a device such as /dev/null
+        raise FatalError(f"{file} is not a regular file", ExitCode.CANNOT_WRITE)
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise FatalError(f"{file} can't be written: {error.strerror}", ExitCode.CANNOT_WRITE) from error
 
 
 def _temporary(path: Path) -> Path:

@@ -70,7 +70,7 @@ class Folder:
         def refuse(*arguments: object, **keywords: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK)
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
         monkeypatch.setattr(os, "mkdir", refuse)
 
 

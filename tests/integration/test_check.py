@@ -227,3 +227,16 @@ def test_check_says_what_a_change_of_the_settings_takes_out_of_a_running_experim
     assert main(["check"]) == 0
     found = "changed while it runs: of 2 users looked at, 2 users of arm default are left out: joined under"
     assert found in capsys.readouterr().out
+
+
+def test_check_and_run_name_the_settings_that_are_not_used(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check"]) == 0
+    assert "not used" not in capsys.readouterr().out
+    monkeypatch.setenv("CORLLD_KAFKA__TOPIC", "other")
+    said = "not used: kafka.topic (source.kind is jsonl: only `corlld send` reads this)"
+    assert main(["check"]) == 0
+    assert f"{'':23} {said}\n" in capsys.readouterr().out
+    assert main(["run"]) == 0
+    assert capsys.readouterr().err.count(said) == 1

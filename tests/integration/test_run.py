@@ -131,12 +131,14 @@ def test_a_signal_ends_the_run_with_exit_code_0(site: Path, monkeypatch: pytest.
 
 
 def test_a_second_signal_ends_the_process_at_once(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The dead letters' folder is a file: what is set aside is never acknowledged, and a stop waits for it.
+    # The dead letters' folder becomes a file: what is set aside is never acknowledged, and a stop waits for it.
     monkeypatch.setenv("CORLLD_SOURCE__FOLLOW", "true")
-    with (site / "events.jsonl").open("a") as file:
-        file.write("{broken\n")
-    monkeypatch.setenv("CORLLD_DEAD_LETTERS__PATH", "/dev/full")
+    monkeypatch.setenv("CORLLD_DEAD_LETTERS__PATH", str(site / "letters" / "dead-letters.jsonl"))
     with started_run(site) as run:
+        wait_until(lambda: "input_reached" in (site / "log").read_text(), "the input")
+        (site / "letters").touch()
+        with (site / "events.jsonl").open("a") as file:
+            file.write("{broken\n")
         wait_until(lambda: "will_try_again" in (site / "log").read_text(), "another try")
         run.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):

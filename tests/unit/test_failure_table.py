@@ -233,6 +233,24 @@ TESTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "SIGTERM while the main thread hangs, in the start or in the loop": {
         "integration/test_hangs.py": ("test_a_main_thread_that_hangs_is_not_ready_and_sigterm_ends_it",),
     },
+    "paths of the settings that would harm each other": {
+        "unit/settings/test_path_conflicts.py": (
+            "test_nothing_may_lie_in_what_the_state_store_removes_from_and_lists",
+            "test_nothing_may_lie_among_the_versions_of_a_user",
+            "test_the_same_place_is_found_through_symbolic_links",
+            "test_dead_letters_are_not_appended_to_what_is_read",
+            "test_paths_of_the_settings_that_do_not_harm_each_other_are_accepted",
+        ),
+    },
+    "a folder or file of the state store, the adapters or the dead letters that can't be written at the start": {
+        "integration/test_missing_rights.py": (
+            "test_a_folder_of_the_store_that_belongs_to_another_user_is_refused_at_the_start",
+            "test_a_place_in_a_pseudo_filesystem_is_refused_also_of_root",
+        ),
+    },
+    "settings that are set and not used, such as `kafka.topic` beside a file": {
+        "integration/test_check.py": ("test_check_and_run_name_the_settings_that_are_not_used",),
+    },
     "the port of `/metrics` is taken": {
         "unit/operations/test_http.py": (
             "test_a_port_that_is_taken_is_reported_with_the_setting_and_may_be_tried_again",

@@ -11,7 +11,7 @@ from corlld.settings.sections import Settings
 from corlld.sources.jsonl.last_lines import newest_records
 from corlld.sources.jsonl.source import JsonlSource
 from corlld.sources.letter_file import JsonlDeadLetters, letters_of_file
-from corlld.system.durable_files import check_file_permission, nearest_folder
+from corlld.system.durable_files import check_file_permission
 
 GROUP = "jsonl"  # what `store.json` says in place of a consumer group
 BY_HAND = """\
@@ -56,7 +56,7 @@ class JsonlInput:
         return f"the file can be read; its reader {known}"
 
     def dead_letters(self, timeout_seconds: float) -> DeadLetters:
-        nearest_folder(self._dead_letter_file.parent)  # else the first letter would find out, and wait for ever
+        check_file_permission(self._dead_letter_file)  # else the first letter would find out, and wait for ever
         return JsonlDeadLetters(self._dead_letter_file, self._settings.dead_letters)
 
     def check_dead_letters(self, timeout_seconds: float) -> str:

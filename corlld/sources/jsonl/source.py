@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from corlld.errors import ConfigurationError, RetriableError, UnavailableError
+from corlld.errors import ConfigurationError, FatalError, RetriableError, UnavailableError
 from corlld.protocols import PositionStore
 from corlld.records import Polled, Record, SourcePartition, Tenure
 from corlld.sources.jsonl.open_file import Head, OpenFile
@@ -77,7 +77,7 @@ class JsonlSource:
         try:
             saved = self._positions.load_position(self._name)
         except RetriableError as error:
-            raise UnavailableError(f"the place in {self._path} can't be loaded: {error}") from None
+            raise FatalError(f"the place in {self._path} can't be loaded: {error}", error.exit_code) from None
         self._had_commits = saved is not None
         if saved is None:
             self._topic_id = uuid.uuid4().hex

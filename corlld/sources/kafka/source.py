@@ -11,7 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import AuthorizationError, KafkaError, LogTruncationError, OffsetOutOfRangeError
 from kafka.structs import MemberState
 
-from corlld.errors import ConfigurationError, MissingRightError, RetriableError, UnavailableError
+from corlld.errors import ConfigurationError, FatalError, MissingRightError, RetriableError, UnavailableError
 from corlld.protocols import PositionStore
 from corlld.records import Polled, Tenure
 from corlld.settings.sections import KafkaSettings
@@ -139,7 +139,8 @@ class KafkaSource:
             self._identity.load(self._first_view.topic_id, has_commits=self.has_commits())
             self._first_offsets.load(self._identity.name, has_commits=self.has_commits())
         except RetriableError as error:
-            raise UnavailableError(f"what is stored of topic {self._settings.topic} can't be loaded: {error}") from None
+            stored = f"what is stored of topic {self._settings.topic}"
+            raise FatalError(f"{stored} can't be loaded: {error}", error.exit_code) from None
         topic, name, start_at = self._settings.topic, self._identity.name, self._settings.start_at
         self._tenures = Tenures(topic, name, start_at, self._first_view, is_new=self._first_offsets.is_new)
         if self.commits_expired:

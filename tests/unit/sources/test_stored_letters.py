@@ -122,4 +122,4 @@ def test_a_file_that_is_not_there_has_no_letters_and_one_that_can_not_be_read_is
     (tmp_path / "folder").mkdir()
     with pytest.raises(FatalError, match="can't be read") as refused:
         from_file(tmp_path / "folder")
-    assert refused.value.exit_code is ExitCode.DATA
+    assert refused.value.exit_code is ExitCode.CANNOT_WRITE

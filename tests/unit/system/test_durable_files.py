@@ -1,10 +1,11 @@
-"""The checks of a folder. The rights are looked at without a write. A write is tried out, and leaves nothing behind."""
+"""The checks of a folder. A write is tried out, and leaves nothing behind."""
 
 import errno
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -23,33 +24,36 @@ PROBE, TEMPORARY = f".probe-{16 * '0'}", f".{16 * '0'}.tmp"
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, int]]:
-    """Paths and modes that the kernel is asked for; it refuses all. Root, who may run this test, has every right."""
-    questions: list[tuple[Path, int]] = []
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Folders and files that are tried; all are refused. Root, who may run this test, has every right."""
+    tried: list[Path] = []
+    really_open = os.open
 
-    def refuse(path: Path, mode: int) -> bool:
-        questions.append((path, mode))
-        return False
+    def refuse(path: Path) -> NoReturn:
+        tried.append(path)
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(os, "access", refuse)
-    return questions
+    def open_all_but_files_to_write(path: Path, flags: int, *more: Any, **keywords: Any) -> int:
+        return refuse(path) if flags & os.O_WRONLY else really_open(path, flags, *more, **keywords)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **where: refuse(where["dir"]))
+    monkeypatch.setattr(os, "open", open_all_but_files_to_write)
+    return tried
 
 
-def test_a_missing_folder_needs_the_right_to_the_nearest_one_above_it(
-    tmp_path: Path, asked: list[tuple[Path, int]]
-) -> None:
-    with pytest.raises(FatalError, match=f"{tmp_path} can't be written") as caught:
+def test_a_missing_folder_needs_the_right_to_the_nearest_one_above_it(tmp_path: Path, asked: list[Path]) -> None:
+    with pytest.raises(FatalError, match=f"{tmp_path} can't be written: Permission denied") as caught:
         check_permission(tmp_path / "not" / "there")
     assert caught.value.exit_code == ExitCode.CANNOT_WRITE
-    assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+    assert asked == [tmp_path]
 
 
-def test_a_file_needs_the_right_to_itself(tmp_path: Path, asked: list[tuple[Path, int]]) -> None:
+def test_a_file_needs_the_right_to_itself(tmp_path: Path, asked: list[Path]) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(FatalError, match=f"{file} can't be written"):
+    with pytest.raises(FatalError, match=f"{file} can't be written: Permission denied"):
         check_file_permission(file)
-    assert asked == [(file, os.W_OK)]
+    assert asked == [file]
 
 
 @pytest.mark.parametrize("below", ["", "folder", "folder/folder"])
@@ -78,6 +82,42 @@ def test_what_may_not_be_looked_at_is_named(
 def test_what_may_be_written_is_not_made(tmp_path: Path) -> None:
     check_permission(tmp_path / "not" / "there")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["/proc", "/sys"])
+@pytest.mark.parametrize(
+    "check",
+    [check_permission, check_file_permission, lambda folder: check_writable(folder, PERSONAL)],
+    ids=["permission", "file", "writable"],
+)
+def test_no_place_is_accepted_where_no_file_can_be_made_not_even_of_root(
+    place: str, check: Callable[[Path], None]
+) -> None:
+    with pytest.raises(FatalError, match=f"{place} can't be written") as caught:
+        check(Path(place) / "corlld")
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+
+
+def test_no_folder_is_made_where_no_file_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a filesystem of control groups, root may make a folder, which is a group, and no file."""
+
+    def refused(**where: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(where))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    with pytest.raises(FatalError, match=f"{tmp_path} can't be written: Permission denied"):
+        check_writable(tmp_path / "not" / "there", PERSONAL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("/dev/null", "is not a regular file"), ("/proc", "is not a regular file"), ("/proc/version", "can't be written")],
+)
+def test_a_file_must_be_one_that_can_be_made_durable(file: str, said: str) -> None:
+    with pytest.raises(FatalError, match=f"{file} {said}") as caught:
+        check_file_permission(Path(file))
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
 
 
 def put(file: Path, *, age_seconds: float) -> Path:
