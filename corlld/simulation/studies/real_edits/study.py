@@ -37,8 +37,8 @@ class RealEdits:
 
     name: str = "real-edits"
     question: str = "Does corlld make more likely what an editor of real texts will write next?"
-    budget_minutes: float = 200.0
-    seeds: tuple[int, ...] = (1, 2, 3)
+    budget_minutes: float = 150.0
+    seeds: tuple[int, ...] = (1,)
     sizes: tuple[Sizes, Sizes] = (FULL, QUICK)
     rules: Rules = RULES
 
