@@ -34,7 +34,7 @@ export HF_HUB_OFFLINE = 1
 .PHONY: help demo bench test test-families test-lowest test-brokers test-real test-fuzz test-crash test-engines \
 	test-soak test-install lint docs system-packages
 help:
-	@echo "make demo          two simulated users edit gemma3-270m's drafts; corlld learns from each (a few minutes)"
+	@echo "make demo          three made-up users edit gemma3-270m's drafts; corlld learns from two (a few minutes)"
 	@echo "make test          run all tests but those below and bench; needs and installs Java, Maven, Prometheus"
 	@echo "make test-lowest   run the unit tests with the lowest versions that pyproject.toml allows (downloads about 6 GB)"
 	@echo "make test-brokers  run the tests with a broker on each of $(BROKERS) (half an hour)"
