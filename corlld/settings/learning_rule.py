@@ -66,8 +66,9 @@ class LearningSettings(Section):
         description="Text file with the passages, separated by empty lines, in the language of the users. Default: "
         "sixteen English passages that come with corlld.",
     )
-    # real-edits: twice the rise of 5e-4. no-harm (faster.csv): harmless after 80 edits, if not after 20, while 2e-3 and
-    # more steps on each micro-batch make plain English worse than allowed if half of the edits are noise.
+    # real-edits: twice the rise of 5e-4 on the editors of the choice, a third more on the reported ones. no-harm
+    # (faster.csv): harmless after 80 edits, if not after 20, while 2e-3 and more steps on each micro-batch make plain
+    # English worse than allowed if half of the edits are noise.
     lr: float = Field(1e-3, gt=0, description="Learning rate of a step with `pairs_per_step` pairs.")
     # language-world (grid): no other value is better.
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")
